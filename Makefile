@@ -1,0 +1,60 @@
+# kmatrix's own makefile. `make matrix` and `make test` do all the set-up they need.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
+
+# Debian's packages: what running guests, building images and compiling collectors takes. `kmatrix doctor` knows them too.
+PACKAGES := qemu-system-x86 qemu-system-arm mmdebstrap e2fsprogs gpgv debian-archive-keyring kmod clang libbpf-dev python3-venv
+# The programs that tell whether they are there: a host that has all of them is not asked for root.
+PROGRAMS := qemu-system-x86_64 qemu-system-aarch64 mmdebstrap mke2fs gpgv depmod clang
+
+.PHONY: setup matrix test check bench fidelity collectors clean help
+.DEFAULT_GOAL := help
+
+help:  ## what there is to make
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: $(VENV)/.done  ## host packages (once, as root), and kmatrix in .venv/
+
+$(VENV)/.done: pyproject.toml | packages
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+.PHONY: packages
+packages:
+	@export PATH="$$PATH:/usr/sbin:/sbin"; missing=; \
+	for program in $(PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	test -e /usr/include/bpf/bpf_helpers.h || missing="$$missing bpf_helpers.h"; \
+	test -e /usr/share/keyrings/debian-archive-keyring.gpg || missing="$$missing debian-archive-keyring"; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	test -z "$$missing" || { echo "installing what is missing:$$missing"; \
+		$(SUDO) apt-get update -qq && \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); }
+
+matrix: setup collectors  ## every collector on every kernel x arch that can be had; the table
+	@$(BIN)/kmatrix prepare
+	@$(BIN)/pytest -q -n auto $(ARGS)
+
+test: setup collectors  ## kmatrix's own tests, on real booted guests
+	@$(BIN)/pytest tests -n auto $(ARGS)
+
+check: setup  ## types and style
+	$(BIN)/mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+bench: setup collectors  ## how long cells and boots take
+	@$(BIN)/python -m bench $(ARGS)
+
+fidelity: setup  ## how far simulated kernels answer as the real 4.14 and 5.4 do (which must be in the store)
+	@$(BIN)/python -m bench.fidelity $(ARGS)
+
+collectors: | packages  ## compile the reference collectors for both arches
+	@$(MAKE) --no-print-directory -C collectors
+
+clean:  ## what was built and recorded here (the cache of kernels and images stays: `kmatrix kernels remove`)
+	rm -rf $(VENV) .kmatrix build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	@$(MAKE) --no-print-directory -C collectors clean

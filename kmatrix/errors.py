@@ -1,0 +1,41 @@
+"""The errors that reach a person: each says what is wrong, where, and what to do next."""
+
+from __future__ import annotations
+
+
+class KmatrixError(Exception):
+    """Anything kmatrix stops for on purpose.
+
+    `message` says what is wrong in one sentence, `where` names the file, key or target it is about, `fix` is what to do next
+    (a command where there is one). The CLI prints the three and no traceback.
+    """
+
+    def __init__(self, message: str, *, fix: str | None = None, where: str | None = None) -> None:
+        self.message = message
+        self.fix = fix
+        self.where = where
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{head}\n  fix: {self.fix}" if self.fix else head
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # The default reduces to cls(str(self)), which would fold fix and where into the message (xdist sends errors by pickle).
+        return (_rebuild, (type(self), self.message, self.fix, self.where))
+
+
+def _rebuild(cls: type[KmatrixError], message: str, fix: str | None, where: str | None) -> KmatrixError:
+    return cls(message, fix=fix, where=where)
+
+
+class InputError(KmatrixError):
+    """The user's own file or option is wrong; nothing was run and nothing was written."""
+
+
+class InfraError(KmatrixError):
+    """The machine room failed (no image, QEMU died, boot timed out): says nothing about any collector. A pytest error, never a failure."""
+
+
+class Unavailable(InfraError):
+    """A kernel cannot be had on this machine, for the reason given."""

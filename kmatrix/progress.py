@@ -1,0 +1,94 @@
+"""Progress of long work, on standard error: a moving bar on a terminal, one line per step elsewhere (CI logs)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+class Step(Protocol):
+    """One piece of long work under way."""
+
+    def advance(self, done: int, total: int | None = None) -> None:
+        """`done` of `total` units (bytes, files) are through; `total` None while it is not known."""
+
+
+class Reporter(Protocol):
+    """What long work is given to say how far it is."""
+
+    def step(self, label: str) -> AbstractContextManager[Step]:
+        """A context manager around one step; yields a `Step`."""
+
+
+class _Silent:
+    def advance(self, done: int, total: int | None = None) -> None:
+        """Nothing is shown."""
+
+
+class Quiet:
+    """Says nothing (tests, xdist workers)."""
+
+    @contextmanager
+    def step(self, label: str) -> Iterator[Step]:  # noqa: ARG002 - the protocol's argument
+        """A step nobody watches."""
+        yield _Silent()
+
+
+class _Bar:
+    def __init__(self, progress: Progress, label: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(label, total=None)
+
+    def advance(self, done: int, total: int | None = None) -> None:
+        self._progress.update(self._task, completed=done, total=total)
+
+    def end(self) -> None:
+        self._progress.remove_task(self._task)
+
+
+class Terminal:
+    """Draws on standard error with rich; where that is no terminal, prints one line when a step ends. Any thread may report."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._lock = threading.Lock()
+        self._live: Progress | None = None
+        self._steps = 0
+
+    @contextmanager
+    def step(self, label: str) -> Iterator[Step]:
+        """Show `label` with a bar until the block ends, then one line with the seconds it took."""
+        start = time.monotonic()
+        if self._console.is_terminal:
+            bar = _Bar(self._begin(), label)
+            try:
+                yield bar
+            finally:
+                bar.end()
+                self._end()
+        else:
+            yield _Silent()
+        self._console.print(f"{label}: {time.monotonic() - start:.1f} s", highlight=False)
+
+    def _begin(self) -> Progress:
+        """The one live display, which steps of all threads share; drawn while there is a step."""
+        with self._lock:
+            if self._live is None:
+                columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+                self._live = Progress(*columns, console=self._console, transient=True)
+                self._live.start()
+            self._steps += 1
+            return self._live
+
+    def _end(self) -> None:
+        with self._lock:
+            self._steps -= 1
+            if self._steps == 0 and self._live is not None:
+                self._live.stop()
+                self._live = None
