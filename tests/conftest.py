@@ -1,0 +1,65 @@
+"""What kmatrix's own tests share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kmatrix import config, kernels
+from kmatrix.arch import ARCHES
+from kmatrix.kernels.store import KernelStore
+
+Shell = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+# What an outer pytest or a CI runner sets and an inner pytest would heed: in CI its summary repeats whole messages.
+AMBIENT = ("PYTEST", "CI", "BUILD_NUMBER")
+
+
+@pytest.fixture
+def run_in(tmp_path: Path) -> Shell:
+    """Run a module of this Python as a user would, in a folder of its own: run_in("pytest", "--kernels=6.1", cwd=…)."""
+
+    def run(
+        module: str, *arguments: str, cwd: Path = tmp_path, env: dict[str, str] | None = None, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(AMBIENT)} | (env or {})
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=cwd,
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def need() -> Callable[[str], None]:
+    """need("5.4-arm64") skips the test where that kernel cannot be had, and says how to get it."""
+    matrix, store = config.load_matrix(), KernelStore()
+
+    def check(name: str) -> None:
+        target = matrix.target(name)
+        reason = kernels.availability(target.kernel, target.arch, store)
+        if reason is not None:
+            pytest.skip(f"{name} {reason}")
+
+    return check
+
+
+@pytest.fixture
+def both_of_6_1(need: Callable[[str], None]) -> str:
+    """The kernel that most tests run on."""
+    for arch in ARCHES:
+        need(f"6.1-{arch}")
+    return "6.1"

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kmatrix import download
+from kmatrix.kernels.store import KernelStore
+
+from .fabricate import Served, Signer, apt_root, debian_archive, serve
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> KernelStore:
+    return KernelStore(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def signer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Signer]:
+    if not (shutil.which("gpg") and shutil.which("gpgv")):
+        pytest.skip("gpg and gpgv are needed to make a signed archive (apt-get install gnupg gpgv)")
+    signer = Signer.make(tmp_path_factory.mktemp("gpg") / "home")
+    yield signer
+    signer.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_pause", lambda _seconds: None)
+
+
+@pytest.fixture
+def archive(tmp_path: Path, signer: Signer):
+    return debian_archive(tmp_path / "archive", signer)
+
+
+@pytest.fixture
+def served(archive) -> Iterator[Served]:
+    with serve(archive.root) as server:
+        yield server
+
+
+@pytest.fixture
+def apt_config(tmp_path: Path, served: Served, signer: Signer) -> Path:
+    return apt_root(tmp_path / "apt", served.uri, signer.keyring)

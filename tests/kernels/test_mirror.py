@@ -1,0 +1,281 @@
+"""The debian source against an archive of our own on the loopback, signed with a throw-away key."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from kmatrix import apt, download, kernels
+from kmatrix.errors import InfraError, Unavailable
+from kmatrix.kernels.debian import DebianSource
+from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.matrix import Target
+from kmatrix.progress import Quiet
+
+from .fabricate import Archive, Served, Signer, apt_root, debian_archive, debian_kernel, kernel_deb, leftovers, serve
+
+KERNEL = debian_kernel()
+
+
+@pytest.fixture(autouse=True)
+def _our_archive(apt_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`obtain` uses the host's apt configuration: here, one that knows our archive alone."""
+    monkeypatch.setattr(kernels, "DebianSource", lambda mirror: DebianSource(mirror, root=apt_config))
+
+
+def obtain(store: KernelStore) -> KernelEntry:
+    return kernels.obtain(KERNEL, "x86_64", store, reporter=Quiet())
+
+
+def test_good(store: KernelStore, served: Served) -> None:
+    entry = obtain(store)
+    assert entry.release == "6.1.0-9-amd64"
+    assert entry.btf
+    assert entry.source["package"] == "linux-image-6.1.0-9-amd64"
+    assert entry.source["url"].startswith(served.uri)
+    assert entry.config is not None
+    assert entry.modules is not None
+    assert entry.modules_image is not None
+    names = {path.stem for path in entry.modules.rglob("*.ko")}
+    assert names == {"cls_bpf", "9p", "9pnet", "veth"}
+    assert (entry.modules / "modules.dep").is_file()
+    assert store.verify("6.1", "x86_64") == []
+    assert leftovers(store.root) == []
+    assert served.count(".deb") == 1
+    assert served.count("Packages.xz") == 0  # by hash
+    assert kernels.obtain(KERNEL, "x86_64", store, reporter=Quiet()) == entry
+    assert served.count(".deb") == 1
+
+
+def _nothing_stored(store: KernelStore) -> None:
+    assert store.find("6.1", "x86_64") is None
+    assert store.refs() == []
+    assert leftovers(store.root) == []
+    assert sorted(path.name for path in store.root.iterdir()) in (["locks", "tmp"], ["locks"], [])
+
+
+def test_tampered_index(store: KernelStore, archive: Archive) -> None:
+    for index in archive.files("dists/**/SHA256/*"):
+        data = bytearray(index.read_bytes())
+        data[-20] ^= 1
+        index.write_bytes(data)
+    with pytest.raises(InfraError, match="sha256 differs"):
+        obtain(store)
+    _nothing_stored(store)
+
+
+def test_tampered_package(store: KernelStore, archive: Archive) -> None:
+    (file,) = archive.files("pool/linux-image-6.1.0-9-amd64*.deb")
+    data = bytearray(file.read_bytes())
+    data[-30] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InfraError, match="sha256 differs") as caught:
+        obtain(store)
+    assert not isinstance(caught.value, Unavailable)
+    assert str(caught.value.where).endswith(".deb")
+    _nothing_stored(store)
+
+
+def test_tampered_release(store: KernelStore, archive: Archive) -> None:
+    (release,) = archive.files("dists/*/InRelease")
+    release.write_bytes(release.read_bytes().replace(b"Label: Debian", b"Label: Debiam"))
+    with pytest.raises(InfraError, match="changed after it was signed"):
+        obtain(store)
+    _nothing_stored(store)
+
+
+def test_text_outside_the_signature_is_not_read(archive: Archive, served: Served) -> None:
+    (release,) = archive.files("dists/*/InRelease")
+    release.write_bytes(b"Origin: Evil\nCodename: bookworm\n\n" + release.read_bytes())
+    assert apt.open_suite("bookworm", mirror=None, root=_root(archive, served)).release["Origin"] == "Debian"
+
+
+def _root(archive: Archive, served: Served) -> Path:
+    return apt_root(archive.root.parent / "apt2", served.uri, archive.signer.keyring)
+
+
+def test_unsigned_release(store: KernelStore, archive: Archive) -> None:
+    (release,) = archive.files("dists/*/InRelease")
+    text = release.read_bytes().split(b"\n\n", 1)[1].split(b"-----BEGIN PGP SIGNATURE")[0]
+    release.write_bytes(text)
+    with pytest.raises(InfraError, match="signature is not good"):
+        obtain(store)
+    _nothing_stored(store)
+
+
+def test_signed_by_a_stranger(store: KernelStore, archive: Archive, tmp_path: Path) -> None:
+    archive.signer = Signer.make(tmp_path / "stranger")
+    archive.publish()
+    archive.signer.close()
+    with pytest.raises(InfraError, match="none of the known keys"):
+        obtain(store)
+    _nothing_stored(store)
+
+
+def test_detached_signature(store: KernelStore, archive: Archive) -> None:
+    for release in archive.files("dists/*/InRelease"):
+        release.unlink()
+    archive.publish(inline=False, by_hash=False)
+    assert obtain(store).release == "6.1.0-9-amd64"
+
+
+def test_detached_signature_of_other_text(store: KernelStore, archive: Archive) -> None:
+    for release in archive.files("dists/*/InRelease"):
+        release.unlink()
+    archive.publish(inline=False)
+    (release,) = archive.files("dists/*/Release")
+    release.write_bytes(release.read_bytes() + b"Extra: yes\n")
+    with pytest.raises(InfraError, match="changed after it was signed"):
+        obtain(store)
+
+
+def test_trusted_asks_for_no_signature(archive: Archive, served: Served, tmp_path: Path) -> None:
+    archive.signer = Signer.make(tmp_path / "stranger")
+    archive.publish()
+    archive.signer.close()
+    root = tmp_path / "trusting"
+    (root / "sources.list.d").mkdir(parents=True)
+    (root / "sources.list").write_text(f"deb [trusted=yes] {served.uri} bookworm main\n")
+    assert apt.open_suite("bookworm", root=root).find("amd64", "linux-image-amd64")
+
+
+def test_missing_suite(store: KernelStore) -> None:
+    kernel = debian_kernel("trixie", "6.12")
+    with pytest.raises(Unavailable, match="404") as caught:
+        kernels.obtain(kernel, "x86_64", store, reporter=Quiet())
+    assert "mirrors" in str(caught.value.fix)
+    _nothing_stored(store)
+
+
+def test_missing_package(store: KernelStore, archive: Archive) -> None:
+    for file in archive.files("pool/linux-image-6.1.0-9-amd64*.deb"):
+        file.unlink()
+    with pytest.raises(Unavailable, match="404"):
+        obtain(store)
+    _nothing_stored(store)
+
+
+def test_no_such_arch(store: KernelStore) -> None:
+    with pytest.raises(Unavailable, match="arm64"):
+        kernels.obtain(KERNEL, "arm64", store, reporter=Quiet())
+
+
+def test_not_debians_archive(store: KernelStore, archive: Archive) -> None:
+    archive.origin = "Ubuntu"
+    archive.publish()
+    with pytest.raises(Unavailable, match="not Debian"):
+        obtain(store)
+
+
+def test_the_index_by_its_name_where_there_is_no_hash(store: KernelStore, archive: Archive, served: Served) -> None:
+    for index in archive.files("dists/**/SHA256/*"):
+        index.unlink()
+    assert obtain(store).release == "6.1.0-9-amd64"
+    assert served.count("Packages.xz") == 1
+
+
+def test_cut_short_is_tried_again_then_said(store: KernelStore, served: Served) -> None:
+    served.truncate = ".deb"
+    with pytest.raises(Unavailable, match="cannot be fetched"):
+        obtain(store)
+    assert served.count(".deb") == 3
+    _nothing_stored(store)
+
+
+def test_a_short_file_on_disk(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"12345")
+    with pytest.raises(Unavailable, match="ended after 5 of 9 bytes"), (tmp_path / "out").open("wb") as out:
+        download.fetch((tmp_path / "x").as_uri(), 9, "0" * 64, out)
+
+
+def test_no_server(store: KernelStore, served: Served) -> None:
+    served.close()
+    with pytest.raises(Unavailable, match="no connection"):
+        obtain(store)
+    _nothing_stored(store)
+
+
+class _Interrupts(Quiet):
+    """Ctrl-C at the first block of the package."""
+
+    def step(self, label: str):  # type: ignore[no-untyped-def]
+        if "fetching" in label:
+            raise KeyboardInterrupt
+        return super().step(label)
+
+
+def test_interrupted(store: KernelStore) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        kernels.obtain(KERNEL, "x86_64", store, reporter=_Interrupts())
+    _nothing_stored(store)
+    assert obtain(store).release == "6.1.0-9-amd64"
+
+
+def test_file_mirror(store: KernelStore, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apt, "KEYRING", archive.signer.keyring)
+    monkeypatch.setattr(kernels, "DebianSource", DebianSource)
+    entry = kernels.obtain(KERNEL, "x86_64", store, reporter=Quiet(), mirrors={"debian": archive.root.as_uri() + "/"})
+    assert entry.source["url"].startswith("file:///")
+
+
+def test_trixies_layout(store: KernelStore, tmp_path: Path, signer: Signer) -> None:
+    """usr/lib/modules, packed modules, and a kernel for the arch that the host is not."""
+    archive = Archive(tmp_path / "trixie", signer, suite="trixie")
+    release = "6.12.9+deb13-arm64"
+    archive.add(f"linux-image-{release}", "6.12.9-1", "arm64", kernel_deb(release, suffix=".xz", prefix="usr/"))
+    archive.publish()
+    with serve(archive.root) as server:
+        source = DebianSource(root=apt_root(tmp_path / "apt-trixie", server.uri, signer.keyring))
+        kernel = debian_kernel("trixie", "6.12")
+        entry = store.add("6.12", "arm64", lambda into: source.stage(kernel.sources[0], kernel, "arm64", into, Quiet()))
+    assert entry.release == release
+    assert entry.modules is not None
+    assert sorted(path.suffix for path in entry.modules.rglob("*.ko*")) == [".ko"] * 4
+
+
+def test_several_side_by_side(store: KernelStore, archive: Archive) -> None:
+    debian_archive(archive.root, archive.signer, "arm64")
+    archive.packages |= debian_archive(archive.root, archive.signer, "arm64").packages
+    archive.publish()
+    targets = [
+        Target(KERNEL, "x86_64"),
+        Target(KERNEL, "arm64"),
+        Target(debian_kernel("trixie", "6.12"), "arm64"),
+        Target(KERNEL, "arm64"),
+    ]
+    results = kernels.obtain_all(targets, store, reporter=Quiet())
+    assert [str(target) for target, _ in results] == ["6.1-x86_64", "6.1-arm64", "6.12-arm64"]
+    assert [isinstance(result, KernelEntry) for _, result in results] == [True, True, False]
+
+
+def test_an_interrupt_stops_all(store: KernelStore) -> None:
+    class Reporter(Quiet):
+        def step(self, label: str):  # type: ignore[no-untyped-def]
+            if "unpacking" in label:
+                raise KeyboardInterrupt
+            return super().step(label)
+
+    with pytest.raises(KeyboardInterrupt):
+        kernels.obtain_all([Target(KERNEL, "x86_64")], store, reporter=Reporter())
+    _nothing_stored(store)
+
+
+def _obtain_elsewhere(root: Path, config: Path, results: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+    kernels.DebianSource = lambda mirror: DebianSource(mirror, root=config)  # type: ignore[misc,assignment]
+    results.put(kernels.obtain(KERNEL, "x86_64", KernelStore(root), reporter=Quiet()).digest)
+
+
+def test_many_processes_one_download(store: KernelStore, served: Served, apt_config: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    workers = [context.Process(target=_obtain_elsewhere, args=(store.root, apt_config, results)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    digests = {results.get(timeout=60) for _ in workers}
+    for worker in workers:
+        worker.join()
+    assert len(digests) == 1
+    assert served.count(".deb") == 1
+    assert served.count("InRelease") == 1
