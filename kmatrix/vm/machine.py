@@ -1,0 +1,458 @@
+"""A running VM: ask its agent, notice its death, end it.
+
+    with boot(spec, console=Path("console.log")) as machine:
+        machine.run(["uname", "-r"])
+
+One `poll` waits on the channel and on the console's file at once, so an answer, QEMU's end and a kernel's last words are all
+noticed when they happen.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from kmatrix import guest, paths
+from kmatrix.errors import InfraError
+from kmatrix.vm import virtme
+from kmatrix.vm.channel import Channel, pack, unpack
+from kmatrix.vm.console import FATAL, GRAVE, ConsoleLog, Splat, classify, splats, tail, worst
+from kmatrix.vm.errors import GuestError, GuestTimeout, KernelDied, VmLost
+from kmatrix.vm.process import Process
+from kmatrix.vm.qmp import Qmp, QmpError
+from kmatrix.vm.spec import VmSpec
+from kmatrix.vm.staging import staging
+
+CALL_TIMEOUT = 30.0
+"""Seconds an answer may take unless the caller says otherwise."""
+
+_SIMULATED_OPS = frozenset({"cell", "object", "run", "probe", "sshd", "ask"})
+"""What runs programs under test, or for a person; moving files and setting the clock needs no simulation."""
+_LAST_WORDS = 3.0
+"""Seconds given to a panicking kernel to finish its trace and end QEMU."""
+_GRACE = 5.0
+"""Seconds an answer may still take after an oops or a lockup was seen."""
+_JUDGED = 1 << 20
+"""Characters of a console that are judged: a kernel that says more repeats itself."""
+_BLIND = 0.02
+"""Seconds between looks at the console where the host has no inotify left."""
+
+
+def boot_timeout() -> float:
+    """Seconds from QEMU's start to the agent's hello: `$KMATRIX_BOOT_TIMEOUT`, or 120 (boots of a few seconds, on a crowded host)."""
+    return float(os.environ.get("KMATRIX_BOOT_TIMEOUT") or 120)
+
+
+@lru_cache(maxsize=1)
+def agent() -> bytes:
+    """The agent's code, read once: what a guest is given is what its snapshot's key was made of."""
+    return guest.bundle()
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a program that the agent ran ended."""
+
+    exit: int | None
+    """The exit status; None where a signal ended it or it timed out."""
+    signal: int | None
+    stdout: bytes
+    stderr: bytes
+    timed_out: bool
+
+
+class Machine:
+    """A running VM. Leaving the `with` block kills QEMU: nothing of the guest is kept.
+
+    One call at a time, from any one thread. `hello` is the agent's first message where the machine was booted (not restored).
+    """
+
+    def __init__(self, process: Process, channel: Channel, qmp: Qmp, log: ConsoleLog, spec: VmSpec) -> None:
+        self.spec = spec
+        self.qmp = qmp
+        self.hello: Mapping[str, Any] = {}
+        self.simulate: Mapping[str, Any] | None = None
+        """The kernel that the guest's programs are to see instead of the one that runs (kmatrix.simulation); None for that one."""
+        self.seconds = 0.0
+        """From QEMU's start to the agent's first answer."""
+        self._process = process
+        self._channel = channel
+        self._log = log
+        self._id = 0
+        self._judged = 0  # characters of the console that `_splats` speaks of
+        self._splats: tuple[Splat, ...] = ()
+        self._on_close: list[Callable[[], None]] = []
+        self._closed = False
+
+    # -- asking ---------------------------------------------------------------------------------------------------------------
+
+    def call(self, op: str, params: Mapping[str, Any] | None = None, /, *, timeout: float = CALL_TIMEOUT, **more: Any) -> Any:
+        """Have the agent do `op` and return its result; `timeout` in seconds (an op's own goes into `params`).
+
+        Raises GuestError if the agent raised, KernelDied if the console tells why no answer comes (a panic at once; after an oops,
+        a BUG or a lockup an answer is waited for a few seconds more, after a WARNING until the timeout), VmLost if QEMU ended,
+        GuestTimeout. A splat that did not keep the answer from coming is not raised: see `splat`.
+        """
+        self._id += 1
+        message = {**(params or {}), **more, "id": self._id, "op": op}
+        if self.simulate is not None and op in _SIMULATED_OPS:
+            message["simulate"] = dict(self.simulate)
+        answer = self._exchange(message, self._id, timeout, op)
+        if error := answer.get("error"):
+            raise GuestError(str(error.get("type")), str(error.get("message")), str(error.get("traceback", "")), where=self._where)
+        return answer.get("result")
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: str | None = None,
+        cwd: str | None = None,
+        timeout: float = CALL_TIMEOUT,
+    ) -> RunResult:
+        """Run a program in the guest; it and what it started are killed after `timeout` seconds."""
+        params = {"argv": list(argv), "timeout": timeout}
+        given = {"env": dict(env) if env is not None else None, "stdin": stdin, "cwd": cwd}
+        params |= {name: value for name, value in given.items() if value is not None}
+        answer = self.call("run", params, timeout=timeout + _GRACE)
+        stdout, stderr = (_output(answer, name) for name in ("stdout", "stderr"))
+        return RunResult(answer["exit"], answer["signal"], stdout, stderr, answer["timed_out"])
+
+    def put(self, path: str, data: bytes, mode: int = 0o644, *, timeout: float = CALL_TIMEOUT) -> None:
+        """Write a file in the guest."""
+        self.call("put", timeout=timeout, path=path, data=pack(data), mode=mode)
+
+    def get(self, path: str, *, timeout: float = CALL_TIMEOUT) -> bytes:
+        """Read a file of the guest."""
+        return unpack(self.call("get", timeout=timeout, path=path)["data"])
+
+    def forward_ssh(self, port: int = 22) -> int:
+        """Forward a free port of the host's 127.0.0.1 to the guest's `port`; the host's port number.
+
+        Nothing else gets in or out of the guest. The guest's sshd, and its address on eth0 (10.0.2.15/24), are the agent's op `sshd`.
+        """
+        said = self.qmp.human(f"hostfwd_add ssh tcp:127.0.0.1:0-:{port}").strip()
+        if said:
+            raise InfraError(f"QEMU cannot forward a port: {said}", where=self._where)
+        forwards = re.findall(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)", self.qmp.human("info usernet"))
+        for host, inside in reversed(forwards):
+            if int(inside) == port:
+                return int(host)
+        raise InfraError("QEMU forwards a port but does not say which", where=self._where)
+
+    # -- looking --------------------------------------------------------------------------------------------------------------
+
+    def splat(self) -> Splat | None:
+        """The kernel trouble to name, if the console shows any until now."""
+        self._look()
+        return worst(self._splats)
+
+    def all_splats(self) -> tuple[Splat, ...]:
+        """Every piece of kernel trouble on the console until now, in order."""
+        self._look()
+        return self._splats
+
+    def console_text(self) -> str:
+        """All that the console said since the machine was started."""
+        self._log.read()
+        return self._log.text
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        return int(self._process.pid)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the machine was ended."""
+        return self._closed
+
+    # -- ending ---------------------------------------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """End the machine now, as pulling the plug would. Any number of times; the console's text stays readable."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._process.close()
+        finally:
+            self._channel.close()
+            self.qmp.close()
+            self._look()
+            self._log.close()
+            while self._on_close:
+                self._on_close.pop()()
+
+    def on_close(self, action: Callable[[], None]) -> None:
+        """Have `action` called when the machine has ended."""
+        self._on_close.append(action)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.kill()
+
+    # -- inside ---------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _where(self) -> str:
+        return str(self.spec)
+
+    def _greet(self, timeout: float, silence: float | None) -> None:
+        """Hand the guest its agent; wait for the agent's hello."""
+        self.hello = self._exchange({"agent": pack(agent())}, None, timeout, "boot", silence).get("hello", {})
+
+    def _exchange(
+        self, message: dict[str, Any], want: int | None, timeout: float, what: str, silence: float | None = None
+    ) -> dict[str, Any]:
+        """Send `message`, wait for the answer with id `want` (None: any message); give up earlier on a console silent for `silence`."""
+        if self._closed:
+            raise VmLost(f"the machine was ended before {what}", where=self._where)
+        self._channel.send(message)
+        deadline = time.monotonic() + timeout
+        word_by = time.monotonic() + silence if silence is not None else deadline
+        poll = select.poll()
+        if (console := self._log.fileno()) is not None:
+            poll.register(console, select.POLLIN)
+        while True:
+            poll.register(self._channel, select.POLLIN | (select.POLLOUT if self._channel.sending else 0))
+            left = (deadline if self._log.text else min(deadline, word_by)) - time.monotonic()
+            if left <= 0:
+                raise self._silent(what, timeout if silence is None or self._log.text else silence)
+            poll.poll((left if console is not None else min(left, _BLIND)) * 1000)
+            self._channel.flush()
+            self._channel.fill()
+            if (answer := self._answer(want)) is not None:
+                return answer
+            if self._channel.ended:
+                raise self._ended(what)
+            if self._look():
+                kinds = {splat.kind for splat in self._splats}
+                if kinds & FATAL:
+                    raise self._ended(what)
+                if kinds & GRAVE:
+                    deadline = min(deadline, time.monotonic() + _GRACE)
+
+    def _answer(self, want: int | None) -> dict[str, Any] | None:
+        while True:
+            try:
+                message = self._channel.take()
+            except ValueError as error:
+                raise VmLost(f"the agent sent nonsense: {error}", where=self._where) from None
+            if message is None or want is None or message.get("id") == want:
+                return message
+            # else: the late answer to a call that was given up
+
+    def _look(self) -> bool:
+        """Take in what the console said since, and judge it; whether there was anything new."""
+        if not self._log.read() and not self._closed:
+            return False
+        text = self._log.text
+        # Whole lines only, because half a line may not say yet what it is; all of it when no more can come.
+        end = min(len(text) if self._closed else text.rfind("\n") + 1, _JUDGED)
+        if end <= self._judged:
+            return False
+        fresh, self._judged = text[self._judged : end], end
+        # A splat already found is looked at again, because its excerpt may have grown.
+        if self._splats or any(classify(line) for line in fresh.splitlines()):
+            self._splats = splats(text[:end])
+        return True
+
+    def _ended(self, what: str) -> KernelDied | VmLost:
+        """QEMU has ended, or is about to: end it, and say why."""
+        alone = self._process.wait(_LAST_WORDS)
+        how = self._process.ended() if alone else "stays, but its guest is dead"
+        self.kill()
+        if (splat := worst(self._splats)) is not None:
+            return KernelDied(splat, where=self._where)
+        return VmLost(f"QEMU {how} during {what}; {self._last_lines()}", where=self._where)
+
+    def _silent(self, what: str, timeout: float) -> KernelDied | GuestTimeout:
+        self._look()
+        if (splat := worst(self._splats)) is not None:
+            return KernelDied(splat, where=self._where)
+        patience = "on a slow or crowded host, give it more seconds: KMATRIX_BOOT_TIMEOUT=300" if what == "boot" else None
+        return GuestTimeout(f"no answer to {what} in {timeout:g} s; {self._last_lines()}", where=self._where, fix=patience)
+
+    def _last_lines(self) -> str:
+        said = tail(self._log.text)
+        return f"the console's last lines:\n{said}" if said else "the console is empty"
+
+    def save_state(self, *, timeout: float = 60.0) -> bytes:
+        """Stop the machine for good and return its devices' and CPUs' state; the guest's memory is in its file, complete."""
+        deadline = time.monotonic() + timeout
+        self.qmp.call("migrate-set-capabilities", capabilities=[_IGNORE_SHARED])
+        read, write = os.pipe()
+        try:
+            try:
+                self.qmp.give("state", write)
+            finally:
+                os.close(write)
+            self.qmp.call("migrate", uri="fd:state")
+            state = _read_all(read, deadline)
+        finally:
+            os.close(read)
+        while (status := self.qmp.call("query-migrate").get("status")) not in ("completed", "failed", "cancelled"):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.005)
+        if status != "completed":
+            raise QmpError(f"QEMU cannot save the machine's state ({status})", where=self._where)
+        return state
+
+
+_IGNORE_SHARED = {"capability": "x-ignore-shared", "state": True}
+"""Guest memory that is a file's stays out of the state: 0.4 MB instead of 100."""
+
+
+def _read_all(fd: int, deadline: float) -> bytes:
+    data = bytearray()
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        chunk = os.read(fd, 1 << 20)
+        if not chunk:
+            return bytes(data)
+        data += chunk
+    raise QmpError("QEMU does not finish saving the machine's state")
+
+
+def launch(
+    spec: VmSpec,
+    argv: Sequence[str],
+    console: Path,
+    *,
+    fds: Iterable[int] = (),
+    state: bytes | None = None,
+    serial: socket.socket | None = None,
+) -> Machine:
+    """Start QEMU with `argv` (which may name the inherited `fds`), its console going to the file `console`.
+
+    With `state`, the machine goes on from there as soon as QEMU has read it. With `serial`, the console is that socket's other end
+    too, both ways: whoever holds it must keep reading, or the guest waits.
+    """
+    with ExitStack() as ours, ExitStack() as theirs:
+        log = ConsoleLog(console)
+        ours.callback(log.close)
+        near, far = _pair(ours, theirs)
+        monitor, monitor_far = _pair(ours, theirs)
+        command = [
+            *argv,
+            *("-chardev", f"socket,id=agent,fd={far.fileno()}", "-chardev", f"socket,id=qmp,fd={monitor_far.fileno()}"),
+            *("-chardev", _console_chardev(console, serial)),
+        ]
+        inherited = [*fds, far.fileno(), monitor_far.fileno(), *([serial.fileno()] if serial else [])]
+        qmp = Qmp(monitor)
+        if state is not None:
+            read, write = os.pipe()
+            theirs.callback(os.close, read)
+            # A thread, because a pipe does not hold it all and QEMU does not read before it has started. Should QEMU never read, or we
+            # be killed, the pipe breaks, and with it the thread, or QEMU.
+            threading.Thread(target=_feed, args=(write, state), daemon=True).start()
+            command += ["-incoming", "defer"]
+            inherited.append(read)
+            # Taken in order once QEMU is up: no round trip. A -global for the capability exists only in newer QEMU.
+            qmp.post(
+                [("migrate-set-capabilities", {"capabilities": [_IGNORE_SHARED]}), ("migrate-incoming", {"uri": f"fd:{read}"})]
+            )
+        process = Process(command, inherited)
+        ours.pop_all()
+    return Machine(process, Channel(near), qmp, log, spec)
+
+
+def _console_chardev(console: Path, serial: socket.socket | None) -> str:
+    path = virtme.quote(str(console.absolute()))
+    return f"file,id=console,path={path}" if serial is None else f"socket,id=console,fd={serial.fileno()},logfile={path}"
+
+
+def _pair(ours: ExitStack, theirs: ExitStack) -> tuple[socket.socket, socket.socket]:
+    near, far = socket.socketpair()
+    ours.callback(near.close)
+    theirs.callback(far.close)
+    return near, far
+
+
+def _feed(fd: int, data: bytes) -> None:
+    with suppress(OSError):
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    os.close(fd)
+
+
+@contextmanager
+def memory_files(files: Mapping[str, bytes]) -> Iterator[tuple[dict[str, str], list[int]]]:
+    """`files` as anonymous memory: paths by name that a child can open which inherits the descriptors, and the descriptors."""
+    with ExitStack() as stack:
+        named: dict[str, str] = {}
+        fds: list[int] = []
+        for name, data in files.items():
+            fd = os.memfd_create(name, os.MFD_CLOEXEC)
+            stack.callback(os.close, fd)
+            with open(fd, "wb", closefd=False) as file:
+                file.write(data)
+            named[name] = f"/proc/self/fd/{fd}"
+            fds.append(fd)
+        yield named, fds
+
+
+def boot_plan(
+    plan: virtme.Plan,
+    spec: VmSpec,
+    console: Path,
+    ram: int,
+    *,
+    timeout: float | None = None,
+    silence: float | None = None,
+    serial: socket.socket | None = None,
+) -> Machine:
+    """Boot `plan` with the descriptor `ram` as the guest's memory, up to the agent's hello."""
+    limit = boot_timeout() if timeout is None else timeout
+    start = time.monotonic()
+    with memory_files(plan.files) as (named, fds):
+        command = virtme.substitute(plan.argv, named | {"ram": f"/proc/self/fd/{ram}"}, share=True)
+        machine = launch(spec, command, console, fds=[ram, *fds], serial=serial)
+        try:
+            machine._greet(limit, silence)
+        except BaseException:
+            machine.kill()
+            raise
+    machine.seconds = time.monotonic() - start
+    return machine
+
+
+def boot(
+    spec: VmSpec, console: Path, *, timeout: float | None = None, silence: float | None = None, serial: socket.socket | None = None
+) -> Machine:
+    """Boot a machine afresh, up to the agent's hello (`timeout` in seconds, by default `boot_timeout()`).
+
+    `silence` is how long the console may stay empty, where that is already telling. Raises KernelDied, VmLost or GuestTimeout with
+    the console's words where it does not come up; nothing is left running then.
+    """
+    with staging(paths.cache_dir("snapshots")) as work:
+        plan = virtme.compose(spec, work)
+    ram = os.memfd_create("guest-memory", os.MFD_CLOEXEC)
+    try:
+        return boot_plan(plan, spec, console, ram, timeout=timeout, silence=silence, serial=serial)
+    finally:
+        os.close(ram)
+
+
+def _output(answer: Mapping[str, Any], name: str) -> bytes:
+    """A program's output: text, or base64 beside it where it is not UTF-8."""
+    encoded = answer.get(f"{name}_base64")
+    return unpack(encoded) if encoded is not None else str(answer[name]).encode()

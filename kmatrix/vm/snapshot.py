@@ -1,0 +1,366 @@
+"""Booted machines, saved: made once, restored for every cell.
+
+    <cache>/snapshots/<arch>-<release>/
+      lock                 held while one of this target's snapshots is made or removed
+      <key>/               one snapshot; all that it depends on is in its key, so it is never changed
+        manifest.json      the command line to replay, what the agent's probe said, how the boot went
+        ram                the guest's memory (sparse); a restored machine maps it privately, so any number share it
+        state              devices and CPUs
+        console.log        of the boot
+
+A snapshot's folder is locked (shared) by every machine that runs from it, and removed only by whoever gets that lock for itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from kmatrix import paths
+from kmatrix.errors import InfraError
+from kmatrix.progress import Quiet, Reporter
+from kmatrix.vm import virtme
+from kmatrix.vm.errors import GuestTimeout, KernelDied, VmLost
+from kmatrix.vm.machine import Machine, agent, boot_plan, boot_timeout, launch
+from kmatrix.vm.spec import VmSpec
+from kmatrix.vm.staging import staging, sweep
+
+SCHEMA = 1
+
+_SPARE = 1
+"""Snapshots of the same target kept beside the newest (another memory size or accelerator in use by turns)."""
+_KEEP = 30 * 86400.0
+"""Seconds after its last use that a snapshot of any target is kept: kernels get new releases, and nobody asks for the old ones again."""
+_PROBE_TIMEOUT = 120.0
+_RESTORE_TIMEOUT = 60.0
+_MARGIN = 64 << 20
+"""Bytes that must be left on the disk beside the guest's memory."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A saved machine. `manifest` holds argv, seconds of its stages, the agent's hello and what its probe said."""
+
+    spec: VmSpec
+    path: Path
+    manifest: Mapping[str, Any] = field(repr=False, compare=False)
+    store: SnapshotStore = field(repr=False, compare=False)
+
+    @property
+    def probe(self) -> Mapping[str, Any]:
+        """What the agent's `probe` said, once, before the machine was saved."""
+        result: Mapping[str, Any] = self.manifest["probe"]
+        return result
+
+    @property
+    def console_text(self) -> str:
+        """What the console said while the saved machine booted."""
+        return (self.path / "console.log").read_text(encoding="utf-8", errors="replace").replace("\r", "")
+
+    def restore(self, console: Path, *, reporter: Reporter | None = None, serial: socket.socket | None = None) -> Machine:
+        """A new machine that goes on where this one was saved; its clock is set and its agent has answered.
+
+        `console` is the file its console goes to from now on. A snapshot that turns out unusable is thrown away and made anew, once;
+        the second failure is an InfraError.
+        """
+        try:
+            return self._restore(console, serial)
+        except _Unusable as first:
+            fresh = self.store.renew(self, reporter or Quiet(), why=str(first))
+        try:
+            return fresh._restore(console, serial)
+        except _Unusable as error:
+            self.store.discard(fresh)
+            raise InfraError(f"a snapshot just made cannot be restored: {error}", where=str(self.spec)) from error
+
+    def _restore(self, console: Path, serial: socket.socket | None) -> Machine:
+        start = time.monotonic()
+        lock = _share(self.path)
+        try:
+            state = self._sound_state()
+            command = virtme.substitute(self.manifest["argv"], {"ram": str(self.path / "ram")}, share=False)
+            machine = launch(self.spec, command, console, state=state, serial=serial)
+        except BaseException:
+            os.close(lock)
+            raise
+        machine.on_close(lambda: os.close(lock))
+        machine.hello = self.manifest["hello"]
+        try:
+            machine.call("time", timeout=_RESTORE_TIMEOUT, now=time.time())
+        except (VmLost, KernelDied, GuestTimeout) as error:
+            machine.kill()
+            raise _Unusable(str(error)) from error
+        except BaseException:
+            machine.kill()
+            raise
+        with suppress(OSError):  # a cache that we may only read
+            os.utime(self.path)
+        machine.seconds = time.monotonic() - start
+        return machine
+
+    def _sound_state(self) -> bytes:
+        """The state; raises _Unusable unless it and the memory are what was written (memory: by size and time of change)."""
+        try:
+            state = (self.path / "state").read_bytes()
+            ram = (self.path / "ram").stat()
+        except OSError as error:
+            raise _Unusable(f"{error.filename}: {error.strerror}") from error
+        if hashlib.sha256(state).hexdigest() != self.manifest["state_sha256"]:
+            raise _Unusable("its state is damaged")
+        if (ram.st_size, ram.st_mtime_ns) != tuple(self.manifest["ram"]):
+            raise _Unusable("its memory file was changed")
+        return state
+
+
+class _Unusable(Exception):
+    """This snapshot cannot be restored."""
+
+
+class SnapshotStore:
+    """The snapshots of one cache folder. Any number of processes may use it at once."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root if root is not None else paths.cache_dir("snapshots")
+
+    def get(self, spec: VmSpec, reporter: Reporter | None = None) -> Snapshot:
+        """The snapshot of `spec`, made now unless it is there: by one process, however many ask.
+
+        Raises InfraError where QEMU or virtme-ng is missing or the disk is full, KernelDied, VmLost or GuestTimeout where the
+        machine does not come up.
+        """
+        path = self._path(spec)
+        return self._load(spec, path) or self._make(spec, path, reporter or Quiet())
+
+    def find(self, spec: VmSpec) -> Snapshot | None:
+        """The snapshot of `spec` if it is there."""
+        return self._load(spec, self._path(spec))
+
+    def renew(self, old: Snapshot, reporter: Reporter, *, why: str) -> Snapshot:
+        """Throw `old` away and make it anew, unless somebody else has done so already."""
+        with self._lock(old.path.parent):
+            now = self._load(old.spec, old.path)
+            if now is not None and now.manifest["made"] == old.manifest["made"]:
+                self._retire(old.path)
+        with reporter.step(f"snapshot of {old.spec} is unusable ({why}): made anew"):
+            return self.get(old.spec)
+
+    def discard(self, snapshot: Snapshot) -> None:
+        """Remove a snapshot. Machines that run from it go on."""
+        with self._lock(snapshot.path.parent):
+            self._retire(snapshot.path)
+
+    def _retire(self, folder: Path) -> None:
+        """Take a snapshot's name away; its files go when the last machine that runs from it has ended (then `sweep` gets the lock)."""
+        area = self.root / "tmp"
+        area.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            folder.rename(area / f"retired-{folder.name}-{time.time_ns()}")
+        sweep(area)
+
+    def _path(self, spec: VmSpec) -> Path:
+        release = re.sub(r"[^0-9A-Za-z._+-]", "_", spec.kernel.release)
+        return self.root / f"{spec.arch}-{release}" / key(spec)
+
+    @contextmanager
+    def _lock(self, target: Path) -> Iterator[None]:
+        target.mkdir(parents=True, exist_ok=True)
+        # Whoever holds it is bounded by the boot's and the probe's timeouts; many may queue.
+        limit = 4 * (boot_timeout() + _PROBE_TIMEOUT)
+        try:
+            with filelock.FileLock(target / "lock", timeout=limit):
+                yield
+        except filelock.Timeout:
+            raise InfraError(
+                f"another kmatrix has been making this snapshot for {limit:.0f} s", where=str(target / "lock")
+            ) from None
+
+    def _load(self, spec: VmSpec, path: Path) -> Snapshot | None:
+        try:
+            manifest = json.loads((path / "manifest.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            return None  # damaged: made anew over it
+        if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+            return None
+        return Snapshot(spec, path, manifest, self)
+
+    def _make(self, spec: VmSpec, path: Path, reporter: Reporter) -> Snapshot:
+        with reporter.step(f"snapshot of {spec}"), self._lock(path.parent):
+            if (made := self._load(spec, path)) is not None:
+                return made
+            try:
+                with staging(self.root) as work:
+                    manifest = _build(spec, work)
+                    self._retire(path)
+                    work.rename(path)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise InfraError(f"the disk is full: {error}", where=str(self.root), fix=f"df -h {self.root}") from error
+                raise
+            self._prune(path)
+            return Snapshot(spec, path, manifest, self)
+
+    def _prune(self, newest: Path) -> None:
+        """Remove what the newest snapshot supersedes, and what no target has used for long: a folder's time is that of its last use."""
+        others = [folder for folder in newest.parent.iterdir() if folder.is_dir() and folder != newest]
+        others.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+        for folder in others[_SPARE:]:
+            _remove_unused(folder)
+        long_ago = time.time() - _KEEP
+        for folder in self.root.glob("*-*/*/"):
+            if folder.stat().st_mtime < long_ago:
+                _remove_unused(folder)
+
+
+@lru_cache(maxsize=1)
+def _agent_digest() -> str:
+    return hashlib.sha256(agent()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _host_cpu() -> str:
+    """What a KVM guest sees of the host's CPU: its state fits no other."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+    wanted = ("model name", "flags", "features", "cpu implementer", "cpu part", "cpu variant", "microcode")
+    return "\n".join(line for line in lines if line.lower().startswith(wanted))
+
+
+def key(spec: VmSpec) -> str:
+    """The name of `spec`'s snapshot: a digest of everything that a saved machine depends on."""
+    parts = {
+        "format": [virtme.FORMAT, SCHEMA],
+        "kernel": [spec.kernel.digest, str(spec.kernel.image), str(spec.kernel.modules_image)],
+        "image": [spec.image.digest, str(spec.image.path)],
+        "agent": _agent_digest(),
+        "qemu": virtme.qemu_identity(spec.arch),
+        "virtme": virtme.virtme_version(),
+        "machine": [spec.accel, spec.memory_mib, spec.cpus, virtme.cmdline(spec)],
+        "host": _host_cpu() if spec.accel == "kvm" else None,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _build(spec: VmSpec, work: Path) -> dict[str, Any]:
+    """Boot, probe and save a machine into the folder `work`; its manifest."""
+    size = spec.memory_mib << 20
+    free = shutil.disk_usage(work).free
+    if free < size + _MARGIN:
+        need = (size + _MARGIN) >> 20
+        raise InfraError(
+            f"a snapshot may need {need} MiB, {free >> 20} are free", where=str(work.parent), fix=f"df -h {work.parent}"
+        )
+    compose_start = time.monotonic()
+    scratch = work / "virtme"
+    scratch.mkdir()
+    plan = virtme.compose(spec, scratch)
+    shutil.rmtree(scratch)
+    composed = time.monotonic() - compose_start
+    ram = os.memfd_create("guest-memory", os.MFD_CLOEXEC)
+    try:
+        with boot_plan(plan, spec, work / "console.log", ram) as machine:
+            start = time.monotonic()
+            probe = machine.call("probe", timeout=_PROBE_TIMEOUT)
+            probed = time.monotonic()
+            state = machine.save_state()
+            saved = time.monotonic()
+            (work / "state").write_bytes(state)
+            _copy_sparse(ram, work / "ram", size)
+            stored = time.monotonic()
+            splats = machine.all_splats()
+    finally:
+        os.close(ram)
+    stat = (work / "ram").stat()
+    manifest = {
+        "schema": SCHEMA,
+        "made": time.time_ns(),
+        "kernel": {"digest": spec.kernel.digest, "release": spec.kernel.release},
+        "image": spec.image.digest,
+        "arch": spec.arch,
+        "accel": spec.accel,
+        "memory_mib": spec.memory_mib,
+        "cpus": spec.cpus,
+        "qemu": virtme.qemu_version(spec.arch),
+        "virtme": virtme.virtme_version(),
+        "argv": list(plan.resume),
+        "cmdline": virtme.cmdline(spec),
+        "state_sha256": hashlib.sha256(state).hexdigest(),
+        "ram": [stat.st_size, stat.st_mtime_ns],
+        "ram_used": stat.st_blocks * 512,
+        "seconds": {
+            "compose": round(composed, 3),
+            "boot": round(machine.seconds, 3),
+            "probe": round(probed - start, 3),
+            "save": round(saved - probed, 3),
+            "store": round(stored - saved, 3),
+        },
+        "hello": machine.hello,
+        "probe": probe,
+        "splats": [splat.title for splat in splats],
+    }
+    (work / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    for file in work.iterdir():
+        _sync(file)
+    return manifest
+
+
+def _copy_sparse(source: int, target: Path, size: int) -> None:
+    """Copy the guest's memory; what it never touched stays a hole."""
+    with target.open("wb") as file:
+        file.truncate(size)
+        at = 0
+        while at < size:
+            try:
+                at = os.lseek(source, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    break
+                raise
+            end = os.lseek(source, at, os.SEEK_HOLE)
+            file.seek(at)
+            while at < end:
+                at += os.sendfile(file.fileno(), source, at, end - at)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _share(folder: Path) -> int:
+    """A shared lock on a snapshot's folder, as a descriptor to close."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _Unusable(f"{folder}: {error.strerror}") from error
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    return fd
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove a snapshot's folder unless a machine runs from it."""
+    with suppress(FileNotFoundError, BlockingIOError):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(fd)

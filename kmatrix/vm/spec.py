@@ -1,0 +1,46 @@
+"""What a VM is made of: the value that everything in this package starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from kmatrix.arch import Arch
+
+if TYPE_CHECKING:
+    from kmatrix.guest_image import GuestImage
+    from kmatrix.kernels.store import KernelEntry
+
+AccelName = Literal["kvm", "tcg"]
+
+DEFAULT_MEMORY_MIB = 256
+
+_QEMU_OVERHEAD_MIB = 128
+"""QEMU's own memory beside the guest's: 25 MiB when restored, 80 after much work, and up to 170 once all its room for translated code
+is in use."""
+
+
+@dataclass(frozen=True)
+class VmSpec:
+    """A kernel on a guest image, and the machine under it."""
+
+    kernel: KernelEntry
+    image: GuestImage
+    accel: AccelName = "tcg"
+    memory_mib: int = DEFAULT_MEMORY_MIB
+    cpus: int = 1
+    cmdline: tuple[str, ...] = ()
+    """Kernel parameters added to kmatrix's own."""
+
+    @property
+    def arch(self) -> Arch:
+        """The guest's architecture."""
+        return self.kernel.arch
+
+    def __str__(self) -> str:
+        return f"{self.kernel.release} ({self.arch}, {self.accel})"
+
+
+def footprint_mib(spec: VmSpec) -> int:
+    """The host memory, in MiB, that one running VM of `spec` may come to need: for sizing how many run at once."""
+    return spec.memory_mib + _QEMU_OVERHEAD_MIB

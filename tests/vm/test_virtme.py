@@ -1,0 +1,186 @@
+"""virtme-ng's command lines become ours: what it must decide stays, what its own guest needs goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kmatrix.arch import Arch
+from kmatrix.errors import InfraError
+from kmatrix.guest_image import GuestImage
+from kmatrix.kernels.store import KernelEntry
+from kmatrix.vm import VmSpec, footprint_mib, virtme
+from kmatrix.vm.spec import AccelName
+
+# As virtme-ng 1.42 printed them, shortened only in the kernel parameters.
+X86_TCG = """/usr/bin/qemu-system-x86_64 -m 256M -drive if=none,id=virtme-root,file=/i/root.ext4,format=raw,readonly=on
+ -device virtio-blk-pci,drive=virtme-root -fsdev local,id=virtfs7,path=/v/guest,security_model=none,readonly=on,multidevs=remap
+ -device virtio-9p-pci,fsdev=virtfs7,mount_tag=virtme.guesttools -device i6300esb,id=watchdog0 -machine q35 -cpu max -parallel none
+ -net none -echr 1 -chardev file,path=/proc/self/fd/2,id=dmesg -device virtio-serial-pci -device virtconsole,chardev=dmesg
+ -chardev stdio,id=console,signal=off,mux=off -serial chardev:console -vga none -display none -smp 1 -kernel /k/vmlinuz
+ -append 'virtme_console=ttyS0 console=hvc0 root=/dev/vda init=/bin/sh -- -c "exec x"' -initrd /w/initrd"""
+X86_KVM = X86_TCG.replace("-machine q35 -cpu max", "-machine accel=kvm:tcg -cpu host,topoext=on")
+ARM_TCG = (
+    X86_TCG.replace("x86_64", "aarch64")
+    .replace("-device i6300esb,id=watchdog0 ", "")
+    .replace("-machine q35 -cpu max", "-M virt -cpu cortex-a57")
+    .replace("-pci", "-device")
+)
+ARM_KVM = ARM_TCG.replace("-M virt", "-machine accel=kvm:tcg -M virt,gic-version=host").replace("cortex-a57", "host")
+
+
+def a_spec(arch: Arch = "x86_64", modules: bool = True) -> VmSpec:
+    here = Path("/k")
+    kernel = KernelEntry(
+        digest="k" * 64,
+        path=here,
+        arch=arch,
+        release="6.1.0-test",
+        source={},
+        btf=True,
+        image=here / "vmlinuz",
+        modules=here / "modules" if modules else None,
+        modules_image=here / "modules,1.ext4" if modules else None,
+        config=None,
+        manifest={},
+    )
+    return VmSpec(kernel, GuestImage(arch, "key", Path("/i"), {"digest": "i" * 64}), cmdline=("lsm=bpf", "quiet"))
+
+
+@pytest.fixture
+def initrd(tmp_path: Path) -> Path:
+    path = tmp_path / "initrd"
+    path.write_bytes(b"cpio")
+    return path
+
+
+def assembled(command: str, spec: VmSpec, work: Path, initrd: Path | None) -> list[str]:
+    return list(virtme.assemble(shlex.split(command.replace("\n", "")), spec, work, initrd).argv)
+
+
+def values(argv: list[str], option: str) -> list[str]:
+    return [argv[at + 1] for at, item in enumerate(argv) if item == option]
+
+
+COMMANDS: list[tuple[Arch, str, AccelName, str, list[str]]] = [
+    ("x86_64", X86_TCG, "tcg", "pci", ["q35", "memory-backend=ram"]),
+    ("x86_64", X86_KVM, "kvm", "pci", ["memory-backend=ram"]),
+    ("arm64", ARM_TCG, "tcg", "device", ["virt", "memory-backend=ram"]),
+    ("arm64", ARM_KVM, "kvm", "device", ["virt,gic-version=host", "memory-backend=ram"]),
+]
+
+
+@pytest.mark.parametrize(("arch", "command", "accel", "bus", "machines"), COMMANDS)
+def test_what_stays_and_what_goes(
+    arch: Arch, command: str, accel: AccelName, bus: str, machines: list[str], tmp_path: Path, initrd: Path
+) -> None:
+    spec = dataclasses.replace(a_spec(arch), accel=accel)
+    argv = assembled(command, spec, tmp_path, initrd)
+    text = " ".join(argv)
+    assert values(argv, "-machine") == machines
+    assert [value.partition(",")[0] for value in values(argv, "-accel")] == [accel]
+    assert values(argv, "-cpu") == values(shlex.split(command), "-cpu")
+    assert "accel=" not in text
+    for gone in ("9p", "fsdev", "stdio", "hvc0", "virtconsole", "virtme_console", "/proc/self/fd/2", "init=/bin/sh"):
+        assert gone not in text
+    assert ("i6300esb,id=watchdog0" in text) == (arch == "x86_64")
+    assert values(argv, "-serial") == ["chardev:console"]
+    assert [value for value in values(argv, "-device") if "serial" in value] == [
+        f"virtio-serial-{bus}",
+        "virtserialport,name=kmatrix,chardev=agent",
+    ]
+    assert values(argv, "-netdev") == ["user,id=ssh,restrict=on"]
+    assert values(argv, "-append") == [virtme.cmdline(spec)]
+    assert values(argv, "-initrd") == ["{initrd}"]
+    assert "-no-reboot" in argv
+    assert not values(argv, "-chardev"), "they name descriptors of one run"
+
+
+@pytest.mark.parametrize(("arch", "command", "order"), [("x86_64", X86_TCG, [0, 1]), ("arm64", ARM_TCG, [1, 0])])
+def test_the_root_disk_is_vda_and_the_modules_vdb(arch: Arch, command: str, order: list[int], tmp_path: Path, initrd: Path) -> None:
+    drives = values(assembled(command, a_spec(arch), tmp_path, initrd), "-drive")
+    root, modules = (drives[at] for at in order)
+    assert "file=/i/root.ext4" in root
+    assert "file=/k/modules,,1.ext4,format=raw,readonly=on" in modules
+
+
+def test_what_virtme_may_add_one_day_stays(tmp_path: Path) -> None:
+    argv = assembled(X86_TCG.replace("-smp 1", "-smp 1 -device new-thing,id=x -no-acpi"), a_spec(), tmp_path, None)
+    assert "new-thing,id=x" in values(argv, "-device")
+    assert "-no-acpi" in argv
+    assert "-initrd" not in argv
+
+
+def test_a_kernel_that_virtme_unpacked_is_taken_along(tmp_path: Path) -> None:
+    image = tmp_path / ".cache" / "Image"
+    image.parent.mkdir()
+    image.write_bytes(b"unpacked")
+    command = shlex.split(ARM_TCG.replace("\n", "").replace("/k/vmlinuz", str(image)))
+    plan = virtme.assemble(command, a_spec("arm64"), tmp_path, None)
+    assert plan.files == {"kernel": b"unpacked"}
+    assert values(list(plan.argv), "-kernel") == ["{kernel}"]
+
+
+def test_a_resumed_machine_loads_no_kernel(tmp_path: Path, initrd: Path) -> None:
+    plan = virtme.assemble(shlex.split(X86_TCG.replace("\n", "")), a_spec(), tmp_path, initrd)
+    assert set(plan.argv) - set(plan.resume) == {
+        "-kernel",
+        "/k/vmlinuz",
+        "-initrd",
+        "{initrd}",
+        "-append",
+        virtme.cmdline(a_spec()),
+    }
+    assert [item for item in plan.argv if item in plan.resume] == list(plan.resume)
+
+
+def test_paths_are_put_in() -> None:
+    argv = ("-initrd", "{initrd}", "-object", "memory-backend-file,id=ram,mem-path={ram},share={share}", "-append", "x={ram}")
+    filled = virtme.substitute(argv, {"initrd": "/a,b", "ram": "/c,d"}, share=False)
+    assert filled == ["-initrd", "/a,b", "-object", "memory-backend-file,id=ram,mem-path=/c,,d,share=off", "-append", "x={ram}"]
+    assert "share=on" in virtme.substitute(argv, {"ram": "/r"}, share=True)[3]
+
+
+def test_the_kernels_parameters() -> None:
+    assert virtme.cmdline(a_spec("arm64")) == (
+        "root=/dev/vda ro rootwait console=ttyAMA0 panic=-1 printk.time=1 loglevel=5 init=/sbin/kmatrix-init lsm=bpf quiet"
+    )
+
+
+@pytest.mark.parametrize(("arch", "package"), [("x86_64", "qemu-system-x86"), ("arm64", "qemu-system-arm")])
+def test_a_missing_qemu_says_what_to_install(arch: Arch, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    virtme.qemu.cache_clear()
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # noqa: ARG005
+    with pytest.raises(InfraError) as caught:
+        virtme.qemu(arch)
+    assert caught.value.fix == f"apt-get install {package}"
+
+
+def test_virtmes_refusal_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    refusal = subprocess.CompletedProcess([], 1, "", "usage…\nvirtme-run: error: /k/vmlinuz does not exist\n")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **options: refusal)  # noqa: ARG005
+    with pytest.raises(InfraError, match="/k/vmlinuz does not exist"):
+        virtme.compose(a_spec(), tmp_path)
+
+
+def test_composing_leaves_nothing(native_spec: VmSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, temp, work = (tmp_path / name for name in ("home", "temp", "work"))
+    for folder in (home, temp, work):
+        folder.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("TMPDIR", str(temp))
+    plan = virtme.compose(native_spec, work)
+    assert plan.files["initrd"].startswith(b"0707"), "a cpio archive"
+    assert not list(home.iterdir())
+    assert not list(temp.iterdir())
+
+
+def test_the_footprint_grows_with_the_guest() -> None:
+    small = a_spec()
+    assert footprint_mib(dataclasses.replace(small, memory_mib=1024)) - footprint_mib(small) == 1024 - 256
+    assert footprint_mib(small) > 256
