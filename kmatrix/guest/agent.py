@@ -1,0 +1,145 @@
+"""The agent: reads requests from the host, one JSON object a line, does them one after another, answers each with a line.
+
+Request {"id", "op", …parameters}; answer {"id", "result"} or {"id", "error": {"type", "message", "traceback"}}. The first line is
+{"hello": {…}}. A request with "simulate" is done on the kernel that it describes (simulate.inside). An exception becomes an error answer and never ends the agent. Everything slow to start is started before the hello, so
+that a snapshot taken afterwards holds it warm.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import platform
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from . import ask, cell, command, kernel, libbpf, probe, simulate, sshd, survey, trigger, warmup
+
+Op = Callable[..., Any]
+
+
+class Channel:
+    """JSON lines over the port's fd."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._pending = b""
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send one line."""
+        data = memoryview(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n")
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+    def receive(self) -> bytes:
+        """The next line; waits for as long as it takes."""
+        pieces = [self._pending]
+        while b"\n" not in pieces[-1]:
+            piece = os.read(self._fd, 1 << 20)
+            if not piece:  # no host at the other end just now
+                time.sleep(0.005)
+            pieces.append(piece)
+        line, _, self._pending = b"".join(pieces).partition(b"\n")
+        return line
+
+
+def put(path: str, data: str, mode: int = 0o644) -> dict[str, int]:
+    """Write a file (base64), its folders made."""
+    content = base64.b64decode(data)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(content)
+    os.chmod(path, mode)
+    return {"size": len(content)}
+
+
+def get(path: str) -> dict[str, Any]:
+    """A file's content (base64) and mode."""
+    with open(path, "rb") as file:
+        content = file.read()
+        mode = os.fstat(file.fileno()).st_mode & 0o7777
+    return {"data": base64.b64encode(content).decode(), "mode": mode}
+
+
+def set_time(now: float) -> dict[str, float]:
+    """Set the clock: a restored guest thinks it is still the moment of the snapshot. Seconds since the epoch."""
+    time.clock_settime(time.CLOCK_REALTIME, now)
+    return {"now": time.time()}
+
+
+def survey_object(name: str, data: str, programs: list[str] | None = None, now: float | None = None) -> dict[str, Any]:
+    """Each program of an object: does it load and attach (`kmatrix run`)."""
+    if now is not None:
+        set_time(now)
+    return survey.survey(base64.b64decode(data), name, programs) | {"release": kernel.release()}
+
+
+_probed: dict[str, dict[str, Any]] = {}
+
+
+def probed() -> dict[str, Any]:
+    """The kernel's features, found out once: they do not change while a kernel runs (nor while the same one is simulated)."""
+    kernel = simulate.name()
+    if kernel not in _probed:
+        _probed[kernel] = probe.probe_all()
+    return _probed[kernel]
+
+
+def run_cell(**request: Any) -> dict[str, Any]:
+    """One collector on this kernel: the facts."""
+    if request.get("now") is not None:
+        set_time(float(request["now"]))
+    return cell.run(request, probed)
+
+
+OPS: Mapping[str, Op] = {
+    "probe": probed,
+    "time": set_time,
+    "put": put,
+    "get": get,
+    "run": command.run,
+    "sshd": sshd.start,
+    "object": survey_object,
+    "cell": run_cell,
+    "ask": lambda questions: ask.ask(questions),
+}
+
+
+def answer(line: bytes) -> dict[str, Any]:
+    """The answer to one request line."""
+    ident: Any = None
+    try:
+        request = json.loads(line)
+        ident = request.pop("id", None)
+        name = request.pop("op", None)
+        if name not in OPS:
+            raise ValueError(f"unknown op {name!r}; known: {', '.join(OPS)}")
+        past = request.pop("simulate", None)
+        result = simulate.inside(past, lambda: OPS[name](**request)) if past else OPS[name](**request)
+        return {"id": ident, "result": result}
+    except Exception as error:
+        details = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+        return {"id": ident, "error": details}
+
+
+def hello() -> dict[str, Any]:
+    """Who is speaking."""
+    uname = os.uname()
+    return {"release": uname.release, "machine": uname.machine, "python": platform.python_version(), "libbpf": libbpf.version()}
+
+
+def main(port: int) -> None:
+    """Serve requests on the port's fd until the VM ends."""
+    channel = Channel(port)
+    warmup.warm_up()
+    channel.send({"hello": hello()})
+    while True:
+        line = channel.receive()
+        if line.strip():
+            channel.send(answer(line))
+            with suppress(Exception):
+                trigger.clean_up()  # now, not before: the host may have no further use for this guest

@@ -1,0 +1,289 @@
+"""bpf(2) and its neighbours, by system call: what the kernel itself says of programs, maps and links, and the smallest loads.
+
+Layouts are those of the kernel's include/uapi/linux/bpf.h. Attributes are passed no longer than the fields in use, so that a kernel
+older than a field never sees it. Every failed call raises OSError with the kernel's errno.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+_SYSCALLS = {  # (bpf, perf_event_open, openat)
+    "x86_64": (321, 298, 257),
+    "aarch64": (280, 241, 56),
+}
+NR_BPF, NR_PERF_EVENT_OPEN, NR_OPENAT = _SYSCALLS.get(platform.machine(), (-1, -1, -1))
+
+# enum bpf_cmd
+MAP_CREATE, PROG_LOAD = 0, 5
+PROG_GET_NEXT_ID, MAP_GET_NEXT_ID, PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID, OBJ_GET_INFO_BY_FD = 11, 12, 13, 14, 15
+PROG_QUERY = 16
+RAW_TRACEPOINT_OPEN, BTF_LOAD, TASK_FD_QUERY, BTF_GET_NEXT_ID = 17, 18, 20, 23
+LINK_CREATE, LINK_GET_FD_BY_ID, LINK_GET_NEXT_ID = 28, 30, 31
+
+# Names as bpftool writes them, by the kernel's numbers.
+PROG_TYPES = (
+    "unspec", "socket_filter", "kprobe", "sched_cls", "sched_act", "tracepoint", "xdp", "perf_event", "cgroup_skb", "cgroup_sock",
+    "lwt_in", "lwt_out", "lwt_xmit", "sock_ops", "sk_skb", "cgroup_device", "sk_msg", "raw_tracepoint", "cgroup_sock_addr",
+    "lwt_seg6local", "lirc_mode2", "sk_reuseport", "flow_dissector", "cgroup_sysctl", "raw_tracepoint_writable", "cgroup_sockopt",
+    "tracing", "struct_ops", "ext", "lsm", "sk_lookup", "syscall", "netfilter",
+)  # fmt: skip
+MAP_TYPES = (
+    "unspec", "hash", "array", "prog_array", "perf_event_array", "percpu_hash", "percpu_array", "stack_trace", "cgroup_array",
+    "lru_hash", "lru_percpu_hash", "lpm_trie", "array_of_maps", "hash_of_maps", "devmap", "sockmap", "cpumap", "xskmap", "sockhash",
+    "cgroup_storage", "reuseport_sockarray", "percpu_cgroup_storage", "queue", "stack", "sk_storage", "devmap_hash", "struct_ops",
+    "ringbuf", "inode_storage", "task_storage", "bloom_filter", "user_ringbuf", "cgrp_storage", "arena",
+)  # fmt: skip
+LINK_TYPES = (
+    "unspec", "raw_tracepoint", "tracing", "cgroup", "iter", "netns", "xdp", "perf_event", "kprobe_multi", "struct_ops", "netfilter",
+    "tcx", "uprobe_multi", "netkit", "sockmap",
+)  # fmt: skip
+
+_INFO_SIZE = 256
+
+libc = ctypes.CDLL(None, use_errno=True)
+_syscall = libc.syscall
+_syscall.restype = ctypes.c_long
+
+
+def syscall(number: int, *args: int | ctypes.Array[ctypes.c_char] | None) -> int:
+    """A system call's result; its errno as OSError."""
+    passed = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args]
+    result: int = _syscall(ctypes.c_long(number), *passed)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, error_text(code))
+    return result
+
+
+# Errnos the kernel hands out and its own headers keep from userspace (include/linux/errno.h).
+_KERNEL_ONLY = {512: "ERESTARTSYS", 517: "EPROBE_DEFER", 524: "ENOTSUPP (not supported)"}
+
+
+def error_text(code: int) -> str:
+    """The errno in words."""
+    return _KERNEL_ONLY.get(code) or os.strerror(code)
+
+
+def bpf(command: int, attr: bytes) -> int:
+    """bpf(2) with these attribute bytes."""
+    return syscall(NR_BPF, command, ctypes.create_string_buffer(attr, len(attr)), len(attr))
+
+
+def _write_back(command: int, attr: bytes) -> bytes:
+    """bpf(2) of a command that answers in its attributes: those, afterwards."""
+    buffer = ctypes.create_string_buffer(attr, len(attr))
+    syscall(NR_BPF, command, buffer, len(attr))
+    return buffer.raw
+
+
+# -- what is there -----------------------------------------------------------------------------------------------------------
+
+
+class Prog(NamedTuple):
+    """A loaded program. `name` is empty before 4.15."""
+
+    id: int
+    name: str
+    type: str
+    tag: str
+
+
+class Map(NamedTuple):
+    """A map. `name` is empty before 4.15."""
+
+    id: int
+    name: str
+    type: str
+
+
+class Link(NamedTuple):
+    """An attachment that is a kernel object (from 5.7 on)."""
+
+    id: int
+    type: str
+    prog_id: int
+
+
+def name_of(names: tuple[str, ...], number: int) -> str:
+    """The name of a type by its number; numbers newer than the table stand for themselves."""
+    return names[number] if number < len(names) else f"type {number}"
+
+
+def _text(raw: bytes) -> str:
+    return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def _info(fd: int) -> bytes:
+    """The bpf_*_info of a program, map or link; zeros where the kernel knows no such field."""
+    info = ctypes.create_string_buffer(_INFO_SIZE)
+    bpf(OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, _INFO_SIZE, ctypes.addressof(info)))
+    return info.raw
+
+
+def prog_info(fd: int) -> Prog:
+    """What the kernel says of the program behind `fd`."""
+    raw = _info(fd)
+    kind, ident = struct.unpack_from("=II", raw)
+    return Prog(ident, _text(raw[64:80]), name_of(PROG_TYPES, kind), raw[8:16].hex())
+
+
+def map_info(fd: int) -> Map:
+    """What the kernel says of the map behind `fd`."""
+    raw = _info(fd)
+    kind, ident = struct.unpack_from("=II", raw)
+    return Map(ident, _text(raw[24:40]), name_of(MAP_TYPES, kind))
+
+
+def link_info(fd: int) -> Link:
+    """What the kernel says of the link behind `fd`."""
+    kind, ident, prog_id = struct.unpack_from("=III", _info(fd))
+    return Link(ident, name_of(LINK_TYPES, kind), prog_id)
+
+
+def _ids(next_id: int) -> Iterator[int]:
+    """Every id, in order; none where the kernel does not know the command (links before 5.8)."""
+    ident = 0
+    while True:
+        try:
+            (_, ident) = struct.unpack_from("=II", _write_back(next_id, struct.pack("=III", ident, 0, 0)))
+        except OSError:
+            return
+        yield ident
+
+
+def _fds(next_id: int, fd_by_id: int) -> Iterator[int]:
+    for ident in _ids(next_id):
+        try:
+            fd = bpf(fd_by_id, struct.pack("=III", ident, 0, 0))
+        except OSError:  # gone between the two calls
+            continue
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def progs() -> list[Prog]:
+    """Every program in the kernel."""
+    return [prog_info(fd) for fd in _fds(PROG_GET_NEXT_ID, PROG_GET_FD_BY_ID)]
+
+
+def maps() -> list[Map]:
+    """Every map in the kernel."""
+    return [map_info(fd) for fd in _fds(MAP_GET_NEXT_ID, MAP_GET_FD_BY_ID)]
+
+
+def links() -> list[Link]:
+    """Every link in the kernel (enumerable from 5.8 on)."""
+    return [link_info(fd) for fd in _fds(LINK_GET_NEXT_ID, LINK_GET_FD_BY_ID)]
+
+
+def attached_program(fd: int) -> int | None:
+    """The id of the program at a perf event or raw tracepoint of this process; None where the kernel does not tell (before 4.18)."""
+    try:
+        answer = _write_back(TASK_FD_QUERY, struct.pack("=IIIIQIIQQ", os.getpid(), fd, 0, 0, 0, 0, 0, 0, 0))
+    except OSError:
+        return None
+    ident: int = struct.unpack_from("=I", answer, 24)[0]
+    return ident
+
+
+def programs_on_cgroup(cgroup_fd: int, attach_type: int) -> list[int] | None:
+    """The ids of the programs attached to a cgroup itself; None where the kernel does not tell (before 4.15, 468e2f64d220)."""
+    ids = (ctypes.c_uint32 * 64)()  # BPF_CGROUP_MAX_PROGS
+    try:
+        answer = _write_back(PROG_QUERY, struct.pack("=IIIIQI", cgroup_fd, attach_type, 0, 0, ctypes.addressof(ids), len(ids)))
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None
+        raise
+    (count,) = struct.unpack_from("=I", answer, 24)
+    return list(ids[:count])
+
+
+# -- the smallest loads ------------------------------------------------------------------------------------------------------
+
+
+def insn(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
+    """One instruction."""
+    return struct.pack("=BBhi", code, src << 4 | dst, off, imm)
+
+
+MOV_R0_0 = insn(0xB7)
+EXIT = insn(0x95)
+RETURN_0 = MOV_R0_0 + EXIT
+
+
+def call(helper: int) -> bytes:
+    """A call of a helper."""
+    return insn(0x85, imm=helper)
+
+
+def prog_load(
+    kind: int,
+    insns: bytes,
+    *,
+    name: str = "",
+    expected_attach_type: int = 0,
+    attach_btf_id: int = 0,
+    flags: int = 0,
+) -> int:
+    """Load a GPL program of type number `kind`; its fd. The text of an OSError ends with the verifier's own words, if it had any."""
+    code = ctypes.create_string_buffer(insns, len(insns))
+    license_ = ctypes.create_string_buffer(b"GPL")
+    log = ctypes.create_string_buffer(1 << 16)
+
+    def attempt(log_level: int) -> int:
+        attr = struct.pack(
+            "=IIQQIIQII16sIIIIQIIQIII",
+            kind, len(insns) // 8, ctypes.addressof(code), ctypes.addressof(license_),
+            log_level, len(log) if log_level else 0, ctypes.addressof(log) if log_level else 0,
+            0, flags, name.encode(), 0, expected_attach_type,
+            0, 0, 0, 0, 0, 0, 0, attach_btf_id, 0,
+        )  # fmt: skip
+        length = 112 if attach_btf_id else 72 if expected_attach_type else 64 if name else 48
+        return bpf(PROG_LOAD, attr[:length])
+
+    try:
+        return attempt(0)
+    except OSError as refused:
+        try:
+            return attempt(1)
+        except OSError as error:
+            words = [line for line in _text(log.raw).splitlines() if line and not line.startswith("processed ")]
+            if words:
+                raise OSError(error.errno, f"{error.strerror}: {words[-1]}") from None
+            raise refused from None
+
+
+def map_create(kind: int, key: int, value: int, entries: int, *, flags: int = 0) -> int:
+    """Create a map of type number `kind`; its fd. Sizes in bytes."""
+    return bpf(MAP_CREATE, struct.pack("=IIIII", kind, key, value, entries, flags))
+
+
+def raw_tracepoint_open(prog_fd: int, name: bytes | None = None) -> int:
+    """Attach a raw tracepoint (by name), or an fentry, LSM… program (no name); the attachment's fd."""
+    buffer = ctypes.create_string_buffer(name) if name is not None else None
+    return bpf(RAW_TRACEPOINT_OPEN, struct.pack("=QII", ctypes.addressof(buffer) if buffer is not None else 0, prog_fd, 0))
+
+
+def perf_event_open(kind: int, config: int, *, sample_type: int = 0, pid: int = -1, cpu: int = 0) -> int:
+    """perf_event_open(2) of the first published form of its attributes; the fd."""
+    attr = struct.pack("=IIQQQQQ", kind, 64, config, 1, sample_type, 0, 0).ljust(64, b"\0")
+    return syscall(NR_PERF_EVENT_OPEN, ctypes.create_string_buffer(attr, 64), pid, cpu, -1, 8)  # 8 = PERF_FLAG_FD_CLOEXEC
+
+
+def close(*fds: int) -> None:
+    """Close what is open of these."""
+    for fd in fds:
+        if fd >= 0:
+            with suppress(OSError):
+                os.close(fd)

@@ -1,0 +1,180 @@
+"""One cell: try the variants, trigger, watch, tear down; the facts of all that, as the kernel has them."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from . import kernel, loader, observe, simulate, trigger
+from .child import Child
+from .events import Sorter, Spec
+from .observe import Stream
+
+Facts = dict[str, Any]
+Request = Mapping[str, Any]
+
+
+def inventory() -> observe.Inventory:
+    """What is there, by the kernel's own account, also where another one is simulated."""
+    return simulate.outside(observe.inventory)  # type: ignore[no-any-return]
+
+
+def settled(before: observe.Inventory) -> observe.Inventory:
+    """The same, once what was loaded is gone."""
+    return simulate.outside(lambda: observe.settled(before))  # type: ignore[no-any-return]
+
+
+GRACE = 0.05
+"""Seconds that are waited for stray events where none is expected, or no more."""
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Account the time spent inside to `stage`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.monotonic() - start, 4)
+
+
+def run(request: Request, probed: Callable[[], Mapping[str, Any]]) -> Facts:
+    """The facts of one collector on this kernel (docs/record.md has their form).
+
+    `probed` is asked only for a refusal, and only where the request does not bring the features found (`probed`).
+    """
+    clock = Clock()
+    with clock("inventory"):
+        before = inventory()
+    facts: Facts = {
+        "release": kernel.release(),
+        "attempts": [],
+        "running": None,
+        "refusal": None,
+        "kernel": {"before": before, "during": before, "after": before},
+        "known": {},
+        "trigger": None,
+        "events": [],
+        "unmatched": 0,
+        "unmatched_samples": [],
+        "lost": 0,
+        "taint": dict.fromkeys(("before", "after"), observe.taint()),
+        "timings": clock.seconds,
+    }
+    floor = request.get("min_kernel")
+    if floor and kernel.version() < (int(floor[0]), int(floor[1])):
+        facts["refusal"] = (
+            f"{request['collector']} needs kernel {floor[0]}.{floor[1]} or newer; this is kernel {kernel.release()}, nothing was tried"
+        )
+        return facts
+    with clock("trigger"):
+        child = _child(request, facts)
+    objects = {key: base64.b64decode(data) for key, data in request["objects"].items()}
+    running: loader.Running | None = None
+    for variant in request["variants"]:
+        attempt = loader.Attempt(variant, objects[variant["object"]], clock)
+        facts["attempts"].append(attempt.report)
+        if (running := attempt.run()) is not None:
+            facts["running"] = variant["name"]
+            break
+    try:
+        if running is None:
+            facts["refusal"] = refusal(request, facts["attempts"], probed)
+        with clock("inventory"):
+            # Maps of a failed attempt are freed a little later: of a refusal, nothing may be left.
+            facts["kernel"]["during"] = settled(before) if running is None else inventory()
+        if running is not None:
+            _watch(request, child, running, facts, clock)
+    finally:
+        with clock("teardown"):
+            if running is not None:
+                running.stop()
+            facts["kernel"]["after"] = settled(before)
+            facts["taint"]["after"] = observe.taint()
+    if running is not None and child is not None and not facts["trigger"]["ok"]:
+        with clock("trigger"):
+            facts["trigger"]["after"] = _again(request)
+    return facts
+
+
+def _child(request: Request, facts: Facts) -> Child | None:
+    """The child that will pull the trigger, made ready before anything is loaded."""
+    spec = request.get("trigger")
+    if not spec:
+        return None
+    try:
+        for path, data in (request.get("files") or {}).items():
+            trigger.place(path, base64.b64decode(data))
+        return trigger.ready(spec, _patience(request))
+    except (OSError, ValueError) as error:
+        facts["trigger"] = {"ok": False, "exit": None, "error": str(error)}
+        return None
+
+
+def _again(request: Request) -> Facts:
+    """How the trigger ends now that nothing is loaded: whether it failed because of what was."""
+    again: Facts = {"trigger": None}
+    child = _child(request, again)
+    if child is None:
+        return {"ok": False, "error": again["trigger"]["error"]}
+    outcome = trigger.pull(child, _patience(request))
+    return {"ok": outcome.ok, "error": outcome.error}
+
+
+def _patience(request: Request) -> float:
+    """Seconds that the trigger may take."""
+    return float(request["trigger"].get("timeout", max(float(request.get("timeout", 5.0)), 10.0)))
+
+
+def _watch(request: Request, child: Child | None, running: loader.Running, facts: Facts, clock: Clock) -> None:
+    """Pull the trigger and take in what comes, while the variant runs."""
+    if child is not None:
+        with clock("trigger"):
+            outcome = trigger.pull(child, _patience(request))
+        facts["known"] = outcome.known
+        facts["trigger"] = {"ok": outcome.ok, "exit": outcome.exit, "error": outcome.error, **outcome.extra}
+    if running.stream is not None:
+        with clock("events"):
+            _collect(request, running.stream, running.raw, float(request.get("timeout", 5.0)), facts)
+
+
+def _collect(request: Request, stream: Stream, raw: list[bytes], timeout: float, facts: Facts) -> None:
+    sorter = Sorter([Spec.of(event) for event in request.get("events") or ()], facts["known"], stream.transport)
+    expecting = bool(sorter.specs) and bool(facts["trigger"] and facts["trigger"]["ok"])
+    deadline = time.monotonic() + (timeout if expecting else GRACE)
+    enough = False
+    while True:
+        # Already there, most likely: the trigger has ended. So look first, and wait only for what is missing.
+        stream.poll(0)
+        for event in raw:
+            sorter.add(event)
+        raw.clear()
+        if not enough and sorter.specs and sorter.satisfied:
+            enough = True
+            deadline = time.monotonic() + (GRACE if sorter.limited else 0.0)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
+        stream.poll(min(left, 0.1))
+    facts.update(events=sorter.matched, unmatched=sorter.unmatched, unmatched_samples=sorter.samples, lost=stream.lost)
+
+
+def refusal(request: Request, attempts: list[dict[str, Any]], probed: Callable[[], Mapping[str, Any]]) -> str:
+    """Why nothing runs: each variant's failure in the kernel's words, and the features it needs that the probe did not find."""
+    found = request.get("probed") or probed()["features"]
+    parts = []
+    for variant, report in zip(request["variants"], attempts, strict=True):
+        lacking = [name for name in variant.get("needs") or () if found.get(name) is False]
+        words = (report["error"] or {}).get("text", "")
+        missing = f" (the kernel lacks {', '.join(lacking)})" if lacking else ""
+        parts.append(f"{variant['name']}: cannot {report['stage']}{missing}: {words}")
+    return f"{request['collector']} runs in no variant on kernel {kernel.release()}: " + "; ".join(parts)

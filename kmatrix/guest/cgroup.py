@@ -1,0 +1,88 @@
+"""Cgroups v2: where they are, what the kernel calls one, and one of one's own."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import struct
+import time
+from contextlib import suppress
+
+from . import bpf
+
+AT_FDCWD = -100
+
+
+def cgroup_root() -> str | None:
+    """Where cgroup v2 is mounted."""
+    with open("/proc/self/mounts") as mounts:
+        return next((line.split()[1] for line in mounts if line.split()[2] == "cgroup2"), None)
+
+
+def cgroup_id(path: str) -> int | None:
+    """The kernel's id of a cgroup, which is what bpf_get_current_cgroup_id() returns; None where it cannot be had.
+
+    It is the file handle of the directory: kernfs' 64-bit node id from 5.5 on, inode number and generation as two 32-bit halves
+    before. So it equals the inode number only from 5.5 on (and on 64-bit machines).
+    """
+    handle = ctypes.create_string_buffer(struct.pack("=Ii", 8, 0), 16)
+    mount_id = ctypes.c_int()
+    if bpf.libc.name_to_handle_at(AT_FDCWD, path.encode(), handle, ctypes.byref(mount_id), 0) != 0:
+        return None
+    size, _, ident = struct.unpack("=IiQ", handle.raw)
+    return ident if size == 8 else None
+
+
+class Cgroup:
+    """A cgroup v2 of its own below the root, removed at the end with whatever still runs in it."""
+
+    _count = 0
+
+    def __init__(self) -> None:
+        Cgroup._count += 1
+        root = cgroup_root()
+        self.path: str | None = None
+        self.id: int | None = None
+        if root is not None:
+            path = f"{root}/kmatrix-{Cgroup._count}"
+            with suppress(OSError):
+                os.mkdir(path)
+                self.path = path
+                self.id = cgroup_id(path)
+
+    def __enter__(self) -> Cgroup:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the cgroup, and kill what still runs in it."""
+        self.kill()
+        deadline = time.monotonic() + 1
+        while self.path is not None:
+            try:
+                os.rmdir(self.path)
+                return
+            except OSError as error:  # busy until the last member is reaped
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    return
+            self.kill()
+            time.sleep(0.005)
+
+    def join(self) -> None:
+        """Move the calling process into the cgroup."""
+        if self.path is not None:
+            with open(f"{self.path}/cgroup.procs", "wb", buffering=0) as procs:
+                procs.write(b"0")
+
+    def kill(self) -> None:
+        """Kill what runs in the cgroup."""
+        if self.path is None:
+            return
+        with suppress(OSError), open(f"{self.path}/cgroup.procs") as procs:
+            for pid in procs:
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)

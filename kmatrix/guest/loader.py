@@ -1,0 +1,269 @@
+"""Loading a collector: its variants' programs into the kernel and onto their hooks, and everything that was said on the way."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
+
+from . import bpf, libbpf
+from .attach import attach
+from .libbpf import LibbpfError
+from .observe import Stream
+
+Report = dict[str, Any]
+Clock = Callable[[str], AbstractContextManager[None]]
+"""clock(stage) accounts the time spent inside."""
+
+LOG_SIZE = (1 << 24) - 1  # the most that kernels before 5.2 take (UINT_MAX >> 8)
+_log = mmap.mmap(-1, 1 << 24)  # untouched pages cost nothing
+_log_address = ctypes.addressof(ctypes.c_char.from_buffer(_log))
+
+_CULPRIT = re.compile(r"^prog '([^']+)': ")
+_MAP = re.compile(r"^map '([^']+)': failed to create")
+_SAYS_NOTHING = re.compile(r"failed to load object|prog '[^']*': failed to load: -\d+$")
+
+NO_TARGET = "its section does not say where to attach it"
+
+
+class Object:
+    """An opened object; after `load`, its programs and maps are in the kernel until `close`."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self._data = data  # libbpf copies what it needs, but only while opening
+        opts = libbpf.OpenOpts(sz=ctypes.sizeof(libbpf.OpenOpts), object_name=name.encode())
+        opened = libbpf.object_open_mem(data, len(data), ctypes.byref(opts))
+        self.pointer = libbpf.pointer("bpf_object__open", opened)
+        self.programs = {libbpf.program_name(p).decode(): p for p in libbpf.each(libbpf.next_program, self.pointer)}
+        self.maps = {libbpf.map_name(m).decode(): m for m in libbpf.each(libbpf.next_map, self.pointer)}
+        for program in self.programs.values():
+            libbpf.program_set_log_buf(program, _log_address, LOG_SIZE)
+
+    def choose(self, names: Collection[str]) -> None:
+        """Load these programs and no others."""
+        for name, program in self.programs.items():
+            libbpf.program_set_autoload(program, name in names)
+
+    def load(self) -> None:
+        """Create the maps and load the chosen programs; the verifier's words on a failure are in `verifier_log` afterwards."""
+        _log[0:1] = b"\0"
+        libbpf.check("bpf_object__load", libbpf.object_load(self.pointer))
+
+    def close(self) -> None:
+        """Everything of the object out of the kernel, but for what is pinned."""
+        libbpf.object_close(self.pointer)
+
+
+def verifier_log() -> str:
+    """What the verifier wrote last, complete."""
+    end = _log.find(b"\0")
+    return _log[: max(end, 0)].decode("utf-8", "replace")
+
+
+def blank(section: str) -> Report:
+    """The report on a program of which nothing is known yet."""
+    return {
+        "id": None, "tag": None, "type": None, "section": section,
+        "loaded": False, "attached": False, "via": None, "error": None, "log": "",
+    }  # fmt: skip
+
+
+def describe(lines: Sequence[str], error: LibbpfError | OSError) -> Report:
+    """The failure as errno and text: libbpf's own lines but for those that say nothing, else the error in words."""
+    telling = [line for line in lines if not _SAYS_NOTHING.match(line)]
+    return {"errno": error.errno, "text": "; ".join(telling[:4]) or str(error)}
+
+
+def culprit(lines: Sequence[str]) -> str | None:
+    """The program that libbpf blames for a failed load."""
+    return next((found[1] for line in reversed(lines) if (found := _CULPRIT.match(line))), None)
+
+
+def uncreatable_map(lines: Sequence[str]) -> str | None:
+    """The map that the kernel would not create."""
+    return next((found[1] for line in lines if (found := _MAP.match(line))), None)
+
+
+def note_loaded(report: Report, program: int) -> None:
+    """Put what the kernel says of a loaded program into its report."""
+    fd = libbpf.program_fd(program)
+    if fd >= 0:
+        info = bpf.prog_info(fd)
+        report.update(id=info.id, tag=info.tag, type=info.type, loaded=True)
+
+
+def created_maps(opened: Object) -> dict[str, Report]:
+    """The object's maps that are in the kernel: id and type."""
+    found = {}
+    for name, map_ in opened.maps.items():
+        try:
+            info = bpf.map_info(libbpf.map_fd(map_))
+        except OSError:  # not created: libbpf holds a place for its fd with a file that is no map
+            continue
+        found[name] = {"id": info.id, "type": info.type}
+    return found
+
+
+def attach_one(program: int, report: Report, resources: ExitStack) -> tuple[Report | None, list[str]]:
+    """Attach a loaded program: why not (None if it is attached), and what libbpf said. The report is brought up to date."""
+    try:
+        with libbpf.said() as lines:
+            report["via"] = attach(program, resources)
+    except (LibbpfError, OSError) as error:
+        # An OSError has our own words: libbpf's are of what was tried before.
+        failure = describe(lines if isinstance(error, LibbpfError) else (), error)
+        report["error"] = failure["text"]
+        return failure, lines
+    if report["via"] is None:
+        report["error"] = NO_TARGET
+        return {"errno": None, "text": NO_TARGET}, lines
+    report["attached"] = True
+    return None, lines
+
+
+class Running:
+    """A variant that is loaded and attached. What came out of its buffer is in `raw` after `stream.poll`."""
+
+    def __init__(self, stream: Stream | None, raw: list[bytes], resources: ExitStack) -> None:
+        self.stream = stream
+        self.raw = raw
+        self._resources = resources
+
+    def stop(self) -> None:
+        """Detach and unload. Pins are left, so that they can be seen."""
+        self._resources.close()
+
+
+class _Failed(Exception):
+    """The variant cannot run."""
+
+    def __init__(self, stage: str, errno: int | None, text: str) -> None:
+        self.stage, self.errno, self.text = stage, errno, text
+
+
+class _TryWithout(Exception):
+    """The variant cannot be loaded as it is, but may without the optional programs that were just given up."""
+
+
+class Attempt:
+    """One try of one variant. An optional program that cannot be loaded is left out and the rest tried again."""
+
+    def __init__(self, variant: Mapping[str, Any], data: bytes, clock: Clock) -> None:
+        self._variant, self._data, self._clock = variant, data, clock
+        self._required = {program["name"]: bool(program.get("required", True)) for program in variant["programs"]}
+        self._to_attach = {program["name"] for program in variant["programs"] if program.get("attach", True)}
+        self._given_up: set[str] = set()
+        self._programs = {program["name"]: blank(program["hook"]) for program in variant["programs"]}
+        self._log: list[str] = []
+        self.report: Report = {
+            "variant": variant["name"],
+            "stage": None,
+            "error": None,
+            "programs": self._programs,
+            "maps": {},
+            "log": self._log,
+        }
+
+    def run(self) -> Running | None:
+        """The variant running, if every required program loaded and attached; else nothing of it is left, and the report says why."""
+        while True:
+            with ExitStack() as resources:
+                try:
+                    opened = self._open(resources)
+                    self._load(opened)
+                    stream, raw = self._consume(opened, resources)
+                    self._attach(opened, resources)
+                except _TryWithout:
+                    continue
+                except _Failed as failure:
+                    self.report.update(stage=failure.stage, error={"errno": failure.errno, "text": failure.text})
+                    for report in self._programs.values():
+                        report["attached"] = False
+                    return None
+                return Running(stream, raw, resources.pop_all())
+
+    def _open(self, resources: ExitStack) -> Object:
+        try:
+            with libbpf.said() as lines, self._clock("open"):
+                opened = Object(self._data, self._variant["name"])
+        except LibbpfError as error:
+            raise _Failed("open", **describe(lines, error)) from None
+        finally:
+            self._log += lines
+        resources.callback(opened.close)
+        for name in self._required.keys() - opened.programs.keys():
+            self._programs[name]["error"] = "the object has no such program"
+            if self._required[name]:
+                raise _Failed("open", None, f"the object has no program {name}")
+            self._given_up.add(name)
+        buffer = self._variant.get("buffer")
+        if buffer is not None and buffer not in opened.maps:
+            raise _Failed("open", None, f"the object has no map {buffer}")
+        opened.choose(self._required.keys() - self._given_up)
+        return opened
+
+    def _load(self, opened: Object) -> None:
+        try:
+            with libbpf.said() as lines, self._clock("load"):
+                opened.load()
+        except LibbpfError as error:
+            failure = describe(lines, error)
+            blamed = culprit(lines)
+            if blamed is not None and blamed in self._programs:
+                self._programs[blamed].update(error=failure["text"], log=verifier_log())
+            if self._give_up(blamed, lines, failure["text"]):
+                raise _TryWithout from None
+            raise _Failed("load", **failure) from None
+        finally:
+            self._log += lines
+        for name in self._required.keys() - self._given_up:
+            note_loaded(self._programs[name], opened.programs[name])
+        self.report["maps"] = created_maps(opened)
+
+    def _give_up(self, blamed: str | None, lines: Sequence[str], text: str) -> bool:
+        """Do without the optional program that is to blame, or all of them where none is blamed; whether that changes anything."""
+        if blamed is not None and blamed in self._required:
+            optional = set() if self._required[blamed] else {blamed}
+        elif uncreatable_map(lines) is not None:
+            return False
+        else:
+            optional = {name for name, required in self._required.items() if not required}
+        optional -= self._given_up
+        for name in optional:
+            self._programs[name]["error"] = self._programs[name]["error"] or text
+        self._given_up |= optional
+        return bool(optional)
+
+    def _consume(self, opened: Object, resources: ExitStack) -> tuple[Stream | None, list[bytes]]:
+        """The consumer of the buffer, by the type that the kernel gives the map; none where it is of no type that is consumed."""
+        raw: list[bytes] = []
+        name = self._variant.get("buffer")
+        if name is None:
+            return None, raw
+        try:
+            with libbpf.said() as lines, self._clock("attach"):
+                stream = Stream.of(self.report["maps"][name]["type"], libbpf.map_fd(opened.maps[name]), raw.append)
+        except LibbpfError as error:
+            raise _Failed("attach", **describe(lines, error)) from None
+        finally:
+            self._log += lines
+        if stream is not None:
+            resources.callback(stream.close)
+        return stream, raw
+
+    def _attach(self, opened: Object, resources: ExitStack) -> None:
+        """Attach in the manifest's order; the first required program that cannot be ends it.
+
+        A program that others call, or that the collector attaches by itself, is only loaded (`attach` false).
+        """
+        with self._clock("attach"):
+            for name, required in self._required.items():
+                if name in self._given_up or name not in self._to_attach:
+                    continue
+                failure, lines = attach_one(opened.programs[name], self._programs[name], resources)
+                self._log += lines
+                if failure is not None and required:
+                    raise _Failed("attach", failure["errno"], f"prog '{name}': {failure['text']}")

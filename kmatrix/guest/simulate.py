@@ -1,0 +1,435 @@
+"""Having a program run on a kernel that never was: its bpf(2), perf_event_open(2) and uname(2) answered as `past.Past` says.
+
+Below every loader, ours or a static binary: a seccomp filter on one thread (and on whatever it starts) hands those calls to a supervisor
+in this process, which answers them or lets the kernel go on (SECCOMP_USER_NOTIF_FLAG_CONTINUE, 5.5). Commands whose
+attributes do not matter pass by it. Files go out of sight in a
+mount namespace of that thread. The kernel under test is not changed, and what is not under the filter sees it as it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import platform
+import queue
+import resource
+import select
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import Any
+
+from . import bpf, kernel, libbpf
+from .past import BTF_FOLDER, COMMAND_COUNT, EINVAL, ENOENT, PROG_LOAD, Past
+
+Job = tuple[Callable[[], Any], "queue.SimpleQueue[tuple[Any, BaseException | None]]"]
+
+_NUMBERS = {  # (AUDIT_ARCH, seccomp, uname, process_vm_readv, process_vm_writev)
+    "x86_64": (0xC000003E, 317, 63, 310, 311),
+    "aarch64": (0xC00000B7, 277, 160, 270, 271),
+}
+AUDIT_ARCH, NR_SECCOMP, NR_UNAME, NR_READV, NR_WRITEV = _NUMBERS.get(platform.machine(), (0, -1, -1, -1, -1))
+
+SECCOMP_SET_MODE_FILTER, SPEC_ALLOW, NEW_LISTENER = 1, 1 << 2, 1 << 3
+RET_ALLOW, RET_ERRNO, RET_NOTIFY = 0x7FFF0000, 0x00050000, 0x7FC00000
+NOTIF_RECV, NOTIF_SEND, CONTINUE = 0xC0502100, 0xC0182101, 1
+_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # classic BPF: ld [k], jeq k, jge k, ret k
+_NR, _ARCH, _ARG0 = 0, 4, 16  # offsets in struct seccomp_data
+
+CLONE_NEWNS = 0x20000
+MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
+UTS_FIELD = 65
+OLDEST = (5, 5)
+"""Before it seccomp cannot let a call go on (SECCOMP_USER_NOTIF_FLAG_CONTINUE, fb3c5386b382)."""
+SCRATCH = "/run/kmatrix/past"
+SHELF = f"{SCRATCH}/modules"
+CONFIG = "/proc/config.gz"
+"""The configuration is the base's: no older kernel had it."""
+RELEASE_FILES = ("/proc/sys/kernel/osrelease", "/proc/version")
+PMUS = ("kprobe", "uprobe")
+
+_local = threading.local()
+
+
+class _Stage:
+    """Two threads that wait: one under the filter, in a mount namespace of its own, and one that answers for it.
+
+    Made before it is needed, because all of that costs more than the rest where the CPU is emulated.
+    """
+
+    def __init__(self) -> None:
+        self._play: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.play = self._play.put
+        ready: queue.SimpleQueue[int | OSError] = queue.SimpleQueue()
+
+        def player() -> None:
+            try:
+                _own_mounts()
+                ready.put(_filter(_looked_at(), NEW_LISTENER))
+            except OSError as error:
+                ready.put(error)
+                return
+            self._play.get()()
+
+        threading.Thread(target=player, daemon=True).start()
+        listener = ready.get()
+        if isinstance(listener, OSError):
+            raise listener
+        self.supervisor = _Supervisor(listener, _real())
+        threading.Thread(target=self.supervisor.serve, daemon=True).start()
+
+
+_stages: list[_Stage] = []
+
+
+def prepare() -> None:
+    """Have a stage waiting, everything done once that a simulation takes. On a kernel that cannot be a base, nothing."""
+    if kernel.version() < OLDEST:
+        return
+    spec = {"as_of": [4, 14], "hidden": ["btf", "ringbuf", "kprobe_pmu"], "release": "4.14.0"}
+
+    def nothing() -> None:
+        outside(os.getpid)
+        os.uname()
+        with suppress(OSError):
+            os.close(bpf.prog_load(1, bpf.RETURN_0))
+
+    inside(spec, nothing, afresh=False)
+    _stages.append(_Stage())
+
+
+def inside(spec: Mapping[str, Any], action: Callable[[], Any], *, afresh: bool = True) -> Any:
+    """What `action` returns (or raises) on the kernel that `spec` describes (see Past), with a libbpf that knows no other (`afresh`).
+
+    It runs in a thread of its own, so that the process may go on without the filter. What it starts stays under it, and is answered for
+    as long as it lives.
+    """
+    if kernel.version() < OLDEST:
+        raise OSError(errno.ENOSYS, f"a kernel can be simulated on {OLDEST[0]}.{OLDEST[1]} or newer")
+    past, real = Past(spec), _real()
+    if afresh:
+        libbpf.start_afresh()
+    stage = _stages.pop() if _stages else _Stage()
+    stage.supervisor.past = past
+    jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+    outcome: list[Any] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        _local.jobs = jobs
+        _local.name = json.dumps(dict(spec), sort_keys=True)
+        try:
+            _cover(past, real)
+            if past.commands <= LAST_PASSED:
+                _filter(_refused(past.commands))
+            outcome.append(action())
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            jobs.put(None)
+
+    stage.play(work)
+    while (job := jobs.get()) is not None:
+        what, answer = job
+        try:
+            answer.put((what(), None))
+        except BaseException as error:
+            answer.put((None, error))
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+def name() -> str:
+    """A name for the kernel that is simulated around the caller; empty where it is the one at hand."""
+    given: str = getattr(_local, "name", "")
+    return given
+
+
+def outside(action: Callable[[], Any]) -> Any:
+    """What `action` returns on the kernel as it is, asked from inside a simulation; elsewhere simply that."""
+    jobs = getattr(_local, "jobs", None)
+    if jobs is None:
+        return action()
+    answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+    jobs.put((action, answer))
+    result, error = answer.get()
+    if error is not None:
+        raise error
+    return result
+
+
+class _Real:
+    """What the kernel at hand says, taken down before it is hidden."""
+
+    def __init__(self) -> None:
+        self.uts = ctypes.create_string_buffer(6 * UTS_FIELD)
+        bpf.syscall(NR_UNAME, self.uts)
+        self.pmus: dict[int, str] = {}
+        for name in PMUS:
+            with suppress(OSError, ValueError), open(f"/sys/bus/event_source/devices/{name}/type") as file:
+                self.pmus[int(file.read())] = name
+
+
+@cache
+def _real() -> _Real:
+    return _Real()
+
+
+# -- the filter --------------------------------------------------------------------------------------------------------------
+
+
+PASSED = (1, 2, 3, 4, 6, 7, 9, 10, 11, 12, 13, 14, 15)
+"""Commands that pass by the supervisor: element access, pins, detaching, test runs, and asking for what is there."""
+LAST_PASSED = PASSED[-1]
+Instruction = tuple[int, int, int, int]
+
+
+def _native(*then: Instruction) -> tuple[Instruction, ...]:
+    """A foreign instruction set's calls pass: their numbers mean something else."""
+    return (_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, AUDIT_ARCH), (_RETURN, 0, 0, RET_ALLOW), (_LOAD, 0, 0, _NR), *then
+
+
+def _looked_at() -> tuple[Instruction, ...]:
+    """The same for every simulation, so that it can be in place before there is one: what the supervisor has to see."""
+    commands = [each for command in PASSED for each in _when(command, RET_ALLOW)]
+    return _native(
+        *_when(NR_UNAME, RET_NOTIFY),
+        *_when(bpf.NR_PERF_EVENT_OPEN, RET_NOTIFY),
+        (_EQUAL, 1, 0, bpf.NR_BPF),
+        (_RETURN, 0, 0, RET_ALLOW),
+        (_LOAD, 0, 0, _ARG0),
+        *commands,
+        (_RETURN, 0, 0, RET_NOTIFY),
+    )
+
+
+def _refused(first: int) -> tuple[Instruction, ...]:
+    """Commands from `first` on are not there."""
+    return _native(
+        (_EQUAL, 1, 0, bpf.NR_BPF),
+        (_RETURN, 0, 0, RET_ALLOW),
+        (_LOAD, 0, 0, _ARG0),
+        (_AT_LEAST, 1, 0, COMMAND_COUNT),
+        (_AT_LEAST, 1, 0, first),
+        (_RETURN, 0, 0, RET_ALLOW),
+        (_RETURN, 0, 0, RET_ERRNO | EINVAL),
+    )
+
+
+def _when(value: int, action: int) -> tuple[Instruction, ...]:
+    return (_EQUAL, 0, 1, value), (_RETURN, 0, 0, action)
+
+
+def _filter(instructions: tuple[Instruction, ...], flags: int = 0) -> int:
+    """Put this thread under the filter; with NEW_LISTENER, the fd on which its calls are to be answered."""
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *insn) for insn in instructions))
+    description = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(instructions), ctypes.addressof(code)))
+    return bpf.syscall(NR_SECCOMP, SECCOMP_SET_MODE_FILTER, flags | SPEC_ALLOW, description)
+
+
+# -- the supervisor ----------------------------------------------------------------------------------------------------------
+
+
+_OVER = select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+
+class _Supervisor:
+    """Answers the calls of everything under one filter until nothing is left of it."""
+
+    def __init__(self, listener: int, real: _Real) -> None:
+        self.past = Past({})
+        self._listener = listener
+        self._real = real
+
+    def serve(self) -> None:
+        """Answer until there is nobody to answer."""
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        request, blank = bytearray(80), bytes(80)
+        while True:
+            if poll.poll()[0][1] & _OVER:
+                os.close(self._listener)
+                return
+            request[:] = blank
+            try:
+                fcntl.ioctl(self._listener, NOTIF_RECV, request)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.EINTR):
+                    continue  # killed between its call and now
+                return
+            ident, pid, _, number, _, _, *args = struct.unpack("QIIiIQ6Q", request)
+            try:
+                refusal = self._answer(pid, number, args)
+            except OSError as error:
+                # Its memory is not there (any more): the kernel will say what it thinks of that. Anything else must not pass as answered.
+                refusal = 0 if error.errno in (errno.EFAULT, errno.EIO, errno.ESRCH, errno.ENOENT) else errno.ENOSYS
+            except Exception:  # a mistake of ours must not leave the caller hanging
+                refusal = errno.ENOSYS
+            go_on = CONTINUE if refusal == 0 else 0
+            reply = struct.pack("QqiI", ident, 0, -max(refusal, 0), go_on)
+            with suppress(OSError):
+                fcntl.ioctl(self._listener, NOTIF_SEND, reply)
+
+    def _answer(self, pid: int, number: int, args: list[int]) -> int:
+        """The errno; 0 for the kernel to go on, -1 where the call is done."""
+        if number == bpf.NR_BPF:
+            return self._bpf(pid, *args[:3])
+        if number == bpf.NR_PERF_EVENT_OPEN:
+            (kind,) = struct.unpack("=I", read_memory(pid, args[0], 4))
+            name = self._real.pmus.get(kind)
+            gone = name is not None and ("kprobe_pmu" in self.past.hidden or f"{name}s" in self.past.hidden)
+            return ENOENT if gone else 0
+        if number == NR_UNAME and self.past.release is not None:
+            write_memory(pid, args[0], self.uts())
+            return -1
+        return 0
+
+    def _bpf(self, pid: int, command: int, address: int, size: int) -> int:
+        code = self.past.command(command)
+        if code or command not in self.past.answered:
+            return code
+        attr = read_memory(pid, address, min(size, 4096))
+        memlock = None
+        if "memcg_accounting" in self.past.hidden:
+            soft, _ = resource.prlimit(pid, resource.RLIMIT_MEMLOCK)
+            memlock = soft if soft != resource.RLIM_INFINITY else None
+        code, words = self.past.answer(command, attr, lambda at, length: read_memory(pid, at, length), memlock)
+        if words and command == PROG_LOAD:
+            level, room, at = struct.unpack_from("=IIQ", attr.ljust(48, b"\0"), 24)
+            if level and at and room:
+                with suppress(OSError):
+                    write_memory(pid, at, self.past.log(words)[:room])
+        return code
+
+    def uts(self) -> bytes:
+        """struct utsname with the simulated release; the version names no distribution (libbpf would read Debian's own number there)."""
+        fields = [self._real.uts.raw[at : at + UTS_FIELD] for at in range(0, 6 * UTS_FIELD, UTS_FIELD)]
+        fields[2] = (self.past.release or "").encode()[: UTS_FIELD - 1].ljust(UTS_FIELD, b"\0")
+        fields[3] = b"#1 simulated by kmatrix".ljust(UTS_FIELD, b"\0")
+        return b"".join(fields)
+
+
+def _transfer(number: int, pid: int, address: int, buffer: ctypes.Array[ctypes.c_char], size: int) -> bool:
+    """process_vm_readv or _writev; False where the kernel is built without them (CROSS_MEMORY_ATTACH)."""
+    vectors = ctypes.create_string_buffer(struct.pack("QQQQ", ctypes.addressof(buffer), size, address, size))
+    at = ctypes.addressof(vectors)
+    try:
+        done = bpf.syscall(number, pid, at, 1, at + 16, 1, 0)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            return False
+        raise
+    if done != size:
+        raise OSError(errno.EFAULT, "less memory there than expected")
+    return True
+
+
+@contextmanager
+def _memory(pid: int, flags: int) -> Iterator[int]:
+    fd = os.open(f"/proc/{pid}/mem", flags | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def read_memory(pid: int, address: int, size: int) -> bytes:
+    """Memory of another process (or thread); OSError where it is not there."""
+    if not size:
+        return b""
+    buffer = ctypes.create_string_buffer(size)
+    if _transfer(NR_READV, pid, address, buffer, size):
+        return buffer.raw
+    with _memory(pid, os.O_RDONLY) as fd:
+        data = os.pread(fd, size, address)
+    if len(data) != size:
+        raise OSError(errno.EFAULT, "less memory there than expected")
+    return data
+
+
+def write_memory(pid: int, address: int, data: bytes) -> None:
+    """Write memory of another process (or thread); OSError where it cannot be written."""
+    if not data or _transfer(NR_WRITEV, pid, address, ctypes.create_string_buffer(data, len(data)), len(data)):
+        return
+    with _memory(pid, os.O_RDWR) as fd:
+        if os.pwrite(fd, data, address) != len(data):
+            raise OSError(errno.EFAULT, "less memory there than expected")
+
+
+# -- files -------------------------------------------------------------------------------------------------------------------
+
+
+def _mount(what: str, where: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    if (
+        bpf.libc.mount(what.encode(), where.encode(), kind and kind.encode(), ctypes.c_ulong(flags), options and options.encode())
+        != 0
+    ):
+        code = ctypes.get_errno()
+        raise OSError(code, f"mount {what} on {where}: {os.strerror(code)}")
+
+
+def _own_mounts() -> None:
+    """A mount namespace for this thread, with stand-ins in place for what says the release: still with the real one's content."""
+    if bpf.libc.unshare(CLONE_NEWNS) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"unshare: {os.strerror(code)}")
+    _mount("none", "/", None, MS_REC | MS_PRIVATE)
+    os.makedirs(SCRATCH, exist_ok=True)
+    for path in RELEASE_FILES:
+        with open(path) as file:
+            _write(path, file.read())
+        _mount(f"{SCRATCH}/{os.path.basename(path)}", path, None, MS_BIND)
+    release = _text(_real().uts.raw, 2)
+    if os.path.isdir(f"/lib/modules/{release}"):
+        os.makedirs(f"{SHELF}/{release}", exist_ok=True)
+        _mount(f"/lib/modules/{release}", f"{SHELF}/{release}", None, MS_BIND)
+        _mount(SHELF, "/lib/modules", None, MS_BIND | MS_REC)
+
+
+def _write(path: str, content: str) -> None:
+    fd = os.open(f"{SCRATCH}/{os.path.basename(path)}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o444)
+    try:
+        os.write(fd, content.encode())
+    finally:
+        os.close(fd)
+
+
+def _cover(past: Past, real: _Real) -> None:
+    """Cover what is hidden: folders by empty ones, files by an empty one that cannot be written."""
+    for path in (*past.masks, CONFIG):
+        if os.path.isdir(path):
+            _mount("none", path, "tmpfs", MS_RDONLY, "size=4k")
+        elif os.path.exists(path):
+            _write("nothing", "")
+            _mount(f"{SCRATCH}/nothing", path, None, MS_BIND)
+            _mount("none", path, None, MS_REMOUNT | MS_BIND | MS_RDONLY)
+    if "btf_modules" in past.hidden and "btf" not in past.hidden and os.path.isdir(BTF_FOLDER):
+        _only_vmlinux()
+    if past.release is not None:
+        release = _text(real.uts.raw, 2)
+        _write("osrelease", past.release + "\n")
+        _write("version", f"Linux version {past.release} (simulated by kmatrix on {release})\n")
+        with suppress(OSError):  # no modules, or simulated before
+            os.symlink(release, f"{SHELF}/{past.release}")  # where modprobe looks
+
+
+def _text(uts: bytes, field: int) -> str:
+    return uts[field * UTS_FIELD : (field + 1) * UTS_FIELD].split(b"\0", 1)[0].decode()
+
+
+def _only_vmlinux() -> None:
+    """The kernel's own BTF without its modules'."""
+    kept = f"{SCRATCH}/vmlinux"
+    with open(kept, "wb"):
+        pass
+    _mount(f"{BTF_FOLDER}/vmlinux", kept, None, MS_BIND)
+    _mount("none", BTF_FOLDER, "tmpfs", 0, "size=4k")
+    with open(f"{BTF_FOLDER}/vmlinux", "wb"):
+        pass
+    _mount(kept, f"{BTF_FOLDER}/vmlinux", None, MS_BIND)

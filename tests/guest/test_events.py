@@ -1,0 +1,134 @@
+"""Layouts against ctypes, which lays structs out as C does; and which event is which."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kmatrix.guest.events import SAMPLES_CAP, Layout, Sorter, Spec
+
+_C: dict[str, Any] = {
+    "u8": ctypes.c_uint8,
+    "u16": ctypes.c_uint16,
+    "u32": ctypes.c_uint32,
+    "u64": ctypes.c_uint64,
+    "s8": ctypes.c_int8,
+    "s16": ctypes.c_int16,
+    "s32": ctypes.c_int32,
+    "s64": ctypes.c_int64,
+    "be16": ctypes.c_uint16,
+    "be32": ctypes.c_uint32,
+    "ipv4": ctypes.c_uint32,
+    "ipv6": ctypes.c_uint32 * 4,
+    "char[5]": ctypes.c_char * 5,
+    "char[16]": ctypes.c_char * 16,
+    "bytes[3]": ctypes.c_ubyte * 3,
+}
+
+
+def fields(*types: str) -> list[dict[str, str]]:
+    return [{"name": f"f{index}", "type": kind} for index, kind in enumerate(types)]
+
+
+@given(st.lists(st.sampled_from(sorted(_C)), min_size=1, max_size=12), st.booleans())
+def test_fields_stand_where_c_puts_them(types: list[str], packed: bool) -> None:
+    members = [(f"f{index}", _C[kind]) for index, kind in enumerate(types)]
+    body: dict[str, Any] = {"_fields_": members} | ({"_pack_": 1, "_layout_": "ms"} if packed else {})
+    struct = type("Event", (ctypes.Structure,), body)
+    layout = Layout.of(fields(*types), packed=packed)
+    assert [offset for _, _, offset in layout.fields] == [getattr(struct, name).offset for name, _ in members]
+    assert layout.size <= ctypes.sizeof(struct)  # C pads the end; the fields end before
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "value"),
+    [
+        ("u8", "ff", 255),
+        ("s8", "ff", -1),
+        ("u16", "0100", 1),
+        ("s32", "feffffff", -2),
+        ("u64", "efcdab8967452301", 0x0123456789ABCDEF),
+        ("s64", "ffffffffffffffff", -1),
+        ("be16", "01bb", 443),
+        ("be32", "7f000001", 0x7F000001),
+        ("ipv4", "7f000001", "127.0.0.1"),
+        ("ipv6", "00000000000000000000000000000001", "::1"),
+        ("char[4]", "61620063", "ab"),
+        ("char[2]", "6162", "ab"),
+        ("char[3]", "c3a900", "é"),
+        ("char[2]", "ff00", "\ufffd"),
+        ("bytes[3]", "000102", "000102"),
+    ],
+)
+def test_values(kind: str, raw: str, value: int | str) -> None:
+    assert Layout.of(fields(kind)).decode(bytes.fromhex(raw)) == {"f0": value}
+
+
+def test_a_short_event_is_not_decoded_and_a_padded_one_is() -> None:
+    layout = Layout.of(fields("u32", "u32"))
+    assert layout.decode(bytes(7)) is None
+    assert layout.decode(bytes(8)) == layout.decode(bytes(12)) == {"f0": 0, "f1": 0}
+
+
+def _spec(name: str, **match: int | str) -> Spec:
+    return Spec(name, Layout.of([{"name": "kind", "type": "u32"}, {"name": "pid", "type": "u32"}]), match, 1)
+
+
+def _event(kind: int, pid: int) -> bytes:
+    return kind.to_bytes(4, "little") + pid.to_bytes(4, "little")
+
+
+def test_events_go_to_the_first_that_they_match() -> None:
+    sorter = Sorter([_spec("exec", kind=1, pid="known.pid"), _spec("exit", kind=2, pid="known.pid")], {"pid": 7}, "perf")
+    assert not sorter.satisfied
+    sorter.add(_event(1, 7))
+    sorter.add(_event(2, 8))
+    assert not sorter.satisfied
+    sorter.add(_event(2, 7))
+    assert sorter.satisfied
+    assert [(event["event"], event["fields"]["pid"]) for event in sorter.matched] == [("exec", 7), ("exit", 7)]
+    assert sorter.matched[0]["raw"] == "0100000007000000"
+    assert sorter.unmatched == 1
+    assert sorter.samples == [{"event": "exit", "fields": {"kind": 2, "pid": 8}, "raw": "0200000008000000"}]
+
+
+def test_what_is_not_known_matches_nothing() -> None:
+    sorter = Sorter([_spec("exec", pid="known.pid")], {}, "perf")
+    sorter.add(_event(1, 0))
+    assert not sorter.satisfied
+
+
+def test_the_nearest_samples_are_kept() -> None:
+    sorter = Sorter([_spec("exec", kind=1, pid="known.pid")], {"pid": 7}, "ringbuf")
+    for pid in range(100, 100 + SAMPLES_CAP):
+        sorter.add(_event(9, pid))
+    sorter.add(_event(1, 8))
+    sorter.add(b"\x01")  # not even long enough
+    assert sorter.unmatched == SAMPLES_CAP + 2
+    assert len(sorter.samples) == SAMPLES_CAP
+    assert sorter.samples[0]["fields"] == {"kind": 1, "pid": 8}
+
+
+def test_min_count() -> None:
+    spec = Spec.of({"name": "e", "fields": fields("u8"), "match": {}, "min_count": 3})
+    sorter = Sorter([spec], {}, "perf")
+    for _ in range(2):
+        sorter.add(b"\0")
+    assert not sorter.satisfied
+    sorter.add(b"\0")
+    assert sorter.satisfied
+
+
+def test_max_count() -> None:
+    """More than enough is kept as well: it is for the host to judge."""
+    request = {"name": "e", "fields": fields("u8"), "match": {}}
+    assert not Sorter([Spec.of(request)], {}, "perf").limited
+    sorter = Sorter([Spec.of(request), Spec.of(request | {"name": "f", "max_count": 1})], {}, "perf")
+    assert sorter.limited
+    for _ in range(3):
+        sorter.add(b"\0")
+    assert len(sorter.matched) == 3
