@@ -1,0 +1,283 @@
+"""One cell: a collector on a target. Runs it in a pristine VM, judges the facts, writes the record."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from kmatrix import behaviour, objects
+from kmatrix.behaviour import Expectation, Observation, Verdict
+from kmatrix.collector import Collector
+from kmatrix.errors import InfraError, InputError
+from kmatrix.machine_room import MachineRoom
+from kmatrix.matrix import Target
+from kmatrix.nearest import did_you_mean
+from kmatrix.report import result
+from kmatrix.report.result import Record
+from kmatrix.vm.channel import pack
+from kmatrix.vm.console import Splat
+from kmatrix.vm.errors import GuestError, KernelDied
+from kmatrix.vm.machine import Machine
+
+TRIGGER_SECONDS = 10.0
+"""Seconds that the guest gives a trigger at least."""
+MARGIN = 30.0
+"""Seconds that a cell may take in the guest beyond its collector's own timeout (load and attach under TCG)."""
+ATTEMPTS = 2
+"""Infra trouble is the only class that is retried."""
+
+
+def name_of(collector: Collector, target: Target) -> str:
+    """A cell's id: `openat[5.4-arm64]`."""
+    return f"{collector.name}[{target}]"
+
+
+def reproduce(collector: Collector, target: Target, options: tuple[str, ...] = ()) -> str:
+    """The command that replays exactly this cell, from the current directory."""
+    path = collector.path.resolve()
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    item = shlex.quote(f"{shown}::{name_of(collector, target)}")
+    return " ".join(["pytest", item, f"--kernels={target.kernel.name}", f"--arch={target.arch}", *options])
+
+
+def run(collector: Collector, target: Target, room: MachineRoom, directory: Path, *, options: tuple[str, ...] = ()) -> Record:
+    """Run the cell and write its record under `directory`.
+
+    Infra trouble is retried once; what remains of it is in the record (`failure` is `infra`). Raises InputError where the manifest or
+    an object is wrong: then nothing ran and nothing was written.
+    """
+    expectation = behaviour.expected(collector, target, room.matrix)
+    question = request(collector, target)
+    command = reproduce(collector, target, options)
+    for attempt in range(1, ATTEMPTS + 1):
+        cell = _Cell(collector, target, room, directory, expectation)
+        try:
+            record = cell.run(question)
+            break
+        except InfraError as error:
+            if attempt == ATTEMPTS:
+                record = cell.record(None, Verdict(False, "infra", str(error)))
+    record = replace(record, reproduce=command)
+    result.write(record, directory)
+    return record
+
+
+def request(collector: Collector, target: Target) -> dict[str, Any]:
+    """What the guest is asked: the collector for this arch, its objects and files inside (docs/protocol.md)."""
+    arch = target.arch
+    variants, wanted = [], {}
+    for variant in collector.variants:
+        if arch not in variant.arches:
+            continue
+        info = objects.load(collector, variant, arch)
+        wanted[info.path.name] = pack(info.data)
+        programs = [
+            {"name": p.name, "hook": p.hook, "required": p.required, "attach": p.attach}
+            for p in collector.programs_of(variant, arch)
+        ]
+        maps = [{"name": m.name, "type": m.type} for m in collector.maps_of(variant)]
+        variants.append(
+            {
+                "name": variant.name,
+                "object": info.path.name,
+                "needs": list(variant.needs),
+                "transport": variant.transport,
+                "buffer": variant.buffer,
+                "programs": programs,
+                "maps": maps,
+            }
+        )
+    trigger = collector.trigger
+    return {
+        "collector": collector.name,
+        "min_kernel": list(collector.min_kernel) if collector.min_kernel else None,
+        "variants": variants,
+        "objects": wanted,
+        "trigger": {"kind": trigger.kind, "command": list(trigger.command), "env": dict(trigger.env)} if trigger else None,
+        "files": {name: pack(_read(collector, name)) for name in (trigger.files if trigger else ())},
+        "events": [
+            {
+                "name": event.name,
+                "match": dict(event.match),
+                "min_count": event.min_count,
+                "max_count": event.max_count,
+                "packed": event.packed,
+                "fields": [{"name": f.name, "type": f.type} for f in collector.layout(event)],
+            }
+            for event in collector.events
+        ],
+        "timeout": collector.timeout,
+    }
+
+
+def _read(collector: Collector, name: str) -> bytes:
+    path = collector.path.parent / name
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{name}: {error.strerror}", where=f"{collector.path}: trigger.files", fix="name files relative to the manifest"
+        ) from None
+
+
+_numbers = itertools.count()
+
+
+class _Cell:
+    """One try of a cell: what is known of it so far, so that a try that comes to nothing leaves that in the record."""
+
+    def __init__(self, collector: Collector, target: Target, room: MachineRoom, directory: Path, expectation: Expectation) -> None:
+        self.collector = collector
+        self.target = target
+        self.room = room
+        self.directory = directory
+        self.expectation = expectation
+        self.start = time.monotonic()
+        self.stages: dict[str, float] = {}
+        self.facts: Mapping[str, Any] | None = None
+        self.probe: Mapping[str, Any] = {}
+        self.splat: str | None = None
+        self.console: Path | None = None
+        self.versions: Mapping[str, str] = {}
+
+    def run(self, question: Mapping[str, Any]) -> Record:
+        """The record of the cell; raises InfraError where the machine room fails."""
+        self.room.spec(self.target)  # fetching and building is not the cell's time
+        self.versions = self.room.versions(self.target)
+        self.stages["prepare"] = time.monotonic() - self.start
+        with self._own_console() as console:
+            self._ask(question, console)
+        if self.facts is not None:
+            self.stages |= self.facts["timings"]
+            _trigger_ran(self.collector, self.target, self.facts)
+        mark = time.monotonic()
+        observation, verdict = self._judge()
+        self.stages["judge"] = time.monotonic() - mark
+        return self.record(observation, verdict)
+
+    def _ask(self, question: Mapping[str, Any], console: Path) -> None:
+        mark = time.monotonic()
+        with _machine(self.room, self.target, console) as (vm, self.probe):
+            self.stages["restore"] = time.monotonic() - mark
+            asked = {**question, "now": time.time()}
+            if self.target.simulated is not None:
+                asked["probed"] = self.probe["features"]  # the agent itself knows only the base kernel's
+            try:
+                self.facts = vm.call("cell", asked, timeout=_patience(self.collector))
+                trouble = vm.splat()
+                self.splat = _said(trouble) if trouble else _tainted(self.facts)
+            except KernelDied as death:
+                self.splat = _said(death.splat)
+            except GuestError as error:
+                raise InfraError(f"the guest's agent failed: {error.message}\n{error.traceback}", where=str(self.target)) from None
+            mark = time.monotonic()
+        self.stages["kill"] = time.monotonic() - mark
+
+    @contextmanager
+    def _own_console(self) -> Iterator[Path]:
+        """A log of this try's own (two runs in one folder must not read each other's), which gets its lasting name at the end."""
+        name = f"{self.collector.name}@{self.target}.log"
+        own = self.directory / "console" / f".{name}.{os.getpid()}-{next(_numbers)}"
+        own.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield own
+        finally:
+            if own.exists():
+                self.console = own.replace(own.with_name(name))
+
+    def _judge(self) -> tuple[Observation | None, Verdict]:
+        if self.facts is None:
+            return None, Verdict(False, "kernel", self.splat or "the kernel died")
+        seen = behaviour.observed(self.collector, self.target, self.facts)
+        probed = self.probe.get("features", {})
+        return seen, behaviour.verdict(
+            self.collector, self.target, self.expectation, seen, self.facts, probe=probed, splat=self.splat
+        )
+
+    def record(self, observation: Observation | None, verdict: Verdict) -> Record:
+        """The record of what is known by now."""
+        self.stages["total"] = time.monotonic() - self.start
+        return Record(
+            cell=name_of(self.collector, self.target),
+            collector=self.collector.name,
+            kernel=self.target.kernel.name,
+            arch=self.target.arch,
+            expected=self.expectation.behaviour,
+            observed=observation.behaviour if observation else None,
+            ok=verdict.ok,
+            failure=verdict.failure,
+            reason=verdict.reason,
+            facts=self.facts,
+            probe=self.probe or None,
+            timings={name: round(seconds, 4) for name, seconds in self.stages.items()},
+            console=str(self.console.relative_to(self.directory)) if self.console else None,
+            versions=self.versions,
+            expectation=_plain(self.expectation),
+            simulated=self.target.simulated.account(self.target.arch) if self.target.simulated is not None else None,
+        )
+
+
+def _patience(collector: Collector) -> float:
+    """Seconds that the guest may take: the trigger (twice, where the first fails), the events, and a margin for load and attach."""
+    return 2 * max(collector.timeout, TRIGGER_SECONDS) + collector.timeout + MARGIN
+
+
+_TAINTS = {7: "D (died)", 9: "W (warned)", 14: "L (locked up)"}
+"""Bits of /proc/sys/kernel/tainted that say what a silenced console does not (Documentation/admin-guide/tainted-kernels.rst)."""
+
+
+def _tainted(facts: Mapping[str, Any]) -> str | None:
+    taint = facts.get("taint") or {"before": 0, "after": 0}
+    new = int(taint["after"]) & ~int(taint["before"])
+    flags = [name for bit, name in _TAINTS.items() if new >> bit & 1]
+    return f"the kernel is tainted {', '.join(flags)}, though the console shows nothing" if flags else None
+
+
+@contextmanager
+def _machine(room: MachineRoom, target: Target, console: Path) -> Iterator[tuple[Machine, Mapping[str, Any]]]:
+    """A VM of the target; a kernel that dies before the collector is there says nothing about the collector."""
+    with ExitStack() as stack:
+        try:
+            ready = stack.enter_context(room.machine(target, console))
+        except KernelDied as death:
+            raise InfraError(
+                f"the kernel does not come up: {_said(death.splat)}",
+                where=str(target),
+                fix=f"kmatrix shell {target.kernel.name} --arch {target.arch} --console --cold",
+            ) from None
+        yield ready
+
+
+def _said(splat: Splat) -> str:
+    return f"{splat.kind}: {splat.title}"
+
+
+def _trigger_ran(collector: Collector, target: Target, facts: Mapping[str, Any]) -> None:
+    """A trigger that fails with the collector and without it says nothing about the collector; one that refers to nothing is wrong."""
+    trigger = facts.get("trigger")
+    if facts["running"] is None or not trigger:
+        return
+    if not trigger["ok"] and not (trigger.get("after") or {}).get("ok"):
+        raise InfraError(
+            f"the trigger failed: {trigger.get('error') or trigger.get('exit')}",
+            where=f"{collector.path}: trigger",
+            fix=f"try it in the guest: kmatrix shell {target.kernel.name} --arch {target.arch} --collector {collector.path.parent}",
+        )
+    for name in collector.known_names() if trigger["ok"] else ():
+        if name not in facts["known"]:
+            raise InputError(
+                f"known.{name}: the trigger knows no such thing{did_you_mean(name, facts['known'])}",
+                where=f"{collector.path}: event",
+                fix=f"it knows: {', '.join(sorted(facts['known']))}",
+            )
+
+
+def _plain(expectation: Expectation) -> dict[str, Any]:
+    return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in asdict(expectation).items()}

@@ -1,0 +1,147 @@
+"""The machine room: from a target to a running, pristine VM. Joins the kernel store, the guest images and the VM engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kmatrix import __version__, guest_image, kernels
+from kmatrix.arch import Arch
+from kmatrix.errors import InfraError
+from kmatrix.kernels.store import KernelStore
+from kmatrix.matrix import Matrix, Target
+from kmatrix.paths import scratch_console
+from kmatrix.progress import Quiet, Reporter
+from kmatrix.vm import accel as accelerators
+from kmatrix.vm import virtme
+from kmatrix.vm.errors import KernelDied
+from kmatrix.vm.machine import Machine, boot
+from kmatrix.vm.snapshot import Snapshot, SnapshotStore
+from kmatrix.vm.spec import DEFAULT_MEMORY_MIB, VmSpec
+
+T = TypeVar("T")
+
+
+@dataclass
+class MachineRoom:
+    """Everything this host needs to run cells: where kernels, images and snapshots are, and how VMs are accelerated."""
+
+    matrix: Matrix
+    accel: str = "auto"
+    """`auto`, `kvm` or `tcg`."""
+    cold: bool = False
+    """Boot every VM afresh instead of restoring a snapshot."""
+    reporter: Reporter = field(default_factory=Quiet)
+    _specs: dict[str, VmSpec] = field(default_factory=dict, repr=False)
+    _accels: dict[Arch, accelerators.Accel] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def store(self) -> KernelStore:
+        """The kernels that are here."""
+        return KernelStore()
+
+    def unavailable(self, target: Target) -> str | None:
+        """Why the target's kernel cannot be had (and how to get it), or None. Asks the store and kernels.toml, not the network."""
+        return kernels.availability(target.kernel, target.arch, self.store)
+
+    def spec(self, target: Target) -> VmSpec:
+        """What the target's VM is made of; fetches the kernel and builds the guest image where they are not here yet.
+
+        Raises Unavailable where the kernel cannot be had, InfraError where anything else of the machine room is missing.
+        """
+        name = str(target)
+        if name not in self._specs:
+            kernel = kernels.obtain(target.kernel, target.arch, self.store, mirrors=self.matrix.mirrors, reporter=self.reporter)
+            image = guest_image.obtain(target.arch, mirrors=self.matrix.mirrors, reporter=self.reporter)
+            chosen = self._accels.setdefault(target.arch, accelerators.choose(self.accel, kernel, image, reporter=self.reporter))
+            self._specs[name] = VmSpec(
+                kernel,
+                image,
+                accel=chosen.name,
+                memory_mib=target.kernel.memory_mib or DEFAULT_MEMORY_MIB,
+                cmdline=target.kernel.cmdline,
+            )
+        return self._specs[name]
+
+    @contextmanager
+    def machine(
+        self, target: Target, console: Path, *, serial: socket.socket | None = None
+    ) -> Iterator[tuple[Machine, Mapping[str, Any]]]:
+        """A pristine VM of the target, its console recorded in `console`, with what its guest's probe found.
+
+        Restored from the target's snapshot (made first where there is none), or booted afresh where `cold`. Killed at the end. `serial` is
+        the console's other end, for whoever wants to type on it. A simulated target's VM is its base's; what is run in it sees the
+        simulated kernel.
+        """
+        spec = self.spec(target)
+        if self.cold:
+            with self._up(target, lambda: boot(spec, console=console, serial=serial)) as vm:
+                vm.simulate = _simulation(target)
+                yield vm, vm.call("probe", timeout=60)
+        else:
+            snapshot = self._up(target, lambda: SnapshotStore().get(spec, reporter=self.reporter))
+            probe = snapshot.probe if target.simulated is None else self._probe(snapshot, target)
+            with snapshot.restore(console=console, serial=serial) as vm:
+                vm.simulate = _simulation(target)
+                yield vm, probe
+
+    def _up(self, target: Target, start: Callable[[], T]) -> T:
+        """What `start` boots; where it does not come up because the kernel in the store was damaged, an error that says so."""
+        try:
+            return start()
+        except (InfraError, KernelDied):
+            entry = self._specs[str(target)].kernel
+            names = [(name, arch) for name, arch, each in self.store.entries() if each.digest == entry.digest]
+            for name, arch in names:
+                if damage := self.store.verify(name, arch):
+                    fix = f"kmatrix kernels remove {name} --arch {arch}, and get it again"
+                    raise InfraError(f"the kernel in the store is damaged: {damage[0]}", where=f"{name}-{arch}", fix=fix) from None
+            raise
+
+    def _probe(self, snapshot: Snapshot, target: Target) -> Mapping[str, Any]:
+        """What the guest finds under the target's simulation: asked once a snapshot, kept beside it."""
+        wanted = json.dumps(_simulation(target), sort_keys=True)
+        path = snapshot.path / f"probe-{hashlib.sha256(wanted.encode()).hexdigest()[:16]}.json"
+        try:
+            kept: Mapping[str, Any] = json.loads(path.read_bytes())
+            return kept
+        except (OSError, ValueError):
+            pass
+        with (
+            self.reporter.step(f"probing {target} (simulated)"),
+            scratch_console(f"probe-{target}") as console,
+            snapshot.restore(console=console) as vm,
+        ):
+            vm.simulate = _simulation(target)
+            probe: Mapping[str, Any] = vm.call("probe", timeout=60)
+        with suppress(OSError):  # the snapshot may be going; it was only a cache
+            temporary = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
+            temporary.write_text(json.dumps(probe), encoding="utf-8")
+            temporary.replace(path)
+        return probe
+
+    def versions(self, target: Target) -> dict[str, str]:
+        """The versions that a cell's record names."""
+        spec = self.spec(target)
+        return {
+            "kmatrix": __version__,
+            "release": spec.kernel.release,
+            "kernel": spec.kernel.digest,
+            "image": spec.image.digest,
+            "accel": str(self._accels[target.arch]),
+            "qemu": virtme.qemu_version(target.arch),
+            "virtme-ng": virtme.virtme_version(),
+        }
+
+
+def _simulation(target: Target) -> dict[str, Any] | None:
+    return target.simulated.request(target.arch) if target.simulated is not None else None

@@ -1,0 +1,1 @@
+"""What is made of the records: one module a form of report."""

@@ -1,0 +1,122 @@
+"""The record: one JSON file a cell. Every report is derived from these files, also after the run. docs/record.md describes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from kmatrix.errors import InfraError, InputError
+
+SCHEMA = "kmatrix.cell/1"
+"""Name and version of the record's form; the number grows when a reader of the old form would misread the new one."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything that is known of one cell after it ran."""
+
+    cell: str
+    """The pytest item's id: `openat[5.4-arm64]`."""
+    collector: str
+    kernel: str
+    arch: str
+    expected: str
+    """The behaviour promised."""
+    observed: str | None
+    """The behaviour shown; null where it was none of the four, or nothing could be seen."""
+    ok: bool
+    failure: str | None
+    """The class of what went wrong (kmatrix.behaviour.FAILURES); null for an ok cell."""
+    reason: str
+    facts: Mapping[str, Any] | None
+    """What the guest's kernel showed; null where it did not get that far."""
+    probe: Mapping[str, Any] | None
+    """The features the guest found, and how."""
+    timings: Mapping[str, float]
+    """Seconds by stage, and `total`."""
+    console: str | None
+    """The console's log, relative to the kmatrix directory."""
+    versions: Mapping[str, str]
+    expectation: Mapping[str, Any] = field(default_factory=dict)
+    """What `expected` rests on: variant, degradations, missing features, why."""
+    reproduce: str = ""
+    """The command that replays exactly this cell."""
+    simulated: Mapping[str, Any] | None = None
+    """Of a simulated kernel: base, as_of, hidden features, the release that uname says, what is not simulated; null for a real one."""
+    schema: str = SCHEMA
+
+    @property
+    def target(self) -> str:
+        """Kernel × arch, as it is written everywhere."""
+        return f"{self.kernel}-{self.arch}"
+
+
+def path_of(directory: Path, collector: str, target: str) -> Path:
+    """Where the record of a cell stands under the kmatrix directory."""
+    return directory / "cells" / f"{collector}@{target}.json"
+
+
+def write(record: Record, directory: Path) -> Path:
+    """Write the record, whole or not at all; returns its path."""
+    path = path_of(directory, record.collector, record.target)
+    text = json.dumps(asdict(record), indent=1, ensure_ascii=False, default=str) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise _unwritable(error, directory) from None
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _unwritable(error, directory) from None
+        raise
+    return path
+
+
+def check_directory(directory: Path) -> None:
+    """Make the kmatrix directory; raises InfraError where nothing can be written there."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise _unwritable(error, directory) from None
+
+
+def _unwritable(error: OSError, directory: Path) -> InfraError:
+    return InfraError(
+        f"cannot write records: {error.strerror}",
+        where=str(directory),
+        fix="free space there, or choose another with --kmatrix-dir",
+    )
+
+
+def read(path: Path) -> Record:
+    """The record at `path`; raises InputError where it is none, or of a schema this version does not know."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"not a cell's record ({error})", where=str(path), fix="remove the file and run the cell again") from None
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else None
+        raise InputError(
+            f"schema {found!r}, this kmatrix reads {SCHEMA}", where=str(path), fix="remove the file and run the cell again"
+        )
+    known = {f.name for f in fields(Record)}
+    return Record(**{name: value for name, value in data.items() if name in known})
+
+
+def read_all(directory: Path) -> Iterator[Record]:
+    """The records under the kmatrix directory, by file name."""
+    for path in sorted((directory / "cells").glob("*.json")):
+        yield read(path)

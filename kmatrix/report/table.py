@@ -1,0 +1,130 @@
+"""The table a person reads: collectors down, targets across; under it, why each behaviour is what it is and what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from kmatrix.arch import ARCHES
+from kmatrix.report.result import Record
+
+RED, GREEN, YELLOW, BOLD, DIM, RESET = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
+
+
+def render(records: Iterable[Record], unavailable: Mapping[str, str], *, colour: bool, width: int) -> str:
+    """The whole report of a run: table, explanations, failed cells with class, reason and reproduction, and what could not be had.
+
+    `unavailable` maps a target to why it did not run; `width` is the terminal's, in columns.
+    """
+    found = sorted(records, key=lambda r: (r.collector, _target_key(r.target)))
+    parts = []
+    if found:
+        parts += [_tables(found, colour, width), _why(found)]
+        simulations = {record.kernel: record.simulated for record in found if record.simulated}
+        if simulations:
+            parts.append("\n".join(_simulated(name, account) for name, account in simulations.items()))
+    failed = [_failed(record, colour) for record in found if not record.ok]
+    if failed:
+        parts.append("\n".join(failed))
+    if unavailable:
+        parts.append(missing(unavailable))
+    return "\n\n".join(parts)
+
+
+def _target_key(target: str) -> tuple[int, list[tuple[int, str]]]:
+    """x86_64 before arm64; kernels by number, so that 5.4 comes before 5.10."""
+    kernel, _, arch = target.rpartition("-")
+    pieces = kernel.replace("-", ".").split(".")
+    return [*ARCHES].index(arch) if arch in ARCHES else len(ARCHES), [(int(p), "") if p.isdigit() else (10**9, p) for p in pieces]
+
+
+def _tables(records: Sequence[Record], colour: bool, width: int) -> str:
+    """One table if it fits the terminal, else one an arch."""
+    whole = _table(records, colour)
+    if max(map(_visible, whole.splitlines())) <= width:
+        return whole
+    by_arch = [[record for record in records if record.arch == arch] for arch in ARCHES]
+    return "\n\n".join(_table(part, colour) for part in by_arch if part)
+
+
+def _table(records: Sequence[Record], colour: bool) -> str:
+    targets = sorted({record.target for record in records}, key=_target_key)
+    cells = {(record.collector, record.target): _cell(record, colour) for record in records}
+    rows = [[name, *(cells.get((name, target), "") for target in targets)] for name in dict.fromkeys(r.collector for r in records)]
+    # The arch stands under the kernel: a column is as wide as its widest line.
+    simulated = {record.target for record in records if record.simulated}
+    heads = [head(target, simulated=target in simulated) for target in targets]
+    return tabulate(rows, headers=["collector", *heads], tablefmt="rounded_outline", disable_numparse=True)
+
+
+def head(target: str, *, simulated: bool) -> str:
+    """A target as the head of its column; a simulated one has a tilde."""
+    kernel, _, arch = target.rpartition("-")
+    return f"{'~' if simulated else ''}{kernel}\n{arch}"
+
+
+def _simulated(kernel: str, account: Mapping[str, Any]) -> str:
+    """What a column with a tilde stands for."""
+    as_of = f" as of {account['as_of']}" if account["as_of"] else ""
+    hidden = "" if account["as_of"] else f" with {', '.join(account['hidden'])} hidden"
+    return f"~ {kernel} is simulated: {account['base']}{as_of}{hidden}"
+
+
+def _cell(record: Record, colour: bool) -> str:
+    """`full`, or `✗ full→partial` (expected→observed), or `✗ full→silent` where what was observed is none of the four."""
+    if record.ok:
+        return f"{GREEN}{record.observed}{RESET}" if colour else f"{record.observed}"
+    text = f"✗ {record.expected}→{record.failure if record.observed in (None, record.expected) else record.observed}"
+    paint = YELLOW if record.failure == "infra" else RED
+    return f"{paint}{text}{RESET}" if colour else text
+
+
+def _why(records: Sequence[Record]) -> str:
+    """For each collector and behaviour, the targets that show it and why: what a green cell rests on."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for record in records:
+        if record.ok:
+            groups.setdefault((record.collector, record.expected, record.reason), []).append(record.target)
+    rows = [[name, behaviour, _shorten(targets), reason] for (name, behaviour, reason), targets in groups.items()]
+    return (
+        tabulate(rows, tablefmt="plain", disable_numparse=True, maxcolwidths=[None, None, 40, 72])
+        if rows
+        else "no cell is as expected"
+    )
+
+
+def _shorten(targets: Sequence[str]) -> str:
+    """`6.1 6.12` for kernels that ran on every arch named, `5.4-arm64` for one that ran on one."""
+    arches: dict[str, list[str]] = {}
+    for target in targets:
+        kernel, _, arch = target.rpartition("-")
+        arches.setdefault(kernel, []).append(arch)
+    return " ".join(kernel if len(on) == len(ARCHES) else f"{kernel}-{on[0]}" for kernel, on in arches.items())
+
+
+def _failed(record: Record, colour: bool) -> str:
+    name = f"{BOLD}{RED}{record.cell}{RESET}" if colour else record.cell
+    reason = record.reason.replace("\n", "\n  ")
+    return f"{name}  {record.failure}: {reason}\n  reproduce: {record.reproduce}"
+
+
+def missing(unavailable: Mapping[str, str]) -> str:
+    """What a bare run could not have, with the reason; arches of a kernel that lack it for the same reason share a line."""
+    shared: dict[tuple[str, str], list[str]] = {}
+    for target, reason in unavailable.items():
+        kernel, _, arch = target.rpartition("-")
+        shared.setdefault((kernel, reason.replace(f"--arch {arch}", "--arch ARCH")), []).append(arch)
+    lines = []
+    for (kernel, reason), arches in shared.items():
+        text = reason if len(arches) > 1 else reason.replace("--arch ARCH", f"--arch {arches[0]}")
+        lines.append(f"  {kernel} ({', '.join(arches)}): {text}")
+    return "not run (could not be had):\n" + "\n".join(lines)
+
+
+def _visible(line: str) -> int:
+    """The columns a line takes, escape sequences left out."""
+    for code in (RED, GREEN, YELLOW, BOLD, DIM, RESET):
+        line = line.replace(code, "")
+    return len(line)

@@ -1,0 +1,128 @@
+"""Made-up facts for the pure tests: what a guest reports when all goes well, with single things changed."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from kmatrix import collector as collectors
+from kmatrix.collector import Collector
+
+PIN = "/sys/fs/bpf/stray"
+
+MANIFEST: dict[str, Any] = {
+    "schema": 1,
+    "collector": {"name": "demo", "min_kernel": "4.14"},
+    "variant": [
+        {
+            "name": "ring",
+            "behaviour": "full",
+            "object": "ring",
+            "needs": ["btf", "ringbuf"],
+            "transport": "ringbuf",
+            "buffer": "events",
+        },
+        {"name": "perf", "behaviour": "partial", "object": "perf", "needs": ["btf"], "transport": "perf", "buffer": "events"},
+        {"name": "plain", "behaviour": "fallback", "object": "plain", "transport": "perf", "buffer": "events"},
+    ],
+    "program": [
+        {"name": "enter", "hook": "tracepoint/syscalls/sys_enter_openat"},
+        {"name": "extra", "hook": "kprobe/do_exit", "required": False, "needs": ["kprobes"]},
+    ],
+    "trigger": {"kind": "open"},
+    "event": [
+        {
+            "name": "open",
+            "match": {"pid": "known.pid"},
+            "field": [
+                {"name": "pid", "type": "u32", "equals": "known.pid"},
+                {
+                    "name": "cgroup_id",
+                    "type": "u64",
+                    "equals": "known.cgroup_id",
+                    "degradable": True,
+                    "needs": ["cgroup_id_helper"],
+                },
+            ],
+        }
+    ],
+}
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    """The demo manifest, top-level keys replaced."""
+    return copy.deepcopy(MANIFEST) | changes
+
+
+def demo(**changes: Any) -> Collector:
+    return collectors.parse(manifest(**changes), path=Path("/demo/collector.toml"))
+
+
+def good(
+    collector: Collector,
+    running: str | None,
+    *,
+    failed: tuple[str, ...] = (),
+    missing_programs: tuple[str, ...] = (),
+    absent: tuple[str, ...] = (),
+    refusal: str = "no btf, no ringbuf, below kernel 4.14",
+) -> dict[str, Any]:
+    """What the guest reports when `running` runs on x86_64 without a fault and the variants in `failed` did not load before it."""
+    kinds = {"ringbuf": "ringbuf", "perf": "perf_event_array", None: None}
+    attempts: list[dict[str, Any]] = []
+    for name in failed:
+        programs = {
+            "enter": {"id": None, "loaded": False, "attached": False, "error": "EINVAL", "log": "unknown func\nprocessed 3 insns"}
+        }
+        attempts.append(
+            {
+                "variant": name,
+                "stage": "load",
+                "error": {"errno": 22, "text": "failed"},
+                "programs": programs,
+                "maps": {},
+                "log": [],
+            }
+        )
+    inventory: dict[str, Any] = {
+        "programs": [{"id": 7, "name": "old", "type": "cgroup_skb"}],
+        "maps": [],
+        "links": [],
+        "pins": [],
+        "kprobe_events": [],
+    }
+    during = copy.deepcopy(inventory)
+    events = []
+    if running is not None:
+        variant = collector.variant(running)
+        programs = {}
+        for number, program in enumerate(collector.programs_of(variant, "x86_64"), start=20):
+            there = program.name not in missing_programs
+            report = {
+                "id": number if there else None,
+                "loaded": there,
+                "attached": there,
+                "error": None if there else "gone",
+                "log": "",
+            }
+            programs[program.name] = report
+            if there:
+                during["programs"].append({"id": number, "name": program.name, "type": "tracepoint"})
+        maps = {"events": {"id": 30, "type": kinds[variant.transport]}}
+        during["maps"].append({"id": 30, "name": "events", "type": kinds[variant.transport]})
+        attempts.append({"variant": running, "stage": None, "error": None, "programs": programs, "maps": maps, "log": []})
+        fields = {"pid": 42, "cgroup_id": 0 if "field:open.cgroup_id" in absent else 4711}
+        events.append({"event": "open", "fields": fields, "raw": "", "transport": variant.transport})
+    return {
+        "attempts": attempts,
+        "running": running,
+        "refusal": None if running else refusal,
+        "kernel": {"before": inventory, "during": during, "after": copy.deepcopy(inventory)},
+        "known": {"pid": 42, "cgroup_id": 4711},
+        "trigger": {"ok": True},
+        "events": events,
+        "unmatched": 0,
+        "lost": 0,
+        "timings": {},
+    }

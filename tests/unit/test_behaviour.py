@@ -1,0 +1,323 @@
+"""The verdict, exhaustively: features × variants × facts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kmatrix import behaviour
+from kmatrix.behaviour import Expectation, Verdict
+from kmatrix.collector import BEHAVIOURS, Collector
+from kmatrix.features import FEATURES
+from kmatrix.matrix import Kernel, Matrix, Target
+from tests.unit.facts import MANIFEST, PIN, demo, good
+
+RELEVANT = ("btf", "ringbuf", "kprobes", "cgroup_id_helper")
+subsets = st.sets(st.sampled_from(RELEVANT)).map(frozenset)
+
+
+def target_with(features: frozenset[str], version: tuple[int, int] = (5, 10)) -> Target:
+    return Target(Kernel("k", version, overrides={name: name in features for name in FEATURES}), "x86_64")
+
+
+def matrix_of(target: Target) -> Matrix:
+    return Matrix({target.kernel.name: target.kernel})
+
+
+def expect(collector: Collector, target: Target) -> Expectation:
+    return behaviour.expected(collector, target, matrix_of(target))
+
+
+def probe_of(target: Target) -> dict[str, bool | None]:
+    return {name: name in target.features for name in FEATURES}
+
+
+def facts_for(collector: Collector, expectation: Expectation) -> dict[str, Any]:
+    """The facts of a collector that does exactly what is expected of it."""
+    order = [variant.name for variant in collector.variants]
+    failed = order[: order.index(expectation.variant)] if expectation.variant else order
+    return good(
+        collector,
+        expectation.variant,
+        failed=tuple(failed),
+        missing_programs=tuple(d.removeprefix("program:") for d in expectation.degradations if d.startswith("program:")),
+        absent=tuple(d for d in expectation.degradations if d.startswith("field:")),
+    )
+
+
+def judge(collector: Collector, target: Target, facts: dict[str, Any], **more: Any) -> Verdict:
+    probe = more.pop("probe", probe_of(target))
+    seen = behaviour.observed(collector, target, facts)
+    return behaviour.verdict(collector, target, expect(collector, target), seen, facts, probe=probe, **more)
+
+
+ALL = frozenset(RELEVANT)
+
+
+@pytest.mark.parametrize(
+    ("features", "behaves", "variant"),
+    [
+        (ALL, "full", "ring"),
+        (ALL - {"kprobes"}, "partial", "ring"),
+        (ALL - {"cgroup_id_helper"}, "partial", "ring"),
+        (ALL - {"ringbuf"}, "partial", "perf"),
+        (ALL - {"btf"}, "fallback", "plain"),
+        (frozenset(), "fallback", "plain"),
+    ],
+)
+def test_expected_is_the_first_variant_whose_needs_are_declared(features: frozenset[str], behaves: str, variant: str) -> None:
+    found = expect(demo(), target_with(features))
+    assert (found.behaviour, found.variant) == (behaves, variant)
+
+
+def test_below_min_kernel_is_a_refusal_naming_it() -> None:
+    found = expect(demo(), target_with(ALL, (4, 9)))
+    assert (found.behaviour, found.variant, found.missing) == ("refusal", None, frozenset({"kernel 4.14"}))
+
+
+def test_no_variant_left_is_a_refusal_naming_what_is_missing() -> None:
+    collector = demo(variant=[{"name": "ring", "behaviour": "full", "object": "r", "needs": ["btf", "ringbuf"]}], event=[])
+    found = expect(collector, target_with(ALL - {"ringbuf"}))
+    assert (found.behaviour, found.missing) == ("refusal", frozenset({"ringbuf"}))
+
+
+def test_a_required_programs_needs_count_as_the_variants() -> None:
+    programs = [
+        {"name": "enter", "hook": "fentry/x", "needs": ["fentry"], "variants": ["ring"]},
+        {"name": "enter", "hook": "kprobe/x", "variants": ["perf", "plain"]},
+    ]
+    assert expect(demo(program=programs), target_with(ALL)).variant == "perf"
+
+
+def test_expect_entry_overrides_with_its_reason() -> None:
+    entry = {"kernels": "k", "arch": "x86_64", "behaviour": "fallback", "reason": "shipped without BTF"}
+    found = expect(demo(expect=[entry]), target_with(ALL))
+    assert (found.behaviour, found.variant) == ("fallback", "plain")
+    assert "shipped without BTF" in found.why
+    other = {**entry, "arch": "arm64"}
+    assert expect(demo(expect=[other]), target_with(ALL)).behaviour == "full"
+
+
+@given(subsets)
+def test_doing_what_is_expected_is_ok_whatever_the_features(features: frozenset[str]) -> None:
+    collector, target = demo(), target_with(features)
+    expectation = expect(collector, target)
+    facts = facts_for(collector, expectation)
+    assert behaviour.observed(collector, target, facts).behaviour == expectation.behaviour
+    found = judge(collector, target, facts)
+    assert found.ok, found
+
+
+@given(subsets, subsets)
+def test_what_fits_one_kernel_is_ok_on_another_only_if_the_promise_is_the_same(here: frozenset[str], there: frozenset[str]) -> None:
+    """Facts made for the features `there`, judged against the features `here`: ok exactly where the two promise the same."""
+    collector = demo()
+    wanted, done = expect(collector, target_with(here)), expect(collector, target_with(there))
+    facts = facts_for(collector, done)
+    found = judge(collector, target_with(here), facts)
+    same = (wanted.variant, wanted.behaviour, wanted.degradations) == (done.variant, done.behaviour, done.degradations)
+    assert found.ok == same
+    if found.ok:
+        return
+    order = [variant.name for variant in collector.variants]
+    if order.index(str(done.variant)) < order.index(str(wanted.variant)):
+        assert found.failure == "better"
+    elif done.variant != wanted.variant:
+        assert found.failure == "load"  # the expected variant was tried and did not load
+    else:
+        assert found.failure == ("worse" if done.degradations - wanted.degradations else "better")
+
+
+@given(subsets, st.sampled_from(RELEVANT))
+def test_a_probe_that_disagrees_fails_as_table(features: frozenset[str], name: str) -> None:
+    collector, target = demo(), target_with(features)
+    facts = facts_for(collector, expect(collector, target))
+    probe = probe_of(target)
+    assert judge(collector, target, facts, probe=probe | {name: None}).ok  # the guest cannot tell
+    found = judge(collector, target, facts, probe=probe | {name: not probe[name]})
+    assert found.failure == "table"
+    assert name in found.reason
+
+
+def test_a_probe_of_a_feature_that_does_not_matter_to_the_collector_does_not_fail_it() -> None:
+    collector, target = demo(), target_with(ALL)
+    facts = facts_for(collector, expect(collector, target))
+    assert judge(collector, target, facts, probe=probe_of(target) | {"fentry": True}).ok
+
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+def _set(facts: dict[str, Any], *path: Any, to: Any) -> None:
+    *head, last = path
+    place: Any = facts
+    for key in head:
+        place = place[key]
+    place[last] = to
+
+
+@pytest.mark.parametrize(
+    ("change", "failure", "says"),
+    [
+        (lambda f: f["events"].clear(), "silent", "no open event"),
+        (lambda f: _set(f, "events", 0, "fields", "pid", to=43), "wrong-data", "pid is 43, should be 42"),
+        (lambda f: _set(f, "events", 0, "fields", "cgroup_id", to=1), "wrong-data", "cgroup_id is 1, should be 4711"),
+        (lambda f: _set(f, "events", 0, "fields", "cgroup_id", to=0), "worse", "field:open.cgroup_id is missing too"),
+        (lambda f: _set(f, "attempts", 0, "programs", "extra", "attached", to=False), "worse", "program:extra is missing too"),
+        (lambda f: _set(f, "attempts", 0, "programs", "enter", "attached", to=False), "attach", "enter is not attached"),
+        (lambda f: f["kernel"]["during"]["programs"].clear(), "load", "enter is not in the kernel"),
+        (lambda f: _set(f, "kernel", "during", "maps", 0, "type", to="perf_event_array"), "load", "is perf, declared as ringbuf"),
+        (lambda f: f["kernel"]["after"]["pins"].append(PIN), "leftover", PIN),
+        (lambda f: f["kernel"]["after"]["maps"].append({"id": 99, "name": "m", "type": "hash"}), "leftover", "map m"),
+        (lambda f: f["kernel"]["after"]["kprobe_events"].append("p:x do_exit"), "leftover", "p:x do_exit"),
+        (lambda f: f["kernel"]["during"]["programs"].append({"id": 98, "name": "q", "type": "kprobe"}), "leftover", "program q"),
+        (lambda f: f.update(running=None, refusal="no", events=[]), "worse", "it was not tried; nothing runs"),
+    ],
+)
+def test_one_thing_wrong_is_said_with_its_class(change: Change, failure: str, says: str) -> None:
+    collector, target = demo(), target_with(ALL)
+    facts = good(collector, "ring")
+    assert judge(collector, target, facts).ok
+    change(facts)
+    if facts["running"] is None:
+        facts["kernel"]["during"] = copy.deepcopy(facts["kernel"]["before"])
+    found = judge(collector, target, facts)
+    assert (found.ok, found.failure) == (False, failure)
+    assert says in found.reason
+
+
+def test_a_splat_outweighs_everything() -> None:
+    collector, target = demo(), target_with(ALL)
+    facts = good(collector, "ring")
+    facts["events"].clear()
+    assert judge(collector, target, facts, splat="BUG: unable to handle").failure == "kernel"
+
+
+def test_the_expected_variant_that_did_not_load_says_the_verifiers_last_words() -> None:
+    found = judge(demo(), target_with(ALL), good(demo(), "plain", failed=("ring", "perf")))
+    assert found.failure == "load"
+    assert found.reason == "ring: program enter: EINVAL: unknown func; plain runs instead"
+
+
+def test_attach_is_told_apart_from_load() -> None:
+    facts = good(demo(), "perf", failed=("ring",))
+    facts["attempts"][0]["stage"] = "attach"
+    assert judge(demo(), target_with(ALL), facts).failure == "attach"
+
+
+def test_a_refusal_must_name_what_is_missing_and_leave_nothing() -> None:
+    collector = demo(variant=[{"name": "ring", "behaviour": "full", "object": "r", "needs": ["btf", "ringbuf"]}], event=[])
+    target = target_with(ALL - {"ringbuf"})
+    assert judge(collector, target, good(collector, None, failed=("ring",), refusal="needs ringbuf")).ok
+    mute = judge(collector, target, good(collector, None, failed=("ring",), refusal="sorry"))
+    assert (mute.failure, "ringbuf" in mute.reason) == ("worse", True)
+    stray = good(collector, None, failed=("ring",), refusal="needs ringbuf")
+    stray["kernel"]["after"]["pins"].append(PIN)
+    assert judge(collector, target, stray).failure == "leftover"
+
+
+def test_running_where_a_refusal_is_expected_is_better() -> None:
+    collector = demo(
+        variant=[
+            {"name": "ring", "behaviour": "full", "object": "r", "needs": ["ringbuf"], "transport": "ringbuf", "buffer": "events"}
+        ]
+    )
+    assert judge(collector, target_with(ALL - {"ringbuf"}), good(collector, "ring")).failure == "better"
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "ok"),
+    [
+        ({"nonzero": True}, 0, False),
+        ({"nonzero": True}, 3, True),
+        ({"min": 4, "max": 6}, 3, False),
+        ({"min": 4, "max": 6}, 7, False),
+        ({"min": 4, "max": 6}, 5, True),
+        ({"one_of": [1, 2]}, 3, False),
+        ({"one_of": [1, "known.pid"]}, 42, True),
+        ({"contains": "known.part"}, "/tmp/ab", True),
+        ({"contains": "zz"}, "/tmp/ab", False),
+        ({"equals": "literal"}, "literal", True),
+        ({"equals": "literal"}, "other", False),
+    ],
+)
+def test_each_check_of_a_field(check: dict[str, Any], value: Any, ok: bool) -> None:
+    field = {"name": "value", "type": "char[8]" if isinstance(value, str) else "u32", **check}
+    collector = demo(event=[{"name": "open", "field": [field]}])
+    facts = good(collector, "ring")
+    facts["events"][0]["fields"] = {"value": value}
+    facts["known"]["part"] = "ab"
+    assert judge(collector, target_with(ALL), facts).ok == ok
+
+
+def test_every_class_has_a_meaning_and_behaviours_are_ordered() -> None:
+    assert BEHAVIOURS == ("refusal", "fallback", "partial", "full")
+    assert set(behaviour.FAILURES) >= {
+        "worse",
+        "better",
+        "table",
+        "load",
+        "attach",
+        "silent",
+        "wrong-data",
+        "leftover",
+        "kernel",
+        "infra",
+    }
+
+
+def test_a_trigger_that_fails_only_while_the_collector_runs_is_worse() -> None:
+    facts = good(demo(), "ring")
+    facts["events"].clear()
+    facts["trigger"] = {"ok": False, "error": "openat answers EPERM", "after": {"ok": True}}
+    found = judge(demo(), target_with(ALL), facts)
+    assert (found.failure, "does not work as before" in found.reason) == ("worse", True)
+
+
+def test_more_events_than_max_count_are_wrong_data() -> None:
+    collector = demo(event=[{**MANIFEST["event"][0], "max_count": 1}])
+    facts = good(collector, "ring")
+    assert judge(collector, target_with(ALL), facts).ok
+    facts["events"] *= 2
+    found = judge(collector, target_with(ALL), facts)
+    assert (found.failure, "2 open events arrived, at most 1 should" in found.reason) == ("wrong-data", True)
+
+
+def test_a_right_value_that_equals_absent_is_there_where_it_is_promised() -> None:
+    facts = good(demo(), "ring")
+    facts["known"]["cgroup_id"] = 0
+    facts["events"][0]["fields"]["cgroup_id"] = 0
+    assert judge(demo(), target_with(ALL), facts).ok
+    assert judge(demo(), target_with(ALL - {"cgroup_id_helper"}), facts).ok
+
+
+def test_a_program_that_is_only_loaded_need_not_attach() -> None:
+    programs = [*MANIFEST["program"], {"name": "tail", "hook": "tracepoint", "attach": False}]
+    collector = demo(program=programs)
+    facts = good(collector, "ring")
+    facts["attempts"][0]["programs"]["tail"]["attached"] = False
+    assert judge(collector, target_with(ALL), facts).ok
+    facts["kernel"]["during"]["programs"] = [p for p in facts["kernel"]["during"]["programs"] if p["id"] != 22]
+    assert judge(collector, target_with(ALL), facts).failure == "load"
+
+
+def test_a_failed_attempt_is_not_blamed_on_an_optional_program() -> None:
+    facts = good(demo(), "plain", failed=("ring", "perf"))
+    facts["attempts"][0]["programs"] = {"extra": {"id": None, "error": "no such function", "log": ""}} | facts["attempts"][0][
+        "programs"
+    ]
+    assert judge(demo(), target_with(ALL), facts).reason.startswith("ring: program enter:")
+
+
+def test_a_variants_name_does_not_name_the_missing_feature() -> None:
+    collector = demo(variant=[{"name": "core-ringbuf", "behaviour": "full", "object": "r", "needs": ["ringbuf"]}], event=[])
+    target = target_with(ALL - {"ringbuf"})
+    said = good(collector, None, failed=("core-ringbuf",), refusal="core-ringbuf: cannot load")
+    assert judge(collector, target, said).failure == "worse"
+    said["refusal"] = "core-ringbuf: cannot load (the kernel lacks ringbuf)"
+    assert judge(collector, target, said).ok

@@ -1,0 +1,126 @@
+"""collector.toml: what is understood, and what a wrong one is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kmatrix import collector as collectors
+from kmatrix import config
+from kmatrix.errors import InputError
+from tests.unit.facts import demo, manifest
+
+
+def wrong(data: dict[str, Any]) -> str:
+    with pytest.raises(InputError) as error:
+        collectors.parse(data, path=Path("/demo/collector.toml"))
+    assert error.value.where == "/demo/collector.toml"
+    assert error.value.fix
+    return str(error.value)
+
+
+def event(**changes: Any) -> list[dict[str, Any]]:
+    return [{"name": "open", "field": [{"name": "pid", "type": "u32"} | changes.pop("first", {})]} | changes]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (manifest(colector={}), "colector: unknown key; did you mean collector"),
+        (manifest(collector={"name": "x", "tiemout": 3}), "collector.tiemout: unknown key; did you mean timeout?"),
+        (manifest(collector={}), "collector.name: missing"),
+        (manifest(collector={"name": "a b"}), "use letters"),
+        (manifest(collector={"name": "x", "min_kernel": "4"}), "write major.minor"),
+        (manifest(collector={"name": "x", "timeout": 0}), "collector.timeout"),
+        (manifest(variant=[]), "variant"),
+        (manifest(variant=[{"name": "ring", "behaviour": "refusal", "object": "x"}]), "behaviour"),
+        (manifest(variant=[{"name": "ring", "behaviour": "full", "object": "x", "needs": ["ringbuff"]}]), "did you mean ringbuf"),
+        (
+            manifest(variant=[{"name": "ring", "behaviour": "full", "object": "x", "transport": "perf"}]),
+            "transport and buffer go together",
+        ),
+        (manifest(variant=[{"name": "ring", "behaviour": "full", "object": "x"}] * 2), "variant 'ring' is there twice"),
+        (manifest(program=[{"name": "p-q", "hook": "x"}]), "not a C identifier"),
+        (
+            manifest(program=[{"name": "p", "hook": "x", "variants": ["rign"]}]),
+            "names 'rign', which is not there; did you mean ring",
+        ),
+        (manifest(program=[{"name": "p", "hook": "x", "required": False}]), "has no required program"),
+        (manifest(program=[{"name": "p", "hook": "x", "arches": ["mips"]}]), "program[0].arches"),
+        (manifest(trigger={"kind": "opne"}), "trigger.kind"),
+        (manifest(trigger={"kind": "command"}), 'kind = "command" and command'),
+        (manifest(trigger=None), "no [trigger]"),
+        (manifest(event=event(first={"type": "int"})), "unknown type 'int'"),
+        (manifest(event=event(match={"pdi": 1})), "match names 'pdi', which is not there; did you mean pid"),
+        (manifest(event=event(first={"equals": "known.PID"})), "is not known.NAME"),
+        (manifest(event=event(first={"needs": ["btf"]})), "must be degradable"),
+        (manifest(event=[{"name": "open"}]), "has no fields"),
+        (manifest(event=event(like="opne")), "like names 'opne'"),
+        (manifest(expect=[{"kernels": "5.4", "behaviour": "full"}]), "expect[0].reason: missing"),
+        (manifest(expect=[{"kernels": "5.4", "behaviour": "full", "reason": "r", "variant": "x"}]), "names 'x'"),
+        (manifest(event=event(max_count=1, min_count=2)), "max_count 1 is below min_count 2"),
+        (
+            manifest(expect=[{"kernels": "5.4", "behaviour": "partial", "reason": "r", "degraded": ["program:exta"]}]),
+            "did you mean program:extra",
+        ),
+        (manifest(schema=2), "schema"),
+    ],
+)
+def test_a_wrong_manifest_is_one_error_naming_file_key_and_fix(data: dict[str, Any], says: str) -> None:
+    assert says in wrong({key: value for key, value in data.items() if value is not None})
+
+
+def test_bpf2go_names_are_understood() -> None:
+    names = demo().variants[0].candidates("arm64")
+    assert {"ring", "ring_arm64_bpfel.o", "ring_bpfel_arm64.o"} <= set(names)
+    assert "ring_x86_bpfel.o" in demo().variants[0].candidates("x86_64")
+
+
+def test_objects_by_table_and_by_placeholder() -> None:
+    table = demo(variant=[{"name": "v", "behaviour": "full", "object": {"arm64": "a.o"}}], event=[])
+    assert table.variants[0].candidates("arm64") == ("a.o",)
+    assert table.variants[0].candidates("x86_64") == ()
+    placeholder = demo(variant=[{"name": "v", "behaviour": "full", "object": "{arch}/v.o"}], event=[])
+    assert placeholder.variants[0].candidates("arm64")[0] == "arm64/v.o"
+
+
+def test_like_takes_the_layout_and_keeps_its_own_checks() -> None:
+    events = [
+        {"name": "exec", "field": [{"name": "kind", "type": "u32", "equals": 1}, {"name": "pid", "type": "u32"}]},
+        {"name": "exit", "like": "exec", "field": [{"name": "kind", "type": "u32", "equals": 2}]},
+    ]
+    collector = demo(event=events)
+    assert [(f.name, f.equals) for f in collector.layout(collector.events[1])] == [("kind", 2), ("pid", None)]
+
+
+def test_programs_by_variant_and_arch() -> None:
+    programs = [
+        {"name": "a", "hook": "x"},
+        {"name": "b", "hook": "x", "arches": ["arm64"]},
+        {"name": "c", "hook": "x", "variants": ["perf"]},
+    ]
+    collector = demo(program=programs)
+    assert [p.name for p in collector.programs_of(collector.variants[0], "x86_64")] == ["a"]
+    assert [p.name for p in collector.programs_of(collector.variants[1], "arm64")] == ["a", "b", "c"]
+
+
+def test_collectors_are_found_by_name_or_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "collectors" / "demo"
+    home.mkdir(parents=True)
+    (home / "collector.toml").write_text(
+        'schema = 1\n[collector]\nname = "demo"\n[[variant]]\nname = "v"\nbehaviour = "full"\nobject = "o"\n'
+        '[[program]]\nname = "p"\nhook = "kprobe/x"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    assert config.find_collector(Path("demo")).name == "demo"
+    assert config.find_collector(home).name == "demo"
+    with pytest.raises(InputError, match="did you mean demo"):
+        config.find_collector(Path("dmeo"))
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
+    text = 'schema = 1\n[collector]\nname = "demo"\n[[variant]]\nname = "v"\nbehaviour = "full"\nobject = "o"\n[[program]]\nname = "p"\nhook = "k"\n'
+    (tmp_path / "collector.toml").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert config.load_collector(tmp_path).name == "demo"

@@ -1,0 +1,179 @@
+"""kernels.toml: the shipped table, selection, validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kmatrix import config, matrix
+from kmatrix.arch import ARCHES, parse_arch, parse_arches
+from kmatrix.errors import InputError
+from kmatrix.features import FEATURES, status
+from kmatrix.matrix import Kernel, Matrix, Target
+
+SHIPPED = config.load_matrix(Path("/"))
+
+
+def names(expression: str) -> list[str]:
+    return [kernel.name for kernel in SHIPPED.select(expression)]
+
+
+@pytest.mark.parametrize(
+    ("expression", "chosen"),
+    [
+        ("5.4,6.1", ["5.4", "6.1"]),
+        ("6.1, 5.4", ["5.4", "6.1"]),
+        (">=5.8", ["5.10", "5.15", "6.1", "6.12"]),
+        (">5.10", ["5.15", "6.1", "6.12"]),
+        ("<=5.4", ["4.14", "5.4"]),
+        ("<5", ["4.14"]),
+        ("5.4..6.1", ["5.4", "5.10", "5.15", "6.1"]),
+        ("5..5", ["5.4", "5.10", "5.15"]),
+        ("mission", ["4.14", "5.4", "5.15", "6.1"]),
+        ("debian,4.14", ["4.14", "5.10", "6.1", "6.12"]),
+        ("all", ["4.9-sim", "4.14", "4.14-sim", "5.4", "5.4-sim", "5.10", "5.15", "6.1", "6.1-nobtf", "6.12"]),
+    ],
+)
+def test_selection(expression: str, chosen: list[str]) -> None:
+    assert names(expression) == chosen
+
+
+@pytest.mark.parametrize(
+    ("expression", "says"),
+    [
+        ("5.5", "did you mean"),
+        ("debain", "did you mean debian"),
+        ("", "no kernel given"),
+        (" , ", "no kernel given"),
+        (">=9", "no kernel of"),
+        ("6.1..5.4", "runs backwards"),
+        (">=x", "not a kernel version"),
+    ],
+)
+def test_a_selection_that_makes_no_sense_says_so(expression: str, says: str) -> None:
+    with pytest.raises(InputError) as error:
+        names(expression)
+    assert says in str(error.value)
+    assert "fix:" in str(error.value)
+
+
+REAL = [name for name, kernel in SHIPPED.kernels.items() if kernel.simulation is None]
+
+
+@given(st.sampled_from(REAL), st.sampled_from(REAL))
+def test_a_range_is_the_two_comparisons_together(low: str, high: str) -> None:
+    lowest, highest = sorted((low, high), key=lambda name: SHIPPED.kernels[name].version)
+    assert names(f"{lowest}..{highest}") == [name for name in names(f">={lowest}") if name in names(f"<={highest}")]
+
+
+@pytest.mark.parametrize(("text", "arch"), [("amd64", "x86_64"), ("aarch64", "arm64"), ("x86", "x86_64"), ("ARM64", "arm64")])
+def test_arch_aliases(text: str, arch: str) -> None:
+    assert parse_arch(text) == arch
+
+
+def test_arches() -> None:
+    assert parse_arches("arm64,x86_64,amd64") == ARCHES == parse_arches("all")
+    with pytest.raises(InputError, match=r"unknown arch 'arm46'; did you mean arm64"):
+        parse_arches("arm46")
+    with pytest.raises(InputError, match="no arch given"):
+        parse_arches(",")
+
+
+def test_a_target_is_written_kernel_dash_arch() -> None:
+    assert str(SHIPPED.target("5.4-aarch64")) == "5.4-arm64"
+    with pytest.raises(InputError, match="not a target"):
+        SHIPPED.target("arm64")
+
+
+def test_the_standards_feature_table_is_in_the_shipped_matrix() -> None:
+    """CORE_STANDARDS.md, "Feature Matrix"."""
+    for arch in ARCHES:
+        found = {name: kernel.status(arch) for name, kernel in SHIPPED.kernels.items() if kernel.simulation is None}
+        assert found == {"4.14": "fallback", "5.4": "partial", "5.10": "full", "5.15": "full", "6.1": "full", "6.12": "full"}
+        assert status(frozenset({"btf", "ringbuf"}), (4, 9)) == "unsupported"
+
+
+@pytest.mark.parametrize(
+    ("feature", "first"),
+    [("global_data", (5, 2)), ("bpf_link", (5, 7)), ("ringbuf", (5, 8)), ("cgroup_id_helper", (4, 18)), ("prog_names", (4, 15))],
+)
+def test_features_follow_the_version(feature: str, first: tuple[int, int]) -> None:
+    before = (first[0], first[1] - 1)
+    assert not FEATURES[feature].default(before, "x86_64", {})
+    assert FEATURES[feature].default(first, "x86_64", {})
+
+
+def test_features_follow_arch_config_and_override() -> None:
+    modern = Kernel("k", (6, 1))
+    assert "fentry" in modern.features("x86_64")
+    assert "fentry" not in modern.features("arm64")  # ftrace direct calls came with 6.4
+    assert "btf" not in Kernel("k", (6, 1), config={"DEBUG_INFO_BTF": False}).features("x86_64")
+    backported = Kernel("k", (4, 18), overrides={"ringbuf": True, "btf": {"x86_64": True}})
+    assert {"ringbuf", "btf"} <= backported.features("x86_64")
+    assert "btf" not in backported.features("arm64")
+
+
+def parse(data: dict[str, Any], base: Matrix | None = SHIPPED) -> Matrix:
+    return matrix.parse({"schema": 1} | data, where="my.toml", base=base)
+
+
+def test_a_users_file_extends_the_shipped_one_or_replaces_it() -> None:
+    own = {"kernels": {"5.9": {"version": "5.9"}}}
+    assert "6.1" in parse(own).kernels
+    assert list(parse(own | {"extends": False}).kernels) == ["5.9"]
+    assert [k.name for k in parse(own | {"sets": {"mine": ["5.9", "6.1"]}}).select("mine")] == ["5.9", "6.1"]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"kernls": {}}, "my.toml: kernls: unknown key; did you mean kernels?"),
+        ({"kernels": {"5.9": {"version": "5.9", "featurs": {}}}}, 'kernels."5.9".featurs: unknown key; did you mean features'),
+        ({"kernels": {"5.9": {}}}, 'kernels."5.9": version is missing'),
+        ({"kernels": {"5.9": {"version": "five"}}}, "is not an upstream series"),
+        (
+            {"kernels": {"5.9": {"version": "5.9", "features": {"ringbuff": True}}}},
+            "unknown feature 'ringbuff'; did you mean ringbuf",
+        ),
+        ({"kernels": {"5.9": {"version": "5.9", "sources": [{"kind": "debain"}]}}}, "did you mean debian?"),
+        ({"kernels": {"5.9": {"version": "5.9", "sources": [{"kind": "debian", "suite": "x"}]}}}, "needs series, suite"),
+        ({"kernels": {"5.9": {"version": "5.9", "sources": [{"kind": "import", "arches": ["mips"]}]}}}, "unknown arch 'mips'"),
+        ({"kernels": {"5.9": {"version": "5.9", "status": "partial"}}}, "make it 'full'"),
+        ({"kernels": {"bad name": {"version": "5.9"}}}, "cannot name a kernel"),
+        ({"kernels": {"5.9-arm64": {"version": "5.9"}}}, "cannot name a kernel"),
+        ({"sets": {"mine": ["5.8"]}}, "sets.mine: unknown kernel '5.8'"),
+        ({"sets": {"mine": []}}, "the set is empty"),
+        ({"sets": {"6.1": ["5.4"]}}, "already a kernel"),
+        ({"schema": 2}, "schema"),
+    ],
+)
+def test_a_wrong_file_is_one_error_naming_file_key_and_fix(data: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse(data)
+    assert says in str(error.value)
+    assert "my.toml" in str(error.value)
+    assert error.value.fix
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        config.load_matrix(file=tmp_path / "kernels.toml")
+    (tmp_path / "kernels.toml").write_text("schema = \n")
+    with pytest.raises(InputError, match="not TOML"):
+        config.load_matrix(tmp_path)
+
+
+def test_the_nearest_kernels_toml_above_counts(tmp_path: Path) -> None:
+    (tmp_path / "kernels.toml").write_text('schema = 1\n[kernels."5.9"]\nversion = "5.9"\n')
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    assert "5.9" in config.load_matrix(deep).kernels
+
+
+def test_targets_are_kernels_times_arches() -> None:
+    assert [str(target) for target in SHIPPED.targets("5.4,6.1", "arm64")] == ["5.4-arm64", "6.1-arm64"]
+    assert isinstance(SHIPPED.targets("5.4", "all")[0], Target)

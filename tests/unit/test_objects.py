@@ -1,0 +1,117 @@
+"""Objects are checked on the host, before a VM is spent on them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kmatrix import collector as collectors
+from kmatrix import objects
+from kmatrix.errors import InputError
+from tests.cells.broken import compile_object
+
+pytestmark = pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed: apt-get install clang")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("objects")
+    for arch in ("x86", "arm64"):
+        compile_object(folder / f"tiny_{arch}_bpfel.o", arch)
+    return folder
+
+
+def manifest_for(folder: Path, **variant: Any) -> collectors.Collector:
+    data = {
+        "schema": 1,
+        "collector": {"name": "demo"},
+        "variant": [{"name": "v", "behaviour": "full", "object": "tiny", "transport": "perf", "buffer": "events"} | variant],
+        "program": [{"name": "enter", "hook": "tp/syscalls/sys_enter_openat"}],
+    }
+    return collectors.parse(data, path=folder / "collector.toml")
+
+
+def refused(folder: Path, **variant: Any) -> InputError:
+    collector = manifest_for(folder, **variant)
+    with pytest.raises(InputError) as error:
+        objects.load(collector, collector.variants[0], "x86_64")
+    assert error.value.fix
+    return error.value
+
+
+def test_what_an_object_holds(built: Path) -> None:
+    info = objects.inspect(built / "tiny_x86_bpfel.o")
+    assert info.programs == {"enter": "tracepoint/syscalls/sys_enter_openat"}
+    assert info.maps == {"events"}
+    assert info.has_btf
+    assert info.compiled_for == "x86_64"
+
+
+def test_the_right_one_is_taken_and_tp_is_tracepoint(built: Path) -> None:
+    collector = manifest_for(built)
+    assert objects.load(collector, collector.variants[0], "arm64").path.name == "tiny_arm64_bpfel.o"
+
+
+def test_missing(tmp_path: Path) -> None:
+    assert "no object for x86_64 (looked in" in str(refused(tmp_path))
+
+
+def test_for_the_wrong_arch(built: Path) -> None:
+    assert "compiled for arm64, wanted for x86_64" in str(refused(built, object="tiny_arm64_bpfel.o"))
+
+
+def test_for_the_wrong_arch_whatever_its_name(tmp_path: Path) -> None:
+    source = tmp_path / "regs.bpf.c"
+    source.write_text(
+        "struct user_pt_regs { unsigned long regs[31]; } __attribute__((preserve_access_index));\n"
+        '__attribute__((section("kprobe/x"), used)) int enter(struct user_pt_regs *ctx) { return ctx->regs[0]; }\n'
+    )
+    compile_object(tmp_path / "tiny.bpf.o", "arm64", source=source)
+    assert objects.inspect(tmp_path / "tiny.bpf.o").compiled_for == "arm64"
+
+
+def test_without_btf_where_core_is_claimed(tmp_path: Path) -> None:
+    source = tmp_path / "plain.bpf.c"
+    source.write_text('__attribute__((section("tp/x/y"), used)) int enter(void *ctx) { return 0; }\n')
+    compile_object(tmp_path / "tiny.bpf.o", "x86", source=source)
+    data = (tmp_path / "tiny.bpf.o").read_bytes()
+    (tmp_path / "tiny.bpf.o").write_bytes(data.replace(b"\0.BTF\0", b"\0.XXX\0"))
+    assert "has no .BTF section" in str(refused(tmp_path, needs=["btf"], transport=None, buffer=None))
+
+
+@pytest.mark.parametrize("keep", [0, 3, 40, 200, -40])
+def test_truncated(built: Path, tmp_path: Path, keep: int) -> None:
+    whole = (built / "tiny_x86_bpfel.o").read_bytes()
+    (tmp_path / "tiny.bpf.o").write_bytes(whole[:keep])
+    assert "not a whole ELF file" in str(refused(tmp_path))
+
+
+def test_a_program_of_the_host(tmp_path: Path) -> None:
+    shutil.copy("/bin/true", tmp_path / "tiny.bpf.o")
+    assert "not a BPF object" in str(refused(tmp_path))
+
+
+def test_a_program_or_map_that_is_not_there(built: Path) -> None:
+    collector = manifest_for(built, buffer="event")
+    with pytest.raises(InputError, match=r"no map 'event' in the object; did you mean events"):
+        objects.load(collector, collector.variants[0], "x86_64")
+    entered = collector.model_copy(update={"programs": (collector.programs[0].model_copy(update={"name": "entre"}),)})
+    with pytest.raises(InputError, match=r"no program 'entre' in the object; did you mean enter"):
+        objects.load(entered, entered.variants[0], "x86_64")
+    elsewhere = collector.model_copy(update={"programs": (collector.programs[0].model_copy(update={"hook": "kprobe/x"}),)})
+    with pytest.raises(InputError, match="make hook and SEC"):
+        objects.load(elsewhere, elsewhere.variants[0], "x86_64")
+
+
+def test_a_variant_that_does_not_need_btf_may_not_use_core(tmp_path: Path) -> None:
+    source = tmp_path / "core.bpf.c"
+    source.write_text(
+        "struct task_struct { int pid; } __attribute__((preserve_access_index));\n"
+        '__attribute__((section("tp/x/y"), used)) int enter(struct task_struct *task) { return task->pid; }\n'
+    )
+    compile_object(tmp_path / "tiny.bpf.o", "x86", source=source)
+    assert objects.inspect(tmp_path / "tiny.bpf.o").uses_core
+    assert "has CO-RE relocations, but the variant does not need btf" in str(refused(tmp_path, transport=None, buffer=None))

@@ -1,0 +1,108 @@
+"""Records and the table made of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kmatrix.errors import InfraError, InputError
+from kmatrix.plugin import workers
+from kmatrix.report import result, table
+from kmatrix.report.result import Record
+
+
+def record(collector: str = "openat", kernel: str = "5.4", arch: str = "arm64", **changes: object) -> Record:
+    good = Record(
+        cell=f"{collector}[{kernel}-{arch}]",
+        collector=collector,
+        kernel=kernel,
+        arch=arch,
+        expected="partial",
+        observed="partial",
+        ok=True,
+        failure=None,
+        reason="core-perf has all it needs",
+        facts=None,
+        probe=None,
+        timings={},
+        console=None,
+        versions={},
+        reproduce="pytest …",
+    )
+    return replace(good, **changes)  # type: ignore[arg-type]
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = result.write(record(), tmp_path)
+    assert path == tmp_path / "cells" / "openat@5.4-arm64.json"
+    assert result.read(path) == record()
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file
+    assert set(json.loads(path.read_text())) >= {
+        "schema", "cell", "collector", "kernel", "arch", "expected", "observed", "ok", "failure", "reason",
+        "facts", "probe", "timings", "console", "versions",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "kmatrix.cell/2"}'])
+def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError):
+        result.read(tmp_path / "x.json")
+
+
+def render(*records: Record, width: int = 200, colour: bool = False, missing: dict[str, str] | None = None) -> str:
+    return table.render(records, missing or {}, colour=colour, width=width)
+
+
+def test_collectors_down_targets_across_kernels_by_number() -> None:
+    text = render(record(kernel="5.10"), record(kernel="5.4"), record(kernel="5.4", arch="x86_64"), record("dns"))
+    lines = text.splitlines()
+    assert lines[1].split() == ["│", "collector", "│", "5.4", "│", "5.4", "│", "5.10", "│"]
+    assert lines[2].split() == ["│", "│", "x86_64", "│", "arm64", "│", "arm64", "│"]
+    assert lines[4].split()[1] == "dns"
+
+
+def test_a_narrow_terminal_gets_a_table_an_arch() -> None:
+    text = render(record(), record(arch="x86_64"), width=30)
+    assert text.count("collector") == 2
+    assert all(len(line) <= 40 for line in text.split("\n\n")[0].splitlines())
+
+
+def test_a_failed_cell_shows_expected_and_observed_class_reason_and_reproduction() -> None:
+    bad = record(ok=False, observed="fallback", failure="worse", reason="because")
+    silent = record("dns", ok=False, observed=None, failure="silent", reason="no event")
+    left = record("tcp", ok=False, failure="leftover", reason="map m")
+    text = render(bad, silent, left)
+    assert "✗ partial→fallback" in text
+    assert "✗ partial→silent" in text
+    assert "✗ partial→leftover" in text
+    assert "openat[5.4-arm64]  worse: because\n  reproduce: pytest …" in text
+
+
+def test_colour_only_where_asked_for() -> None:
+    assert "\x1b[" not in render(record())
+    assert "\x1b[32mpartial\x1b[0m" in render(record(), colour=True)
+
+
+def test_what_could_not_be_had_is_listed_with_its_reason() -> None:
+    text = render(
+        record(),
+        missing={"4.14-arm64": "import --arch arm64", "4.14-x86_64": "import --arch x86_64", "5.4-arm64": "get --arch arm64"},
+    )
+    assert "  4.14 (arm64, x86_64): import --arch ARCH" in text
+    assert "  5.4 (arm64): get --arch arm64" in text
+
+
+def test_errors_survive_the_way_between_processes() -> None:
+    import pickle
+
+    error = pickle.loads(pickle.dumps(InfraError("m", fix="f", where="w")))
+    assert (error.message, error.fix, error.where) == ("m", "f", "w")
+
+
+@pytest.mark.parametrize(("cores", "mib", "count"), [(2, 8000, 2), (8, 1000, 2), (4, 100, 1), (16, 100_000, 16)])
+def test_as_many_workers_as_cores_and_memory_allow(cores: int, mib: int, count: int) -> None:
+    assert workers(cores, mib) == count
