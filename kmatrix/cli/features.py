@@ -1,0 +1,91 @@
+"""`kmatrix features`: the feature table, and what a target really has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from tabulate import tabulate
+
+from kmatrix.behaviour import feature_mismatches
+from kmatrix.cli import options
+from kmatrix.features import FEATURES, Feature
+from kmatrix.matrix import Target, parse_arches
+from kmatrix.paths import scratch_console
+from kmatrix.report.table import head
+
+
+@click.command("features")
+@click.argument("target", required=False)
+@options.ARCH
+@options.ACCEL
+@options.COLD
+@options.KERNELS_FILE
+@options.JSON
+def command(target: str | None, arch: str, accel: str, cold: bool, kernels_file: Path | None, as_json: bool) -> None:
+    """The features declared for every kernel; with a TARGET (5.4-arm64), declared and probed in its guest side by side.
+
+    Exit status 1 where the two disagree.
+    """
+    matrix = options.load_matrix(kernels_file)
+    if target is not None:
+        chosen = matrix.target(target)
+        room = options.room(matrix, accel, cold)
+        with scratch_console(f"features-{chosen}") as console, room.machine(chosen, console) as (_, probe):
+            _compare(chosen, probe["features"], probe.get("why", {}), as_json)
+        return
+    arches = parse_arches(arch)
+    targets = [Target(kernel, each) for each in arches for kernel in matrix.kernels.values()]
+    if as_json:
+        click.echo(json.dumps({str(t): sorted(t.features) for t in targets}, indent=1))
+        return
+    rows = [[f.name, _since(f), *("✓" if f.name in t.features else "·" for t in targets)] for f in FEATURES.values()]
+    status = ["(status)", "", *(t.kernel.status(t.arch) for t in targets)]
+    heads = [head(str(t), simulated=t.simulated is not None) for t in targets]
+    click.echo(tabulate([status, *rows], headers=["feature", "since", *heads], tablefmt="simple", disable_numparse=True))
+
+
+def _since(feature: Feature) -> str:
+    if isinstance(feature.since, tuple):
+        return ".".join(map(str, feature.since))
+    return ", ".join(f"{'.'.join(map(str, version))} {arch}" for arch, version in feature.since.items())
+
+
+def _account(target: Target) -> dict[str, object] | None:
+    return target.simulated.account(target.arch) if target.simulated is not None else None
+
+
+def _compare(target: Target, probed: dict[str, bool | None], why: dict[str, str], as_json: bool) -> None:
+    wrong = feature_mismatches(target, probed, FEATURES)
+    if as_json:
+        click.echo(
+            json.dumps(
+                {"declared": sorted(target.features), "probed": probed, "mismatches": wrong, "simulated": _account(target)},
+                indent=1,
+            )
+        )
+    else:
+        words = {True: "✓", False: "·", None: "?"}
+        rows = []
+        for name, feature in FEATURES.items():
+            declared, found = name in target.features, probed.get(name)
+            rows.append(
+                [name, words[declared], words[found], "≠" if found not in (None, declared) else "", why.get(name) or feature.probe]
+            )
+        click.echo(
+            tabulate(
+                rows,
+                headers=["feature", "declared", "probed", "", "how the guest knows"],
+                tablefmt="simple",
+                maxcolwidths=[None, None, None, None, 80],
+            )
+        )
+        if target.simulated is not None:
+            click.echo(f"{target} is simulated: {target.simulated}")
+        for sentence in wrong:
+            click.echo(f"{target}: {sentence}")
+    if wrong:
+        if not as_json:
+            click.echo(f'fix: correct features in {target.kernel.declared_in}, kernels."{target.kernel.name}"')
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,346 @@
+"""`kmatrix kernels …`: the kernels on this machine, and how to get more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+from tabulate import tabulate
+
+from kmatrix import config, kernels
+from kmatrix.errors import InfraError, InputError, KmatrixError
+from kmatrix.kernels import build, imported
+from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
+from kmatrix.matrix import DEFAULT_SET, Arch, Matrix, Target, parse_arch, parse_arches
+from kmatrix.progress import Terminal
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_ARCHES = click.option("--arch", metavar="ARCH", default="all", show_default=True, help="x86_64, arm64 or all.")
+_ONE_ARCH = click.option("--arch", metavar="ARCH", required=True, help="x86_64 or arm64.")
+_KERNELS_FILE = click.option(
+    "--kernels-file", type=click.Path(path_type=Path), help="A kernels.toml of your own (default: the nearest above)."
+)
+_REPLACE = click.option("--replace", is_flag=True, help="Even if the store has one: put the new one in its place.")
+_PATH = click.Path(path_type=Path)
+
+Name = tuple[str, Arch]
+
+
+@click.group("kernels")
+def group() -> None:
+    """The kernels on this machine: list, fetch, import, build, remove, verify.
+
+    A KERNEL is a name of kernels.toml (5.4), a target (5.4-arm64), a set, or an expression ('>=5.8', 5.4..6.1, all).
+    """
+
+
+@group.command("list")
+@_ARCHES
+@_KERNELS_FILE
+@_JSON
+def list_kernels(arch: str, kernels_file: Path | None, as_json: bool) -> None:
+    """Every kernel of the matrix and of the store: what is here, and how to get what is not."""
+    matrix, store, arches = config.load_matrix(file=kernels_file), KernelStore(), parse_arches(arch)
+    known = [(kernel.name, each) for kernel in matrix.kernels.values() for each in arches]
+    others = [name for name in store.refs() if name[1] in arches and name not in known]
+    rows = [_row(name, matrix, store) for name in [*known, *others]]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    table = []
+    for row in rows:
+        if row.get("simulated"):
+            here = row["release"] if row["present"] else "-"
+            btf = "yes" if "btf" in matrix.kernel(row["kernel"]).features(row["arch"]) else "no"
+            table.append([f"~{row['kernel']}", row["arch"], here, btf, "-", f"simulated: {row['simulated']}"])
+        elif row["present"]:
+            btf = {True: "yes", False: "no", None: "?"}[row["btf"]]
+            table.append([row["kernel"], row["arch"], row["release"], btf, _size(row["size"]), _origin(row["source"])])
+        else:
+            table.append([row["kernel"], row["arch"], "-", "-", "-", row["get"] or row["reason"]])
+    click.echo(tabulate(table, headers=["kernel", "arch", "release", "BTF", "size", "source, or how to get it"], **_PLAIN))
+
+
+@group.command("fetch")
+@click.argument("kernel", nargs=-1)
+@_ARCHES
+@_REPLACE
+@_KERNELS_FILE
+@_JSON
+def fetch(kernel: tuple[str, ...], arch: str, replace: bool, kernels_file: Path | None, as_json: bool) -> None:
+    """Download KERNEL… (default: all of the default set that can be), side by side.
+
+    Exit status 3 where one could not be had; the others are in the store then.
+    """
+    matrix, store = config.load_matrix(file=kernels_file), KernelStore()
+    targets = _real(_targets(matrix, kernel or (DEFAULT_SET,), arch))
+    if not kernel:
+        targets = [target for target in targets if kernels.availability(target.kernel, target.arch, store) is None]
+    results = kernels.obtain_all(targets, store, reporter=Terminal(), mirrors=matrix.mirrors, replace=replace)
+    if as_json:
+        click.echo(json.dumps([_result(target.kernel.name, target.arch, result) for target, result in results], indent=1))
+    else:
+        _print_entries([(t.kernel.name, t.arch, result) for t, result in results if isinstance(result, KernelEntry)])
+    errors = [result for _, result in results if isinstance(result, KmatrixError)]
+    for error in errors:
+        click.echo(f"kmatrix: {error}", err=True)
+    if errors:
+        raise click.exceptions.Exit(2 if any(isinstance(error, InputError) for error in errors) else 3)
+
+
+@group.command("import")
+@click.argument("kernel")
+@_ONE_ARCH
+@click.option("--image", type=_PATH, help="A bzImage (x86_64) or Image (arm64, also gzip'ed).")
+@click.option("--modules", type=_PATH, help="Its lib/modules/<release>, or a folder that has that in it.")
+@click.option("--config", "config_file", type=_PATH, help="Its configuration (default: the image's own, if it carries one).")
+@click.option(
+    "--from",
+    "packages",
+    type=_PATH,
+    multiple=True,
+    metavar="DIR_OR_DEB",
+    help="A folder with boot/ and lib/modules/, a built kernel tree, or .deb files (repeat for several).",
+)
+@_REPLACE
+@_KERNELS_FILE
+@_JSON
+def import_kernel(
+    kernel: str,
+    arch: str,
+    image: Path | None,
+    modules: Path | None,
+    config_file: Path | None,
+    packages: tuple[Path, ...],
+    replace: bool,
+    kernels_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Put an image of yours into the store as KERNEL (a name of kernels.toml).
+
+    \b
+    kmatrix kernels import 5.4 --arch x86_64 --image bzImage [--modules DIR] [--config FILE]
+    kmatrix kernels import 5.4 --arch arm64 --from linux-image-….deb
+    """
+    target = _one(config.load_matrix(file=kernels_file), kernel, arch)
+    if (image is None) == (not packages):
+        raise InputError("one of --image and --from is needed", where="kernels import", fix="--image FILE, or --from DIR_OR_DEB")
+    if packages and (modules or config_file):
+        raise InputError("--modules and --config go with --image", where="kernels import", fix="leave them out")
+
+    def stage(into: Path) -> StagedKernel:
+        if image is not None:
+            return imported.stage_image(image, target.arch, into, module_tree=modules, config=config_file)
+        return imported.stage_package(packages, target.arch, into)
+
+    _add(target, stage, replace, as_json, f"{target}: importing")
+
+
+@group.command("build")
+@click.argument("kernel")
+@_ONE_ARCH
+@click.option("--tree", type=_PATH, help="The kernel's source tree (left untouched: it is built out of tree).")
+@click.option(
+    "--fragment", "fragments", type=_PATH, multiple=True, help="A configuration fragment on top of kmatrix's own (repeat)."
+)
+@click.option("--jobs", "-j", type=click.IntRange(min=1), help="Compilers at once (default: one per CPU).")
+@_REPLACE
+@_KERNELS_FILE
+@_JSON
+def build_kernel(
+    kernel: str,
+    arch: str,
+    tree: Path | None,
+    fragments: tuple[Path, ...],
+    jobs: int | None,
+    replace: bool,
+    kernels_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Build a source tree for KERNEL (a name of kernels.toml) and put it into the store: some minutes.
+
+    Every option asked for is checked after the kernel's own configuration is made: one silently dropped is an error.
+    """
+    target = _one(config.load_matrix(file=kernels_file), kernel, arch)
+    tree = tree or build.declared_tree(target.kernel, target.arch)
+    if tree is None:
+        raise InputError("which source tree?", where=str(target), fix=f"kmatrix kernels build {kernel} --arch {arch} --tree DIR")
+    reporter = Terminal()
+    recipe = build.Recipe(tree, target.arch, fragments, jobs=jobs)
+    _add(target, lambda into: build.stage(recipe, target.kernel, into, reporter), replace, as_json, None)
+
+
+@group.command("remove")
+@click.argument("kernel", nargs=-1, required=True)
+@_ARCHES
+@_KERNELS_FILE
+@_JSON
+def remove(kernel: tuple[str, ...], arch: str, kernels_file: Path | None, as_json: bool) -> None:
+    """Remove KERNEL… from the store."""
+    store = KernelStore()
+    chosen = _in_store(store, config.load_matrix(file=kernels_file), kernel, arch)
+    gone = [name for name in chosen if store.remove(*name)]
+    if as_json:
+        click.echo(json.dumps([{"kernel": name, "arch": each} for name, each in gone], indent=1))
+    else:
+        for name, each in gone:
+            click.echo(f"removed {name}-{each}")
+
+
+@group.command("verify")
+@click.argument("kernel", nargs=-1)
+@_ARCHES
+@_KERNELS_FILE
+@_JSON
+def verify(kernel: tuple[str, ...], arch: str, kernels_file: Path | None, as_json: bool) -> None:
+    """Read every file of KERNEL… (default: all in the store) and compare its digest. Exit status 1 where one has changed."""
+    store = KernelStore()
+    chosen = _in_store(store, config.load_matrix(file=kernels_file), kernel, arch) if kernel else store.refs()
+    found: dict[Name, list[str]] = {}
+    for name, each in chosen:
+        try:
+            found[name, each] = store.verify(name, each)
+        except InfraError as error:
+            found[name, each] = [error.message]
+    if as_json:
+        rows = [
+            {"kernel": name, "arch": each, "ok": not problems, "problems": problems} for (name, each), problems in found.items()
+        ]
+        click.echo(json.dumps(rows, indent=1))
+    else:
+        for (name, each), problems in found.items():
+            click.echo(f"{name}-{each}: " + ("; ".join(problems[:5]) if problems else "sound"))
+            if problems:
+                more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+                click.echo(f"  fix{more}: kmatrix kernels remove {name} --arch {each}, then get it again")
+    if any(found.values()):
+        raise click.exceptions.Exit(1)
+
+
+# --- shared by the verbs
+
+_PLAIN: dict[str, Any] = {"tablefmt": "simple", "disable_numparse": True}
+
+
+def _targets(matrix: Matrix, terms: Iterable[str], arch: str) -> list[Target]:
+    """What the arguments mean: targets (5.4-arm64) as they are, expressions × --arch."""
+    chosen: list[Target] = []
+    for term in terms:
+        if any(f"-{alias}" in term for alias in ("x86_64", "amd64", "arm64", "aarch64")) and term not in matrix.kernels:
+            chosen.append(matrix.target(term))
+        else:
+            chosen += matrix.targets(term, arch, where="KERNEL")
+    return list({str(target): target for target in chosen}.values())
+
+
+def _real(targets: Iterable[Target]) -> list[Target]:
+    """What is booted for them: a simulated kernel's base, each once."""
+    return list({(t.kernel.real.name, t.arch): Target(t.kernel.real, t.arch) for t in targets}.values())
+
+
+def _one(matrix: Matrix, kernel: str, arch: str) -> Target:
+    found = matrix.kernel(kernel, where="KERNEL")
+    if found.simulation is not None:
+        raise InputError(
+            f"is simulated ({found.simulation}) and has no image of its own", where=kernel, fix=f"use {found.real.name}"
+        )
+    return Target(found, parse_arch(arch))
+
+
+def _in_store(store: KernelStore, matrix: Matrix, terms: tuple[str, ...], arch: str) -> list[Name]:
+    """The store's entries that the arguments mean; a name the matrix no longer has is understood too."""
+    arches, present = parse_arches(arch), store.refs()
+    chosen: list[Name] = []
+    for term in terms:
+        found = [name for name in present if (name[0] == term and name[1] in arches) or f"{name[0]}-{name[1]}" == term]
+        if not found:
+            found = [
+                name for target in _targets(matrix, [term], arch) if (name := (target.kernel.name, target.arch)) in present
+            ]  # a simulated one is in no store
+        if not found:
+            raise InputError("is not in the kernel store", where=term, fix="kmatrix kernels list")
+        chosen += found
+    return list(dict.fromkeys(chosen))
+
+
+def _add(target: Target, stage: Any, replace: bool, as_json: bool, label: str | None) -> None:
+    store, reporter = KernelStore(), Terminal()
+    name = target.kernel.name
+
+    def staged(into: Path) -> StagedKernel:
+        if label is None:
+            return kernels.same_series(target.kernel, stage(into))
+        with reporter.step(label):
+            return kernels.same_series(target.kernel, stage(into))
+
+    if not replace and (entry := store.find(name, target.arch)) is not None:
+        raise InputError(
+            f"the store has one already: {entry.release} ({_origin(entry.source)})",
+            where=str(target),
+            fix="add --replace to put the new one in its place",
+        )
+    entry = store.add(name, target.arch, staged, replace=replace, reporter=reporter)
+    if as_json:
+        click.echo(json.dumps(_result(name, target.arch, entry), indent=1))
+    else:
+        _print_entries([(name, target.arch, entry)])
+        for note in entry.manifest["notes"]:
+            click.echo(f"note: {note}")
+
+
+def _print_entries(entries: list[tuple[str, Arch, KernelEntry]]) -> None:
+    rows = [[name, arch, e.release, "yes" if e.btf else "no", _size(e.size), _origin(e.source)] for name, arch, e in entries]
+    if rows:
+        click.echo(tabulate(rows, headers=["kernel", "arch", "release", "BTF", "size", "source"], **_PLAIN))
+
+
+def _row(name: Name, matrix: Matrix, store: KernelStore) -> dict[str, Any]:
+    """One kernel × arch for `list`: the entry, or why there is none and how to get it."""
+    kernel, arch = name
+    if kernel in matrix.kernels and (simulation := matrix.kernel(kernel).simulation) is not None:
+        return _row((simulation.base.name, arch), matrix, store) | {"kernel": kernel, "simulated": str(simulation)}
+    try:
+        entry = store.find(kernel, arch)
+    except InfraError as error:
+        return {"kernel": kernel, "arch": arch, "present": False, "reason": error.message, "get": error.fix}
+    if entry is not None:
+        return _result(kernel, arch, entry)
+    declared = matrix.kernel(kernel)
+    hints = kernels.hints(declared, arch)
+    reason = kernels.availability(declared, arch, store)
+    return {"kernel": kernel, "arch": arch, "present": False, "reason": reason, "get": "  or  ".join(hints) or None}
+
+
+def _result(kernel: str, arch: Arch, result: KernelEntry | KmatrixError) -> dict[str, Any]:
+    if isinstance(result, KmatrixError):
+        error = {"message": result.message, "where": result.where, "fix": result.fix}
+        return {"kernel": kernel, "arch": arch, "present": False, "error": error}
+    return {
+        "kernel": kernel,
+        "arch": arch,
+        "present": True,
+        "release": result.release,
+        "btf": result.manifest["btf"],
+        "digest": result.digest,
+        "size": result.size,
+        "source": dict(result.source),
+        "path": str(result.path),
+        "image": str(result.image),
+        "modules": result.modules is not None,
+        "config": str(result.config) if result.config else None,
+    }
+
+
+def _origin(source: Any) -> str:
+    if source.get("kind") == "debian":
+        return f"Debian {source['suite']} {source['version']}"
+    if source.get("kind") == "build":
+        return f"built from {source['tree']}"
+    return f"imported from {source.get('image') or ', '.join(source.get('from', []))}"
+
+
+def _size(count: int) -> str:
+    return f"{count / (1 << 20):.0f} MiB"

@@ -1,0 +1,52 @@
+"""The options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from kmatrix import config
+from kmatrix.errors import InputError
+from kmatrix.machine_room import MachineRoom
+from kmatrix.matrix import DEFAULT_SET, Matrix, Target
+from kmatrix.progress import Terminal
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ACCEL = click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True, help="How VMs run.")
+COLD = click.option("--cold", is_flag=True, help="Boot afresh instead of restoring a snapshot.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+KERNELS = click.option(
+    "--kernels", metavar="EXPR", help="5.4,6.1 | '>=5.8' | 5.4..6.1 | a set | all (what can be had of: default)."
+)
+ARCH = click.option("--arch", metavar="ARCH", default="all", show_default=True, help="x86_64, arm64 or all.")
+KERNELS_FILE = click.option(
+    "--kernels-file", type=click.Path(path_type=Path), help="A kernels.toml of your own (default: the nearest above)."
+)
+
+
+def room(matrix: Matrix, accel: str, cold: bool) -> MachineRoom:
+    """The machine room of a verb, with progress on standard error."""
+    return MachineRoom(matrix, accel=accel, cold=cold, reporter=Terminal())
+
+
+def select(machine_room: MachineRoom, kernels: str | None, arch: str) -> tuple[list[Target], dict[str, str]]:
+    """The targets that run, and those that cannot be had with the reason.
+
+    As for pytest: what is asked for by --kernels and cannot be had is an error; of the default set it is listed and left out.
+    """
+    targets = machine_room.matrix.targets(kernels or DEFAULT_SET, arch)
+    reasons = {str(target): machine_room.unavailable(target) for target in targets}
+    missing = {name: reason for name, reason in reasons.items() if reason is not None}
+    if missing and kernels is not None:
+        listed = "\n".join(f"  {name}: {reason}" for name, reason in missing.items())
+        raise InputError(f"--kernels={kernels} asks for kernels that cannot be had:\n{listed}")
+    return [target for target in targets if str(target) not in missing], missing
+
+
+def load_matrix(file: Path | None) -> Matrix:
+    """The matrix in force for the current directory."""
+    return config.load_matrix(file=file)

@@ -1,0 +1,61 @@
+"""`kmatrix prepare`: have everything here before a run."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import click
+
+from kmatrix import guest_image
+from kmatrix import kernels as kernel_sources
+from kmatrix.cli import options
+from kmatrix.errors import KmatrixError
+from kmatrix.machine_room import MachineRoom
+from kmatrix.matrix import Target
+from kmatrix.vm.snapshot import SnapshotStore
+
+
+@click.command("prepare")
+@options.KERNELS
+@options.ARCH
+@options.ACCEL
+@options.KERNELS_FILE
+def command(kernels: str | None, arch: str, accel: str, kernels_file: Path | None) -> None:
+    """Fetch kernels, build guest images and boot every target once for its snapshot, side by side.
+
+    A run does the same by itself, one target after another; this is for a first run, and before going offline.
+    """
+    room = options.room(options.load_matrix(kernels_file), accel, cold=False)
+    targets, _ = options.select(room, kernels, arch)
+    failed = prepare(room, targets)
+    for target, error in failed.items():
+        click.echo(f"{target}: {error}", err=True)
+    if failed and kernels is not None:
+        raise click.exceptions.Exit(3)
+
+
+def prepare(room: MachineRoom, targets: list[Target]) -> dict[str, KmatrixError]:
+    """Everything that cells on `targets` need, made or fetched now; what could not be fetched, and why.
+
+    Raises InfraError where an image cannot be built or a kernel does not boot.
+    """
+    # Simulated kernels are their bases, and start from the same snapshots.
+    targets = list({(t.kernel.real.name, t.arch): Target(t.kernel.real, t.arch) for t in targets}.values())
+    arches = list(dict.fromkeys(target.arch for target in targets))
+    mirrors, reporter = room.matrix.mirrors, room.reporter
+    with ThreadPoolExecutor(1) as beside:
+        images = beside.submit(guest_image.obtain_all, arches, mirrors=mirrors, reporter=reporter)
+        try:
+            fetched = kernel_sources.obtain_all(targets, room.store, mirrors=mirrors, reporter=reporter)
+            images.result()
+        except BaseException:
+            guest_image.cancel()  # an interrupt reaches the main thread alone
+            raise
+    failed = {str(target): entry for target, entry in fetched if isinstance(entry, KmatrixError)}
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        booted = [pool.submit(SnapshotStore().get, room.spec(t), reporter=reporter) for t in targets if str(t) not in failed]
+        for snapshot in booted:
+            snapshot.result()
+    return failed

@@ -1,0 +1,54 @@
+"""`kmatrix run prog.bpf.o`: no manifest needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from kmatrix import trial
+from kmatrix.cli import options
+from kmatrix.objects import inspect
+from kmatrix.report import trial as report
+
+
+@click.command("run")
+@click.argument("object_file", metavar="OBJECT.o", type=click.Path(path_type=Path))
+@options.KERNELS
+@options.ARCH
+@click.option("--program", "programs", multiple=True, metavar="NAME", help="Only this program (may be given several times).")
+@options.ACCEL
+@options.COLD
+@options.KERNELS_FILE
+@options.JSON
+def command(
+    object_file: Path,
+    kernels: str | None,
+    arch: str,
+    programs: tuple[str, ...],
+    accel: str,
+    cold: bool,
+    kernels_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Load every program of a compiled BPF object on every target, and attach it where its section says how.
+
+    One table, and the verifier's own words for what failed. Exit status 0 only if all loaded everywhere.
+    """
+    info = inspect(object_file)
+    trial.check_programs(info, programs)
+    room = options.room(options.load_matrix(kernels_file), accel, cold)
+    targets, missing = options.select(room, kernels, arch)
+    outcomes = trial.run(info, targets, room, programs)
+    if as_json:
+        click.echo(json.dumps({"object": str(object_file), "targets": [asdict(o) for o in outcomes], "not_run": missing}, indent=1))
+    else:
+        colour = sys.stdout.isatty()
+        click.echo(report.render(outcomes, missing, colour=colour))
+    if any(outcome.infra for outcome in outcomes):
+        raise click.exceptions.Exit(3)
+    if not all(outcome.loaded for outcome in outcomes):
+        raise click.exceptions.Exit(1)
