@@ -1,0 +1,1 @@
+"""Measurements of kmatrix on this host: `python -m bench`."""
