@@ -9,7 +9,7 @@ import pytest
 
 from kmatrix.report import result
 from tests.cells import broken
-from tests.conftest import Shell
+from conftest import Shell
 
 EXPECTED = {
     "sound": {"x86_64": None, "arm64": None},

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.cells import broken
-from tests.conftest import Shell
+from conftest import Shell
 
 pytestmark = pytest.mark.usefixtures("both_of_6_1")
 

@@ -1,4 +1,4 @@
-"""What kmatrix's own tests share."""
+"""What this repository's tests share."""
 
 from __future__ import annotations
 
