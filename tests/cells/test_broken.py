@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from conftest import Shell
 from kmatrix.report import result
 from tests.cells import broken
-from conftest import Shell
 
 EXPECTED = {
     "sound": {"x86_64": None, "arm64": None},

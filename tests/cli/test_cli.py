@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cells import broken
 from conftest import Shell
+from tests.cells import broken
 
 pytestmark = pytest.mark.usefixtures("both_of_6_1")
 
