@@ -23,7 +23,7 @@ FAILURES: Mapping[Failure, str] = {
     "attach": "a program of the expected variant did not attach",
     "better": "the collector does more than promised here",
     "worse": "the collector does less than promised here",
-    "silent": "loaded and attached, but no event arrived",
+    "silent": "loaded and attached, but no event arrived, or a program never ran",
     "wrong-data": "an event arrived with a wrong value",
     "leftover": "something of the collector stayed behind",
     "infra": "the machine room failed; says nothing about the collector",
@@ -178,6 +178,7 @@ def observed(collector: Collector, target: Target, facts: Facts) -> Observation:
     trouble, missing_fields = _trigger_problems(facts), set[str]()
     if not trouble:
         trouble, missing_fields = _judge_events(collector, target, facts)
+        trouble += _never_ran(collector, variant, target, attempt, facts)
     problems += trouble
     degradations |= missing_fields
     behaviour: Behaviour | None = None
@@ -299,6 +300,19 @@ def _judge_events(collector: Collector, target: Target, facts: Facts) -> tuple[l
                     problems.append(Problem("wrong-data", f"event {event.name}: {f.name} is {value!r}, {wrong}"))
                     break
     return problems, absent
+
+
+def _never_ran(collector: Collector, variant: Variant, target: Target, attempt: Mapping[str, Any], facts: Facts) -> list[Problem]:
+    """Programs that are attached, should run when the trigger is pulled, and never did, where the kernel counts runs (from 5.1 on)."""
+    if not (facts.get("trigger") or {}).get("ok"):
+        return []
+    return [
+        Problem("silent", f"{variant.name}: program {program.name} is attached to {program.hook} and never ran")
+        for program in collector.programs_of(variant, target.arch)
+        if program.attach and program.fires
+        for report in (attempt["programs"].get(program.name, {}),)
+        if report.get("attached") and report.get("runs") == 0
+    ]
 
 
 def _silence(event: Event, count: int, facts: Facts) -> str:

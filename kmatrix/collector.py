@@ -82,6 +82,8 @@ class Program(Strict):
     required: bool = True
     attach: bool = True
     """False for a program that is only loaded: tail-called, or attached by the agent in a way of its own."""
+    fires: bool = True
+    """False for a program that the trigger does not reach. One that it should reach and that never runs is `silent`."""
     arches: Arches = ARCHES
     needs: Names = ()
     variants: Names = ()

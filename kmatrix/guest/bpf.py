@@ -135,6 +135,19 @@ def prog_info(fd: int) -> Prog:
     return Prog(ident, _text(raw[64:80]), name_of(PROG_TYPES, kind), raw[8:16].hex())
 
 
+def run_count(ident: int) -> int | None:
+    """How often the program has run since it was loaded; None where it is gone. Counted only while kernel.bpf_stats_enabled is 1."""
+    try:
+        fd = bpf(PROG_GET_FD_BY_ID, struct.pack("=III", ident, 0, 0))
+    except OSError:
+        return None
+    try:
+        count: int = struct.unpack_from("=Q", _info(fd), 200)[0]
+        return count
+    finally:
+        os.close(fd)
+
+
 def map_info(fd: int) -> Map:
     """What the kernel says of the map behind `fd`."""
     raw = _info(fd)

@@ -94,6 +94,7 @@ def run(request: Request, probed: Callable[[], Mapping[str, Any]]) -> Facts:
             facts["kernel"]["during"] = settled(before) if running is None else inventory()
         if running is not None:
             _watch(request, child, running, facts, clock)
+            simulate.outside(lambda: observe.note_runs(facts["attempts"][-1]["programs"].values()))
     finally:
         with clock("teardown"):
             if running is not None:

@@ -67,7 +67,7 @@ def blank(section: str) -> Report:
     """The report on a program of which nothing is known yet."""
     return {
         "id": None, "tag": None, "type": None, "section": section,
-        "loaded": False, "attached": False, "via": None, "error": None, "log": "",
+        "loaded": False, "attached": False, "via": None, "runs": None, "error": None, "log": "",
     }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ timeout = 2.0
 [[program]]
 name = "enter"
 hook = "tracepoint/syscalls/sys_enter_openat"
-
+{program}
 [trigger]
 {trigger}
 
@@ -62,13 +62,14 @@ def write(
     trigger: str = 'kind = "open"',
     files: dict[str, str] | None = None,
     check: str = 'equals = "known.uid"',
+    program: str = "",
 ) -> Path:
     """A tiny collector in folder/name, compiled for both arches with `defines`; returns its manifest."""
     home = folder / name
     home.mkdir(parents=True)
     variants = VARIANTS.format(ring_needs=ring_needs)
     manifest = home / "collector.toml"
-    manifest.write_text(MANIFEST.format(name=name, variants=variants, trigger=trigger, check=check))
+    manifest.write_text(MANIFEST.format(name=name, variants=variants, trigger=trigger, check=check, program=program))
     for file, text in (files or {}).items():
         (home / file).write_text(text)
         (home / file).chmod(0o755)
@@ -98,9 +99,11 @@ def _triplet() -> str:
 
 
 def all_six(folder: Path) -> None:
-    """Six collectors, each broken another way (and one that is not)."""
+    """Six collectors, each broken another way (and one that is not), and one of whose two programs nobody calls."""
     write(folder, "sound")
     write(folder, "silent", "BREAK_SILENT")
+    idle = '[[program]]\nname = "idle"\nhook = "tracepoint/syscalls/sys_enter_swapoff"\n'
+    write(folder, "idle", "HOOK_IDLE", program=idle)
     write(folder, "wrong", "BREAK_VALUE")
     # The ring variant claims to need what no shipped kernel below is declared to have, and runs all the same.
     write(folder, "modest", ring_needs='"ringbuf", "kprobe_multi"')

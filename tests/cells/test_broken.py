@@ -14,6 +14,7 @@ from tests.cells import broken
 EXPECTED = {
     "sound": {"x86_64": None, "arm64": None},
     "silent": {"x86_64": "silent", "arm64": "silent"},
+    "idle": {"x86_64": "silent", "arm64": "silent"},
     "wrong": {"x86_64": "wrong-data", "arm64": "wrong-data"},
     "modest": {"x86_64": "better", "arm64": "better"},
     "lopsided": {"x86_64": None, "arm64": "load"},
@@ -33,6 +34,7 @@ def test_each_breakage_fails_in_its_class_and_cell(tmp_path: Path, run_in: Shell
 
     said = done.stdout
     assert "errors" not in said.splitlines()[-1]  # failures all, none of them infra
+    assert "program idle is attached to tracepoint/syscalls/sys_enter_swapoff and never ran" in records["idle", "arm64"].reason
     assert "uid is" in records["wrong", "x86_64"].reason
     assert "left_behind" in records["messy", "arm64"].reason
     assert "sysrq" in records["deadly", "arm64"].reason or "panic" in records["deadly", "arm64"].reason

@@ -62,4 +62,13 @@ int enter(void *ctx)
 	return 0;
 }
 
+#ifdef HOOK_IDLE
+SEC("tracepoint/syscalls/sys_enter_swapoff")
+int idle(void *ctx)
+{
+	(void)ctx;
+	return 0;
+}
+#endif
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

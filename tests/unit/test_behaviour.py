@@ -191,6 +191,18 @@ def test_one_thing_wrong_is_said_with_its_class(change: Change, failure: str, sa
     assert says in found.reason
 
 
+@pytest.mark.parametrize(("runs", "fires", "ok"), [(0, True, False), (3, True, True), (None, True, True), (0, False, True)])
+def test_a_program_that_is_attached_and_never_runs_is_silent(runs: int | None, fires: bool, ok: bool) -> None:
+    programs = [{"name": "enter", "hook": "kprobe/do_exit", "fires": fires}]
+    collector = demo(program=programs)
+    facts = good(collector, "ring")
+    facts["attempts"][-1]["programs"]["enter"]["runs"] = runs
+    found = judge(collector, target_with(ALL), facts)
+    assert (found.ok, found.failure) == (ok, None if ok else "silent")
+    facts["trigger"] = {"ok": False, "after": {"ok": True}}
+    assert judge(collector, target_with(ALL), facts).failure == "worse"
+
+
 def test_a_splat_outweighs_everything() -> None:
     collector, target = demo(), target_with(ALL)
     facts = good(collector, "ring")
