@@ -30,6 +30,9 @@ def main() -> None:
     collectors = sorted(manifest.parent.name for manifest in Path("collectors").glob("*/collector.toml"))
     print("a cell, end to end, at one worker\n")
     print(tabulate(cells.measure(names, collectors, rounds=options.rounds), headers=cells.COLUMNS, disable_numparse=True))
+    print("\nwhat simulating a kernel adds to a cell\n")
+    simulated = cells.measure_simulation(names, "openat", rounds=options.rounds)
+    print(tabulate(simulated, headers=cells.SIMULATED_COLUMNS, disable_numparse=True))
     print("\nthe VM alone, and virtme-ng's own boot beside it\n")
     rows = [timing.row() for timing in vm.measure(chosen, rounds=options.rounds, boots=options.boots)]
     print(tabulate(rows, headers=vm.COLUMNS, disable_numparse=True))

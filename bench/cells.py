@@ -5,10 +5,15 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kmatrix import cell, config
+from kmatrix.collector import Collector
 from kmatrix.machine_room import MachineRoom
+from kmatrix.matrix import Target
+from kmatrix.report.result import Record
+from kmatrix.simulation import Simulation
 
 STAGES = ("restore", "inventory", "open", "load", "attach", "trigger", "events", "teardown", "kill", "judge")
 COLUMNS = ("cell", "behaviour", "total", "min", "max", *STAGES)
@@ -21,8 +26,7 @@ def measure(targets: Sequence[str], collectors: Sequence[str], *, rounds: int) -
     for name in collectors:
         collector = config.load_collector(Path("collectors") / name)
         for target in targets:
-            with tempfile.TemporaryDirectory(prefix="kmatrix-bench-") as folder:
-                records = [cell.run(collector, matrix.target(target), room, Path(folder)) for _ in range(rounds + 1)][1:]
+            records = [_run(collector, matrix.target(target), room) for _ in range(rounds + 1)][1:]
             totals = [record.timings["total"] for record in records]
             stages = [statistics.median(record.timings.get(stage, 0.0) for record in records) for stage in STAGES]
             shown = {record.observed or record.failure or "" for record in records}
@@ -32,3 +36,25 @@ def measure(targets: Sequence[str], collectors: Sequence[str], *, rounds: int) -
                 *(f"{seconds:.2f}" for seconds in (statistics.median(totals), min(totals), max(totals))),
                 *(f"{seconds:.3f}" for seconds in stages),
             ]
+
+
+SIMULATED_COLUMNS = ("cell", "as it is", "simulated as itself", "ratio", "min", "max")
+
+
+def measure_simulation(targets: Sequence[str], name: str, *, rounds: int) -> Iterator[list[str]]:
+    """What the simulation costs: a cell with and without the supervisor that hides nothing, in turns; medians in seconds, ratios in pairs."""
+    matrix = config.load_matrix()
+    room, collector = MachineRoom(matrix), config.load_collector(Path("collectors") / name)
+    for target in map(matrix.target, targets):
+        kernel = target.kernel
+        same = replace(target, kernel=replace(kernel, name=f"{kernel.name}-same", simulation=Simulation(kernel, kernel.version)))
+        pairs = [[_run(collector, each, room).timings["total"] for each in (target, same)] for _ in range(rounds + 1)][1:]
+        ratios = [simulated / plain for plain, simulated in pairs]
+        medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
+        shown = (*medians, statistics.median(ratios), min(ratios), max(ratios))
+        yield [cell.name_of(collector, target), *(f"{number:.2f}" for number in shown)]
+
+
+def _run(collector: Collector, target: Target, room: MachineRoom) -> Record:
+    with tempfile.TemporaryDirectory(prefix="kmatrix-bench-") as folder:
+        return cell.run(collector, target, room, Path(folder))

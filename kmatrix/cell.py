@@ -166,11 +166,8 @@ class _Cell:
         mark = time.monotonic()
         with _machine(self.room, self.target, console) as (vm, self.probe):
             self.stages["restore"] = time.monotonic() - mark
-            asked = {**question, "now": time.time()}
-            if self.target.simulated is not None:
-                asked["probed"] = self.probe["features"]  # the agent itself knows only the base kernel's
             try:
-                self.facts = vm.call("cell", asked, timeout=_patience(self.collector))
+                self.facts = vm.call("cell", question, now=time.time(), timeout=_patience(self.collector))
                 trouble = vm.splat()
                 self.splat = _said(trouble) if trouble else _tainted(self.facts)
             except KernelDied as death:

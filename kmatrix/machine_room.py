@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import socket
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +16,12 @@ from kmatrix.arch import Arch
 from kmatrix.errors import InfraError
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix import Matrix, Target
-from kmatrix.paths import scratch_console
 from kmatrix.progress import Quiet, Reporter
 from kmatrix.vm import accel as accelerators
 from kmatrix.vm import virtme
 from kmatrix.vm.errors import KernelDied
 from kmatrix.vm.machine import Machine, boot
-from kmatrix.vm.snapshot import Snapshot, SnapshotStore
+from kmatrix.vm.snapshot import SnapshotStore
 from kmatrix.vm.spec import DEFAULT_MEMORY_MIB, VmSpec
 
 T = TypeVar("T")
@@ -69,6 +65,7 @@ class MachineRoom:
                 accel=chosen.name,
                 memory_mib=target.kernel.memory_mib or DEFAULT_MEMORY_MIB,
                 cmdline=target.kernel.cmdline,
+                simulate=json.dumps(target.simulated.request(target.arch), sort_keys=True) if target.simulated else None,
             )
         return self._specs[name]
 
@@ -79,20 +76,16 @@ class MachineRoom:
         """A pristine VM of the target, its console recorded in `console`, with what its guest's probe found.
 
         Restored from the target's snapshot (made first where there is none), or booted afresh where `cold`. Killed at the end. `serial` is
-        the console's other end, for whoever wants to type on it. A simulated target's VM is its base's; what is run in it sees the
-        simulated kernel.
+        the console's other end, for whoever wants to type on it. What is run in a simulated target's VM sees the simulated kernel.
         """
         spec = self.spec(target)
         if self.cold:
             with self._up(target, lambda: boot(spec, console=console, serial=serial)) as vm:
-                vm.simulate = _simulation(target)
                 yield vm, vm.call("probe", timeout=60)
         else:
             snapshot = self._up(target, lambda: SnapshotStore().get(spec, reporter=self.reporter))
-            probe = snapshot.probe if target.simulated is None else self._probe(snapshot, target)
             with snapshot.restore(console=console, serial=serial) as vm:
-                vm.simulate = _simulation(target)
-                yield vm, probe
+                yield vm, snapshot.probe
 
     def _up(self, target: Target, start: Callable[[], T]) -> T:
         """What `start` boots; where it does not come up because the kernel in the store was damaged, an error that says so."""
@@ -107,28 +100,6 @@ class MachineRoom:
                     raise InfraError(f"the kernel in the store is damaged: {damage[0]}", where=f"{name}-{arch}", fix=fix) from None
             raise
 
-    def _probe(self, snapshot: Snapshot, target: Target) -> Mapping[str, Any]:
-        """What the guest finds under the target's simulation: asked once a snapshot, kept beside it."""
-        wanted = json.dumps(_simulation(target), sort_keys=True)
-        path = snapshot.path / f"probe-{hashlib.sha256(wanted.encode()).hexdigest()[:16]}.json"
-        try:
-            kept: Mapping[str, Any] = json.loads(path.read_bytes())
-            return kept
-        except (OSError, ValueError):
-            pass
-        with (
-            self.reporter.step(f"probing {target} (simulated)"),
-            scratch_console(f"probe-{target}") as console,
-            snapshot.restore(console=console) as vm,
-        ):
-            vm.simulate = _simulation(target)
-            probe: Mapping[str, Any] = vm.call("probe", timeout=60)
-        with suppress(OSError):  # the snapshot may be going; it was only a cache
-            temporary = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-            temporary.write_text(json.dumps(probe), encoding="utf-8")
-            temporary.replace(path)
-        return probe
-
     def versions(self, target: Target) -> dict[str, str]:
         """The versions that a cell's record names."""
         spec = self.spec(target)
@@ -141,7 +112,3 @@ class MachineRoom:
             "qemu": virtme.qemu_version(target.arch),
             "virtme-ng": virtme.virtme_version(),
         }
-
-
-def _simulation(target: Target) -> dict[str, Any] | None:
-    return target.simulated.request(target.arch) if target.simulated is not None else None

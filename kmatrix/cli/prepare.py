@@ -23,7 +23,7 @@ from kmatrix.vm.snapshot import SnapshotStore
 @options.ACCEL
 @options.KERNELS_FILE
 def command(kernels: str | None, arch: str, accel: str, kernels_file: Path | None) -> None:
-    """Fetch kernels, build guest images and boot every target once for its snapshot, side by side.
+    """Fetch kernels, build guest images and make every target's snapshot, side by side.
 
     A run does the same by itself, one target after another; this is for a first run, and before going offline.
     """
@@ -41,21 +41,23 @@ def prepare(room: MachineRoom, targets: list[Target]) -> dict[str, KmatrixError]
 
     Raises InfraError where an image cannot be built or a kernel does not boot.
     """
-    # Simulated kernels are their bases, and start from the same snapshots.
-    targets = list({(t.kernel.real.name, t.arch): Target(t.kernel.real, t.arch) for t in targets}.values())
+    # Simulated kernels are their bases, and their snapshots are made from those.
+    bases = list({(t.kernel.real.name, t.arch): Target(t.kernel.real, t.arch) for t in targets}.values())
+    simulated = [t for t in targets if t.simulated]
     arches = list(dict.fromkeys(target.arch for target in targets))
     mirrors, reporter = room.matrix.mirrors, room.reporter
     with ThreadPoolExecutor(1) as beside:
         images = beside.submit(guest_image.obtain_all, arches, mirrors=mirrors, reporter=reporter)
         try:
-            fetched = kernel_sources.obtain_all(targets, room.store, mirrors=mirrors, reporter=reporter)
+            fetched = kernel_sources.obtain_all(bases, room.store, mirrors=mirrors, reporter=reporter)
             images.result()
         except BaseException:
             guest_image.cancel()  # an interrupt reaches the main thread alone
             raise
     failed = {str(target): entry for target, entry in fetched if isinstance(entry, KmatrixError)}
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        booted = [pool.submit(SnapshotStore().get, room.spec(t), reporter=reporter) for t in targets if str(t) not in failed]
-        for snapshot in booted:
-            snapshot.result()
+        for several in (bases, simulated):
+            there = [t for t in several if f"{t.kernel.real.name}-{t.arch}" not in failed]
+            for made in [pool.submit(SnapshotStore().get, room.spec(t), reporter=reporter) for t in there]:
+                made.result()
     return failed

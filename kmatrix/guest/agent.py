@@ -86,6 +86,9 @@ def probed() -> dict[str, Any]:
     kernel = simulate.name()
     if kernel not in _probed:
         _probed[kernel] = probe.probe_all()
+        if kernel:
+            with suppress(Exception):  # a kernel may be simulated that can do none of it
+                warmup.rehearse()  # its libbpf has loaded nothing yet, and a snapshot may be taken next
     return _probed[kernel]
 
 

@@ -50,7 +50,7 @@ class Clock:
 def run(request: Request, probed: Callable[[], Mapping[str, Any]]) -> Facts:
     """The facts of one collector on this kernel (docs/record.md has their form).
 
-    `probed` is asked only for a refusal, and only where the request does not bring the features found (`probed`).
+    `probed` is asked only for a refusal.
     """
     clock = Clock()
     with clock("inventory"):
@@ -171,7 +171,7 @@ def _collect(request: Request, stream: Stream, raw: list[bytes], timeout: float,
 
 def refusal(request: Request, attempts: list[dict[str, Any]], probed: Callable[[], Mapping[str, Any]]) -> str:
     """Why nothing runs: each variant's failure in the kernel's words, and the features it needs that the probe did not find."""
-    found = request.get("probed") or probed()["features"]
+    found = probed()["features"]
     parts = []
     for variant, report in zip(request["variants"], attempts, strict=True):
         lacking = [name for name in variant.get("needs") or () if found.get(name) is False]

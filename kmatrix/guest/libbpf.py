@@ -71,7 +71,7 @@ PERF_SAMPLE = ctypes.CFUNCTYPE(None, c_void_p, c_int, c_void_p, c_uint32)
 PERF_LOST = ctypes.CFUNCTYPE(None, c_void_p, c_int, ctypes.c_uint64)
 """perf_buffer_lost_fn(ctx, cpu, count)."""
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # <malloc.h>
 
 _lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
 _declared: list[Function] = []
@@ -176,7 +176,9 @@ def keep_memory() -> None:
     which costs more than the work where the CPU is emulated.
     """
     mallopt = ctypes.CDLL(None).mallopt
-    for option, size in ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, 512 << 20), (M_TOP_PAD, 1 << 20)):
+    options = {M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 512 << 20, M_TOP_PAD: 1 << 20}
+    options[M_ARENA_MAX] = 1  # the thread that a simulation loads in (kmatrix.guest.simulate) has what this one got
+    for option, size in options.items():
         mallopt(option, size)
     with said():
         btf = btf_load_vmlinux()

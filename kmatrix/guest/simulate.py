@@ -63,8 +63,10 @@ class _Stage:
     """
 
     def __init__(self) -> None:
-        self._play: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self.play = self._play.put
+        self.name = ""
+        """The kernel that is simulated on it; empty until `set`."""
+        self._play: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         ready: queue.SimpleQueue[int | OSError] = queue.SimpleQueue()
 
         def player() -> None:
@@ -74,17 +76,61 @@ class _Stage:
             except OSError as error:
                 ready.put(error)
                 return
-            self._play.get()()
+            _local.stage, _local.jobs = self, self._jobs
+            while (act := self._play.get()) is not None:
+                act()
 
         threading.Thread(target=player, daemon=True).start()
         listener = ready.get()
         if isinstance(listener, OSError):
             raise listener
-        self.supervisor = _Supervisor(listener, _real())
-        threading.Thread(target=self.supervisor.serve, daemon=True).start()
+        self._supervisor = _Supervisor(listener, _real())
+        threading.Thread(target=self._supervisor.serve, daemon=True).start()
+
+    def set(self, name: str, past: Past) -> None:
+        """Simulate the kernel from here on: once and for all."""
+        self.name = name
+        self._supervisor.past = past
+
+        def work() -> None:
+            _cover(past, _real())
+            if past.commands <= LAST_PASSED:
+                _filter(_refused(past.commands))
+
+        self.do(work)
+
+    def do(self, action: Callable[[], Any]) -> Any:
+        """What `action` returns (or raises) in the thread under the filter; what it wants done `outside`, the caller's thread does."""
+        outcome: list[Any] = []
+        failure: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                outcome.append(action())
+            except BaseException as error:
+                failure.append(error)
+            finally:
+                self._jobs.put(None)
+
+        self._play.put(work)
+        while (job := self._jobs.get()) is not None:
+            what, answer = job
+            try:
+                answer.put((what(), None))
+            except BaseException as error:
+                answer.put((None, error))
+        if failure:
+            raise failure[0]
+        return outcome[0]
+
+    def end(self) -> None:
+        """Let the thread go. What it started stays under the filter, and is answered for as long as it lives."""
+        self._play.put(None)
 
 
-_stages: list[_Stage] = []
+_spare: list[_Stage] = []
+_current: list[_Stage] = []
+"""The stage of the latest simulation: it stands for as long as the same kernel is asked for."""
 
 
 def prepare() -> None:
@@ -99,56 +145,36 @@ def prepare() -> None:
         with suppress(OSError):
             os.close(bpf.prog_load(1, bpf.RETURN_0))
 
-    inside(spec, nothing, afresh=False)
-    _stages.append(_Stage())
+    stage = _Stage()
+    stage.set("rehearsal", Past(spec))
+    stage.do(nothing)
+    stage.end()
+    _spare.append(_Stage())
 
 
-def inside(spec: Mapping[str, Any], action: Callable[[], Any], *, afresh: bool = True) -> Any:
-    """What `action` returns (or raises) on the kernel that `spec` describes (see Past), with a libbpf that knows no other (`afresh`).
+def inside(spec: Mapping[str, Any], action: Callable[[], Any]) -> Any:
+    """What `action` returns (or raises) on the kernel that `spec` describes (see Past), with a libbpf that knows no other.
 
-    It runs in a thread of its own, so that the process may go on without the filter. What it starts stays under it, and is answered for
-    as long as it lives.
+    It runs in a thread of its own, so that the process may go on without the filter. The simulation stands until another is asked for: a snapshot taken meanwhile holds it ready.
     """
     if kernel.version() < OLDEST:
         raise OSError(errno.ENOSYS, f"a kernel can be simulated on {OLDEST[0]}.{OLDEST[1]} or newer")
-    past, real = Past(spec), _real()
-    if afresh:
+    wanted = json.dumps(dict(spec), sort_keys=True)
+    if not _current or _current[0].name != wanted:
+        past = Past(spec)
         libbpf.start_afresh()
-    stage = _stages.pop() if _stages else _Stage()
-    stage.supervisor.past = past
-    jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-    outcome: list[Any] = []
-    failure: list[BaseException] = []
-
-    def work() -> None:
-        _local.jobs = jobs
-        _local.name = json.dumps(dict(spec), sort_keys=True)
-        try:
-            _cover(past, real)
-            if past.commands <= LAST_PASSED:
-                _filter(_refused(past.commands))
-            outcome.append(action())
-        except BaseException as error:
-            failure.append(error)
-        finally:
-            jobs.put(None)
-
-    stage.play(work)
-    while (job := jobs.get()) is not None:
-        what, answer = job
-        try:
-            answer.put((what(), None))
-        except BaseException as error:
-            answer.put((None, error))
-    if failure:
-        raise failure[0]
-    return outcome[0]
+        stage = _spare.pop() if _spare else _Stage()
+        stage.set(wanted, past)
+        while _current:
+            _current.pop().end()
+        _current.append(stage)
+    return _current[0].do(action)
 
 
 def name() -> str:
     """A name for the kernel that is simulated around the caller; empty where it is the one at hand."""
-    given: str = getattr(_local, "name", "")
-    return given
+    stage: _Stage | None = getattr(_local, "stage", None)
+    return stage.name if stage is not None else ""
 
 
 def outside(action: Callable[[], Any]) -> Any:

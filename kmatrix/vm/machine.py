@@ -9,6 +9,7 @@ noticed when they happen.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -82,8 +83,7 @@ class Machine:
         self.spec = spec
         self.qmp = qmp
         self.hello: Mapping[str, Any] = {}
-        self.simulate: Mapping[str, Any] | None = None
-        """The kernel that the guest's programs are to see instead of the one that runs (kmatrix.simulation); None for that one."""
+        self._simulate: Mapping[str, Any] | None = json.loads(spec.simulate) if spec.simulate else None
         self.seconds = 0.0
         """From QEMU's start to the agent's first answer."""
         self._process = process
@@ -106,8 +106,8 @@ class Machine:
         """
         self._id += 1
         message = {**(params or {}), **more, "id": self._id, "op": op}
-        if self.simulate is not None and op in _SIMULATED_OPS:
-            message["simulate"] = dict(self.simulate)
+        if self._simulate is not None and op in _SIMULATED_OPS:
+            message["simulate"] = self._simulate
         answer = self._exchange(message, self._id, timeout, op)
         if error := answer.get("error"):
             raise GuestError(str(error.get("type")), str(error.get("message")), str(error.get("traceback", "")), where=self._where)

@@ -8,6 +8,8 @@
         state              devices and CPUs
         console.log        of the boot
 
+A simulated kernel's snapshot is its base's, restored and saved again once the simulation stands: its folder has a suffix, `~` and a digest.
+
 A snapshot's folder is locked (shared) by every machine that runs from it, and removed only by whoever gets that lock for itself.
 """
 
@@ -22,7 +24,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -78,23 +80,37 @@ class Snapshot:
         `console` is the file its console goes to from now on. A snapshot that turns out unusable is thrown away and made anew, once;
         the second failure is an InfraError.
         """
+        return self._insist(lambda it: it._restore(it.spec, console, serial=serial), reporter or Quiet())
+
+    def simulating(self, spec: VmSpec, console: Path, ram: int, *, reporter: Reporter | None = None) -> Machine:
+        """The same for `spec`, the simulated kernel that this snapshot is the base of, with its memory copied into the descriptor `ram`
+        and kept there, so that the machine can be saved in its turn.
+        """
+        return self._insist(lambda it: it._restore(spec, console, ram=ram), reporter or Quiet())
+
+    def _insist(self, restore: Callable[[Snapshot], Machine], reporter: Reporter) -> Machine:
         try:
-            return self._restore(console, serial)
+            return restore(self)
         except _Unusable as first:
-            fresh = self.store.renew(self, reporter or Quiet(), why=str(first))
+            fresh = self.store.renew(self, reporter, why=str(first))
         try:
-            return fresh._restore(console, serial)
+            return restore(fresh)
         except _Unusable as error:
             self.store.discard(fresh)
             raise InfraError(f"a snapshot just made cannot be restored: {error}", where=str(self.spec)) from error
 
-    def _restore(self, console: Path, serial: socket.socket | None) -> Machine:
+    def _restore(self, spec: VmSpec, console: Path, *, ram: int | None = None, serial: socket.socket | None = None) -> Machine:
         start = time.monotonic()
         lock = _share(self.path)
         try:
             state = self._sound_state()
-            command = virtme.substitute(self.manifest["argv"], {"ram": str(self.path / "ram")}, share=False)
-            machine = launch(self.spec, command, console, state=state, serial=serial)
+            memory, fds = str(self.path / "ram"), []
+            if ram is not None:
+                with (self.path / "ram").open("rb") as file:
+                    _copy_sparse(file.fileno(), ram, self.manifest["ram"][0])
+                memory, fds = f"/proc/self/fd/{ram}", [ram]
+            command = virtme.substitute(self.manifest["argv"], {"ram": memory}, share=ram is not None)
+            machine = launch(spec, command, console, fds=fds, state=state, serial=serial)
         except BaseException:
             os.close(lock)
             raise
@@ -144,7 +160,10 @@ class SnapshotStore:
         machine does not come up.
         """
         path = self._path(spec)
-        return self._load(spec, path) or self._make(spec, path, reporter or Quiet())
+        if (there := self._load(spec, path)) is not None:
+            return there
+        base = self.get(spec.base, reporter) if spec.simulate else None
+        return self._make(spec, path, base, reporter or Quiet())
 
     def find(self, spec: VmSpec) -> Snapshot | None:
         """The snapshot of `spec` if it is there."""
@@ -174,7 +193,8 @@ class SnapshotStore:
 
     def _path(self, spec: VmSpec) -> Path:
         release = re.sub(r"[^0-9A-Za-z._+-]", "_", spec.kernel.release)
-        return self.root / f"{spec.arch}-{release}" / key(spec)
+        simulated = f"~{hashlib.sha256(spec.simulate.encode()).hexdigest()[:8]}" if spec.simulate else ""
+        return self.root / f"{spec.arch}-{release}{simulated}" / key(spec)
 
     @contextmanager
     def _lock(self, target: Path) -> Iterator[None]:
@@ -200,13 +220,13 @@ class SnapshotStore:
             return None
         return Snapshot(spec, path, manifest, self)
 
-    def _make(self, spec: VmSpec, path: Path, reporter: Reporter) -> Snapshot:
+    def _make(self, spec: VmSpec, path: Path, base: Snapshot | None, reporter: Reporter) -> Snapshot:
         with reporter.step(f"snapshot of {spec}"), self._lock(path.parent):
             if (made := self._load(spec, path)) is not None:
                 return made
             try:
                 with staging(self.root) as work:
-                    manifest = _build(spec, work)
+                    manifest = _build(spec, work) if base is None else _derive(base, spec, work, reporter)
                     self._retire(path)
                     work.rename(path)
             except OSError as error:
@@ -252,39 +272,62 @@ def key(spec: VmSpec) -> str:
         "virtme": virtme.virtme_version(),
         "machine": [spec.accel, spec.memory_mib, spec.cpus, virtme.cmdline(spec)],
         "host": _host_cpu() if spec.accel == "kvm" else None,
+        "simulate": spec.simulate,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _build(spec: VmSpec, work: Path) -> dict[str, Any]:
     """Boot, probe and save a machine into the folder `work`; its manifest."""
-    size = spec.memory_mib << 20
+    with _memory(spec, work) as ram:
+        start = time.monotonic()
+        scratch = work / "virtme"
+        scratch.mkdir()
+        plan = virtme.compose(spec, scratch)
+        shutil.rmtree(scratch)
+        composed = time.monotonic() - start
+        with boot_plan(plan, spec, work / "console.log", ram) as machine:
+            return _save(machine, ram, work, plan.resume, {"compose": composed})
+
+
+def _derive(base: Snapshot, spec: VmSpec, work: Path, reporter: Reporter) -> dict[str, Any]:
+    """Restore `base`, have its guest simulate what `spec` says, and save that into the folder `work`; its manifest."""
+    with _memory(spec, work) as ram, base.simulating(spec, work / "console.log", ram, reporter=reporter) as machine:
+        manifest = _save(machine, ram, work, base.manifest["argv"], {})
+    with suppress(OSError), (work / "console.log").open("w", encoding="utf-8") as file:
+        file.write(base.console_text)
+    return manifest
+
+
+@contextmanager
+def _memory(spec: VmSpec, work: Path) -> Iterator[int]:
+    """Memory for the guest, as a descriptor; raises InfraError where the disk has no room to keep it."""
     free = shutil.disk_usage(work).free
-    if free < size + _MARGIN:
-        need = (size + _MARGIN) >> 20
+    if free < (spec.memory_mib << 20) + _MARGIN:
+        need = spec.memory_mib + (_MARGIN >> 20)
         raise InfraError(
             f"a snapshot may need {need} MiB, {free >> 20} are free", where=str(work.parent), fix=f"df -h {work.parent}"
         )
-    compose_start = time.monotonic()
-    scratch = work / "virtme"
-    scratch.mkdir()
-    plan = virtme.compose(spec, scratch)
-    shutil.rmtree(scratch)
-    composed = time.monotonic() - compose_start
     ram = os.memfd_create("guest-memory", os.MFD_CLOEXEC)
     try:
-        with boot_plan(plan, spec, work / "console.log", ram) as machine:
-            start = time.monotonic()
-            probe = machine.call("probe", timeout=_PROBE_TIMEOUT)
-            probed = time.monotonic()
-            state = machine.save_state()
-            saved = time.monotonic()
-            (work / "state").write_bytes(state)
-            _copy_sparse(ram, work / "ram", size)
-            stored = time.monotonic()
-            splats = machine.all_splats()
+        yield ram
     finally:
         os.close(ram)
+
+
+def _save(machine: Machine, ram: int, work: Path, argv: Sequence[str], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Probe the machine and write it into the folder `work`; its manifest."""
+    spec = machine.spec
+    start = time.monotonic()
+    probe = machine.call("probe", timeout=_PROBE_TIMEOUT)
+    probed = time.monotonic()
+    state = machine.save_state()
+    saved = time.monotonic()
+    (work / "state").write_bytes(state)
+    with (work / "ram").open("wb") as file:
+        _copy_sparse(ram, file.fileno(), spec.memory_mib << 20)
+    stored = time.monotonic()
+    stages = {**seconds, "boot": machine.seconds, "probe": probed - start, "save": saved - probed, "store": stored - saved}
     stat = (work / "ram").stat()
     manifest = {
         "schema": SCHEMA,
@@ -295,46 +338,40 @@ def _build(spec: VmSpec, work: Path) -> dict[str, Any]:
         "accel": spec.accel,
         "memory_mib": spec.memory_mib,
         "cpus": spec.cpus,
+        "simulate": spec.simulate,
         "qemu": virtme.qemu_version(spec.arch),
         "virtme": virtme.virtme_version(),
-        "argv": list(plan.resume),
+        "argv": list(argv),
         "cmdline": virtme.cmdline(spec),
         "state_sha256": hashlib.sha256(state).hexdigest(),
         "ram": [stat.st_size, stat.st_mtime_ns],
         "ram_used": stat.st_blocks * 512,
-        "seconds": {
-            "compose": round(composed, 3),
-            "boot": round(machine.seconds, 3),
-            "probe": round(probed - start, 3),
-            "save": round(saved - probed, 3),
-            "store": round(stored - saved, 3),
-        },
+        "seconds": {stage: round(taken, 3) for stage, taken in stages.items()},
         "hello": machine.hello,
         "probe": probe,
-        "splats": [splat.title for splat in splats],
+        "splats": [splat.title for splat in machine.all_splats()],
     }
     (work / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for file in work.iterdir():
-        _sync(file)
+    for path in work.iterdir():
+        _sync(path)
     return manifest
 
 
-def _copy_sparse(source: int, target: Path, size: int) -> None:
-    """Copy the guest's memory; what it never touched stays a hole."""
-    with target.open("wb") as file:
-        file.truncate(size)
-        at = 0
-        while at < size:
-            try:
-                at = os.lseek(source, at, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno == errno.ENXIO:
-                    break
-                raise
-            end = os.lseek(source, at, os.SEEK_HOLE)
-            file.seek(at)
-            while at < end:
-                at += os.sendfile(file.fileno(), source, at, end - at)
+def _copy_sparse(source: int, target: int, size: int) -> None:
+    """Copy the guest's memory between empty files; what it never touched stays a hole."""
+    os.ftruncate(target, size)
+    at = 0
+    while at < size:
+        try:
+            at = os.lseek(source, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break
+            raise
+        end = os.lseek(source, at, os.SEEK_HOLE)
+        os.lseek(target, at, os.SEEK_SET)
+        while at < end:
+            at += os.sendfile(target, source, at, end - at)
 
 
 def _sync(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from kmatrix.arch import Arch
@@ -31,14 +32,23 @@ class VmSpec:
     cpus: int = 1
     cmdline: tuple[str, ...] = ()
     """Kernel parameters added to kmatrix's own."""
+    simulate: str | None = None
+    """The kernel that the guest's programs are to see instead, as JSON (kmatrix.simulation); None for the one that is booted."""
 
     @property
     def arch(self) -> Arch:
         """The guest's architecture."""
         return self.kernel.arch
 
+    @property
+    def base(self) -> VmSpec:
+        """The machine as it is booted, with nothing simulated on it."""
+        return replace(self, simulate=None)
+
     def __str__(self) -> str:
-        return f"{self.kernel.release} ({self.arch}, {self.accel})"
+        told = json.loads(self.simulate) if self.simulate else {}
+        as_what = f" as {told['release'] or 'a kernel with less'}" if told else ""
+        return f"{self.kernel.release}{as_what} ({self.arch}, {self.accel})"
 
 
 def footprint_mib(spec: VmSpec) -> int:

@@ -65,6 +65,25 @@ def test_the_store_has_it_once(native: Snapshot, snapshots: SnapshotStore, monke
     assert snapshots.find(native.spec) == native
 
 
+def test_a_simulated_kernel_starts_from_its_bases_snapshot(
+    native: Snapshot, snapshots: SnapshotStore, console: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_build", lambda *args: pytest.fail("it is not booted again"))  # noqa: ARG005
+    told = {"as_of": [5, 4], "hidden": ["ringbuf"], "release": "5.4.0-kmatrix-sim"}
+    spec = dataclasses.replace(native.spec, simulate=json.dumps(told))
+    simulated = snapshots.get(spec)
+    assert simulated.path.parent != native.path.parent  # neither supersedes the other
+    assert snapshots.find(spec) == simulated
+    assert native.probe["features"]["ringbuf"] is True
+    assert simulated.probe["features"]["ringbuf"] is False
+    for _ in range(2):
+        with simulated.restore(console) as machine:
+            assert machine.run(["uname", "-r"]).stdout == b"5.4.0-kmatrix-sim\n"
+            assert machine.call("probe") == simulated.probe
+    with native.restore(console) as machine:
+        assert machine.run(["uname", "-r"]).stdout.decode().strip() == native.spec.kernel.release
+
+
 def test_memory_is_sparse_and_the_state_small(native: Snapshot) -> None:
     ram = (native.path / "ram").stat()
     assert ram.st_size == native.spec.memory_mib << 20
