@@ -222,7 +222,7 @@ _name_servers = itertools.count(1)
 
 def _dns(_spec: Spec) -> Child:
     """Ask a name server on loopback, which answers. Both are the same process: what it sends itself waits in the sockets' queues."""
-    server = ("127.0.53.%d" % (next(_name_servers) % 250 + 1), 53)
+    server = (f"127.0.53.{next(_name_servers) % 250 + 1}", 53)
     ident, flags, answered = 0x4B4D, 0x0100, 0x8180
     question = b"\x07kmatrix\x04test\0" + struct.pack(">HH", 1, 1)  # A, IN
     query = struct.pack(">HHHHHH", ident, flags, 1, 0, 0, 0) + question
