@@ -274,7 +274,9 @@ def _oom(_spec: Spec) -> Child:
             limit = (int(current.read()) + _ROOM) // mmap.PAGESIZE
         _write(f"{mine}/memory.max", b"%d" % (limit * mmap.PAGESIZE))
         pid = os.getpid()
-        pipes.say(_become_someone() | {"pid": pid, "tgid": pid, "comm": "kmatrix-oom", "victim": victim, "victim_comm": "kmatrix-hog"})
+        pipes.say(
+            _become_someone() | {"pid": pid, "tgid": pid, "comm": "kmatrix-oom", "victim": victim, "victim_comm": "kmatrix-hog"}
+        )
         pipes.say({"limit_pages": limit, "message": "Memory cgroup out of memory"})
         pipes.ready()
         taken = _take(_GREED)
