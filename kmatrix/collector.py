@@ -21,7 +21,7 @@ BEHAVIOURS: tuple[Behaviour, ...] = ("refusal", "fallback", "partial", "full")
 """From worst to best."""
 
 Transport = Literal["ringbuf", "perf"]
-TRIGGERS = ("open", "exec", "tcp_connect", "command")
+TRIGGERS = ("open", "exec", "tcp_connect", "dns", "oom", "command")
 """What the guest can do to make a collector's events happen (kmatrix.guest.trigger)."""
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -103,7 +103,7 @@ class Map(Strict):
 class Trigger(Strict):
     """What makes the events happen."""
 
-    kind: Literal["open", "exec", "tcp_connect", "command"]
+    kind: Literal["open", "exec", "tcp_connect", "dns", "oom", "command"]
     command: Names = ()
     files: Names = ()
     """Files, relative to the manifest, that the guest gets in the trigger's working directory."""

@@ -29,4 +29,10 @@ struct sched_process_exec_record {
 	pid_t old_pid;
 };
 
+/* events/oom/mark_victim. Newer kernels have more after it. */
+struct mark_victim_record {
+	__u64 common;
+	pid_t pid; /* of the victim, which is not who runs */
+};
+
 #endif

@@ -4,6 +4,8 @@
 #define KMATRIX_EXECEXIT_H
 
 #include "../bpf_common/vmlinux_minimal.h"
+#include "../bpf_common/helpers.h"
+#include "../bpf_common/core_compat.h"
 #include "../bpf_common/tracepoints.h"
 #include <bpf/bpf_helpers.h>
 
@@ -30,7 +32,7 @@ static __always_inline void fill_event(struct process_event *event, __u32 kind)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 
-	event->cgroup_id = 0;
+	event->cgroup_id = safe_cgroup_id_extraction((struct task_struct *)bpf_get_current_task());
 	event->kind = kind;
 	event->pid = (__u32)thread;
 	event->tgid = thread >> 32;

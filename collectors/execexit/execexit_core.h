@@ -4,14 +4,12 @@
 #define KMATRIX_EXECEXIT_CORE_H
 
 #include "execexit.h"
-#include "../bpf_common/cgroup_id.h"
 #include <bpf/bpf_core_read.h>
 
 static __always_inline void fill_from_task(struct process_event *event)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 
-	event->cgroup_id = task_cgroup_id(task);
 	event->ppid = BPF_CORE_READ(task, real_parent, tgid);
 	event->exit_code = BPF_CORE_READ(task, exit_code);
 }

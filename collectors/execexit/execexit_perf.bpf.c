@@ -13,6 +13,8 @@ int handle_exec(struct sched_process_exec_record *record)
 {
 	struct process_event event = {};
 
+	INIT_CORE_COMPAT();
+	REQUIRE_CORE_FEATURES(CORE_FEAT_BTF);
 	fill_event(&event, PROCESS_EXEC);
 	fill_from_task(&event);
 	bpf_probe_read_kernel_str(event.filename, sizeof(event.filename), exec_filename(record));
@@ -25,6 +27,8 @@ int handle_exit(void *record)
 {
 	struct process_event event = {};
 
+	INIT_CORE_COMPAT();
+	REQUIRE_CORE_FEATURES(CORE_FEAT_BTF);
 	fill_event(&event, PROCESS_EXIT);
 	fill_from_task(&event);
 	bpf_perf_event_output(record, &events, BPF_F_CURRENT_CPU, &event, sizeof(event));

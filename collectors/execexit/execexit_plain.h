@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* The programs of the variants without BTF: no relocation, no global data, nothing after 4.14 but what current_cgroup_id() uses.
- * Parent and exit code they cannot tell.
+/* The programs of the variants without BTF: no relocation, no global data, nothing after 4.14 but the helper that tells the cgroup, where the
+ * variant says that it is for kernels that have it. Parent and exit code they cannot tell.
  */
 #ifndef KMATRIX_EXECEXIT_PLAIN_H
 #define KMATRIX_EXECEXIT_PLAIN_H
 
+#define CORE_COMPAT_FALLBACK
 #include "execexit.h"
 
 struct {
@@ -13,16 +14,12 @@ struct {
 	__uint(value_size, sizeof(__u32));
 } events SEC(".maps");
 
-/* The variant's own: the id, or 0. */
-static __always_inline __u64 current_cgroup_id(void);
-
 SEC("tracepoint/sched/sched_process_exec")
 int handle_exec(struct sched_process_exec_record *record)
 {
 	struct process_event event = {};
 
 	fill_event(&event, PROCESS_EXEC);
-	event.cgroup_id = current_cgroup_id();
 	/* Not probe_read_kernel_str: that is 5.5. */
 	bpf_probe_read_str(event.filename, sizeof(event.filename), exec_filename(record));
 	bpf_perf_event_output(record, &events, BPF_F_CURRENT_CPU, &event, sizeof(event));
@@ -35,7 +32,6 @@ int handle_exit(void *record)
 	struct process_event event = {};
 
 	fill_event(&event, PROCESS_EXIT);
-	event.cgroup_id = current_cgroup_id();
 	bpf_perf_event_output(record, &events, BPF_F_CURRENT_CPU, &event, sizeof(event));
 	return 0;
 }

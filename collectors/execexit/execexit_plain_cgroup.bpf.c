@@ -1,8 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /* execexit, fallback for kernels without BTF from 4.18 on: the cgroup id by the helper. */
+#define CORE_COMPAT_CGROUP_ID_HELPER
 #include "execexit_plain.h"
-
-static __always_inline __u64 current_cgroup_id(void)
-{
-	return bpf_get_current_cgroup_id();
-}

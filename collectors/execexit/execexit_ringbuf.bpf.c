@@ -10,8 +10,11 @@ struct {
 SEC("tracepoint/sched/sched_process_exec")
 int handle_exec(struct sched_process_exec_record *record)
 {
-	struct process_event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	struct process_event *event;
 
+	INIT_CORE_COMPAT();
+	REQUIRE_CORE_FEATURES(CORE_FEAT_BTF | CORE_FEAT_RINGBUF);
+	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	if (!event)
 		return 0;
 	fill_event(event, PROCESS_EXEC);
@@ -24,9 +27,12 @@ int handle_exec(struct sched_process_exec_record *record)
 SEC("tracepoint/sched/sched_process_exit")
 int handle_exit(void *record)
 {
-	struct process_event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	struct process_event *event;
 
 	(void)record;
+	INIT_CORE_COMPAT();
+	REQUIRE_CORE_FEATURES(CORE_FEAT_BTF | CORE_FEAT_RINGBUF);
+	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	if (!event)
 		return 0;
 	fill_event(event, PROCESS_EXIT);

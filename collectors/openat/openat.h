@@ -4,6 +4,8 @@
 #define KMATRIX_OPENAT_H
 
 #include "../bpf_common/vmlinux_minimal.h"
+#include "../bpf_common/helpers.h"
+#include "../bpf_common/core_compat.h"
 #include "../bpf_common/tracepoints.h"
 #include <bpf/bpf_helpers.h>
 

@@ -12,6 +12,8 @@ struct {
 SEC("tracepoint/syscalls/sys_enter_openat")
 int enter_openat(struct sys_enter_record *record)
 {
+	INIT_CORE_COMPAT();
+	REQUIRE_CORE_FEATURES(CORE_FEAT_BTF);
 	return remember_call(record);
 }
 
@@ -23,6 +25,8 @@ int exit_openat(struct sys_exit_record *record)
 	struct open_event event = {};
 	struct task_struct *task;
 
+	INIT_CORE_COMPAT();
+	REQUIRE_CORE_FEATURES(CORE_FEAT_BTF);
 	if (!call)
 		return 0;
 	task = (void *)bpf_get_current_task();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /* openat, fallback: no relocation, no global data, nothing after 4.14. Who the parent is it cannot say. */
+#define CORE_COMPAT_FALLBACK
 #include "openat.h"
 
 struct {

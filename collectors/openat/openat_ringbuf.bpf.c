@@ -11,6 +11,8 @@ struct {
 SEC("tracepoint/syscalls/sys_enter_openat")
 int enter_openat(struct sys_enter_record *record)
 {
+	INIT_CORE_COMPAT();
+	REQUIRE_CORE_FEATURES(CORE_FEAT_BTF | CORE_FEAT_RINGBUF);
 	return remember_call(record);
 }
 
@@ -21,6 +23,8 @@ int exit_openat(struct sys_exit_record *record)
 	struct open_call *call = bpf_map_lookup_elem(&calls, &thread);
 	struct open_event *event;
 
+	INIT_CORE_COMPAT();
+	REQUIRE_CORE_FEATURES(CORE_FEAT_BTF | CORE_FEAT_RINGBUF);
 	if (!call)
 		return 0;
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);

@@ -21,6 +21,28 @@ def cgroup_root() -> str | None:
         return next((line.split()[1] for line in mounts if line.split()[2] == "cgroup2"), None)
 
 
+def own_cgroup() -> str:
+    """The folder of the calling process's cgroup. Raises OSError where there is no cgroup v2."""
+    with open("/proc/self/cgroup") as lines:  # one line a hierarchy, v2's with the number 0 and no controllers
+        path = next((line.rstrip("\n")[3:] for line in lines if line.startswith("0::")), None)
+    root = cgroup_root()
+    if root is None or path is None:
+        raise OSError(errno.ENOENT, "cgroup v2 is not mounted")
+    return f"{root}{path}"
+
+
+def enable_memory_controller() -> None:
+    """Let the cgroups below the root have memory limits. Raises OSError where the controller is not cgroup v2's."""
+    root = cgroup_root()
+    if root is None:
+        raise OSError(errno.ENOENT, "cgroup v2 is not mounted")
+    with open(f"{root}/cgroup.controllers") as controllers:
+        if "memory" not in controllers.read().split():
+            raise OSError(errno.ENOENT, "cgroup v2 has no memory controller here: CONFIG_MEMCG is off, or cgroup v1 has it")
+    with open(f"{root}/cgroup.subtree_control", "wb", buffering=0) as control:
+        control.write(b"+memory")
+
+
 def cgroup_id(path: str) -> int | None:
     """The kernel's id of a cgroup, which is what bpf_get_current_cgroup_id() returns; None where it cannot be had.
 

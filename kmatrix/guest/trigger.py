@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import json
+import mmap
 import os
 import platform
 import shutil
+import signal
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from . import bpf
-from .cgroup import AT_FDCWD
+from .cgroup import AT_FDCWD, enable_memory_controller, own_cgroup
 from .child import Child, Known, Outcome, Pipes
 
 Spec = Mapping[str, Any]
@@ -56,6 +59,29 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
         "daddr": "the listener's address, as text",
         "sport": "its port",
         "dport": "the listener's port",
+    },
+    "dns": {
+        "pid": "the process that asks",
+        "tgid": "the same",
+        "comm": "its name",
+        "saddr": "the asker's address, as text",
+        "daddr": "the name server's address, as text",
+        "sport": "the asker's port",
+        "dport": "53",
+        "query_id": "of query and answer",
+        "query_flags": "0x0100: a query, recursion desired",
+        "answer_flags": "0x8180: an answer, without error",
+        "question": "the name asked for as it stands in the packet, as text up to the end of the name",
+        "query_len": "bytes of the query, which is what sendto(2) returns",
+    },
+    "oom": {
+        "pid": "the process that takes the memory, for which another has to go",
+        "tgid": "the same",
+        "comm": "its name",
+        "victim": "the process that is killed",
+        "victim_comm": "its name",
+        "limit_pages": "the cgroup's memory.max, in pages",
+        "message": "what the kernel says first",
     },
     "command": {
         "pid": "the command's process",
@@ -191,6 +217,110 @@ def _tcp_connect(spec: Spec) -> Child:
     return child
 
 
+_name_servers = itertools.count(1)
+
+
+def _dns(_spec: Spec) -> Child:
+    """Ask a name server on loopback, which answers. Both are the same process: what it sends itself waits in the sockets' queues."""
+    server = (f"127.0.53.{next(_name_servers) % 250 + 1}", 53)
+    ident, flags, answered = 0x4B4D, 0x0100, 0x8180
+    question = b"\x07kmatrix\x04test\0" + struct.pack(">HH", 1, 1)  # A, IN
+    query = struct.pack(">HHHHHH", ident, flags, 1, 0, 0, 0) + question
+    answer = struct.pack(">HHHHHH", ident, answered, 1, 1, 0, 0) + question
+    answer += struct.pack(">HHHIH4s", 0xC00C, 1, 1, 60, 4, bytes((192, 0, 2, 1)))  # of the name at offset 12, for a minute
+
+    def action(pipes: Pipes) -> int:
+        _name_thread("kmatrix-dns")
+        listener, asker = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+        listener.bind(server)  # a port for root
+        asker.bind(("127.0.0.1", 0))
+        for sock in (listener, asker):
+            sock.settimeout(2)
+        pid, (address, port) = os.getpid(), asker.getsockname()
+        pipes.say(_become_someone() | {"pid": pid, "tgid": pid, "comm": "kmatrix-dns"})
+        pipes.say({"saddr": address, "sport": port, "daddr": server[0], "dport": server[1]})
+        name = question[: question.index(0)].decode("ascii")
+        pipes.say({"query_id": ident, "query_flags": flags, "answer_flags": answered, "question": name, "query_len": len(query)})
+        pipes.ready()
+        asker.sendto(query, server)
+        asked, whom = listener.recvfrom(512)
+        listener.sendto(answer, whom)
+        if asked != query or asker.recv(512) != answer:
+            raise ValueError("a packet on loopback was changed")
+        pipes.say({"done": True})
+        return pipes.rest()
+
+    return Child("dns", action)
+
+
+_HOG, _ROOM, _GREED = 2 << 20, 1 << 20, 2 << 20
+"""Bytes: what the one to be killed holds, what the cgroup may take beside, and what is then asked for, which fits when that one is gone."""
+
+
+def _oom(_spec: Spec) -> Child:
+    """Have the kernel kill a process for want of memory: not the one that takes it, so that an event which mixes the two up is wrong."""
+    enable_memory_controller()
+
+    def action(pipes: Pipes) -> int:
+        _name_thread("kmatrix-oom")
+        told, tell = os.pipe()
+        victim = os.fork()
+        if victim == 0:
+            _be_the_hog(tell)
+        os.read(told, 1)
+        _write("/proc/self/oom_score_adj", b"-1000")
+        mine = own_cgroup()
+        with open(f"{mine}/memory.current") as current:
+            limit = (int(current.read()) + _ROOM) // mmap.PAGESIZE
+        _write(f"{mine}/memory.max", b"%d" % (limit * mmap.PAGESIZE))
+        pid = os.getpid()
+        pipes.say(
+            _become_someone() | {"pid": pid, "tgid": pid, "comm": "kmatrix-oom", "victim": victim, "victim_comm": "kmatrix-hog"}
+        )
+        pipes.say({"limit_pages": limit, "message": "Memory cgroup out of memory"})
+        pipes.ready()
+        taken = _take(_GREED)
+        deadline = time.monotonic() + 2
+        while not (ended := os.waitpid(victim, os.WNOHANG))[0]:  # its memory may be taken from it before it has ended
+            if time.monotonic() > deadline:
+                raise TimeoutError("the kernel killed nobody for memory")
+            time.sleep(0.001)
+        taken.close()
+        if os.waitstatus_to_exitcode(ended[1]) != -signal.SIGKILL:
+            raise ChildProcessError(f"the victim was not killed, but ended with {os.waitstatus_to_exitcode(ended[1])}")
+        pipes.say({"done": True})
+        return pipes.rest()
+
+    return Child("oom", action)
+
+
+def _be_the_hog(tell: int) -> NoReturn:
+    """The life of the process that is killed."""
+    try:
+        _name_thread("kmatrix-hog")
+        _write("/proc/self/oom_score_adj", b"1000")
+        _become_someone()
+        held = _take(_HOG)
+        os.write(tell, b"\n")
+        while held:
+            signal.pause()
+    finally:
+        os._exit(1)
+
+
+def _take(size: int) -> mmap.mmap:
+    """Memory that is really there, for no page of it is as it was."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for at in range(0, size, mmap.PAGESIZE):
+        memory[at] = 1
+    return memory
+
+
+def _write(path: str, data: bytes) -> None:
+    with open(path, "wb", buffering=0) as file:
+        file.write(data)
+
+
 def _command(spec: Spec) -> Child:
     """Run a command in the folder that the trigger's files were put into."""
     argv = [str(word) for word in spec["command"]]
@@ -219,16 +349,19 @@ def _command(spec: Spec) -> Child:
     return child
 
 
-_MAKE: Mapping[str, Callable[[Spec], Child]] = {"open": _open, "exec": _exec, "tcp_connect": _tcp_connect, "command": _command}
+_MAKE: Mapping[str, Callable[[Spec], Child]] = {
+    "open": _open, "exec": _exec, "tcp_connect": _tcp_connect, "dns": _dns, "oom": _oom, "command": _command,
+}  # fmt: skip
+_PREPARED = ("open", "exec", "tcp_connect", "dns", "oom")
 _prepared: dict[str, Child] = {}
 _spent: list[Child] = []
 
 
 def prepare(timeout: float = 10.0) -> None:
     """Have a child waiting for each trigger that needs nothing of the request."""
-    for kind in ("open", "exec", "tcp_connect"):
-        if kind not in _prepared:
-            child = _MAKE[kind]({"kind": kind})
+    for kind in _PREPARED:
+        with suppress(OSError):  # a kernel without what this one takes has the others all the same; who asks for it is told
+            child = _prepared.get(kind) or _MAKE[kind]({"kind": kind})
             if child.await_ready(time.monotonic() + timeout):
                 _prepared[kind] = child
             else:

@@ -65,7 +65,7 @@ def test_all_four_behaviours_on_one_kernel(on: Target, name: str, room: MachineR
         assert "4.9" in record.facts["refusal"]
 
 
-@targets("4.9-sim", "4.14-sim", "5.4-sim", "6.1-nobtf")
+@targets("4.9-sim", "4.14-sim", "5.4-sim", "6.1-nobtf", "6.1-nokprobes")
 def test_the_guest_finds_every_feature_as_it_is_declared(on: Target, room: MachineRoom, tmp_path: Path) -> None:
     with room.machine(on, tmp_path / "console.log") as (_, probe):
         assert feature_mismatches(on, probe["features"], FEATURES) == []

@@ -14,7 +14,7 @@ from kmatrix.features import FEATURES
 from kmatrix.matrix import Matrix, Target
 
 SHIPPED = config.load_matrix(Path("/"))
-SIMULATED = ["4.9-sim", "4.14-sim", "5.4-sim", "6.1-nobtf"]
+SIMULATED = ["4.9-sim", "4.14-sim", "5.4-sim", "6.1-nobtf", "6.1-nokprobes"]
 
 
 def with_kernels(**kernels: Any) -> Matrix:

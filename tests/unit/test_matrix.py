@@ -35,7 +35,7 @@ def names(expression: str) -> list[str]:
         ("5..5", ["5.4", "5.10", "5.15"]),
         ("mission", ["4.14", "5.4", "5.15", "6.1"]),
         ("debian,4.14", ["4.14", "5.10", "6.1", "6.12"]),
-        ("all", ["4.9-sim", "4.14", "4.14-sim", "5.4", "5.4-sim", "5.10", "5.15", "6.1", "6.1-nobtf", "6.12"]),
+        ("all", ["4.9-sim", "4.14", "4.14-sim", "5.4", "5.4-sim", "5.10", "5.15", "6.1", "6.1-nobtf", "6.1-nokprobes", "6.12"]),
     ],
 )
 def test_selection(expression: str, chosen: list[str]) -> None:
