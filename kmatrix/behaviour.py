@@ -160,8 +160,9 @@ def observed(collector: Collector, target: Target, facts: Facts) -> Observation:
     strays = _strays(facts)
     if running is None:
         if not facts.get("refusal"):
-            return Observation(None, None, frozenset(), (Problem("worse", "nothing runs and nothing was said about why"), *strays))
-        return Observation("refusal", None, frozenset(), tuple(strays))
+            why = (facts.get("loader") or {}).get("failure") or "nothing runs and nothing was said about why"
+            return Observation(None, None, frozenset(), (Problem("worse", why), *strays))
+        return Observation("refusal", None, frozenset(), (*_loader_problems(facts), *strays))
     variant = collector.variant(running)
     attempt = _attempt(facts, running)
     assert attempt is not None, "the guest reports an attempt for the variant that runs"
@@ -175,6 +176,7 @@ def observed(collector: Collector, target: Target, facts: Facts) -> Observation:
                 f"{variant.name}: buffer {variant.buffer} is {transport or 'not in the kernel'}, declared as {variant.transport}",
             )
         )
+    problems += [problem for problem in _loader_problems(facts) if problem.failure != "leftover"]
     trouble, missing_fields = _trigger_problems(facts), set[str]()
     if not trouble:
         trouble, missing_fields = _judge_events(collector, target, facts)
@@ -184,7 +186,22 @@ def observed(collector: Collector, target: Target, facts: Facts) -> Observation:
     behaviour: Behaviour | None = None
     if not problems:
         behaviour = "partial" if variant.behaviour == "full" and degradations else variant.behaviour
-    return Observation(behaviour, running, frozenset(degradations), (*problems, *strays))
+    left = [problem for problem in _loader_problems(facts) if problem.failure == "leftover"]
+    return Observation(behaviour, running, frozenset(degradations), (*problems, *left, *strays))
+
+
+def _loader_problems(facts: Facts) -> list[Problem]:
+    """What the collector's own loader did that none should: die while it runs, not stop, or leave processes behind."""
+    own = facts.get("loader")
+    if not own:
+        return []
+    name = own["command"][0]
+    problems = [Problem("worse", f"{name} {own['died']}")] if own["died"] else []
+    if own["killed"]:
+        problems.append(Problem("leftover", f"{name} did not end when it was told to stop, and was killed"))
+    if own["left"]:
+        problems.append(Problem("leftover", f"{name} left running: {', '.join(own['left'])}"))
+    return problems
 
 
 def _attempt(facts: Facts, variant: str | None) -> Mapping[str, Any] | None:
@@ -224,9 +241,10 @@ def _missing_programs(collector: Collector, variant: Variant, attempt: Mapping[s
 
 def _transport(variant: Variant, attempt: Mapping[str, Any], facts: Facts) -> str | None:
     """How the running variant's events travel, by the type that the kernel gives its buffer."""
-    if variant.buffer is None:
+    buffer = variant.buffer or variant.transport  # a loader's own buffer need not be known by name
+    if buffer is None:
         return None
-    ident = attempt["maps"].get(variant.buffer, {}).get("id")
+    ident = attempt["maps"].get(buffer, {}).get("id")
     kind = next((entry["type"] for entry in facts["kernel"]["during"]["maps"] if entry["id"] == ident), None)
     return None if kind is None else _MAP_TRANSPORT.get(kind, kind)
 
@@ -294,7 +312,7 @@ def _judge_events(collector: Collector, target: Target, facts: Facts) -> tuple[l
                 value = fields.get(f.name)
                 wrong = _wrong(f, value, facts["known"])
                 # The value that says "absent" may also be the right one (uid 0): then it is there, where it is promised.
-                if f.degradable and value == f.absent and not (promised and f.checked and wrong is None):
+                if f.degradable and value in (None, f.absent) and not (promised and f.checked and wrong is None):
                     absent.add(_field(event, f))
                 elif wrong:
                     problems.append(Problem("wrong-data", f"event {event.name}: {f.name} is {value!r}, {wrong}"))
@@ -391,7 +409,7 @@ def verdict(
     drift = _degradation_drift(expectation, observation)
     if drift is not None:
         return drift
-    if expectation.behaviour == "refusal" and not _names_missing(facts["refusal"], expectation.missing):
+    if expectation.behaviour == "refusal" and not _names_missing(facts["refusal"], expectation.missing, collector):
         wanted = " or ".join(sorted(expectation.missing))
         return Verdict(False, "worse", f"the refusal does not name what is missing ({wanted}): {facts['refusal']}")
     if observation.problems:
@@ -469,9 +487,12 @@ def _describe(expectation: Expectation) -> str:
     return f"{expectation.behaviour}{variant}{without}"
 
 
-def _names_missing(message: str, missing: frozenset[str]) -> bool:
-    """Whether the message names one of the missing features, as a word: a variant called core-ringbuf does not name ringbuf."""
-    return not missing or any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", message) for name in missing)
+def _names_missing(message: str, missing: frozenset[str], collector: Collector) -> bool:
+    """Whether the message names one of the missing features, as a word (a variant called core-ringbuf does not name ringbuf), or as
+    the collector's own loader names it."""
+    own = collector.loader.names if collector.loader is not None else {}
+    patterns = [rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in missing] + [own[name] for name in missing if name in own]
+    return not missing or any(re.search(pattern, message) for pattern in patterns)
 
 
 def _and_more(text: str, problems: Sequence[Problem]) -> str:

@@ -12,10 +12,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kmatrix import behaviour, objects
+from kmatrix import behaviour, loader_files, objects
 from kmatrix.behaviour import Expectation, Observation, Verdict
 from kmatrix.collector import Collector
 from kmatrix.errors import InfraError, InputError
+from kmatrix.loader_files import LoaderFile
 from kmatrix.machine_room import MachineRoom
 from kmatrix.matrix import Target
 from kmatrix.nearest import did_you_mean
@@ -30,6 +31,8 @@ TRIGGER_SECONDS = 10.0
 """Seconds that the guest gives a trigger at least."""
 MARGIN = 30.0
 """Seconds that a cell may take in the guest beyond its collector's own timeout (load and attach under TCG)."""
+LOADER_FOLDER = "/tmp/kmatrix/loader"
+"""Where a collector's own loader runs in the guest, its files beside it."""
 ATTEMPTS = 2
 """Infra trouble is the only class that is retried."""
 
@@ -55,9 +58,10 @@ def run(collector: Collector, target: Target, room: MachineRoom, directory: Path
     """
     expectation = behaviour.expected(collector, target, room.matrix)
     question = request(collector, target)
+    files = loader_files.collect(collector, target.arch, mirrors=room.matrix.mirrors, reporter=room.reporter)
     command = reproduce(collector, target, options)
     for attempt in range(1, ATTEMPTS + 1):
-        cell = _Cell(collector, target, room, directory, expectation)
+        cell = _Cell(collector, target, room, directory, expectation, files)
         try:
             record = cell.run(question)
             break
@@ -76,17 +80,19 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
     for variant in collector.variants:
         if arch not in variant.arches:
             continue
-        info = objects.load(collector, variant, arch)
-        wanted[info.path.name] = pack(info.data)
+        info = objects.load(collector, variant, arch) if collector.loader is None else None
+        if info is not None:
+            wanted[info.path.name] = pack(info.data)
         programs = [
             {"name": p.name, "hook": p.hook, "required": p.required, "attach": p.attach}
+            | ({"type": p.kernel_type, "tag": p.tag} if collector.loader is not None else {})
             for p in collector.programs_of(variant, arch)
         ]
         maps = [{"name": m.name, "type": m.type} for m in collector.maps_of(variant)]
         variants.append(
             {
                 "name": variant.name,
-                "object": info.path.name,
+                "object": info.path.name if info is not None else None,
                 "needs": list(variant.needs),
                 "transport": variant.transport,
                 "buffer": variant.buffer,
@@ -100,6 +106,7 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
         "min_kernel": list(collector.min_kernel) if collector.min_kernel else None,
         "variants": variants,
         "objects": wanted,
+        "loader": _loader(collector),
         "trigger": {"kind": trigger.kind, "command": list(trigger.command), "env": dict(trigger.env)} if trigger else None,
         "files": {name: pack(_read(collector, name)) for name in (trigger.files if trigger else ())},
         "events": [
@@ -109,11 +116,32 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
                 "min_count": event.min_count,
                 "max_count": event.max_count,
                 "packed": event.packed,
-                "fields": [{"name": f.name, "type": f.type} for f in collector.layout(event)],
+                "fields": [{"name": f.name, "type": f.type} | ({"key": f.key} if f.key else {}) for f in collector.layout(event)],
             }
+            | ({"lines": {"regex": event.regex}} if collector.loader is not None else {})
             for event in collector.events
         ],
         "timeout": collector.timeout,
+    }
+
+
+def _loader(collector: Collector) -> dict[str, Any] | None:
+    """The collector's own loader as the guest is told of it; its files are put there before."""
+    own = collector.loader
+    if own is None:
+        return None
+    ready = {"when": own.ready} if isinstance(own.ready, str) else own.ready.model_dump(exclude_none=True)
+    return {
+        "command": list(own.command),
+        "folder": LOADER_FOLDER,
+        "env": dict(own.env),
+        "ready": ready,
+        "ready_timeout": own.ready_timeout,
+        "stop": own.stop if isinstance(own.stop, str) else list(own.stop),
+        "stop_timeout": own.stop_timeout,
+        "events": own.events,
+        "lines": bool(collector.events),
+        "refusal_exits": list(own.refusal_exits),
     }
 
 
@@ -133,8 +161,17 @@ _numbers = itertools.count()
 class _Cell:
     """One try of a cell: what is known of it so far, so that a try that comes to nothing leaves that in the record."""
 
-    def __init__(self, collector: Collector, target: Target, room: MachineRoom, directory: Path, expectation: Expectation) -> None:
+    def __init__(
+        self,
+        collector: Collector,
+        target: Target,
+        room: MachineRoom,
+        directory: Path,
+        expectation: Expectation,
+        files: tuple[LoaderFile, ...],
+    ) -> None:
         self.collector = collector
+        self.files = files
         self.target = target
         self.room = room
         self.directory = directory
@@ -156,6 +193,7 @@ class _Cell:
             self._ask(question, console)
         if self.facts is not None:
             self.stages |= self.facts["timings"]
+            _loader_started(self.collector, self.facts)
             _trigger_ran(self.collector, self.target, self.facts)
         mark = time.monotonic()
         observation, verdict = self._judge()
@@ -167,6 +205,9 @@ class _Cell:
         with _machine(self.room, self.target, console) as (vm, self.probe):
             self.stages["restore"] = time.monotonic() - mark
             try:
+                with self._stage("files"):
+                    for file in self.files:
+                        vm.put(f"{LOADER_FOLDER}/{file.name}", file.data, file.mode)
                 self.facts = vm.call("cell", question, now=time.time(), timeout=_patience(self.collector))
                 trouble = vm.splat()
                 self.splat = _said(trouble) if trouble else _tainted(self.facts)
@@ -176,6 +217,13 @@ class _Cell:
                 raise InfraError(f"the guest's agent failed: {error.message}\n{error.traceback}", where=str(self.target)) from None
             mark = time.monotonic()
         self.stages["kill"] = time.monotonic() - mark
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        mark = time.monotonic()
+        yield
+        if self.files:
+            self.stages[name] = time.monotonic() - mark
 
     @contextmanager
     def _own_console(self) -> Iterator[Path]:
@@ -222,8 +270,10 @@ class _Cell:
 
 
 def _patience(collector: Collector) -> float:
-    """Seconds that the guest may take: the trigger (twice, where the first fails), the events, and a margin for load and attach."""
-    return 2 * max(collector.timeout, TRIGGER_SECONDS) + collector.timeout + MARGIN
+    """Seconds that the guest may take: the trigger (twice, where the first fails), the events, its own loader's start and stop, and a
+    margin for load and attach."""
+    own = collector.loader.ready_timeout + collector.loader.stop_timeout if collector.loader is not None else 0.0
+    return 2 * max(collector.timeout, TRIGGER_SECONDS) + collector.timeout + own + MARGIN
 
 
 _TAINTS = {7: "D (died)", 9: "W (warned)", 14: "L (locked up)"}
@@ -254,6 +304,17 @@ def _machine(room: MachineRoom, target: Target, console: Path) -> Iterator[tuple
 
 def _said(splat: Splat) -> str:
     return f"{splat.kind}: {splat.title}"
+
+
+def _loader_started(collector: Collector, facts: Mapping[str, Any]) -> None:
+    """A loader that the guest cannot even start says nothing about kernels: what it lacks has to be brought."""
+    why = (facts.get("loader") or {}).get("cannot_start")
+    if why:
+        raise InputError(
+            why,
+            where=f"{collector.path}: loader",
+            fix='bring what it lacks in loader.files (a library, with env = { LD_LIBRARY_PATH = "." }), or link it statically',
+        )
 
 
 def _trigger_ran(collector: Collector, target: Target, facts: Mapping[str, Any]) -> None:

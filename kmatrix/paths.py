@@ -19,7 +19,7 @@ def data(name: str) -> Path:
 
 
 def cache_dir(kind: str) -> Path:
-    """The cache folder for `kind` ("kernels", "images", "snapshots", "downloads"), made if it is not there.
+    """The cache folder for `kind` ("kernels", "images", "snapshots", "packages", "downloads"), made if it is not there.
 
     `$KMATRIX_CACHE` if set, else the user's cache directory (`$XDG_CACHE_HOME/kmatrix`).
     """

@@ -18,12 +18,12 @@ import termios
 import threading
 import time
 import tty
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import paramiko
 
-from kmatrix import objects
+from kmatrix import loader_files, objects
 from kmatrix.arch import ARCHES, INFO, Arch, host_arch
 from kmatrix.collector import Collector
 from kmatrix.errors import InfraError
@@ -42,14 +42,16 @@ def default_arch() -> Arch:
     return host_arch() or ARCHES[0]
 
 
-def lay_out(vm: Machine, collector: Collector, target: Target) -> str:
-    """Put the collector's objects for the target's arch and its manifest in the guest; returns the folder."""
+def lay_out(vm: Machine, collector: Collector, target: Target, *, mirrors: Mapping[str, str] | None = None) -> str:
+    """Put the collector's objects or its loader's files for the target's arch, and its manifest, in the guest; returns the folder."""
     folder = f"/root/{collector.name}"
     vm.put(f"{folder}/{collector.path.name}", collector.path.read_bytes())
     for variant in collector.variants:
-        if target.arch in variant.arches:
+        if target.arch in variant.arches and collector.loader is None:
             info = objects.load(collector, variant, target.arch)
             vm.put(f"{folder}/{info.path.name}", info.data)
+    for file in loader_files.collect(collector, target.arch, mirrors=mirrors):
+        vm.put(f"{folder}/{file.name}", file.data, file.mode)
     for name in collector.trigger.files if collector.trigger else ():
         path = collector.path.parent / name
         vm.put(f"{folder}/{name}", path.read_bytes(), path.stat().st_mode & 0o777)

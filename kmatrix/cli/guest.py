@@ -43,7 +43,7 @@ def shell(
         console = stack.enter_context(scratch_console(f"shell-{target}"))
         line = stack.enter_context(shells.serial_line()) if serial else None
         vm, _ = stack.enter_context(room.machine(target, console, serial=line))
-        start = shells.lay_out(vm, chosen, target) if chosen is not None else "/root"
+        start = shells.lay_out(vm, chosen, target, mirrors=matrix.mirrors) if chosen is not None else "/root"
         status = shells.serial(vm, target, start) if serial else shells.ssh(vm, start)
     raise click.exceptions.Exit(status)
 

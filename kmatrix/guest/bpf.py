@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import platform
 import struct
@@ -27,6 +28,8 @@ PROG_GET_NEXT_ID, MAP_GET_NEXT_ID, PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID, OBJ_GET_
 PROG_QUERY = 16
 RAW_TRACEPOINT_OPEN, BTF_LOAD, TASK_FD_QUERY, BTF_GET_NEXT_ID = 17, 18, 20, 23
 LINK_CREATE, LINK_GET_FD_BY_ID, LINK_GET_NEXT_ID = 28, 30, 31
+
+PERF_EVENT_IOC_SET_BPF = 0x40042408
 
 # Names as bpftool writes them, by the kernel's numbers.
 PROG_TYPES = (
@@ -199,10 +202,10 @@ def links() -> list[Link]:
     return [link_info(fd) for fd in _fds(LINK_GET_NEXT_ID, LINK_GET_FD_BY_ID)]
 
 
-def attached_program(fd: int) -> int | None:
-    """The id of the program at a perf event or raw tracepoint of this process; None where the kernel does not tell (before 4.18)."""
+def attached_program(fd: int, pid: int = 0) -> int | None:
+    """The id of the program at a perf event or raw tracepoint of a process (this one); None where the kernel does not tell (before 4.18)."""
     try:
-        answer = _write_back(TASK_FD_QUERY, struct.pack("=IIIIQIIQQ", os.getpid(), fd, 0, 0, 0, 0, 0, 0, 0))
+        answer = _write_back(TASK_FD_QUERY, struct.pack("=IIIIQIIQQ", pid or os.getpid(), fd, 0, 0, 0, 0, 0, 0, 0))
     except OSError:
         return None
     ident: int = struct.unpack_from("=I", answer, 24)[0]
@@ -280,6 +283,24 @@ def prog_load(
 def map_create(kind: int, key: int, value: int, entries: int, *, flags: int = 0) -> int:
     """Create a map of type number `kind`; its fd. Sizes in bytes."""
     return bpf(MAP_CREATE, struct.pack("=IIIII", kind, key, value, entries, flags))
+
+
+def hook_is_taken(tracefs_id: int) -> bool | None:
+    """Whether a program is attached to a trace event (its `id` file), by trying to attach another; None where that tells nothing.
+
+    Before 4.15 there is room for one, and the second is EEXIST (e87c6bc3852b); later there is room for many.
+    """
+    kind = PROG_TYPES.index("tracepoint")
+    program = event = -1
+    try:
+        program = prog_load(kind, RETURN_0)
+        event = perf_event_open(2, tracefs_id)  # PERF_TYPE_TRACEPOINT
+        fcntl.ioctl(event, PERF_EVENT_IOC_SET_BPF, program)
+    except OSError as error:
+        return True if error.errno == errno.EEXIST else None
+    finally:
+        close(event, program)
+    return False
 
 
 def raw_tracepoint_open(prog_fd: int, name: bytes | None = None) -> int:

@@ -12,9 +12,11 @@ from . import kernel, loader, observe, simulate, trigger
 from .child import Child
 from .events import Sorter, Spec
 from .observe import Stream
+from .own_loader import LineStream, OwnLoader
 
 Facts = dict[str, Any]
 Request = Mapping[str, Any]
+Probed = Callable[[], Mapping[str, Any]]
 
 
 def inventory() -> observe.Inventory:
@@ -47,7 +49,7 @@ class Clock:
             self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.monotonic() - start, 4)
 
 
-def run(request: Request, probed: Callable[[], Mapping[str, Any]]) -> Facts:
+def run(request: Request, probed: Probed) -> Facts:
     """The facts of one collector on this kernel (docs/record.md has their form).
 
     `probed` is asked only for a refusal.
@@ -71,40 +73,58 @@ def run(request: Request, probed: Callable[[], Mapping[str, Any]]) -> Facts:
         "timings": clock.seconds,
     }
     floor = request.get("min_kernel")
-    if floor and kernel.version() < (int(floor[0]), int(floor[1])):
+    if floor and not request.get("loader") and kernel.version() < (int(floor[0]), int(floor[1])):
         facts["refusal"] = (
             f"{request['collector']} needs kernel {floor[0]}.{floor[1]} or newer; this is kernel {kernel.release()}, nothing was tried"
         )
         return facts
     with clock("trigger"):
         child = _child(request, facts)
-    objects = {key: base64.b64decode(data) for key, data in request["objects"].items()}
-    running: loader.Running | None = None
-    for variant in request["variants"]:
-        attempt = loader.Attempt(variant, objects[variant["object"]], clock)
-        facts["attempts"].append(attempt.report)
-        if (running := attempt.run()) is not None:
-            facts["running"] = variant["name"]
-            break
+    running = _own(request, before, facts, clock, probed) if request.get("loader") else _ours(request, facts, clock, probed)
     try:
-        if running is None:
-            facts["refusal"] = refusal(request, facts["attempts"], probed)
         with clock("inventory"):
             # Maps of a failed attempt are freed a little later: of a refusal, nothing may be left.
             facts["kernel"]["during"] = settled(before) if running is None else inventory()
-        if running is not None:
+        if running is not None and facts["running"] is not None:
             _watch(request, child, running, facts, clock)
             simulate.outside(lambda: observe.note_runs(facts["attempts"][-1]["programs"].values()))
+            if isinstance(running, OwnLoader):
+                running.note_attached()
     finally:
         with clock("teardown"):
             if running is not None:
                 running.stop()
             facts["kernel"]["after"] = settled(before)
             facts["taint"]["after"] = observe.taint()
-    if running is not None and child is not None and not facts["trigger"]["ok"]:
+    if facts["running"] is not None and child is not None and not facts["trigger"]["ok"]:
         with clock("trigger"):
             facts["trigger"]["after"] = _again(request)
     return facts
+
+
+def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loader.Running | None:
+    """The first variant that our own loader gets to run."""
+    objects = {key: base64.b64decode(data) for key, data in request["objects"].items()}
+    for variant in request["variants"]:
+        attempt = loader.Attempt(variant, objects[variant["object"]], clock)
+        facts["attempts"].append(attempt.report)
+        if (running := attempt.run()) is not None:
+            facts["running"] = variant["name"]
+            return running
+    facts["refusal"] = refusal(request, facts["attempts"], probed)
+    return None
+
+
+def _own(request: Request, before: observe.Inventory, facts: Facts, clock: Clock, probed: Probed) -> OwnLoader | None:
+    """The collector's own loader, as long as it runs: also where it runs none of the variants, and has to be stopped."""
+    refuted = {name for name, found in (request.get("probed") or probed()["features"]).items() if found is False}
+    own = OwnLoader(request, before, refuted, facts)
+    with clock("load"):
+        own.start()
+    if facts["refusal"] is None or own.alive:
+        return own
+    own.stop()
+    return None
 
 
 def _child(request: Request, facts: Facts) -> Child | None:
@@ -136,7 +156,7 @@ def _patience(request: Request) -> float:
     return float(request["trigger"].get("timeout", max(float(request.get("timeout", 5.0)), 10.0)))
 
 
-def _watch(request: Request, child: Child | None, running: loader.Running, facts: Facts, clock: Clock) -> None:
+def _watch(request: Request, child: Child | None, running: loader.Running | OwnLoader, facts: Facts, clock: Clock) -> None:
     """Pull the trigger and take in what comes, while the variant runs."""
     if child is not None:
         with clock("trigger"):
@@ -148,7 +168,7 @@ def _watch(request: Request, child: Child | None, running: loader.Running, facts
             _collect(request, running.stream, running.raw, float(request.get("timeout", 5.0)), facts)
 
 
-def _collect(request: Request, stream: Stream, raw: list[bytes], timeout: float, facts: Facts) -> None:
+def _collect(request: Request, stream: Stream | LineStream, raw: list[bytes], timeout: float, facts: Facts) -> None:
     sorter = Sorter([Spec.of(event) for event in request.get("events") or ()], facts["known"], stream.transport)
     expecting = bool(sorter.specs) and bool(facts["trigger"] and facts["trigger"]["ok"])
     deadline = time.monotonic() + (timeout if expecting else GRACE)
@@ -169,7 +189,7 @@ def _collect(request: Request, stream: Stream, raw: list[bytes], timeout: float,
     facts.update(events=sorter.matched, unmatched=sorter.unmatched, unmatched_samples=sorter.samples, lost=stream.lost)
 
 
-def refusal(request: Request, attempts: list[dict[str, Any]], probed: Callable[[], Mapping[str, Any]]) -> str:
+def refusal(request: Request, attempts: list[dict[str, Any]], probed: Probed) -> str:
     """Why nothing runs: each variant's failure in the kernel's words, and the features it needs that the probe did not find."""
     found = probed()["features"]
     parts = []

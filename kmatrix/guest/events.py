@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 import struct
 from collections.abc import Mapping, Sequence
@@ -71,11 +72,60 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Lines:
+    """The form of an event that a collector's own loader prints: a JSON object, or a line that a regular expression takes apart."""
+
+    fields: tuple[tuple[str, str, str], ...]
+    """(name, type, key) of each field; `key` is dotted."""
+    pattern: re.Pattern[str] | None = None
+
+    @classmethod
+    def of(cls, fields: Sequence[Mapping[str, Any]], regex: str | None) -> Lines:
+        """The form as the host sends it."""
+        named = tuple((f["name"], f["type"], f.get("key") or f["name"]) for f in fields)
+        return cls(named, re.compile(regex) if regex else None)
+
+    def decode(self, raw: bytes) -> dict[str, int | str] | None:
+        """The fields that are there; None where the line is none of this event's."""
+        text = raw.decode("utf-8", "replace")
+        if self.pattern is not None:
+            found = self.pattern.search(text)
+            values = {name: found[name] for name, _, _ in self.fields} if found else {}
+        else:
+            try:
+                whole = json.loads(text)
+            except (ValueError, RecursionError):
+                return None
+            values = {name: _dig(whole, key) for name, _, key in self.fields}
+        fields = {name: _said(kind, values[name]) for name, kind, _ in self.fields if values.get(name) is not None}
+        return fields or None
+
+
+def _dig(value: Any, key: str) -> Any:
+    """What is in an object of objects at a dotted key; None where there is nothing."""
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _said(kind: str, value: Any) -> int | str:
+    """A value as its type: numbers may be printed as text (0x too), and what is none stays as it was printed."""
+    if kind == "int":
+        if isinstance(value, float) and not value.is_integer():
+            return str(value)
+        try:
+            return int(value, 0) if isinstance(value, str) and value.strip()[:2].lower() in ("0x", "0b", "0o") else int(value)
+        except (ValueError, TypeError, OverflowError):
+            pass
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@dataclass(frozen=True)
 class Spec:
     """One expected event."""
 
     name: str
-    layout: Layout
+    layout: Layout | Lines
     match: Mapping[str, int | str]
     min_count: int
     max_count: int | None = None
@@ -83,7 +133,10 @@ class Spec:
     @classmethod
     def of(cls, request: Mapping[str, Any]) -> Spec:
         """The spec as the host sends it."""
-        layout = Layout.of(request["fields"], packed=bool(request.get("packed")))
+        if "lines" in request:
+            layout: Layout | Lines = Lines.of(request["fields"], request["lines"].get("regex"))
+        else:
+            layout = Layout.of(request["fields"], packed=bool(request.get("packed")))
         return cls(request["name"], layout, request.get("match") or {}, int(request.get("min_count", 1)), request.get("max_count"))
 
     def agreement(self, fields: Mapping[str, int | str], known: Mapping[str, Any]) -> int:

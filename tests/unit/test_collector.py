@@ -52,7 +52,7 @@ def event(**changes: Any) -> list[dict[str, Any]]:
         (manifest(trigger={"kind": "opne"}), "trigger.kind"),
         (manifest(trigger={"kind": "command"}), 'kind = "command" and command'),
         (manifest(trigger=None), "no [trigger]"),
-        (manifest(event=event(first={"type": "int"})), "unknown type 'int'"),
+        (manifest(event=event(first={"type": "u128"})), "unknown type 'u128'"),
         (manifest(event=event(match={"pdi": 1})), "match names 'pdi', which is not there; did you mean pid"),
         (manifest(event=event(first={"equals": "known.PID"})), "is not known.NAME"),
         (manifest(event=event(first={"needs": ["btf"]})), "must be degradable"),

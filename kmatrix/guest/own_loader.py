@@ -1,0 +1,471 @@
+"""A collector's own agent: started, waited for, watched and stopped; what it did is read off the kernel, never believed.
+
+All that is new in a pristine guest's kernel is the agent's. Which variant that is, `recognise` says; whether a program is attached, the
+kernel: its links, the programs at the perf events and raw tracepoints that the agent's processes hold, at cgroups, and at interfaces.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import resource
+import signal
+import struct
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from . import bpf, command, kernel, loader, observe, processes, recognise, simulate
+from .cgroup import cgroup_root
+from .observe import read_text
+
+Facts = dict[str, Any]
+
+MEMLOCK = 64 << 10
+"""Bytes of locked memory that an agent starts with, as from every kernel before 5.16: one that forgets to ask for more must show it."""
+HEAD, TAIL, LINES_KEPT, LONGEST_LINE = 16 << 10, 48 << 10, 4096, 1 << 16
+WORDS = 5  # lines of the agent's output that are its message
+STABLE = 0.1
+"""Seconds for which what is attached must stay the same where that is the sign to go."""
+
+_LACKS_LIBRARY = re.compile(
+    r"(?:error while loading shared libraries: |Error loading shared library )([^:\s]+): "  # glibc's and musl's words
+    r"|(/\S+\.so\S*: version `[^']+' not found)"
+)
+_CGROUP_TYPES = ("cgroup_skb", "cgroup_sock", "cgroup_sock_addr", "cgroup_device", "cgroup_sysctl", "cgroup_sockopt", "sock_ops")
+_INTERFACE_TYPES = ("xdp", "sched_cls", "sched_act")
+ATTACH_TYPES = 64
+"""Above every attach type that a kernel knows; those that are none of a cgroup's are refused at once."""
+
+
+class Output:
+    """What comes out of a pipe: its beginning and end, and its lines. Read by a thread, so that nobody who writes ever waits."""
+
+    def __init__(self, fd: int, news: threading.Condition, ready: re.Pattern[str] | None, *, keep: bool) -> None:
+        self.ended = self.matched = False
+        self.lines: deque[bytes] = deque()
+        self.lost = 0
+        self._fd, self._news, self._ready, self._keep = fd, news, ready, keep
+        self._head, self._tail, self._size, self._part = b"", b"", 0, b""
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def text(self) -> str:
+        """What was written; where that is much, its beginning and end."""
+        cut = self._size - len(self._head) - len(self._tail)
+        middle = f"\n[… {cut} bytes …]\n".encode() if cut > 0 else b""
+        return (self._head + middle + self._tail).decode("utf-8", "replace")
+
+    def _read(self) -> None:
+        while data := os.read(self._fd, 1 << 16):
+            with self._news:
+                self._take(data)
+                self._news.notify_all()
+        with self._news:
+            if self._part:
+                self._line(self._part)
+            self.ended = True
+            self._news.notify_all()
+        os.close(self._fd)
+
+    def _take(self, data: bytes) -> None:
+        self._size += len(data)
+        room = HEAD - len(self._head)
+        self._head, rest = self._head + data[:room], data[room:]
+        self._tail = (self._tail + rest)[-TAIL:]
+        if not self._keep and (self._ready is None or self.matched):
+            return
+        *lines, part = (self._part + data).split(b"\n")
+        self._part = part[:LONGEST_LINE]
+        for line in lines:
+            self._line(line)
+
+    def _line(self, line: bytes) -> None:
+        if self._ready is not None and not self.matched:
+            self.matched = bool(self._ready.search(line.decode("utf-8", "replace")))
+        if self._keep and line.strip():
+            self.lines.append(line)
+            if len(self.lines) > LINES_KEPT:
+                self.lines.popleft()
+                self.lost += 1
+
+
+class LineStream:
+    """The agent's lines as a stream of events, in the place of a buffer's consumer."""
+
+    transport = "lines"
+
+    def __init__(self, output: Output, news: threading.Condition, sink: Callable[[bytes], None]) -> None:
+        self._output, self._news, self._sink = output, news, sink
+
+    @property
+    def lost(self) -> int:
+        """Lines that came faster than they were looked at."""
+        return self._output.lost
+
+    def poll(self, seconds: float) -> None:
+        """Hand over the lines that have come, waiting up to `seconds` for one."""
+        deadline = time.monotonic() + seconds
+        with self._news:
+            while not self._output.lines and (left := deadline - time.monotonic()) > 0:
+                self._news.wait(left)
+            lines, self._output.lines = self._output.lines, deque()
+        for line in lines:
+            self._sink(line)
+
+
+class OwnLoader:
+    """The agent of one cell."""
+
+    def __init__(self, request: Mapping[str, Any], before: observe.Inventory, refuted: Collection[str], facts: Facts) -> None:
+        self._spec: Mapping[str, Any] = request["loader"]
+        self._variants = request["variants"]
+        self._before, self._refuted, self._facts = before, refuted, facts
+        self._own: Facts = {
+            "command": list(self._spec["command"]),
+            "ready": None, "exit": None, "signal": None, "killed": False, "died": None, "failure": None, "cannot_start": None,
+            "left": [], "processes": [], "stdout": "", "stderr": "",
+        }  # fmt: skip
+        facts["loader"] = self._own
+        self._resources = ExitStack()
+        self._news = threading.Condition()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._outputs: dict[str, Output] = {}
+        self._ready_pattern = re.compile(self._spec["ready"]["line"]) if "line" in self._spec["ready"] else None
+        self._seen: tuple[float, Any] | None = None
+        self.stream: LineStream | None = None
+        self.raw: list[bytes] = []
+
+    # -- from start to ready ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start it and wait until it is ready or has ended; what runs, or why nothing does, is in the facts."""
+        started = time.monotonic()
+        self._tree = self._resources.enter_context(processes.adopting())
+        try:
+            self._launch()
+        except OSError as error:
+            self._own["cannot_start"] = self._own["failure"] = _cannot_start(error, self._spec)
+            return
+        why = self._await_ready(started + float(self._spec["ready_timeout"]))
+        if why is None:
+            self._own["ready"] = round(time.monotonic() - started, 3)
+        self._own["processes"] = simulate.outside(self._survey)
+        self._recognise(why)
+
+    def _launch(self) -> None:
+        spec = self._spec
+        environment = {**os.environ, **spec["env"]}
+        self._process = subprocess.Popen(
+            spec["command"], cwd=spec["folder"], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, start_new_session=True, preexec_fn=_limit,
+        )  # fmt: skip
+        for name in ("stdout", "stderr"):
+            pipe = getattr(self._process, name)
+            keep = name == spec["events"]
+            self._outputs[name] = Output(os.dup(pipe.fileno()), self._news, self._ready_pattern, keep=keep)
+            pipe.close()
+        if spec["lines"]:
+            self.stream = LineStream(self._outputs[spec["events"]], self._news, self.raw.append)
+
+    def _await_ready(self, deadline: float) -> str | None:
+        """None once it is ready; else why it is not, in words."""
+        while True:
+            status = self._status()
+            if self._is_ready(status):
+                return None
+            if status is not None and (status != 0 or not self._tree.members()):
+                self._drain()
+                if status == 0 and self._is_ready(status):  # the line may have come with the end
+                    return None
+                return self._ending(status) + (" before it was ready" if status == 0 else "")
+            if time.monotonic() > deadline:
+                return f"was not ready within {self._spec['ready_timeout']:g} s ({_sign(self._spec['ready'])})"
+            with self._news:
+                self._news.wait(0.02)
+
+    def _status(self) -> int | None:
+        assert self._process is not None
+        return self._process.poll()
+
+    def _is_ready(self, status: int | None) -> bool:
+        ready = self._spec["ready"]
+        if "line" in ready:
+            return any(output.matched for output in self._outputs.values())
+        if "file" in ready:
+            return os.path.exists(os.path.join(self._spec["folder"], ready["file"]))
+        if ready["when"] == "exit":
+            return status == 0
+        return bool(simulate.outside(lambda: self._is_attached(final=status == 0)))
+
+    def _is_attached(self, *, final: bool) -> bool:
+        """Whether some variant is there with all its required programs attached, and nothing more comes."""
+        now = observe.inventory()
+        programs, maps = self._new(now)
+        for variant in self._variants if programs else ():
+            found = recognise.match(variant, programs, maps, self._refuted)
+            if found.whole and not self._unattached(variant, found):
+                state = ([entry["id"] for kind in ("programs", "maps", "links") for entry in now[kind]], self._descriptors())
+                if self._seen is None or self._seen[1] != state:
+                    self._seen = (time.monotonic(), state)
+                return final or time.monotonic() - self._seen[0] >= STABLE
+        self._seen = None
+        return False
+
+    def _unattached(self, variant: Mapping[str, Any], found: recognise.Match) -> list[str]:
+        wanted = [p for p in variant["programs"] if p.get("required", True) and p.get("attach", True)]
+        via = self._attachments(variant, found)
+        return [program["name"] for program in wanted if program["name"] not in via]
+
+    def _new(self, now: observe.Inventory) -> tuple[list[recognise.Entry], list[recognise.Entry]]:
+        return recognise.new(self._before["programs"], now["programs"]), recognise.new(self._before["maps"], now["maps"])
+
+    def _descriptors(self) -> list[int]:
+        return [len(processes.bpf_files(process.pid)) for process in self._tree.members()]
+
+    # -- what it did --------------------------------------------------------------------------------------------------------------
+
+    def _recognise(self, why: str | None) -> None:
+        """Fill the facts: an attempt for each variant up to the one that runs; a refusal; or why there is neither."""
+        name = self._spec["command"][0]
+        said = f"{name} {why}" if why else None
+        if said is not None and (words := self._words()):
+            said += f": {words}"
+        programs, maps = self._new(simulate.outside(observe.inventory))
+        there = recognise.in_words(programs, maps)
+        status = self._status()
+        for variant in self._variants:
+            found = recognise.match(variant, programs, maps, self._refuted)
+            report = self._report(variant, found)
+            self._facts["attempts"].append(report)
+            if why is None and found.whole:
+                self._facts["running"] = variant["name"]
+                return
+            unlike = f"no {', no '.join(found.missing)}; in the kernel: {there}"
+            report.update(stage="attach" if found.whole else "load", error={"errno": None, "text": said or unlike})
+        if why is None and not programs:
+            self._facts["refusal"] = f"{name} runs on and has loaded no program: {self._words()}"
+        elif why is None:
+            self._own["failure"] = f"{name} runs in none of its variants; in the kernel: {there}"
+        elif self._lacks_library():
+            self._own["cannot_start"] = self._own["failure"] = f"{name} cannot start: {self._words()}"
+        elif status is not None and status > 0 and status in (self._spec["refusal_exits"] or (status,)):
+            self._facts["refusal"] = said
+        else:
+            self._own["failure"] = said
+
+    def _report(self, variant: Mapping[str, Any], found: recognise.Match) -> Facts:
+        """An attempt in the form that our own loader gives it."""
+        via = simulate.outside(lambda: self._attachments(variant, found))
+        programs = {}
+        for program in variant["programs"]:
+            name = program["name"]
+            programs[name] = loader.blank(program["hook"])
+            if (entry := found.programs.get(name)) is not None:
+                programs[name].update(id=entry["id"], tag=entry["tag"], type=entry["type"], loaded=True)
+                programs[name].update(attached=name in via, via=via.get(name))
+        maps = {name: {"id": entry["id"], "type": entry["type"]} for name, entry in found.maps.items()}
+        log = self._outputs["stderr"].text().splitlines()[-50:]
+        return {"variant": variant["name"], "stage": None, "error": None, "programs": programs, "maps": maps, "log": log}
+
+    def _attachments(self, variant: Mapping[str, Any], found: recognise.Match) -> dict[str, str]:
+        """How each program of the variant is attached, by name: those of which the kernel says that they are."""
+        via = {link["prog_id"]: "link" for link in observe.links()}
+        for process in self._tree.members():
+            for fd, kind in processes.bpf_files(process.pid).items():
+                if kind in processes.ATTACHABLE and (ident := bpf.attached_program(fd, process.pid)):
+                    via.setdefault(ident, "perf_event" if "perf_event" in kind else "raw_tracepoint")
+        open_ = {entry["id"]: entry["type"] for entry in found.programs.values() if entry["id"] not in via}
+        if any(kind in _CGROUP_TYPES for kind in open_.values()):
+            via = dict.fromkeys(_on_cgroups(), "cgroup") | via
+        if any(kind in _INTERFACE_TYPES for kind in open_.values()):
+            via = dict.fromkeys(_on_interfaces(), "netlink") | via
+        hooks = {program["name"]: program["hook"] for program in variant["programs"]}
+        named = {name: via[entry["id"]] for name, entry in found.programs.items() if entry["id"] in via}
+        if kernel.version() < (4, 15):  # which does not tell what is at a perf event, but has room for one
+            named |= {name: "perf_event" for name in found.programs if name not in named and _taken(hooks[name])}
+        return named
+
+    def _survey(self) -> list[Facts]:
+        """Its processes, and what of BPF each holds."""
+        found = []
+        for process in self._tree.members():
+            files = processes.bpf_files(process.pid)
+            found.append({"pid": process.pid, "name": process.name, **processes.held(process.pid, files)})
+        return found
+
+    def note_attached(self) -> None:
+        """A program that has run is attached, also where the kernel does not say where to."""
+        for report in self._facts["attempts"][-1]["programs"].values():
+            if report["loaded"] and not report["attached"] and report["runs"]:
+                report.update(attached=True, via="ran")
+
+    # -- the end ------------------------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Have it end, as it is told to; after that nothing of it runs, and the facts say how it went."""
+        if self._process is not None:
+            self._end(self._process)
+        self._resources.close()
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        status = process.poll()
+        if status and self._own["ready"] is not None:
+            self._drain()
+            self._own["died"] = f"{self._ending(status)} before it was told to stop: {self._words()}"
+        if status is None or (status == 0 and (self._tree.members() or self._told_by_command)):
+            self._tell(process)
+        self._own["killed"] = process.poll() is None
+        self._own["left"] = [p.name for p in self._tree.members() if p.pid != process.pid]
+        self._tree.kill(but=process.pid)
+        status = process.wait()
+        self._own.update(exit=status if status >= 0 else None, signal=signal.Signals(-status).name if status < 0 else None)
+        for output in self._outputs.values():
+            output.thread.join(2.0)
+        self._own.update({name: output.text() for name, output in self._outputs.items()})
+
+    @property
+    def alive(self) -> bool:
+        """Whether it, or something that it started, runs."""
+        return self._process is not None and (self._process.poll() is None or bool(self._tree.members()))
+
+    @property
+    def _told_by_command(self) -> bool:
+        return not isinstance(self._spec["stop"], str)
+
+    def _tell(self, process: subprocess.Popen[bytes]) -> None:
+        """Tell it to stop, and wait until neither it nor what it started is there, or the time is up."""
+        spec, deadline = self._spec, time.monotonic() + float(self._spec["stop_timeout"])
+        if self._told_by_command:
+            command.run(list(spec["stop"]), env=spec["env"], cwd=spec["folder"], timeout=float(spec["stop_timeout"]))
+        elif process.poll() is None:
+            process.send_signal(signal.Signals[spec["stop"]])
+        else:  # it has become a daemon
+            self._tree.signal(signal.Signals[spec["stop"]])
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                self._tree.reap(but=process.pid)
+                if not self._tree.members():
+                    return
+            time.sleep(0.01)
+
+    def _drain(self) -> None:
+        """It has ended: wait for the last of what it wrote (a process that it left behind may keep the pipes open)."""
+        for output in self._outputs.values():
+            output.thread.join(0.5)
+
+    def _words(self) -> str:
+        """Its message: the last lines of its standard error, or output."""
+        for name in ("stderr", "stdout"):
+            output = self._outputs.get(name)
+            lines = [line.strip() for line in output.text().splitlines() if line.strip()] if output else []
+            if lines:
+                return "; ".join(lines[-WORDS:])
+        return "it said nothing"
+
+    def _lacks_library(self) -> bool:
+        return bool(_LACKS_LIBRARY.search(self._outputs["stderr"].text()))
+
+    @staticmethod
+    def _ending(status: int) -> str:
+        return f"ended with {status}" if status >= 0 else f"was killed by {signal.Signals(-status).name}"
+
+
+def _limit() -> None:
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (MEMLOCK, MEMLOCK))
+
+
+def _sign(ready: Mapping[str, str]) -> str:
+    """What it was waited for, in words."""
+    if "line" in ready:
+        return f"no line with {ready['line']!r} came"
+    if "file" in ready:
+        return f"there is no {ready['file']}"
+    return "no variant's programs are attached" if ready["when"] == "attached" else "it did not end"
+
+
+def _cannot_start(error: OSError, spec: Mapping[str, Any]) -> str:
+    """Why a command cannot be executed at all."""
+    name = str(spec["command"][0])
+    path = os.path.join(spec["folder"], name)
+    if error.errno == errno.ENOENT and os.path.exists(path) and "/" in name:
+        return f"{name} cannot start: the guest has no {_interpreter(path)}, which is to run it"
+    if error.errno == errno.ENOENT:
+        return f"{name} cannot start: it is not in the guest"
+    if error.errno == errno.ENOEXEC:
+        return f"{name} cannot start: it is no program (a script begins with #!)"
+    return f"{name} cannot start: {error.strerror}"
+
+
+def _interpreter(path: str) -> str:
+    """What a file says is to run it: a script's first line, or an ELF program's PT_INTERP."""
+    with open(path, "rb") as file:
+        data = file.read(1 << 16)
+    if data.startswith(b"#!"):
+        return data[2:].split(b"\n", 1)[0].strip().decode("utf-8", "replace") or "interpreter"
+    with suppress(struct.error):
+        (at,), (count,) = struct.unpack_from("<Q", data, 32), struct.unpack_from("<H", data, 56)
+        for number in range(count):
+            kind, _, offset, _, _, size = struct.unpack_from("<IIQQQQ", data, at + 56 * number)
+            if kind == 3:  # PT_INTERP
+                return data[offset : offset + size].split(b"\0", 1)[0].decode("utf-8", "replace")
+    return "interpreter"
+
+
+def _on_cgroups() -> set[int]:
+    """The ids of the programs attached to any cgroup."""
+    found: set[int] = set()
+    for folder, _, _ in os.walk(cgroup_root() or "/nonexistent"):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for kind in range(ATTACH_TYPES):
+                with suppress(OSError):
+                    found.update(bpf.programs_on_cgroup(fd, kind) or ())
+        finally:
+            os.close(fd)
+    return found
+
+
+def _on_interfaces() -> set[int]:
+    """The ids of the programs that bpftool finds at network interfaces (xdp, tc)."""
+    done = command.run(["bpftool", "-j", "net", "show"], timeout=10)
+    try:
+        return set(_ids(json.loads(done["stdout"])))
+    except ValueError:
+        return set()
+
+
+def _ids(part: Any) -> Iterator[int]:
+    if isinstance(part, list):
+        for each in part:
+            yield from _ids(each)
+    elif isinstance(part, dict):
+        for key, value in part.items():
+            if key in ("id", "prog_id") and isinstance(value, int):
+                yield value
+            yield from _ids(value)
+
+
+def _taken(hook: str) -> bool | None:
+    """Whether a program is at this tracepoint, or at a kprobe defined through tracefs, on a kernel with room for one."""
+    kind, _, name = hook.partition("/")
+    root = observe.tracefs()
+    if kind in ("tracepoint", "tp"):
+        events = [name]
+    else:  # "p:group/event function+0", of whoever defined it
+        lines = [line.split() for line in observe.dynamic_probes()]
+        function = re.escape(name.split("+")[0])
+        events = [
+            words[0].partition(":")[2] for words in lines if len(words) > 1 and re.fullmatch(rf"{function}(\+\w+)?", words[1])
+        ]
+    for event in events:
+        with suppress(OSError, ValueError):
+            if bpf.hook_is_taken(int(read_text(f"{root}/events/{event}/id"))):
+                return True
+    return False
