@@ -202,14 +202,25 @@ def links() -> list[Link]:
     return [link_info(fd) for fd in _fds(LINK_GET_NEXT_ID, LINK_GET_FD_BY_ID)]
 
 
-def attached_program(fd: int, pid: int = 0) -> int | None:
-    """The id of the program at a perf event or raw tracepoint of a process (this one); None where the kernel does not tell (before 4.18)."""
+def task_fd_query(pid: int, fd: int) -> tuple[int, str] | None:
+    """The program at a perf event or raw tracepoint of a process, by id, and the name of where that is (a tracepoint, a function).
+
+    None where there is none, or the kernel does not tell (before 4.18).
+    """
+    name = ctypes.create_string_buffer(256)
+    attr = struct.pack("=IIIIQIIQQ", pid, fd, 0, len(name), ctypes.addressof(name), 0, 0, 0, 0)
     try:
-        answer = _write_back(TASK_FD_QUERY, struct.pack("=IIIIQIIQQ", pid or os.getpid(), fd, 0, 0, 0, 0, 0, 0, 0))
+        answer = _write_back(TASK_FD_QUERY, attr)
     except OSError:
         return None
     ident: int = struct.unpack_from("=I", answer, 24)[0]
-    return ident
+    return ident, name.value.decode("utf-8", "replace")
+
+
+def attached_program(fd: int) -> int | None:
+    """The id of the program at a perf event or raw tracepoint of this process; None where the kernel does not tell (before 4.18)."""
+    answer = task_fd_query(os.getpid(), fd)
+    return answer[0] if answer is not None else None
 
 
 def programs_on_cgroup(cgroup_fd: int, attach_type: int) -> list[int] | None:

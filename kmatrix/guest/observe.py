@@ -81,17 +81,12 @@ def note_runs(programs: Iterable[dict[str, Any]]) -> None:
             report["runs"] = bpf.run_count(report["id"])
 
 
-def links() -> list[dict[str, Any]]:
-    """Every link there is."""
-    return [link._asdict() for link in bpf.links()]
-
-
 def inventory() -> Inventory:
     """Every program, map, link, pin and tracefs probe there is now."""
     return {
         "programs": [prog._asdict() for prog in bpf.progs()],
         "maps": [map_._asdict() for map_ in bpf.maps()],
-        "links": links(),
+        "links": [link._asdict() for link in bpf.links()],
         "pins": pins(),
         "kprobe_events": dynamic_probes(),
     }

@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import bpf, command, kernel, loader, observe, processes, recognise, simulate
 from .cgroup import cgroup_root
@@ -69,7 +69,7 @@ class Output:
                 self._news.notify_all()
         with self._news:
             if self._part:
-                self._line(self._part)
+                self._whole(self._part)
             self.ended = True
             self._news.notify_all()
         os.close(self._fd)
@@ -81,17 +81,18 @@ class Output:
         self._tail = (self._tail + rest)[-TAIL:]
         if not self._keep and (self._ready is None or self.matched):
             return
-        *lines, part = (self._part + data).split(b"\n")
+        block, newline, part = (self._part + data).rpartition(b"\n")
         self._part = part[:LONGEST_LINE]
-        for line in lines:
-            self._line(line)
+        if newline:
+            self._whole(block)
 
-    def _line(self, line: bytes) -> None:
+    def _whole(self, block: bytes) -> None:
+        """Take in whole lines, all at once: there may be very many."""
         if self._ready is not None and not self.matched:
-            self.matched = bool(self._ready.search(line.decode("utf-8", "replace")))
-        if self._keep and line.strip():
-            self.lines.append(line)
-            if len(self.lines) > LINES_KEPT:
+            self.matched = bool(self._ready.search(block.decode("utf-8", "replace")))
+        if self._keep:
+            self.lines += [line for line in block.split(b"\n") if line.strip()]
+            while len(self.lines) > LINES_KEPT:
                 self.lines.popleft()
                 self.lost += 1
 
@@ -120,6 +121,17 @@ class LineStream:
             self._sink(line)
 
 
+class _Look(NamedTuple):
+    """One look at the kernel."""
+
+    now: observe.Inventory
+    programs: list[recognise.Entry]
+    """What was not there before, each with the `hook` that the kernel names, or None."""
+    maps: list[recognise.Entry]
+    via: Mapping[int, str]
+    """How programs are attached, by id."""
+
+
 class OwnLoader:
     """The agent of one cell."""
 
@@ -137,7 +149,7 @@ class OwnLoader:
         self._news = threading.Condition()
         self._process: subprocess.Popen[bytes] | None = None
         self._outputs: dict[str, Output] = {}
-        self._ready_pattern = re.compile(self._spec["ready"]["line"]) if "line" in self._spec["ready"] else None
+        self._ready_pattern = re.compile(self._spec["ready"]["line"], re.MULTILINE) if "line" in self._spec["ready"] else None
         self._seen: tuple[float, Any] | None = None
         self.stream: LineStream | None = None
         self.raw: list[bytes] = []
@@ -161,14 +173,15 @@ class OwnLoader:
 
     def _launch(self) -> None:
         spec = self._spec
-        environment = {**os.environ, **spec["env"]}
+        # Without a TZ, glibc looks for /etc/localtime (which the guest has not) at every time stamp: a tool that shows opens shows its own.
+        environment = {**os.environ, "TZ": "UTC0", **spec["env"]}
         self._process = subprocess.Popen(
             spec["command"], cwd=spec["folder"], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, start_new_session=True, preexec_fn=_limit,
         )  # fmt: skip
         for name in ("stdout", "stderr"):
             pipe = getattr(self._process, name)
-            keep = name == spec["events"]
+            keep = spec["lines"] and name == spec["events"]
             self._outputs[name] = Output(os.dup(pipe.fileno()), self._news, self._ready_pattern, keep=keep)
             pipe.close()
         if spec["lines"]:
@@ -206,25 +219,17 @@ class OwnLoader:
 
     def _is_attached(self, *, final: bool) -> bool:
         """Whether some variant is there with all its required programs attached, and nothing more comes."""
-        now = observe.inventory()
-        programs, maps = self._new(now)
-        for variant in self._variants if programs else ():
-            found = recognise.match(variant, programs, maps, self._refuted)
-            if found.whole and not self._unattached(variant, found):
-                state = ([entry["id"] for kind in ("programs", "maps", "links") for entry in now[kind]], self._descriptors())
+        there = self._look()
+        for variant in self._variants if there.programs else ():
+            found = recognise.match(variant, there.programs, there.maps, self._refuted)
+            attached = self._attached(variant, found, there.via)
+            if found.whole and all(p["name"] in attached for p in variant["programs"] if _must_be_attached(p)):
+                state = ([entry["id"] for kind in ("programs", "maps", "links") for entry in there.now[kind]], self._descriptors())
                 if self._seen is None or self._seen[1] != state:
                     self._seen = (time.monotonic(), state)
                 return final or time.monotonic() - self._seen[0] >= STABLE
         self._seen = None
         return False
-
-    def _unattached(self, variant: Mapping[str, Any], found: recognise.Match) -> list[str]:
-        wanted = [p for p in variant["programs"] if p.get("required", True) and p.get("attach", True)]
-        via = self._attachments(variant, found)
-        return [program["name"] for program in wanted if program["name"] not in via]
-
-    def _new(self, now: observe.Inventory) -> tuple[list[recognise.Entry], list[recognise.Entry]]:
-        return recognise.new(self._before["programs"], now["programs"]), recognise.new(self._before["maps"], now["maps"])
 
     def _descriptors(self) -> list[int]:
         return [len(processes.bpf_files(process.pid)) for process in self._tree.members()]
@@ -237,19 +242,19 @@ class OwnLoader:
         said = f"{name} {why}" if why else None
         if said is not None and (words := self._words()):
             said += f": {words}"
-        programs, maps = self._new(simulate.outside(observe.inventory))
-        there = recognise.in_words(programs, maps)
+        look: _Look = simulate.outside(self._look)
+        there = recognise.in_words(look.programs, look.maps)
         status = self._status()
         for variant in self._variants:
-            found = recognise.match(variant, programs, maps, self._refuted)
-            report = self._report(variant, found)
+            found = recognise.match(variant, look.programs, look.maps, self._refuted)
+            report = self._report(variant, found, look.via)
             self._facts["attempts"].append(report)
             if why is None and found.whole:
                 self._facts["running"] = variant["name"]
                 return
             unlike = f"no {', no '.join(found.missing)}; in the kernel: {there}"
             report.update(stage="attach" if found.whole else "load", error={"errno": None, "text": said or unlike})
-        if why is None and not programs:
+        if why is None and not look.programs:
             self._facts["refusal"] = f"{name} runs on and has loaded no program: {self._words()}"
         elif why is None:
             self._own["failure"] = f"{name} runs in none of its variants; in the kernel: {there}"
@@ -260,35 +265,45 @@ class OwnLoader:
         else:
             self._own["failure"] = said
 
-    def _report(self, variant: Mapping[str, Any], found: recognise.Match) -> Facts:
+    def _report(self, variant: Mapping[str, Any], found: recognise.Match, via: Mapping[int, str]) -> Facts:
         """An attempt in the form that our own loader gives it."""
-        via = simulate.outside(lambda: self._attachments(variant, found))
+        attached = simulate.outside(lambda: self._attached(variant, found, via))
         programs = {}
         for program in variant["programs"]:
             name = program["name"]
             programs[name] = loader.blank(program["hook"])
             if (entry := found.programs.get(name)) is not None:
                 programs[name].update(id=entry["id"], tag=entry["tag"], type=entry["type"], loaded=True)
-                programs[name].update(attached=name in via, via=via.get(name))
+                programs[name].update(attached=name in attached, via=attached.get(name))
         maps = {name: {"id": entry["id"], "type": entry["type"]} for name, entry in found.maps.items()}
         log = self._outputs["stderr"].text().splitlines()[-50:]
         return {"variant": variant["name"], "stage": None, "error": None, "programs": programs, "maps": maps, "log": log}
 
-    def _attachments(self, variant: Mapping[str, Any], found: recognise.Match) -> dict[str, str]:
-        """How each program of the variant is attached, by name: those of which the kernel says that they are."""
-        via = {link["prog_id"]: "link" for link in observe.links()}
+    def _look(self) -> _Look:
+        """What is new in the kernel, and where it is attached, by the kernel's account."""
+        now = observe.inventory()
+        via = {link["prog_id"]: "link" for link in now["links"]}
+        hooks: dict[int, str] = {}
         for process in self._tree.members():
             for fd, kind in processes.bpf_files(process.pid).items():
-                if kind in processes.ATTACHABLE and (ident := bpf.attached_program(fd, process.pid)):
-                    via.setdefault(ident, "perf_event" if "perf_event" in kind else "raw_tracepoint")
-        open_ = {entry["id"]: entry["type"] for entry in found.programs.values() if entry["id"] not in via}
-        if any(kind in _CGROUP_TYPES for kind in open_.values()):
+                if kind in processes.ATTACHABLE and (told := bpf.task_fd_query(process.pid, fd)) and told[0]:
+                    via.setdefault(told[0], "perf_event" if "perf_event" in kind else "raw_tracepoint")
+                    hooks[told[0]] = told[1]
+        programs: list[recognise.Entry] = [
+            {**entry, "hook": hooks.get(entry["id"])} for entry in recognise.new(self._before["programs"], now["programs"])
+        ]
+        loose = {entry["type"] for entry in programs if entry["id"] not in via}
+        if not loose.isdisjoint(_CGROUP_TYPES):
             via = dict.fromkeys(_on_cgroups(), "cgroup") | via
-        if any(kind in _INTERFACE_TYPES for kind in open_.values()):
+        if not loose.isdisjoint(_INTERFACE_TYPES):
             via = dict.fromkeys(_on_interfaces(), "netlink") | via
-        hooks = {program["name"]: program["hook"] for program in variant["programs"]}
+        return _Look(now, programs, recognise.new(self._before["maps"], now["maps"]), via)
+
+    def _attached(self, variant: Mapping[str, Any], found: recognise.Match, via: Mapping[int, str]) -> dict[str, str]:
+        """How each program of the variant is attached, by name: those of which the kernel says that they are."""
         named = {name: via[entry["id"]] for name, entry in found.programs.items() if entry["id"] in via}
         if kernel.version() < (4, 15):  # which does not tell what is at a perf event, but has room for one
+            hooks = {program["name"]: program["hook"] for program in variant["programs"]}
             named |= {name: "perf_event" for name in found.programs if name not in named and _taken(hooks[name])}
         return named
 
@@ -375,6 +390,10 @@ class OwnLoader:
     @staticmethod
     def _ending(status: int) -> str:
         return f"ended with {status}" if status >= 0 else f"was killed by {signal.Signals(-status).name}"
+
+
+def _must_be_attached(program: Mapping[str, Any]) -> bool:
+    return bool(program.get("required", True) and program.get("attach", True))
 
 
 def _limit() -> None:

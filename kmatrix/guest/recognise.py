@@ -42,7 +42,9 @@ def match(variant: Mapping[str, Any], programs: Sequence[Entry], maps: Sequence[
     required = {program["name"] for program in variant["programs"] if program.get("required", True)}
     # The required ones choose first, and of those the ones that say most.
     for program in sorted(variant["programs"], key=lambda p: (p["name"] not in required, not p.get("tag"))):
-        entry = next((each for each in free if _is(program, each)), None)
+        # The kernel cuts names off, and those of a collector may begin alike: where it says to what each is attached, that decides.
+        alike = sorted((each for each in free if _is(program, each)), key=lambda each: not _is_at(program["hook"], each))
+        entry = alike[0] if alike else None
         if entry is not None:
             free.remove(entry)
             found.programs[program["name"]] = entry
@@ -69,6 +71,10 @@ def match(variant: Mapping[str, Any], programs: Sequence[Entry], maps: Sequence[
 
 def _is(program: Mapping[str, Any], entry: Entry) -> bool:
     return entry["type"] == program["type"] and _named(program["name"], entry) and program.get("tag") in (None, entry["tag"])
+
+
+def _is_at(hook: str, entry: Entry) -> bool:
+    return entry.get("hook") is not None and entry["hook"] == hook.rsplit("/", 1)[-1].split("+")[0]
 
 
 def _named(name: str, entry: Entry) -> bool:
