@@ -10,7 +10,10 @@ PACKAGES := qemu-system-x86 qemu-system-arm mmdebstrap e2fsprogs gpgv debian-arc
 # The programs that tell whether they are there: a host that has all of them is not asked for root.
 PROGRAMS := qemu-system-x86_64 qemu-system-aarch64 mmdebstrap mke2fs gpgv depmod clang
 
-.PHONY: setup matrix test check bench fidelity collectors clean help
+# What the example agent (examples/go-agent) is built with: only the tests need it.
+GO_PACKAGES := golang-go golang-github-cilium-ebpf-dev
+
+.PHONY: setup matrix test check bench fidelity collectors examples clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -38,7 +41,7 @@ matrix: setup collectors  ## every collector on every kernel x arch that can be 
 	@$(BIN)/kmatrix prepare
 	@$(BIN)/pytest -q -n auto $(ARGS)
 
-test: setup collectors  ## kmatrix's own tests, on real booted guests
+test: setup collectors examples  ## kmatrix's own tests, on real booted guests
 	@$(BIN)/pytest tests -n auto $(ARGS)
 
 check: setup  ## types and style
@@ -55,6 +58,14 @@ fidelity: setup  ## how far simulated kernels answer as the real 4.14 and 5.4 do
 collectors: | packages  ## compile the reference collectors for both arches
 	@$(MAKE) --no-print-directory -C collectors
 
+# Without Go and the right to install it, the tests that need it say so and are skipped.
+GO_IS_HERE := command -v go >/dev/null && test -d /usr/share/gocode/src/github.com/cilium/ebpf
+examples: | packages  ## build the Go agent that brings its own loader
+	@$(GO_IS_HERE) || { echo "installing $(GO_PACKAGES)"; $(SUDO) apt-get update -qq && \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(GO_PACKAGES) >/dev/null; } || true
+	@! ($(GO_IS_HERE)) || $(MAKE) --no-print-directory -C examples/go-agent
+
 clean:  ## what was built and recorded here (the cache of kernels and images stays: `kmatrix kernels remove`)
 	rm -rf $(VENV) .kmatrix build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	@$(MAKE) --no-print-directory -C collectors clean
+	@$(MAKE) --no-print-directory -C examples/go-agent clean

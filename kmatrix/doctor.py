@@ -52,6 +52,7 @@ _TOOLS: tuple[_Tool, ...] = (
     _Tool("gpgv", "gpgv", "verifying Debian's archive"),
     _Tool("depmod", "kmod", "kernels with modules"),
     _Tool("clang", "clang", "compiling collectors (make collectors)", "note"),
+    _Tool("go", "golang-go golang-github-cilium-ebpf-dev", "the example of an agent with its own loader (make examples)", "note"),
     _Tool("gcc", "gcc", "building kernels from source", "note"),
     _Tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu", "building arm64 kernels from source", "note"),
     _Tool("pahole", "dwarves", "building kernels with BTF", "note"),
