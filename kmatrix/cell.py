@@ -205,9 +205,7 @@ class _Cell:
         with _machine(self.room, self.target, console) as (vm, self.probe):
             self.stages["restore"] = time.monotonic() - mark
             try:
-                with self._stage("files"):
-                    for file in self.files:
-                        vm.put(f"{LOADER_FOLDER}/{file.name}", file.data, file.mode)
+                self._bring_files(vm)
                 self.facts = vm.call("cell", question, now=time.time(), timeout=_patience(self.collector))
                 trouble = vm.splat()
                 self.splat = _said(trouble) if trouble else _tainted(self.facts)
@@ -218,12 +216,13 @@ class _Cell:
             mark = time.monotonic()
         self.stages["kill"] = time.monotonic() - mark
 
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
+    def _bring_files(self, vm: Machine) -> None:
+        """The files of the collector's own loader, to where it will run."""
         mark = time.monotonic()
-        yield
+        for file in self.files:
+            vm.put(f"{LOADER_FOLDER}/{file.name}", file.data, file.mode)
         if self.files:
-            self.stages[name] = time.monotonic() - mark
+            self.stages["files"] = time.monotonic() - mark
 
     @contextmanager
     def _own_console(self) -> Iterator[Path]:

@@ -117,7 +117,7 @@ def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loade
 
 def _own(request: Request, before: observe.Inventory, facts: Facts, clock: Clock, probed: Probed) -> OwnLoader | None:
     """The collector's own loader, as long as it runs: also where it runs none of the variants, and has to be stopped."""
-    refuted = {name for name, found in (request.get("probed") or probed()["features"]).items() if found is False}
+    refuted = {name for name, found in probed()["features"].items() if found is False}
     own = OwnLoader(request, before, refuted, facts)
     with clock("load"):
         own.start()

@@ -252,7 +252,7 @@ class OwnLoader:
             if why is None and found.whole:
                 self._facts["running"] = variant["name"]
                 return
-            unlike = f"no {', no '.join(found.missing)}; in the kernel: {there}"
+            unlike = f"it lacks {', '.join(found.missing)}; in the kernel: {there}"
             report.update(stage="attach" if found.whole else "load", error={"errno": None, "text": said or unlike})
         if why is None and not look.programs:
             self._facts["refusal"] = f"{name} runs on and has loaded no program: {self._words()}"

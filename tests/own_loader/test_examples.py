@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Shell
-from kmatrix import cell, config
+from kmatrix import cell, config, shell
 from kmatrix.arch import ARCHES
 from kmatrix.errors import KmatrixError
 from kmatrix.machine_room import MachineRoom
@@ -119,8 +119,14 @@ def test_opensnoop(run: Callable[[Path, str], Record], name: str, behaviour: str
     assert runs.get("open", 0) == 0  # told apart, although the kernel keeps of both names "tracepoint__sys"
 
 
-@pytest.mark.usefixtures("both_of_6_1")
-def test_a_shell_finds_the_agent_in_place(go_agent: Path, run_in: Shell) -> None:
-    done = run_in("kmatrix", "shell", "6.1-arm64", "--collector", str(go_agent), stdin="./agent -h\nexit 5\n")
-    assert done.returncode == 5, done.stderr
-    assert "no-fallback" in done.stdout + done.stderr
+@pytest.mark.parametrize("arch", ARCHES)
+def test_a_shell_finds_the_agent_in_place(
+    go_agent: Path, room: MachineRoom, need: Callable[[str], None], tmp_path: Path, arch: str
+) -> None:
+    need(f"6.1-{arch}")
+    target = room.matrix.target(f"6.1-{arch}")
+    with room.machine(target, tmp_path / "console.log") as (vm, _):
+        folder = shell.lay_out(vm, config.load_collector(go_agent), target)
+        done = vm.run(["./agent", "-h"], cwd=folder)
+        assert b"no-fallback" in done.stderr
+        assert vm.run(["ls"], cwd=folder).stdout.split() == [b"agent", b"collector.toml"]

@@ -113,10 +113,10 @@ def test_its_own_end_before_it_was_ready_is_a_refusal(own: Own) -> None:
 @pytest.mark.parametrize(
     ("script", "says"),
     [
-        ("echo hello; sleep 600", "./agent was not ready within 8 s (no line with 'up' came): hello"),
+        ("echo hello; exec sleep 600", "./agent was not ready within 8 s (no line with 'up' came): hello"),
         ("kill -SEGV $$", "./agent was killed by SIGSEGV: it said nothing"),
         ("exit 0", "./agent ended with 0 before it was ready: it said nothing"),
-        ("echo up; sleep 600", "no program enter (tracepoint), no a ringbuf map; in the kernel: nothing"),
+        ("echo up; exec sleep 600", "it lacks program enter (tracepoint), a ringbuf map; in the kernel: nothing"),
     ],
 )
 def test_never_ready_or_for_nothing(own: Own, script: str, says: str) -> None:
@@ -129,7 +129,7 @@ def test_never_ready_or_for_nothing(own: Own, script: str, says: str) -> None:
 def test_one_that_prints_without_end(own: Own) -> None:
     """Nobody waits for its output to be read, the record keeps the ends of it, and the line is found."""
     record = own(
-        '#!/bin/sh\nyes "$(printf %0100d 0)" | head -c 3000000\necho up\nexec sleep 60\n',
+        '#!/bin/sh\nyes "$(printf %0100d 0)" | head -c 3030000\necho up\nexec sleep 60\n',
         'ready = { line = "^up$" }\nready_timeout = 60.0',
     )
     said = facts(record)["loader"]["stdout"]
