@@ -121,6 +121,12 @@ def test_triggers(guest: Guest, compiled: Compiled) -> None:
     assert 0 < known["sport"] != known["dport"] > 0
     known = _fire(guest, data, kind="tcp_connect", family=6)["known"]
     assert (known["daddr"], known["family"]) == ("::1", 10)
+    for _ in range(2):  # one that was prepared, and one that was not
+        known = _fire(guest, data, kind="dns")["known"]
+        assert (known["saddr"], known["dport"]) == ("127.0.0.1", 53)
+        facts = _fire(guest, data, kind="oom")
+        assert facts["trigger"]["ok"], facts["trigger"]
+        assert facts["known"]["victim"] != facts["known"]["pid"]
 
     facts = _fire(guest, data, kind="command", command=["./go.sh"], env={"ANSWER": 42})
     assert facts["trigger"]["ok"]

@@ -40,14 +40,20 @@ def _processes(guest: Guest) -> set[str]:
     return {line.strip() for line in said.splitlines() if "sleep" in line and "for p in" not in line}
 
 
+def _groups(guest: Guest) -> list[str]:
+    """The cgroups of the prepared triggers, and the command's own."""
+    said: str = guest.call("run", argv=["sh", "-c", "ls -d /sys/fs/cgroup/kmatrix-*"])["stdout"]
+    return said.split()
+
+
 def test_commands_leave_no_processes(guest: Guest) -> None:
+    before = _groups(guest)
     ran = guest.call("run", argv=["sh", "-c", "sleep 101 & setsid sleep 102 & echo gone"], timeout=30)
     assert (ran["stdout"], ran["timed_out"]) == ("gone\n", False)
     ran = guest.call("run", argv=["sh", "-c", "setsid sleep 103 & echo here; sleep 104"], timeout=2)
     assert (ran["stdout"], ran["timed_out"], ran["signal"]) == ("here\n", True, 9)
     assert _processes(guest) == set()
-    groups = guest.call("run", argv=["sh", "-c", "ls -d /sys/fs/cgroup/kmatrix-*"])["stdout"].split()
-    assert len(groups) <= 4  # those of the prepared triggers, and its own
+    assert len(_groups(guest)) == len(before)
 
 
 def test_the_clock_is_set(boot: Callable[[str], Guest]) -> None:
