@@ -162,7 +162,7 @@ def observed(collector: Collector, target: Target, facts: Facts) -> Observation:
         if not facts.get("refusal"):
             why = (facts.get("loader") or {}).get("failure") or "nothing runs and nothing was said about why"
             return Observation(None, None, frozenset(), (Problem("worse", why), *strays))
-        return Observation("refusal", None, frozenset(), (*_loader_problems(facts), *strays))
+        return Observation("refusal", None, frozenset(), (*_trigger_problems(facts), *_loader_problems(facts), *strays))
     variant = collector.variant(running)
     attempt = _attempt(facts, running)
     assert attempt is not None, "the guest reports an attempt for the variant that runs"
@@ -283,16 +283,18 @@ def _named(entry: Mapping[str, Any]) -> str:
 
 
 def _trigger_problems(facts: Facts) -> list[Problem]:
-    """A trigger that fails while the collector runs and not without it: the collector breaks what it watches."""
+    """A trigger that fails while the collector runs and not without it, or after it refused: the collector breaks what it watches."""
     trigger = facts.get("trigger")
-    if not trigger or trigger["ok"] or not (trigger.get("after") or {}).get("ok"):
+    if not trigger or trigger["ok"]:
         return []
     said = trigger.get("error") or f"exit status {trigger.get('exit')}"
-    return [
-        Problem(
-            "worse", f"the guest does not work as before: the trigger fails while the collector runs ({said}), and not without it"
-        )
-    ]
+    if trigger.get("after_refusal"):
+        when = f"after the refusal the trigger fails ({said})"
+    elif (trigger.get("after") or {}).get("ok"):
+        when = f"the trigger fails while the collector runs ({said}), and not without it"
+    else:
+        return []
+    return [Problem("worse", f"the guest does not work as before: {when}")]
 
 
 def _judge_events(collector: Collector, target: Target, facts: Facts) -> tuple[list[Problem], set[str]]:

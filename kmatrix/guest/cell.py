@@ -96,7 +96,10 @@ def run(request: Request, probed: Probed) -> Facts:
                 running.stop()
             facts["kernel"]["after"] = settled(before)
             facts["taint"]["after"] = observe.taint()
-    if facts["running"] is not None and child is not None and not facts["trigger"]["ok"]:
+    if child is not None and facts["running"] is None:
+        _pull(request, child, facts, clock)  # nothing runs, and the guest has to work as before
+        facts["trigger"]["after_refusal"] = True
+    elif child is not None and not facts["trigger"]["ok"]:
         with clock("trigger"):
             facts["trigger"]["after"] = _again(request)
     return facts
@@ -156,13 +159,17 @@ def _patience(request: Request) -> float:
     return float(request["trigger"].get("timeout", max(float(request.get("timeout", 5.0)), 10.0)))
 
 
+def _pull(request: Request, child: Child, facts: Facts, clock: Clock) -> None:
+    with clock("trigger"):
+        outcome = trigger.pull(child, _patience(request))
+    facts["known"] = outcome.known
+    facts["trigger"] = {"ok": outcome.ok, "exit": outcome.exit, "error": outcome.error, **outcome.extra}
+
+
 def _watch(request: Request, child: Child | None, running: loader.Running | OwnLoader, facts: Facts, clock: Clock) -> None:
     """Pull the trigger and take in what comes, while the variant runs."""
     if child is not None:
-        with clock("trigger"):
-            outcome = trigger.pull(child, _patience(request))
-        facts["known"] = outcome.known
-        facts["trigger"] = {"ok": outcome.ok, "exit": outcome.exit, "error": outcome.error, **outcome.extra}
+        _pull(request, child, facts, clock)
     if running.stream is not None:
         with clock("events"):
             _collect(request, running.stream, running.raw, float(request.get("timeout", 5.0)), facts)

@@ -99,6 +99,16 @@ def test_below_the_floor_nothing_is_tried(boot: Callable[[str], Guest], compiled
     assert "5.4.286" in facts["refusal"]
 
 
+def test_after_a_refusal_the_guest_works_as_before(boot: Callable[[str], Guest], compiled: Compiled) -> None:
+    guest = boot("5.4-x86_64")
+    for trigger, works in ({"kind": "open"}, True), ({"kind": "command", "command": ["false"]}, False):
+        facts = guest.cell(compiled("hooks", guest.target), programs=["cannot_attach"], trigger=trigger)
+        assert facts["running"] is None
+        assert facts["trigger"]["after_refusal"]
+        assert facts["trigger"]["ok"] is works
+        assert facts["known"]["tgid"]
+
+
 def test_twice_in_the_same_guest(guest: Guest, compiled: Compiled) -> None:
     """The second trigger's child is made while the collector runs, and must not keep it from being detached."""
     for _ in range(2):

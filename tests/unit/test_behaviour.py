@@ -228,6 +228,12 @@ def test_a_refusal_must_name_what_is_missing_and_leave_nothing() -> None:
     assert judge(collector, target, good(collector, None, failed=("ring",), refusal="needs ringbuf")).ok
     mute = judge(collector, target, good(collector, None, failed=("ring",), refusal="sorry"))
     assert (mute.failure, "ringbuf" in mute.reason) == ("worse", True)
+    broken = good(collector, None, failed=("ring",), refusal="needs ringbuf")
+    broken["trigger"] = {"ok": False, "exit": None, "error": "no answer", "after_refusal": True}
+    cut = judge(collector, target, broken)
+    assert (cut.failure, "after the refusal the trigger fails (no answer)" in cut.reason) == ("worse", True)
+    broken["trigger"]["ok"] = True
+    assert judge(collector, target, broken).ok
     stray = good(collector, None, failed=("ring",), refusal="needs ringbuf")
     stray["kernel"]["after"]["pins"].append(PIN)
     assert judge(collector, target, stray).failure == "leftover"
