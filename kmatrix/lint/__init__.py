@@ -1,0 +1,1 @@
+"""The CO-RE standard as checks: `kmatrix lint`."""
