@@ -1,0 +1,167 @@
+"""BTF, as much of it as is asked here: the types of an object or a kernel by name, and the CO-RE relocations of an object.
+
+Format: Documentation/bpf/btf.rst; struct bpf_core_relo in include/uapi/linux/bpf.h.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_MAGIC = 0xEB9F
+_INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC_PROTO, _VAR, _DATASEC, _DECL_TAG, _ENUM64 = 1, 2, 3, 4, 5, 6, 13, 14, 15, 17, 19
+_AFTER = {_INT: 4, _ARRAY: 12, _VAR: 4, _DECL_TAG: 4}
+"""Bytes after a type's header, by kind."""
+_MEMBER = {_STRUCT: 12, _UNION: 12, _ENUM: 8, _FUNC_PROTO: 8, _DATASEC: 12, _ENUM64: 12}
+"""Bytes for each member, by kind."""
+
+FIELD_OFFSET, FIELD_EXISTS = 0, 2
+ENUM_EXISTS = 10
+"""Kinds of relocation (enum bpf_core_relo_kind)."""
+
+
+@dataclass(frozen=True)
+class Type:
+    """One type."""
+
+    kind: int
+    name: str
+    ref: int
+    """The type it refers to, or its size."""
+    members: tuple[tuple[str, int, int], ...] = ()
+    """Of a struct or union: name, type and offset in bits of each; of an array: ("", type of the elements, number)."""
+
+
+@dataclass(frozen=True)
+class Relocation:
+    """One CO-RE relocation."""
+
+    kind: int
+    root: str
+    """The structure that the access begins at."""
+    path: tuple[tuple[str, str], ...]
+    """Each structure and member on the way; of an enumerator: (enum, enumerator)."""
+
+
+class Btf:
+    """A .BTF section, or /sys/kernel/btf/vmlinux."""
+
+    def __init__(self, data: bytes) -> None:
+        """Raises ValueError for what is not (whole, little-endian) BTF."""
+        try:
+            magic, _, _, header, types_at, types_size, strings_at, strings_size = struct.unpack_from("<HBBIIIII", data)
+            if magic != _MAGIC:
+                raise ValueError("not BTF")
+            self._strings = data[header + strings_at : header + strings_at + strings_size]
+            self.types: list[Type] = [Type(0, "void", 0)]
+            at, end = header + types_at, header + types_at + types_size
+            while at < end:
+                at = self._type(data, at)
+        except (struct.error, IndexError) as error:
+            raise ValueError(f"BTF is cut short ({error})") from None
+
+    def text(self, offset: int) -> str:
+        """A string of the string section."""
+        return self._strings[offset : self._strings.index(b"\0", offset)].decode(errors="replace")
+
+    def _type(self, data: bytes, at: int) -> int:
+        name, info, ref = struct.unpack_from("<III", data, at)
+        kind, count = int(info >> 24 & 0x1F), int(info & 0xFFFF)
+        at += 12
+        members: tuple[tuple[str, int, int], ...] = ()
+        if kind in (_STRUCT, _UNION):
+            mask = 0xFFFFFF if info >> 31 else 0xFFFFFFFF  # with bit fields the upper byte is their size
+            found = struct.iter_unpack("<III", data[at : at + 12 * count])
+            members = tuple((self.text(member), type_, offset & mask) for member, type_, offset in found)
+        elif kind == _ARRAY:
+            element, _, number = struct.unpack_from("<III", data, at)
+            members = (("", element, number),)
+        elif kind in (_ENUM, _ENUM64):
+            size = _MEMBER[kind]
+            members = tuple((self.text(struct.unpack_from("<I", data, at + size * i)[0]), 0, 0) for i in range(count))
+        elif kind == _DATASEC:
+            members = tuple(("", type_, size) for type_, _, size in struct.iter_unpack("<III", data[at : at + 12 * count]))
+        self.types.append(Type(kind, self.text(name), ref, members))
+        return at + _AFTER.get(kind, 0) + _MEMBER.get(kind, 0) * count
+
+    def _bare(self, number: int) -> int:
+        """Without typedefs and qualifiers."""
+        while self.types[number].kind in (8, 9, 10, 11, 18):
+            number = self.types[number].ref
+        return number
+
+    def fields(self, name: str) -> dict[str, tuple[str, int]]:
+        """Members of the struct or union `name`, through unnamed ones: the type's kind and name, and the offset in bits."""
+        found: dict[str, tuple[str, int]] = {}
+        for number, each in enumerate(self.types):
+            if each.kind in (_STRUCT, _UNION) and each.name == name:
+                found |= self._members(number, 0)
+        return found
+
+    def _members(self, number: int, base: int) -> dict[str, tuple[str, int]]:
+        found: dict[str, tuple[str, int]] = {}
+        for member, type_, offset in self.types[number].members:
+            inner = self.types[self._bare(type_)]
+            if member:
+                word = {_STRUCT: "struct ", _UNION: "union ", _PTR: "pointer "}.get(inner.kind, "")
+                found[member] = (f"{word}{inner.name}".strip(), base + offset)
+            elif inner.kind in (_STRUCT, _UNION):
+                found |= self._members(self._bare(type_), base + offset)
+        return found
+
+    def map_numbers(self) -> dict[str, dict[str, int]]:
+        """By map of .maps: what __uint() gave each of its keys (type, max_entries…)."""
+        found: dict[str, dict[str, int]] = {}
+        section = next((t for t in self.types if t.kind == _DATASEC and t.name == ".maps"), None)
+        for _, variable, _ in section.members if section else ():
+            declared = self.types[variable]
+            shape = self.types[self._bare(declared.ref)]
+            numbers = {}
+            for name, type_, _ in shape.members:
+                pointer = self.types[self._bare(type_)]
+                array = self.types[pointer.ref] if pointer.kind == _PTR else pointer
+                if array.kind == _ARRAY:
+                    numbers[name] = array.members[0][2]
+            found[declared.name] = numbers
+        return found
+
+    def relocations(self, ext: bytes) -> Iterator[Relocation]:
+        """The CO-RE relocations of .BTF.ext (struct btf_ext_header: core_relo_off and core_relo_len end it)."""
+        if len(ext) < 32:
+            return
+        header, (at, size) = struct.unpack_from("<I", ext, 4)[0], struct.unpack_from("<II", ext, 24)
+        if header < 32 or not size:
+            return
+        at += header
+        end = at + size
+        at += 4  # the size of a record
+        while at < end:
+            _, count = struct.unpack_from("<II", ext, at)
+            at += 8
+            for _ in range(count):
+                _, type_, access, kind = struct.unpack_from("<IIII", ext, at)
+                at += 16
+                yield self._relocation(type_, self.text(access), kind)
+
+    def _relocation(self, number: int, access: str, kind: int) -> Relocation:
+        number = self._bare(number)
+        root = self.types[number].name
+        steps = [int(step) for step in access.split(":")]
+        path: list[tuple[str, str]] = []
+        if self.types[number].kind in (_ENUM, _ENUM64):
+            return Relocation(kind, root, ((root, self.types[number].members[steps[0]][0]),))
+        owner = root
+        for step in steps[1:]:
+            current = self.types[number]
+            if current.kind in (_STRUCT, _UNION):
+                member, type_, _ = current.members[step]
+                if member:
+                    path.append((current.name or owner, member))
+                owner = current.name or owner
+                number = self._bare(type_)
+            elif current.kind == _ARRAY:
+                number = self._bare(current.members[0][1])
+            else:
+                break
+        return Relocation(kind, root, tuple(path))

@@ -1,0 +1,88 @@
+"""The rules over C, one module a concern: each has check(), which gives the findings of one source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from kmatrix.lint.claims import Claim
+from kmatrix.lint.findings import Edit, Finding
+from kmatrix.lint.flow import Flow
+from kmatrix.lint.preprocessor import File, Place, Scanner
+from kmatrix.lint.source import Node, Unit
+
+
+@dataclass
+class Source:
+    """One source to lint: clang's view of it, and which kernels it claims."""
+
+    unit: Unit
+    scanner: Scanner
+    claims: tuple[Claim, ...]
+    is_header: bool = False
+    """Parsed by itself, included by none of the sources: what it lacks its includers may have."""
+    _texts: dict[str, bytes] = field(default_factory=dict)
+
+    @cached_property
+    def flow(self) -> Flow:
+        """Where its pointers come from."""
+        return Flow(self.unit)
+
+    @cached_property
+    def files(self) -> list[File]:
+        """The source and the project's headers that it includes."""
+        return [self.scanner.file(self.unit.unit, path) for path in self.unit.files]
+
+    def file(self, path: str) -> File:
+        """One of its files."""
+        return self.scanner.file(self.unit.unit, path)
+
+    @property
+    def may_use_btf(self) -> bool:
+        """Whether some variant of it has BTF (or none is known)."""
+        return not self.claims or any(claim.has_btf for claim in self.claims)
+
+    @property
+    def without_btf(self) -> list[Claim]:
+        """The variants of it that claim kernels without BTF."""
+        return [claim for claim in self.claims if not claim.has_btf]
+
+    @cached_property
+    def missing(self) -> bool:
+        """Whether an included file was not found: then much may be undeclared that is not wrong."""
+        return any("file not found" in text for text, _ in self.unit.errors)
+
+    def text(self, start: Place, end: Place) -> str:
+        """The source's text between two places of one file."""
+        if start.file not in self._texts:
+            with open(start.file, "rb") as stream:  # noqa: PTH123
+                self._texts[start.file] = stream.read()
+        return self._texts[start.file][start.offset : end.offset].decode(errors="replace")
+
+    def include(self, file: str, header: str) -> Edit | None:
+        """The edit that includes `<header>` in a file, after its last include; None where there is none to go by or it is there."""
+        includes = self.file(file).includes
+        if not includes or any(name == header or name.endswith("/" + header) for name, _, _ in includes):
+            return None
+        last = includes[-1][2]
+        return Edit(file, last, last, f"\n#include <{header}>")
+
+
+def unevaluated(node: Node) -> bool:
+    """Whether an expression is only looked at for its type or place: in sizeof, in a CO-RE builtin, in &…"""
+    below = node
+    for above in node.ancestors():
+        if above.kind == "CXX_UNARY_EXPR":
+            return True
+        if above.kind == "CALL_EXPR" and above.callee().startswith("__builtin_"):
+            return True
+        if above.kind == "VAR_DECL" and below.start < above.place and not below.kind.endswith("_DECL"):
+            return True  # typeof(…) in front of the name
+        if above.kind in ("COMPOUND_STMT", "FUNCTION_DECL"):
+            return False
+        below = above
+    return False
+
+
+__all__ = ["Edit", "Finding", "Iterator", "Place", "Source", "unevaluated"]

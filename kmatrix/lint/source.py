@@ -1,0 +1,458 @@
+"""A C source as clang sees it: syntax tree with types, macros, preprocessor conditionals, sections. What the rules over C stand on.
+
+libclang (PyPI's wheel, which brings clang itself) parses with -target bpf. It goes on after errors, and what it could not make sense of is not in the tree: a missing
+header makes rules see less, never something that is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from ctypes import POINTER, byref, c_uint
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clang import cindex
+
+from kmatrix.arch import INFO, Arch
+from kmatrix.lint.preprocessor import Place
+
+_KEEP_GOING = 0x200
+_DETAILED = cindex.TranslationUnit.PARSE_DETAILED_PROCESSING_RECORD
+OWN_INCLUDE = Path(__file__).with_name("include")
+"""clang's own <stddef.h> and the like, which the wheel does not have."""
+SYSTEM = ("/usr/include/", "/usr/local/include/", "/usr/lib/", str(OWN_INCLUDE))
+LIBBPF_READS = ("BPF_CORE_READ", "BPF_PROBE_READ", "bpf_core_", "BPF_CORE_", "BPF_SEQ_PRINTF")
+"""How the macros begin of which the arguments are not evaluated as they stand."""
+
+
+@cache
+def _file_location() -> Any:
+    """clang_getFileLocation, which the bindings do not have: of what a macro made, the place of its use or within its arguments."""
+    function = cindex.conf.lib.clang_getFileLocation
+    numbers = [POINTER(c_uint)] * 3
+    function.argtypes = [cindex.SourceLocation, POINTER(cindex.c_object_p), *numbers]
+    function.restype = None
+    return function
+
+
+def _place(location: Any) -> Place:
+    """Where the user wrote it."""
+    file, line, column, offset = cindex.c_object_p(), c_uint(), c_uint(), c_uint()
+    _file_location()(location, byref(file), byref(line), byref(column), byref(offset))
+    return Place(_normal(cindex.File(file).name) if file else "", line.value, column.value, offset.value)
+
+
+@cache
+def _normal(name: str) -> str:
+    return str(Path(name).resolve())
+
+
+class Node:
+    """A cursor of the syntax tree, with its parent."""
+
+    __slots__ = ("__dict__", "cursor", "kind", "parent")
+
+    def __init__(self, cursor: Any, parent: Node | None = None) -> None:
+        self.cursor = cursor
+        self.parent = parent
+        try:
+            self.kind: str = cursor.kind.name
+        except ValueError:  # a kind newer than the bindings
+            self.kind = "UNKNOWN"
+
+    @cached_property
+    def children(self) -> list[Node]:
+        """The parts of this one."""
+        return [Node(child, self) for child in self.cursor.get_children()]
+
+    @cached_property
+    def name(self) -> str:
+        """The identifier that it declares or refers to."""
+        return str(self.cursor.spelling)
+
+    @cached_property
+    def place(self) -> Place:
+        """Where it stands; of a member access, the member's name."""
+        return _place(self.cursor.location)
+
+    @cached_property
+    def start(self) -> Place:
+        """Its first character."""
+        return _place(self.cursor.extent.start)
+
+    @cached_property
+    def end(self) -> Place:
+        """One past its last character."""
+        return _place(self.cursor.extent.end)
+
+    @cached_property
+    def type(self) -> Any:
+        """Its type, without the names that stand for it."""
+        return self.cursor.type.get_canonical()
+
+    @cached_property
+    def key(self) -> int:
+        """The same number for each mention of a declaration."""
+        declaration = self.cursor.referenced or self.cursor
+        return int(declaration.canonical.hash)
+
+    def walk(self) -> Iterator[Node]:
+        """This node and all below."""
+        stack = [self]
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(reversed(node.children))
+
+    def ancestors(self) -> Iterator[Node]:
+        """The nodes above, the nearest first."""
+        node = self.parent
+        while node is not None:
+            yield node
+            node = node.parent
+
+    def bare(self) -> Node:
+        """The expression without parentheses, casts and conversions around it."""
+        node = self
+        while node.kind in ("PAREN_EXPR", "UNEXPOSED_EXPR", "CSTYLE_CAST_EXPR"):
+            parts = [child for child in node.children if child.kind != "TYPE_REF"]
+            if not parts:
+                break
+            node = parts[-1]
+        return node
+
+    def callee(self) -> str:
+        """The name of the function that a call calls."""
+        return self.name if self.kind == "CALL_EXPR" else ""
+
+    def arguments(self) -> list[Node]:
+        """A call's arguments."""
+        return self.children[1:]
+
+
+class Record(NamedTuple):
+    """A struct or union that is accessed."""
+
+    name: str
+    """Without the flavour's ___suffix; empty for an unnamed one."""
+    file: str
+    relocated: bool
+    """Declared with preserve_access_index."""
+
+
+class Access(NamedTuple):
+    """A member access: `base->a.b` is two of them."""
+
+    record: Record
+    field: str
+
+
+@dataclass(frozen=True)
+class Map:
+    """A BPF map that a source defines."""
+
+    name: str
+    type: int
+    max_entries: int | None
+    place: Place
+    entries_place: Place
+
+
+@dataclass(frozen=True)
+class Macro:
+    """A use of a macro."""
+
+    name: str
+    file: str
+    start: int
+    end: int
+    place: Place
+
+
+class Function:
+    """A function with its body."""
+
+    def __init__(self, node: Node, section: str) -> None:
+        self.node = node
+        self.name = node.name
+        self.section = section
+        """The argument of SEC(), of a program; else empty."""
+        self.body = next((child for child in node.children if child.kind == "COMPOUND_STMT"), None)
+        self.parameters = [child for child in node.children if child.kind == "PARM_DECL"]
+
+    @cached_property
+    def nodes(self) -> list[Node]:
+        """Everything in the body."""
+        return list(self.body.walk()) if self.body is not None else []
+
+    @cached_property
+    def calls(self) -> list[Node]:
+        """The calls in the body."""
+        return [node for node in self.nodes if node.kind == "CALL_EXPR"]
+
+
+_index: Any = None
+
+
+def arguments(arch: Arch, includes: Sequence[Path], defines: Sequence[str]) -> list[str]:
+    """clang's arguments for a source."""
+    return [
+        "-target", "bpf", "-O2", "-Wall", "-Wextra", f"-D__TARGET_ARCH_{INFO[arch].bpf2go}",
+        *(f"-D{define}" for define in defines), *(f"-I{path}" for path in includes),
+        "-isystem", str(OWN_INCLUDE), "-idirafter", "/usr/include/x86_64-linux-gnu", "-idirafter", "/usr/include/aarch64-linux-gnu",
+    ]  # fmt: skip
+
+
+class Unit:
+    """A source file and all that it includes, for one arch."""
+
+    def __init__(
+        self,
+        path: Path,
+        arch: Arch,
+        *,
+        includes: Sequence[Path] = (),
+        defines: Sequence[str] = (),
+        text: str | None = None,
+    ) -> None:
+        global _index
+        if _index is None:
+            _index = cindex.Index.create()
+        self.path = str(path.resolve())
+        self.arch: Arch = arch
+        unsaved = [(self.path, text)] if text is not None else None
+        self.unit = _index.parse(
+            self.path, args=["-x", "c", *arguments(arch, includes, defines)], unsaved_files=unsaved, options=_DETAILED | _KEEP_GOING
+        )
+        self.records: dict[int, Record] = {}
+        self._helpers: dict[int, int | None] = {}
+        self.functions: dict[str, Function] = {}
+        self.globals: list[Node] = []
+        self.structs: list[Node] = []
+        self.maps: list[Map] = []
+        self.macros: dict[str, list[Macro]] = {}
+        """The uses of macros, by file."""
+        self.defined: dict[str, str] = {}
+        """Macros and the file that defines them."""
+        self.declared: set[str] = set()
+        self.inclusions: dict[str, list[tuple[str, Place]]] = {}
+        """By file: each included name as written, and where."""
+        self.sections: dict[str, str] = {}
+        """By function or variable: the argument of its SEC()."""
+        self._collect()
+
+    # --- what is in it ---
+
+    def _collect(self) -> None:
+        cursors = list(self.unit.cursor.get_children())
+        declarations: list[Node] = []
+        for cursor in cursors:
+            node = Node(cursor)
+            if node.kind == "MACRO_DEFINITION":
+                where = cursor.location.file
+                self.defined[node.name] = _normal(where.name) if where else ""
+            elif node.kind == "MACRO_INSTANTIATION":
+                start, end = node.start, node.end
+                if not self.is_foreign(start.file):
+                    self.macros.setdefault(start.file, []).append(Macro(node.name, start.file, start.offset, end.offset, start))
+            elif node.kind == "INCLUSION_DIRECTIVE":
+                if not self.is_foreign(node.start.file):
+                    self.inclusions.setdefault(node.start.file, []).append((node.name, node.start))
+            else:
+                declarations.append(node)
+        for node in declarations:
+            if node.kind in ("FUNCTION_DECL", "VAR_DECL"):
+                self.declared.add(node.name)
+                if self.is_foreign(node.place.file):
+                    continue
+                section = self.section_of(node)
+                if section:
+                    self.sections[node.name] = section
+                if node.kind == "VAR_DECL":
+                    self.globals.append(node)
+                    self._map(node)
+                elif node.cursor.is_definition():
+                    self.functions[node.name] = Function(node, self.sections.get(node.name, ""))
+            elif node.kind in ("STRUCT_DECL", "UNION_DECL") and not self.is_foreign(node.place.file):
+                self.structs.append(node)
+
+    def is_foreign(self, file: str) -> bool:
+        """Whether the file is not the project's: libbpf's or the system's headers, or a generated vmlinux.h."""
+        return not file or file.startswith(SYSTEM) or Path(file).name == "vmlinux.h" or "/bpf/bpf_" in file
+
+    @cached_property
+    def files(self) -> list[str]:
+        """The project's files in it, the source first."""
+        included = {_normal(inclusion.include.name) for inclusion in self.unit.get_includes()}
+        return [self.path, *sorted(name for name in included if not self.is_foreign(name) and name != self.path)]
+
+    @cached_property
+    def included_names(self) -> frozenset[str]:
+        """The ends of the paths of all that is included: `bpf/bpf_helpers.h`, `vmlinux.h`."""
+        paths = [Path(inclusion.include.name) for inclusion in self.unit.get_includes()]
+        return frozenset({path.name for path in paths} | {"/".join(path.parts[-2:]) for path in paths})
+
+    @cached_property
+    def errors(self) -> list[tuple[str, Place]]:
+        """clang's errors."""
+        return [(str(d.spelling), _place(d.location)) for d in self.unit.diagnostics if d.severity >= cindex.Diagnostic.Error]
+
+    @cached_property
+    def implicit(self) -> list[tuple[str, Place]]:
+        """Names called without a declaration, or used as values without one."""
+        found = []
+        for diagnostic in self.unit.diagnostics:
+            text = str(diagnostic.spelling)
+            if text.startswith(("call to undeclared function", "implicit declaration of function", "use of undeclared identifier")):
+                found.append((text.split("'")[1], _place(diagnostic.location)))
+        return found
+
+    def section_of(self, node: Node) -> str:
+        """The section that a declaration is put in by SEC("…")."""
+        for child in node.children:
+            if child.kind == "UNEXPOSED_ATTR":
+                words = self.tokens(child.start.file, child.start.offset, child.end.offset)
+                if words[:1] and words[0] in ("SEC", "section", "__section"):
+                    return "".join(word.strip('"') for word in words if word.startswith('"'))
+        return ""
+
+    def tokens(self, file: str, start: int, end: int) -> list[str]:
+        """The tokens between two offsets of a file."""
+        handle = self.unit.get_file(file)
+        first, last = (cindex.SourceLocation.from_offset(self.unit, handle, offset) for offset in (start, end))
+        found = self.unit.get_tokens(extent=cindex.SourceRange.from_locations(first, last))
+        return [str(token.spelling) for token in found if token.extent.start.offset < end]
+
+    @cached_property
+    def programs(self) -> list[Function]:
+        """The entry functions."""
+        skip = (".maps", "maps", "license", "version", ".text", ".ksyms", ".rodata", ".data", ".bss", ".struct_ops")
+        return [f for f in self.functions.values() if f.section and not f.section.startswith(skip)]
+
+    def program_of(self, function: Function) -> Function | None:
+        """The program that a function is, or is the body of (BPF_PROG and its like make ____name for name)."""
+        if function in self.programs:
+            return function
+        outer = self.functions.get(function.name.removeprefix("____")) if function.name.startswith("____") else None
+        return outer if outer is not None and outer in self.programs else None
+
+    @cached_property
+    def reachable(self) -> list[Function]:
+        """The functions that are in the object: programs, and what they call."""
+        seen: dict[str, Function] = {}
+        todo = list(self.programs) + [f for f in self.functions.values() if f.node.cursor.storage_class.name != "STATIC"]
+        while todo:
+            function = todo.pop()
+            if function.name not in seen:
+                seen[function.name] = function
+                todo += [self.functions[c.callee()] for c in function.calls if c.callee() in self.functions]
+        return list(seen.values())
+
+    @cached_property
+    def callers(self) -> dict[str, list[Function]]:
+        """By function: the functions that call it."""
+        found: dict[str, list[Function]] = {}
+        for function in self.functions.values():
+            for call in function.calls:
+                found.setdefault(call.callee(), []).append(function)
+        return found
+
+    def programs_with(self, function: Function) -> list[Function]:
+        """The programs that a function is part of."""
+        seen: set[str] = set()
+        todo, found = [function], []
+        while todo:
+            each = todo.pop()
+            if each.name in seen:
+                continue
+            seen.add(each.name)
+            program = self.program_of(each)
+            if program is not None:
+                found.append(program)
+            todo += self.callers.get(each.name, [])
+        return list(dict.fromkeys(found))
+
+    def _map(self, node: Node) -> None:
+        if self.sections.get(node.name) != ".maps":
+            return
+        numbers: dict[str, tuple[int, Place]] = {}
+        for member in node.type.get_fields():
+            pointee = member.type.get_pointee()
+            if pointee.kind == cindex.TypeKind.CONSTANTARRAY:
+                numbers[member.spelling] = (pointee.element_count, _place(member.location))
+        kind, _ = numbers.get("type", (0, node.place))
+        entries, where = numbers.get("max_entries", (None, node.place))
+        self.maps.append(Map(node.name, kind, entries, node.place, where))
+
+    def helper(self, call: Node) -> int | None:
+        """The number of the kernel's helper that a call calls: libbpf declares each as a pointer of that value."""
+        declaration = call.cursor.referenced
+        if declaration is None or declaration.kind.name != "VAR_DECL":
+            return None
+        key = int(declaration.hash)
+        if key not in self._helpers:
+            literals = [c for c in declaration.walk_preorder() if c.kind.name == "INTEGER_LITERAL"]
+            text = [token.spelling for token in literals[-1].get_tokens()] if literals else []
+            self._helpers[key] = int(text[0]) if text and text[0].isdigit() else None
+        return self._helpers[key]
+
+    # --- macros ---
+
+    def macros_at(self, place: Place) -> list[Macro]:
+        """The macro uses around a place, the outermost first."""
+        return [m for m in self.macros.get(place.file, ()) if m.start <= place.offset < m.end]
+
+    def in_read_macro(self, place: Place) -> bool:
+        """Whether the place is in an argument of a CO-RE macro."""
+        return any(macro.name.startswith(LIBBPF_READS) for macro in self.macros_at(place))
+
+    def from_project_macro(self, place: Place) -> bool:
+        """Whether the place is in the use of a macro that the project defines."""
+        return any(not self.is_foreign(self.defined.get(macro.name, "")) for macro in self.macros_at(place))
+
+    def uses(self, *names: str) -> Iterator[Macro]:
+        """The uses of macros of these names in the project's files."""
+        for macros in self.macros.values():
+            yield from (macro for macro in macros if macro.name in names)
+
+    # --- records ---
+
+    def record(self, type_: Any) -> Record | None:
+        """The struct or union that a type is."""
+        declaration = type_.get_canonical().get_declaration()
+        if declaration.kind.name not in ("STRUCT_DECL", "UNION_DECL"):
+            return None
+        declaration = declaration.get_definition() or declaration
+        key = int(declaration.hash)
+        if key not in self.records:
+            anonymous = "unnamed" in declaration.spelling or "anonymous" in declaration.spelling
+            name = "" if anonymous else declaration.spelling.split("___")[0]
+            relocated = any(child.kind.name == "UNEXPOSED_ATTR" for child in declaration.get_children())
+            self.records[key] = Record(name, _place(declaration.location).file, relocated)
+        return self.records[key]
+
+    def access(self, node: Node) -> tuple[Access, Node, bool] | None:
+        """What a MEMBER_REF_EXPR reads: the access, its base, and whether through a pointer (->)."""
+        if node.kind != "MEMBER_REF_EXPR" or not node.children:
+            return None
+        base = node.children[0]
+        pointer = base.type.kind == cindex.TypeKind.POINTER
+        record = self.record(base.type.get_pointee() if pointer else base.type)
+        return (Access(record, node.name), base, pointer) if record is not None else None
+
+    def chain(self, node: Node) -> list[Access]:
+        """The accesses of a->b.c, from the first to the last; through unnamed members too."""
+        found: list[Access] = []
+        current: Node | None = node
+        while current is not None:
+            current = current.bare()
+            while current.kind == "ARRAY_SUBSCRIPT_EXPR":
+                current = current.children[0].bare()
+            what = self.access(current)
+            if what is None:
+                break
+            found.append(what[0])
+            current = what[1]
+        return found[::-1]
