@@ -164,6 +164,7 @@ class _Run:
             try:
                 self.collectors.append(config.load_collector(path))
             except InputError as error:
+                self.files.roots.append(path)  # what the sources claim is in it, so its error is theirs
                 self.found.append(Finding("KM001", Place(str(path), 1, 1, 0), error.message))
 
     def _go(self) -> None:

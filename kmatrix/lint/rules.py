@@ -321,8 +321,8 @@ _RULES: tuple[Rule, ...] = (
         "0 means drop in a socket filter and in cgroup_skb, and aborted in XDP: a collector that refuses would cut the network. INIT_CORE_COMPAT_FOR(xdp), "
         "…FOR(cgroup_skb), …FOR(socket_filter) name the type, and the refusal lets traffic through.",
         "include/uapi/linux/bpf.h (XDP_ABORTED = 0), net/core/filter.c; cells dns[…] assert that traffic flows after a refusal.",
-        wrong='SEC("xdp")\nint watch(struct xdp_md *ctx)\n{\n\t(void)ctx;\n\tINIT_CORE_COMPAT();\n\tREQUIRE_CORE_FEATURES(CORE_FEAT_RINGBUF);\n\treturn XDP_PASS;\n}\n',
-        right='SEC("xdp")\nint watch(struct xdp_md *ctx)\n{\n\t(void)ctx;\n\tINIT_CORE_COMPAT_FOR(xdp);\n\tREQUIRE_CORE_FEATURES(CORE_FEAT_RINGBUF);\n\treturn XDP_PASS;\n}\n',
+        wrong='SEC("xdp")\nint watch(struct xdp_md *ctx)\n{\n\t(void)ctx;\n\tINIT_CORE_COMPAT();\n\tREQUIRE_CORE_FEATURES(CORE_FEAT_RINGBUF);\n\treturn 2;\n}\n',
+        right='SEC("xdp")\nint watch(struct xdp_md *ctx)\n{\n\t(void)ctx;\n\tINIT_CORE_COMPAT_FOR(xdp);\n\tREQUIRE_CORE_FEATURES(CORE_FEAT_RINGBUF);\n\treturn 2;\n}\n',
     ),
     Rule(
         "KM306",
