@@ -44,9 +44,7 @@ PROGRAM = '[[program]]\nname = "on_exit"\nhook = "kprobe/do_exit"\n'
 def manifest(needs: Iterable[str], stem: str = "sample", program: str = PROGRAM, arches: str = "") -> str:
     """A collector.toml of one variant whose object is `stem`."""
     listed = ", ".join(f'"{name}"' for name in needs)
-    return (
-        f'schema = 1\n[collector]\nname = "sample"\n[[variant]]\nname = "only"\nbehaviour = "full"\nobject = "{stem}"\nneeds = [{listed}]\n{arches}\n{program}'
-    )
+    return f'schema = 1\n[collector]\nname = "sample"\n[[variant]]\nname = "only"\nbehaviour = "full"\nobject = "{stem}"\nneeds = [{listed}]\n{arches}\n{program}'
 
 
 def write(folder: Path, text: str, rule: Rule, needs: Sequence[str] | None = None) -> Path:

@@ -48,6 +48,11 @@ class Source:
         """The variants of it that claim kernels without BTF."""
         return [claim for claim in self.claims if not claim.has_btf]
 
+    @property
+    def follows_the_standard(self) -> bool:
+        """Whether it is a collector's, or uses the standard's headers: code in other styles is not held to the standard's habits."""
+        return bool(self.claims) or bool({"vmlinux_minimal.h", "core_compat.h"} & self.unit.included_names)
+
     @cached_property
     def missing(self) -> bool:
         """Whether an included file was not found: then much may be undeclared that is not wrong."""

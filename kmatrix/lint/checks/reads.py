@@ -145,12 +145,20 @@ def _offsets(source: Source, function: Function) -> Iterator[Finding]:
         other = next((c for c in node.children if c is not literal), None)
         if literal is None or other is None or source.flow.operator(node) != "+" or not _bytewise(other):
             continue
-        if source.flow.origin(other) in ("number", "typed") and _is_read(node):
+        origin = source.flow.origin(other)
+        if (origin in ("number", "typed") or (origin == "unknown" and _points_into_kernel(source, other))) and _is_read(node):
             yield Finding(
                 "KM202",
                 node.place if node.place.line else node.start,
                 f"{_short(source.text(node.start, node.end))} is one kernel's offset: name the field, and read it with BPF_CORE_READ()",
             )
+
+
+def _points_into_kernel(source: Source, node: Node) -> bool:
+    """Whether what was cast to bytes or to a number is a pointer to one of the kernel's structures."""
+    inner = node.bare()
+    record = source.unit.record(inner.type.get_pointee()) if inner.type.kind == cindex.TypeKind.POINTER else None
+    return record is not None and _is_kernels(record)
 
 
 def _bytewise(node: Node) -> bool:
@@ -254,6 +262,9 @@ def _unchecked(source: Source, function: Function) -> Iterator[Finding]:
         if declaration.type.kind in (cindex.TypeKind.RECORD, cindex.TypeKind.CONSTANTARRAY):
             continue
         macros = source.unit.macros_at(node.place)
+        hops = sum(1 for n in node.walk() if n.callee() in _CHECKED)
+        if hops < 2 and not source.follows_the_standard:
+            continue  # elsewhere only where a NULL on the way is likely
         name = macros[0].name if macros else call.callee()
         yield Finding(
             "KM205",
