@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kmatrix import config
-from kmatrix.arch import Arch
 from kmatrix.collector import Collector
 from kmatrix.errors import InputError
 from kmatrix.lint import generate, objects, suppress
 from kmatrix.lint.checks import Source, arches, claimed, features, headers, reads
 from kmatrix.lint.claims import claims, stem
 from kmatrix.lint.findings import Finding
-from kmatrix.lint.preprocessor import ARM64_MACROS, X86_MACROS, Comment, Place, Scanner
+from kmatrix.lint.preprocessor import Comment, Place, Scanner
 from kmatrix.lint.rules import RULES
 from kmatrix.lint.source import Unit
 
@@ -142,7 +141,7 @@ class _Run:
                 self._header(path)
         of_objects = self._objects(sources)
         wanted = [f for f in self.found if f.code in self.options.select and (self.files.covers(f.place.file))]
-        unique = list({finding.key: finding for finding in reversed(wanted)}.values())
+        unique = _unique(wanted)
         left = suppress.apply(unique, self.suppressions, of_objects)
         idle = [f for f in suppress.unused(self.suppressions, self.options.select) if f.code in self.options.select]
         findings = sorted([*left, *idle], key=lambda f: (f.place.file, f.place.line, f.place.column, f.code))
@@ -195,10 +194,8 @@ class _Run:
         first = Unit(path, "x86_64", includes=includes, defines=defines)
         units = [first]
         files = [self.scanner.file(first.unit, each) for each in first.files]
-        both: list[Arch] = (
-            ["arm64"] if any({n for n, _ in c.names} & (X86_MACROS | ARM64_MACROS) for f in files for c in f.conditions) else []
-        )
-        units += [Unit(path, arch, includes=includes, defines=defines) for arch in both]
+        if any(file.has_code_for_one_arch for file in files):
+            units.append(Unit(path, "arm64", includes=includes, defines=defines))
         for unit in units:
             source = Source(unit, self.scanner, claims(self.collectors, path, aliases))
             found = [finding for check in _CHECKS for finding in check(source)]
@@ -256,6 +253,16 @@ class _Run:
                 Finding("KM704", Place(str(where.resolve()), 1, 1, 0), text) for where, text in objects.missing(collector)
             ]
         return homes
+
+
+def _unique(findings: Iterable[Finding]) -> list[Finding]:
+    """One finding a place: a header is seen from many sources. It is mended only if every one of them can do with it."""
+    found: dict[tuple[str, str, int, int], Finding] = {}
+    for finding in findings:
+        first = found.setdefault(finding.key, finding)
+        if first.edits and not finding.edits:
+            found[finding.key] = finding
+    return list(found.values())
 
 
 def lint(paths: Sequence[Path], options: Options | None = None) -> Report:

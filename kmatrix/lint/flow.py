@@ -48,8 +48,8 @@ class Flow:
         self._filled: set[int] = set()
         """Variables that a read fills in."""
         self._passed: dict[str, list[Node]] = {}
-        for function in unit.functions.values():
-            self._note(function)
+        self._operators: dict[Node, str] = {}
+        self._noted = False
 
     def _note(self, function: Function) -> None:
         for node in function.nodes:
@@ -79,14 +79,22 @@ class Flow:
 
     def operator(self, node: Node) -> str:
         """The operator between the two sides; empty inside a macro, where the text does not show it."""
-        left, right = node.children[:2]
-        if left.end.file != right.start.file or left.end.offset > right.start.offset:
-            return ""
-        words = self.unit.tokens(left.end.file, left.end.offset, right.start.offset)
-        return next((word for word in words if not word.startswith(("/*", "//")) and word not in (")", "(")), "")
+        if node not in self._operators:
+            left, right = node.children[0].end, node.children[1].start
+            text = ""
+            if left.file == right.file and left.offset <= right.offset:
+                text = self.unit.text(left, right).strip()
+                if "/*" in text or "//" in text:
+                    text = next(iter(self.unit.tokens(left.file, left.offset, right.offset)), "")
+            self._operators[node] = text
+        return self._operators[node]
 
     def origin(self, node: Node) -> Origin:
         """Where the pointer that an expression gives comes from; `unknown` also where it may come from several places."""
+        if not self._noted:
+            self._noted = True
+            for function in self.unit.functions.values():
+                self._note(function)
         found = self._origins(node, 0) - {"null"}
         return found.pop() if len(found) == 1 else "unknown"  # type: ignore[return-value]
 

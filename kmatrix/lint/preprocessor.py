@@ -66,8 +66,17 @@ class File:
     """Each #include's name, its place and the offset of the end of the name."""
     functions: dict[str, Place] = field(default_factory=dict)
     """Names followed by ( … ) { outside any braces: functions, or macros where a function was meant."""
+    bodies: list[tuple[int, int]] = field(default_factory=list)
+    """The first and last line of each function's parameters and body."""
     identifiers: dict[str, list[int]] = field(default_factory=dict)
     """The lines that each identifier is on, directives apart."""
+
+    @property
+    def has_code_for_one_arch(self) -> bool:
+        """Whether an arch's conditional is in a function, or around one."""
+        arches = X86_MACROS | ARM64_MACROS
+        spans = [(first, last) for c in self.conditions if any(n in arches for n, _ in c.names) for first, last, _ in c.branches]
+        return any(first < end and start < last for first, last in spans for start, end in self.bodies)
 
     def for_one_arch(self, line: int) -> bool:
         """Whether the line is compiled for one arch only."""
@@ -156,17 +165,29 @@ class _Scan:
                 self.file.identifiers.setdefault(token.text, []).append(token.line)
             elif token.text in ("{", "}"):
                 depth += 1 if token.text == "{" else -1
-            elif token.text == "(" and depth == 0 and at and tokens[at - 1].kind == "IDENTIFIER" and self._body_follows(at):
-                self.file.functions[tokens[at - 1].text] = self._place(tokens[at - 1])
+            elif token.text == "(" and depth == 0 and at and tokens[at - 1].kind == "IDENTIFIER":
+                last = self._body_end(at)
+                if last is not None:
+                    name = tokens[at - 1]
+                    self.file.functions[name.text] = self._place(name)
+                    self.file.bodies.append((name.line, tokens[last].line))
             at += 1
 
-    def _body_follows(self, at: int) -> bool:
+    def _body_end(self, at: int) -> int | None:
+        """Where the body ends that follows the parentheses that begin at `at`; None where none follows."""
+        close = self._closing(at, "(", ")")
+        if close is None or close + 1 >= len(self._tokens) or self._tokens[close + 1].text != "{":
+            return None
+        return self._closing(close + 1, "{", "}")
+
+    def _closing(self, at: int, opens: str, closes: str) -> int | None:
         depth = 0
         for index in range(at, len(self._tokens)):
-            depth += {"(": 1, ")": -1}.get(self._tokens[index].text, 0)
+            text = self._tokens[index].text
+            depth += (text == opens) - (text == closes)
             if depth == 0:
-                return index + 1 < len(self._tokens) and self._tokens[index + 1].text == "{"
-        return False
+                return index
+        return None
 
     def _comment(self, token: _Token, *, alone: bool) -> None:
         self.file.comments.append(Comment(token.text, self._place(token), token.end_line, alone))

@@ -227,6 +227,7 @@ class Unit:
             self.path, args=["-x", "c", *arguments(arch, includes, defines)], unsaved_files=unsaved, options=_DETAILED | _KEEP_GOING
         )
         self.records: dict[int, Record] = {}
+        self._texts: dict[str, bytes] = {}
         self._helpers: dict[int, int | None] = {}
         self.functions: dict[str, Function] = {}
         self.globals: list[Node] = []
@@ -317,6 +318,12 @@ class Unit:
                 if words[:1] and words[0] in ("SEC", "section", "__section"):
                     return "".join(word.strip('"') for word in words if word.startswith('"'))
         return ""
+
+    def text(self, start: Place, end: Place) -> str:
+        """The source's text between two places of one file."""
+        if start.file not in self._texts:
+            self._texts[start.file] = Path(start.file).read_bytes()
+        return self._texts[start.file][start.offset : end.offset].decode(errors="replace")
 
     def tokens(self, file: str, start: int, end: int) -> list[str]:
         """The tokens between two offsets of a file."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from kmatrix.lint.claims import Claim
@@ -22,7 +22,6 @@ class Source:
     claims: tuple[Claim, ...]
     is_header: bool = False
     """Parsed by itself, included by none of the sources: what it lacks its includers may have."""
-    _texts: dict[str, bytes] = field(default_factory=dict)
 
     @cached_property
     def flow(self) -> Flow:
@@ -60,10 +59,7 @@ class Source:
 
     def text(self, start: Place, end: Place) -> str:
         """The source's text between two places of one file."""
-        if start.file not in self._texts:
-            with open(start.file, "rb") as stream:  # noqa: PTH123
-                self._texts[start.file] = stream.read()
-        return self._texts[start.file][start.offset : end.offset].decode(errors="replace")
+        return self.unit.text(start, end)
 
     def include(self, file: str, header: str) -> Edit | None:
         """The edit that includes `<header>` in a file, after its last include; None where there is none to go by or it is there."""

@@ -1,0 +1,118 @@
+"""The rules over compiled objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kmatrix.arch import INFO
+from kmatrix.lint.engine import Options, lint
+from tests.lint import samples
+from tests.lint.test_standard import CLAIMS, RING, TASK, body
+
+OPTIONS = Options(includes=(samples.INCLUDE, samples.BPF_COMMON))
+LOOP = (
+    "\tint sum = 0;\n\n\tfor (__u32 i = 0; i < bpf_get_prandom_u32() % 100; i++)\n\t\tsum += bpf_get_prandom_u32();\n\treturn sum;"
+)
+CALL = "static __attribute__((noinline)) int other(void)\n{\n\treturn bpf_get_prandom_u32() / 3;\n}\n" + body(
+    "\treturn other() + other();"
+)
+MANY = "\tlong sum = 0;\n\n#pragma unroll\n\tfor (int i = 0; i < 2500; i++)\n\t\tsum ^= bpf_get_prandom_u32() * (i + 3);\n\treturn sum != 0;"
+
+
+def build(folder: Path, text: str, needs: list[str], *flags: str, arch: str = "") -> Path:
+    """The objects of a source that is not there any more, beside a manifest: one for all arches, or with `arch`, both compiled for that one."""
+    folder.mkdir(exist_ok=True)
+    source = folder / "other.c"
+    source.write_text(samples.whole(text))
+    for name in ("sample_x86_bpfel.o", "sample_arm64_bpfel.o") if arch else ("sample.o",):
+        samples.compile_c(source, folder / name, "-Wno-unused", *flags, arch=arch or "x86")
+    source.unlink()
+    program = '[[program]]\nname = "sample"\nhook = "kprobe/do_exit"\n'
+    (folder / "collector.toml").write_text(samples.manifest(needs, program=program))
+    return folder
+
+
+def found(folder: Path) -> list[str]:
+    return sorted({finding.code for finding in lint([folder], OPTIONS).findings})
+
+
+@pytest.mark.parametrize(
+    ("text", "needs", "code"),
+    [
+        (body("\treturn bpf_get_prandom_u32() == 3;"), [], ""),
+        (body(LOOP), [], "KM706"),
+        (body(LOOP), ["bounded_loops"], ""),
+        (CALL, [], "KM706"),
+        (CALL, ["bpf2bpf"], ""),
+        (body(MANY), [], "KM706"),
+        (body(MANY), ["insns_1m"], ""),
+        (body(""), [], "KM703"),
+        (
+            "struct kernfs_node___v { unsigned int ino; } __attribute__((preserve_access_index));\n"
+            + body("\tstruct kernfs_node___v *kn = (void *)bpf_get_current_task();\n\treturn BPF_CORE_READ(kn, ino);"),
+            ["btf"],
+            "KM702",
+        ),
+        (
+            "struct pt_regs___user { unsigned long rdi; } __attribute__((preserve_access_index));\n"
+            + body("\treturn BPF_CORE_READ((struct pt_regs___user *)ctx, rdi) != 0;"),
+            ["btf"],
+            "KM702",
+        ),
+    ],
+    ids=["sound", "loop", "loop-claimed", "call", "call-claimed", "long", "long-claimed", "empty", "ino", "rdi"],
+)
+def test_object(text: str, needs: list[str], code: str, tmp_path: Path) -> None:
+    assert found(build(tmp_path, text, needs)) == code.split()
+
+
+@pytest.mark.parametrize("name", [name for name, (text, _, _) in CLAIMS.items() if "offset" not in name and "storage" not in name])
+def test_what_is_said_of_sources_is_said_of_their_objects(name: str, tmp_path: Path) -> None:
+    text, needs, code = CLAIMS[name]
+    if code == "KM504" and text.startswith("SEC") and 'SEC("kprobe' not in text:
+        pytest.skip("the program's type is told by its section: the manifest's hook is checked at the cell")
+    if text == RING:
+        text += body("\tlong *place = bpf_ringbuf_reserve(&events, 8, 0);\n\tif (place)\n\t\tbpf_ringbuf_submit(place, 0);")
+    codes = set(found(build(tmp_path, text, needs, "-include", "stddef.h"))) - {"KM703"}
+    assert sorted(codes) == code.split()
+
+
+def test_a_source_and_its_objects_say_a_thing_once(tmp_path: Path) -> None:
+    text = body('\tbpf_printk("hello");')
+    build(tmp_path, text, [])
+    (tmp_path / "sample.bpf.c").write_text(samples.whole(text))
+    findings = lint([tmp_path], OPTIONS).findings
+    assert [(f.code, Path(f.place.file).name) for f in findings] == [("KM501", "sample.bpf.c")]
+
+
+def test_an_object_without_btf(tmp_path: Path) -> None:
+    assert "KM701" in found(build(tmp_path, body(TASK + "\treturn task != 0;"), ["btf"], "-g0"))
+
+
+def test_an_object_of_the_other_arch(tmp_path: Path) -> None:
+    build(tmp_path, body("\treturn PT_REGS_PARM1_CORE(ctx) != 0;"), ["btf"], arch="x86")
+    findings = lint([tmp_path], OPTIONS).findings
+    assert [(f.code, Path(f.place.file).name) for f in findings] == [("KM705", f"sample_{INFO['arm64'].bpf2go}_bpfel.o")]
+
+
+def test_an_object_that_is_missing(tmp_path: Path) -> None:
+    build(tmp_path, body(TASK + "\treturn task != 0;"), ["btf"], arch="x86")
+    assert found(tmp_path) == []
+    (tmp_path / "sample_arm64_bpfel.o").unlink()
+    assert found(tmp_path) == ["KM704"]
+
+
+def test_noqa_file_in_the_source_counts_for_its_objects(tmp_path: Path) -> None:
+    build(tmp_path, body(""), ["btf"])
+    (tmp_path / "sample.bpf.c").write_text(samples.whole(body("") + "/* kmatrix: noqa-file KM703: a placeholder */\n"))
+    assert found(tmp_path) == []
+
+
+def test_a_broken_object_is_a_finding_and_other_objects_are_not_looked_at(tmp_path: Path) -> None:
+    build(tmp_path, body(TASK + "\treturn task != 0;"), ["btf"])
+    whole = (tmp_path / "sample.o").read_bytes()
+    (tmp_path / "sample.o").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "host.o").write_bytes(b"\x7fELF\x02\x01\x01" + bytes(11) + b"\x3e\x00" + bytes(40))
+    assert found(tmp_path) == ["KM001"]
