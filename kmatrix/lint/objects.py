@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
+from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
 from kmatrix.arch import ARCHES, Arch
@@ -22,6 +23,7 @@ from kmatrix.lint.facts import Needed
 from kmatrix.objects import ObjectInfo, inspect
 
 _CALL, _EXIT, _MOV = 0x85, 0x95, 0xB7
+_SHF_EXECINSTR = 0x4
 _BPF_MACHINE = 247
 _DATA = (".data", ".bss", ".rodata")
 
@@ -73,7 +75,8 @@ class Compiled:
         self.info: ObjectInfo = inspect(path)
         self.elf = ELFFile(BytesIO(self.info.data))
         sections = list(self.elf.iter_sections())
-        self.data_sections = [s.name for s in sections if s.name.startswith(_DATA) and s["sh_size"]]
+        self.data_sections = sorted(_referred_to(self.elf))
+        """The .data, .bss and .rodata that its code refers to: libbpf leaves out the others where the kernel has no global data."""
         self.codes: list[Code] = []
         for table in sections:
             if not isinstance(table, SymbolTableSection):
@@ -103,6 +106,19 @@ class Compiled:
         """Its CO-RE relocations."""
         ext = self.elf.get_section_by_name(".BTF.ext")
         return list(self.btf.relocations(ext.data())) if self.btf is not None and ext is not None else []
+
+
+def _referred_to(elf: ELFFile) -> set[str]:
+    found: set[str] = set()
+    for section in elf.iter_sections():
+        if not isinstance(section, RelocationSection) or not elf.get_section(section["sh_info"])["sh_flags"] & _SHF_EXECINSTR:
+            continue
+        symbols = elf.get_section(section["sh_link"])
+        for relocation in section.iter_relocations():
+            home = symbols.get_symbol(relocation["r_info_sym"])["st_shndx"] if isinstance(symbols, SymbolTableSection) else None
+            if isinstance(home, int) and elf.get_section(home).name.startswith(_DATA):
+                found.add(elf.get_section(home).name)
+    return found
 
 
 def check(path: Path, claimed: Sequence[Claim]) -> Iterator[tuple[str, str]]:

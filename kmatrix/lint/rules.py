@@ -425,7 +425,7 @@ _RULES: tuple[Rule, ...] = (
         "global-data",
         "global variables or constants, in a variant that claims kernels before 5.2",
         ".data, .bss and .rodata are maps that need 5.2: on 4.14 the object is not loaded at all. Format strings of bpf_printk, string literals and tables of constants are "
-        ".rodata. Keep state in a map, build constants on the stack (a char array there needs aligned(8), or clang copies it from .rodata), or add global_data to the variant's needs.",
+        ".rodata. Keep state in a map, build constants on the stack, or add global_data to the variant's needs.",
         "Feature global_data, probed in every guest; a 4.14 guest refuses such an object (tests/lint/test_kernel_facts.py).",
         wrong="static __u64 count;\n\n"
         'SEC("tracepoint/sched/sched_switch")\nint handle(void *ctx)\n{\n\t(void)ctx;\n\tcount++;\n\treturn 0;\n}\n',

@@ -73,7 +73,7 @@ def _global_data(source: Source) -> Iterator[Finding]:
                     yield Finding(
                         "KM501",
                         printk.place,
-                        f"the format of {printk.name} {tail}: bpf_debug_printk() has it on the stack, as has bpf_trace_printk() with a char fmt[] __attribute__((aligned(8)))",
+                        f"the format of {printk.name} {tail}: bpf_debug_printk() has it on the stack, as has bpf_trace_printk() with a char fmt[] = …",
                     )
                 else:
                     yield Finding("KM501", node.place, f"static {node.name} {tail}: keep it in a map, or on the stack")
@@ -81,7 +81,7 @@ def _global_data(source: Source) -> Iterator[Finding]:
                 yield Finding(
                     "KM501",
                     node.start,
-                    f"a string literal that is pointed to {tail}: make it an array on the stack, char text[] __attribute__((aligned(8))) = …",
+                    f"a string literal that is pointed to {tail}: make it an array on the stack, char text[] = …",
                 )
 
 
