@@ -197,7 +197,7 @@ class _Run:
         if any(file.has_code_for_one_arch for file in files):
             units.append(Unit(path, "arm64", includes=includes, defines=defines))
         for unit in units:
-            source = Source(unit, self.scanner, claims(self.collectors, path, aliases))
+            source = Source(unit, self.scanner, claims(self.collectors, path, aliases), by_bpf2go=bool(aliases))
             found = [finding for check in _CHECKS for finding in check(source)]
             self._unreadable(source, found)
             self.found += found

@@ -87,6 +87,12 @@ KERNEL_STRUCTS = (
 )
 """Names of the kernel's own structures."""
 
+FIXED: Mapping[str, frozenset[str]] = {
+    "sock": frozenset({"__sk_common"}),
+    "sock_common": _words("skc_daddr skc_rcv_saddr skc_hash skc_dport skc_num skc_portpair skc_family skc_state"),
+}
+"""Fields at the same offset in every kernel: declared by hand without preserve_access_index, they are read right all the same."""
+
 X86_REGISTERS = _words(
     "r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di orig_ax ip sp ss cs flags"
 )  # arch/x86/include/asm/ptrace.h

@@ -23,6 +23,10 @@ _DETAILED = cindex.TranslationUnit.PARSE_DETAILED_PROCESSING_RECORD
 OWN_INCLUDE = Path(__file__).with_name("include")
 """clang's own <stddef.h> and the like, which the wheel does not have."""
 SYSTEM = ("/usr/include/", "/usr/local/include/", "/usr/lib/", str(OWN_INCLUDE))
+_GENERATED_OR_LIBBPFS = frozenset(
+    {"vmlinux.h", "bpf_helpers.h", "bpf_helper_defs.h", "bpf_core_read.h", "bpf_tracing.h", "bpf_endian.h", "usdt.bpf.h"}
+)
+"""Headers that are nobody's to mend, also where a project has its own copy."""
 LIBBPF_READS = ("BPF_CORE_READ", "BPF_PROBE_READ", "bpf_core_", "BPF_CORE_", "BPF_SEQ_PRINTF")
 """How the macros begin of which the arguments are not evaluated as they stand."""
 
@@ -132,6 +136,10 @@ class Node:
         return self.children[1:]
 
 
+def _is_unnamed(member: Node) -> bool:
+    return not member.name or "(" in member.name  # `union sock_common::(anonymous at FILE:31:2)`
+
+
 class Record(NamedTuple):
     """A struct or union that is accessed."""
 
@@ -231,7 +239,8 @@ class Unit:
         self._helpers: dict[int, int | None] = {}
         self.functions: dict[str, Function] = {}
         self.globals: list[Node] = []
-        self.structs: list[Node] = []
+        self.registers: list[Node] = []
+        """The declarations of struct pt_regs, of all flavours."""
         self.maps: list[Map] = []
         self.macros: dict[str, list[Macro]] = {}
         """The uses of macros, by file."""
@@ -276,12 +285,12 @@ class Unit:
                     self._map(node)
                 elif node.cursor.is_definition():
                     self.functions[node.name] = Function(node, self.sections.get(node.name, ""))
-            elif node.kind in ("STRUCT_DECL", "UNION_DECL") and not self.is_foreign(node.place.file):
-                self.structs.append(node)
+            elif node.kind == "STRUCT_DECL" and node.name.startswith("pt_regs") and not self.is_foreign(node.place.file):
+                self.registers.append(node)
 
     def is_foreign(self, file: str) -> bool:
         """Whether the file is not the project's: libbpf's or the system's headers, or a generated vmlinux.h."""
-        return not file or file.startswith(SYSTEM) or Path(file).name == "vmlinux.h" or "/bpf/bpf_" in file
+        return not file or file.startswith(SYSTEM) or file.rpartition("/")[2] in _GENERATED_OR_LIBBPFS
 
     @cached_property
     def files(self) -> list[str]:
@@ -441,10 +450,15 @@ class Unit:
         return self.records[key]
 
     def access(self, node: Node) -> tuple[Access, Node, bool] | None:
-        """What a MEMBER_REF_EXPR reads: the access, its base, and whether through a pointer (->)."""
-        if node.kind != "MEMBER_REF_EXPR" or not node.children:
+        """What a MEMBER_REF_EXPR reads: the access, its base, and whether through a pointer (->).
+
+        A member of an unnamed struct or union is one of the structure around it.
+        """
+        if node.kind != "MEMBER_REF_EXPR" or not node.children or _is_unnamed(node):
             return None
         base = node.children[0]
+        while base.kind == "MEMBER_REF_EXPR" and _is_unnamed(base) and base.children:
+            base = base.children[0]
         pointer = base.type.kind == cindex.TypeKind.POINTER
         record = self.record(base.type.get_pointee() if pointer else base.type)
         return (Access(record, node.name), base, pointer) if record is not None else None

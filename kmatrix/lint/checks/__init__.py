@@ -22,6 +22,8 @@ class Source:
     claims: tuple[Claim, ...]
     is_header: bool = False
     """Parsed by itself, included by none of the sources: what it lacks its includers may have."""
+    by_bpf2go: bool = False
+    """A generate.go compiles it."""
 
     @cached_property
     def flow(self) -> Flow:
@@ -51,6 +53,12 @@ class Source:
     def follows_the_standard(self) -> bool:
         """Whether it is a collector's, or uses the standard's headers: code in other styles is not held to the standard's habits."""
         return bool(self.claims) or bool({"vmlinux_minimal.h", "core_compat.h"} & self.unit.included_names)
+
+    @cached_property
+    def loaded_by_go(self) -> bool:
+        """Whether cilium/ebpf loads it, as far as that shows: it is for bpf2go, and no collector.toml says what it claims."""
+        first = next(iter(self.file(self.unit.path).comments), None)
+        return not self.claims and (self.by_bpf2go or (first is not None and "go:build" in first.text))
 
     @cached_property
     def missing(self) -> bool:

@@ -39,9 +39,18 @@ def _registers(source: Source, function: Function) -> Iterator[Finding]:
             continue
         if source.file(place.file).for_one_arch(place.line) or unit.from_project_macro(place):
             continue
-        if any(m.start == place.offset for m in unit.macros_at(place)):
-            continue  # PT_REGS_PARM1(ctx) and its like: the register is the macro's
-        if name in facts.USER_REGISTERS:
+        relocated = what[0].record.relocated or any(a.callee() == "__builtin_preserve_access_index" for a in node.ancestors())
+        macro = next((m for m in unit.macros_at(place) if m.start == place.offset), None)
+        if macro is not None:  # PT_REGS_PARM1(ctx) and its like: the register is the macro's
+            if relocated and name in facts.USER_REGISTERS:
+                yield Finding(
+                    "KM402",
+                    place,
+                    f"{macro.name} reads {name} here, user space's name, which the kernel's BTF does not have: include vmlinux.h, or define "
+                    "__VMLINUX_H__ before <bpf/bpf_tracing.h>, so that it takes the kernel's",
+                )
+            continue
+        if relocated and name in facts.USER_REGISTERS:
             yield Finding(
                 "KM402",
                 place,
@@ -61,9 +70,10 @@ def _kernel_name(register: str) -> str:
 
 
 def _user_registers(source: Source) -> Iterator[Finding]:
-    for struct in source.unit.structs:
-        if struct.name.split("___")[0] != "pt_regs":
-            continue
+    for struct in source.unit.registers:
+        record = source.unit.record(struct.cursor.type)
+        if record is None or record.name != "pt_regs" or not record.relocated:
+            continue  # read directly, only the layout counts
         member = next((m for m in struct.children if m.kind == "FIELD_DECL" and m.name in facts.USER_REGISTERS), None)
         if member is not None:
             yield Finding(
@@ -97,6 +107,8 @@ def _hooks(source: Source, program: Function) -> Iterator[Finding]:
             f'arm64 has no system call {call}, and so no such hook: {todo}, or say arches = ["x86_64"] on the program in collector.toml',
         )
     elif kind in ("kprobe", "kretprobe") and target.startswith(_SYSCALL_SYMBOLS):
+        if source.loaded_by_go:
+            return  # cilium/ebpf's link.Kprobe tries the arch's prefix itself
         prefix = next(p for p in _SYSCALL_SYMBOLS if target.startswith(p))
         name = target.removeprefix(prefix)
         ret = "kretsyscall" if kind == "kretprobe" else "ksyscall"
@@ -142,7 +154,9 @@ def _one_sided(file: File) -> Iterator[Finding]:
             if not names & mine or mentioned & other:
                 continue
             first, last, _ = condition.branches[0]
-            if last - first < 2 or any(first < line < last for line in file.identifiers.get("SEC", ())):
+            if not any(first < end and start < last for start, end in file.bodies) or any(
+                first < line < last for line in file.identifiers.get("SEC", ())
+            ):
                 continue  # whole programs for one arch: the manifest says so
             yield Finding(
                 "KM407", condition.names[0][1], f"there is nothing here for {lacks}: give it its branch, an #else, or an #error"

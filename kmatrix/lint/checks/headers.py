@@ -83,6 +83,8 @@ def _redefined(source: Source) -> Iterator[Finding]:
 
 
 def _legacy_maps(source: Source) -> Iterator[Finding]:
+    if source.loaded_by_go:
+        return
     for node in source.unit.globals:
         if source.unit.sections.get(node.name) == "maps":
             yield Finding(

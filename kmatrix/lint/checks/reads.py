@@ -47,8 +47,14 @@ def _direct(source: Source, function: Function) -> Iterator[Finding]:
         origin = source.flow.origin(what[1])
         if origin == "number":
             yield _untrusted(source, node)
-        elif origin == "typed" and not what[0].record.relocated and source.may_use_btf:
+        elif origin == "typed" and not what[0].record.relocated and source.may_use_btf and not _is_fixed(source, node):
             yield _unrelocated(node, what[0].record)
+
+
+def _is_fixed(source: Source, node: Node) -> bool:
+    """Whether all that is accessed from the pointer on is where it has always been."""
+    chain = source.unit.chain(_outermost(node))
+    return all(access.field in facts.FIXED.get(access.record.name, ()) for access in chain)
 
 
 def _outermost(node: Node) -> Node:
