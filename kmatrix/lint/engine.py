@@ -194,6 +194,8 @@ class _Run:
         first = Unit(path, "x86_64", includes=includes, defines=defines)
         units = [first]
         files = [self.scanner.file(first.unit, each) for each in first.files]
+        if not aliases and not path.name.endswith(".bpf.c") and not any("SEC" in file.identifiers for file in files):
+            return  # a C file, and not BPF's
         if any(file.has_code_for_one_arch for file in files):
             units.append(Unit(path, "arm64", includes=includes, defines=defines))
         for unit in units:
@@ -221,9 +223,12 @@ class _Run:
     def _unreadable(self, source: Source, found: list[Finding]) -> None:
         for _, place in source.unit.errors:
             self.errors[place.file] = self.errors.get(place.file, 0) + 1
-        if not source.unit.errors or {finding.code for finding in found} & _EXPLAINED_BY:
+        told = " ".join(finding.message for finding in found if finding.code == "KM101")
+        explained = bool({finding.code for finding in found} & _EXPLAINED_BY)
+        left = [(t, p) for t, p in source.unit.errors if not explained or ("file not found" in t and t.split("'")[1] not in told)]
+        if not left:
             return
-        text, place = source.unit.errors[0]
+        text, place = left[0]
         if source.unit.is_foreign(place.file):
             place = Place(source.unit.path, 1, 1, 0)
         tail = " (-I DIR says where it is)" if "file not found" in text else ""

@@ -100,8 +100,8 @@ USER_REGISTERS = _words("rbp rbx rax rcx rdx rsi rdi orig_rax rip rsp eflags")  
 ARM64_REGISTERS = _words("regs sp pc pstate orig_x0 syscallno")  # arch/arm64/include/asm/ptrace.h
 
 X86_ONLY_SYSCALLS = _words(
-    "access alarm arch_prctl chmod chown creat dup2 epoll_create epoll_wait eventfd fork futimesat getdents getpgrp inotify_init ioperm iopl lchown "
-    "link mkdir mknod modify_ldt newlstat newstat open pause pipe poll readlink rename rmdir select signalfd symlink sysfs time unlink uselib ustat "
+    "access alarm arch_prctl chmod chown creat dup2 epoll_create epoll_wait eventfd fadvise64 fork futimesat getdents getpgrp inotify_init ioperm iopl lchown "
+    "link mkdir mknod modify_ldt newlstat newstat open pause personality pipe poll readlink rename rmdir select signalfd symlink sysfs time unlink ustat "
     "utime utimes vfork"
 )
 """System calls with a tracepoint on x86_64 and none on arm64 (compared on booted 6.1 guests)."""
@@ -110,7 +110,7 @@ SYSCALL_INSTEAD: Mapping[str, str] = {
     "select": "pselect6", "newstat": "newfstatat", "newlstat": "newfstatat", "unlink": "unlinkat", "rmdir": "unlinkat", "mkdir": "mkdirat",
     "rename": "renameat2", "link": "linkat", "symlink": "symlinkat", "readlink": "readlinkat", "chmod": "fchmodat", "chown": "fchownat", "lchown": "fchownat",
     "access": "faccessat", "pipe": "pipe2", "dup2": "dup3", "epoll_create": "epoll_create1", "epoll_wait": "epoll_pwait", "eventfd": "eventfd2",
-    "signalfd": "signalfd4", "inotify_init": "inotify_init1", "getdents": "getdents64", "mknod": "mknodat", "utimes": "utimensat", "utime": "utimensat",
+    "signalfd": "signalfd4", "inotify_init": "inotify_init1", "getdents": "getdents64", "mknod": "mknodat", "utimes": "utimensat", "utime": "utimensat", "fadvise64": "fadvise64_64", "personality": "arm64_personality",
 }  # fmt: skip
 """What does the same on both arches."""
 
@@ -125,6 +125,9 @@ KERNEL_INTERNAL = _words(
     "uapi/linux/ptrace.h uapi/linux/bpf.h asm/ptrace.h bcc/proto.h"
 )
 """Headers of one kernel's inside, or of one arch's registers (and all of net/ that is not the C library's)."""
+
+ALSO_USER_SPACES = frozenset({"linux/sched.h", "linux/fs.h", "linux/module.h", "linux/kernel.h", "linux/netdevice.h"})
+"""Of these, the names of interface headers too."""
 
 HEADER_OF: Mapping[str, str] = {
     **dict.fromkeys(("BPF_CORE_READ", "BPF_CORE_READ_INTO", "BPF_CORE_READ_STR_INTO", "BPF_CORE_READ_BITFIELD", "BPF_CORE_READ_BITFIELD_PROBED",

@@ -247,8 +247,8 @@ class Unit:
         self.defined: dict[str, str] = {}
         """Macros and the file that defines them."""
         self.declared: set[str] = set()
-        self.inclusions: dict[str, list[tuple[str, Place]]] = {}
-        """By file: each included name as written, and where."""
+        self.inclusions: dict[str, list[tuple[str, Place, str]]] = {}
+        """By file: each included name as written, where, and the file that it is (empty: not found)."""
         self.sections: dict[str, str] = {}
         """By function or variable: the argument of its SEC()."""
         self._collect()
@@ -257,6 +257,11 @@ class Unit:
 
     def _collect(self) -> None:
         cursors = list(self.unit.cursor.get_children())
+        found = {
+            (_normal(each.location.file.name), each.location.line): _normal(each.include.name)
+            for each in self.unit.get_includes()
+            if each.location.file is not None
+        }
         declarations: list[Node] = []
         for cursor in cursors:
             node = Node(cursor)
@@ -269,7 +274,9 @@ class Unit:
                     self.macros.setdefault(start.file, []).append(Macro(node.name, start.file, start.offset, end.offset, start))
             elif node.kind == "INCLUSION_DIRECTIVE":
                 if not self.is_foreign(node.start.file):
-                    self.inclusions.setdefault(node.start.file, []).append((node.name, node.start))
+                    self.inclusions.setdefault(node.start.file, []).append(
+                        (node.name, node.start, found.get((node.start.file, node.start.line), ""))
+                    )
             else:
                 declarations.append(node)
         for node in declarations:

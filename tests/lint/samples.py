@@ -9,7 +9,7 @@ from pathlib import Path
 from kmatrix.lint.rules import RULES, Rule
 
 INCLUDE = Path(__file__).with_name("include")
-BPF_COMMON = Path("/tmp/lc/bpf_common")
+BPF_COMMON = Path(__file__).parents[2] / "collectors" / "bpf_common"
 
 PREAMBLE = """\
 #include "vmlinux.h"
