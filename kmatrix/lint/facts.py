@@ -75,6 +75,9 @@ STABLE: Mapping[str, frozenset[str]] = {
 }
 """Fields that every kernel with BTF has had all along, whatever its configuration (which decides on task_struct.cgroups, for one)."""
 
+PACKET_STRUCTS = _words("ethhdr iphdr ipv6hdr tcphdr udphdr icmphdr icmp6hdr vlan_hdr arphdr")
+"""What is in packets: offsets into these are the protocol's."""
+
 KERNEL_STRUCTS = (
     frozenset(STABLE)
     | frozenset(CHANGED)
@@ -120,13 +123,15 @@ C_LIBRARY = _words(
 )
 """Headers of the C library (and all of sys/)."""
 KERNEL_INTERNAL = _words(
-    "linux/sched.h linux/ptrace.h linux/version.h linux/kernel.h linux/module.h linux/cgroup.h linux/nsproxy.h linux/mm_types.h linux/dcache.h "
+    "linux/sched.h linux/ptrace.h linux/kernel.h linux/module.h linux/cgroup.h linux/nsproxy.h linux/mm_types.h linux/dcache.h "
     "linux/fs_struct.h linux/skbuff.h linux/netdevice.h linux/blkdev.h linux/blk_types.h linux/kconfig.h linux/slab.h linux/uaccess.h "
-    "uapi/linux/ptrace.h uapi/linux/bpf.h asm/ptrace.h bcc/proto.h"
+    "asm/ptrace.h bcc/proto.h"
 )
 """Headers of one kernel's inside, or of one arch's registers (and all of net/ that is not the C library's)."""
 
-ALSO_USER_SPACES = frozenset({"linux/sched.h", "linux/fs.h", "linux/module.h", "linux/kernel.h", "linux/netdevice.h"})
+ALSO_USER_SPACES = frozenset(
+    {"linux/sched.h", "linux/ptrace.h", "linux/fs.h", "linux/module.h", "linux/kernel.h", "linux/netdevice.h"}
+)
 """Of these, the names of interface headers too."""
 
 HEADER_OF: Mapping[str, str] = {

@@ -63,7 +63,19 @@ def write(folder: Path, text: str, rule: Rule, needs: Sequence[str] | None = Non
 
 def compile_c(source: Path, out: Path, *flags: str, arch: str = "x86", includes: Sequence[Path] = ()) -> Path:
     """The object of a source, by the host's clang; warnings are errors."""
-    command = ["clang", "-target", "bpf", "-g", "-O2", "-Wall", "-Wextra", "-Werror", f"-D__TARGET_ARCH_{arch}", *flags]
+    command = [
+        "clang",
+        "-target",
+        "bpf",
+        "-g",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-unused-parameter",
+        f"-D__TARGET_ARCH_{arch}",
+        *flags,
+    ]
     command += [f"-I{path}" for path in (*includes, INCLUDE, BPF_COMMON)]
     done = subprocess.run([*command, "-c", str(source), "-o", str(out)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{source}:\n{done.stderr}"

@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from kmatrix.features import Version
+from kmatrix.guest import past
+from kmatrix.lint import facts
 from kmatrix.lint.claims import Claim
+from kmatrix.lint.facts import section_kind
 from kmatrix.lint.findings import Edit, Finding
 from kmatrix.lint.flow import Flow
 from kmatrix.lint.preprocessor import File, Place, Scanner
@@ -53,6 +57,19 @@ class Source:
     def follows_the_standard(self) -> bool:
         """Whether it is a collector's, or uses the standard's headers: code in other styles is not held to the standard's habits."""
         return bool(self.claims) or bool({"vmlinux_minimal.h", "core_compat.h"} & self.unit.included_names)
+
+    @cached_property
+    def own_floor(self) -> Version:
+        """The oldest release that it can be for by what it uses without asking: for a source that no manifest says it of."""
+        needed = [facts.map_needs(each.type).since for each in self.unit.maps]
+        needed += [
+            facts.SECTION_NEEDS[kind].since for p in self.unit.programs if (kind := section_kind(p.section)) in facts.SECTION_NEEDS
+        ]
+        for function in self.unit.reachable:
+            asks = any(call.callee().startswith("__builtin_preserve_enum") for call in function.calls)
+            numbers = [] if asks else [self.unit.helper(call) for call in function.calls]
+            needed += [facts.helper_needs(number).since for number in numbers if number is not None]
+        return max([facts.BTF_FLOOR, *(release for release in needed if release < past.NEVER)])
 
     @cached_property
     def loaded_by_go(self) -> bool:

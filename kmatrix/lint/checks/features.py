@@ -153,20 +153,26 @@ def _by_hand(source: Source, function: Function) -> Iterator[Finding]:
 def _first_event(source: Source, function: Function) -> Iterator[Finding]:
     own = {g.key for g in source.unit.globals if not source.unit.sections.get(g.name, "").startswith((".maps", "license"))}
     for node in function.nodes:
-        if node.kind != "IF_STMT" or len(node.children) < 2:
+        if node.kind != "IF_STMT" or len(node.children) < 2 or not _asks_for_zero(source, node.children[0]):
             continue
         asked = {n.key for n in node.children[0].walk() if n.kind == "DECL_REF_EXPR"} & own
         if not asked:
             continue
-        filled = {_base(n.children[0]).key for n in node.children[1].walk() if _assigns(source, n)} & asked
-        if filled:
-            name = next(g.name for g in source.unit.globals if g.key in filled)
+        # A flag and what it stands for; `if (!start) start = now;` is one store, and no harm.
+        filled = [n.children[0] for n in node.children[1].walk() if _assigns(source, n) and _base(n.children[0]).key in own]
+        if len(filled) > 1 and asked & {_base(place).key for place in filled}:
+            name = next(g.name for g in source.unit.globals if g.key in asked)
             yield Finding(
                 "KM306",
                 node.start,
                 f"{name} is filled in at the first event, while other CPUs may be reading it: let the loader decide, by bpf_core_enum_value_exists() "
                 "and its like or by a const volatile that it sets",
             )
+
+
+def _asks_for_zero(source: Source, test: Node) -> bool:
+    text = source.text(test.start, test.end).strip("( ")
+    return text.startswith("!") or text.replace(" ", "").endswith(("==0", "==false"))
 
 
 def _assigns(source: Source, node: Node) -> bool:

@@ -152,12 +152,28 @@ def _offsets(source: Source, function: Function) -> Iterator[Finding]:
         if literal is None or other is None or source.flow.operator(node) != "+" or not _bytewise(other):
             continue
         origin = source.flow.origin(other)
+        if _is_data(source, other):
+            continue
         if (origin in ("number", "typed") or (origin == "unknown" and _points_into_kernel(source, other))) and _is_read(node):
             yield Finding(
                 "KM202",
                 node.place if node.place.line else node.start,
                 f"{_short(source.text(node.start, node.end))} is one kernel's offset: name the field, and read it with BPF_CORE_READ()",
             )
+
+
+def _is_data(source: Source, node: Node) -> bool:
+    """Whether it points to bytes or to a packet, and was not cast to that: offsets are not the kernel's then."""
+    inner = node.bare()
+    if inner.type.kind != cindex.TypeKind.POINTER:
+        return False
+    pointee = inner.type.get_pointee()
+    record = source.unit.record(pointee)
+    return (record is not None and record.name in facts.PACKET_STRUCTS) or pointee.kind in (
+        cindex.TypeKind.CHAR_S,
+        cindex.TypeKind.SCHAR,
+        cindex.TypeKind.UCHAR,
+    )
 
 
 def _points_into_kernel(source: Source, node: Node) -> bool:
@@ -351,7 +367,7 @@ def _fields(source: Source, function: Function) -> Iterator[Finding]:
             continue
         if guarded is None:
             guarded = _guarded(source, function)
-        floor = min((c.floor(unit.arch) for c in source.claims if c.has_btf), default=facts.BTF_FLOOR)
+        floor = min((c.floor(unit.arch) for c in source.claims if c.has_btf), default=source.own_floor)
         if (span.until is None and (span.since or floor) <= floor) or record.name in guarded or _in_test(node):
             continue
         since = f"since {_version(span.since)}" if span.since else f"until {_version(span.until)}"
