@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from clang.cindex import TranslationUnitLoadError
 
 from kmatrix import config
 from kmatrix.collector import Collector
@@ -135,10 +137,10 @@ class _Run:
         sources = dict.fromkeys(path.resolve() for path in self.files.sources)
         sources.update(dict.fromkeys(d.source for d in self.directives if d.source.is_file() and self.files.covers(str(d.source))))
         for path in sources:
-            self._source(path)
+            self._guarded(path, self._source)
         for path in self.files.headers:
             if str(path.resolve()) not in self.scanned:
-                self._header(path)
+                self._guarded(path.resolve(), self._header)
         of_objects = self._objects(sources)
         wanted = [f for f in self.found if f.code in self.options.select and (self.files.covers(f.place.file))]
         unique = _unique(wanted)
@@ -149,6 +151,17 @@ class _Run:
             {str(p.resolve()) for p in (*sources, *self.files.headers, *self.files.go, *self.files.objects, *self.files.manifests)}
         )
         return Report(findings, len(unique) - len(left), count, self.errors)
+
+    def _guarded(self, path: Path, look: Callable[[Path], None]) -> None:
+        try:
+            look(path)
+        except OSError as error:
+            self._cannot_be_read(path, error.strerror or str(error))
+        except (UnicodeDecodeError, TranslationUnitLoadError) as error:
+            self._cannot_be_read(path, f"this is no C source ({error})")
+
+    def _cannot_be_read(self, path: Path, why: str) -> None:
+        self.found.append(Finding("KM001", Place(str(path), 1, 1, 0), why))
 
     # --- one kind of file after another ---
 
@@ -164,11 +177,15 @@ class _Run:
                 self.collectors.append(config.load_collector(path))
             except InputError as error:
                 self.files.roots.append(path)  # what the sources claim is in it, so its error is theirs
-                self.found.append(Finding("KM001", Place(str(path), 1, 1, 0), error.message))
+                self._cannot_be_read(path, error.message)
 
     def _go(self) -> None:
         for path in self.files.go:
-            data = path.read_bytes()
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                self._cannot_be_read(path.resolve(), error.strerror or str(error))
+                continue
             own = generate.directives(path, data)
             self.directives += own
             for directive in own:
@@ -209,7 +226,7 @@ class _Run:
 
     def _header(self, path: Path) -> None:
         """A header that no source here includes: what it says by itself."""
-        includes, defines = self._flags(path.resolve())
+        includes, defines = self._flags(path)
         source = Source(Unit(path, "x86_64", includes=includes, defines=defines), self.scanner, (), is_header=True)
         self.found += [finding for check in _CHECKS for finding in check(source)]
         self._comments(source)
@@ -252,7 +269,7 @@ class _Run:
                         self.found.append(Finding(code, place, message))
                     seen.add(said)
             except InputError as error:
-                self.found.append(Finding("KM001", place, error.message))
+                self._cannot_be_read(path.resolve(), error.message)
         for collector in self.collectors:
             self.found += [
                 Finding("KM704", Place(str(where.resolve()), 1, 1, 0), text) for where, text in objects.missing(collector)

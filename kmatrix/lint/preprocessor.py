@@ -136,8 +136,9 @@ class _Scan:
         found = []
         for token in unit.get_tokens(extent=cindex.SourceRange.from_locations(start, end)):
             first, last = token.extent.start, token.extent.end
-            text, kind = token.spelling, token.kind.name
-            found.append(_Token(text, kind, first.line, first.column, first.offset, last.line, last.offset))
+            # Not token.spelling: that is an error where a comment is not UTF-8.
+            text = self._data[first.offset : last.offset].decode(errors="replace")
+            found.append(_Token(text, token.kind.name, first.line, first.column, first.offset, last.line, last.offset))
         return found
 
     def _place(self, token: _Token) -> Place:

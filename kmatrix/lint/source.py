@@ -337,16 +337,20 @@ class Unit:
 
     def text(self, start: Place, end: Place) -> str:
         """The source's text between two places of one file."""
-        if start.file not in self._texts:
-            self._texts[start.file] = Path(start.file).read_bytes()
-        return self._texts[start.file][start.offset : end.offset].decode(errors="replace")
+        return self._data(start.file)[start.offset : end.offset].decode(errors="replace")
+
+    def _data(self, file: str) -> bytes:
+        if file not in self._texts:
+            self._texts[file] = Path(file).read_bytes()
+        return self._texts[file]
 
     def tokens(self, file: str, start: int, end: int) -> list[str]:
         """The tokens between two offsets of a file."""
         handle = self.unit.get_file(file)
         first, last = (cindex.SourceLocation.from_offset(self.unit, handle, offset) for offset in (start, end))
-        found = self.unit.get_tokens(extent=cindex.SourceRange.from_locations(first, last))
-        return [str(token.spelling) for token in found if token.extent.start.offset < end]
+        found = [token.extent for token in self.unit.get_tokens(extent=cindex.SourceRange.from_locations(first, last))]
+        data = self._data(file)
+        return [data[e.start.offset : e.end.offset].decode(errors="replace") for e in found if e.start.offset < end]
 
     @cached_property
     def programs(self) -> list[Function]:

@@ -189,3 +189,21 @@ def test_the_standards_layout_with_bpf2go(tmp_path: Path) -> None:
     done = run("--format", "json", ".", cwd=tmp_path)
     found = [(finding["code"], finding["file"]) for finding in json.loads(done.stdout)["findings"]]
     assert found == [("KM502", "bpf_src/program.c")]
+
+
+def test_what_is_not_c_and_what_is_not_utf_8(tmp_path: Path) -> None:
+    """Each is one finding, or none; never a traceback."""
+    (tmp_path / "junk.bpf.c").write_bytes(bytes(range(256)) * 20)
+    (tmp_path / "empty.bpf.c").write_bytes(b"")
+    (tmp_path / "open.bpf.c").write_bytes(b"#if 0\n")
+    (tmp_path / "dangling.bpf.c").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to(".")
+    (tmp_path / "generate.go").write_text('//go:generate bpf2go "unclosed a b\n//go:generate bpf2go\n')
+    latin = samples.whole(body(TASK + "\t/* caf\xe9 */\n\treturn task->pid;")).replace("\n", "\r\n")
+    (tmp_path / "latin.bpf.c").write_bytes(latin.encode("latin-1"))
+    done = run("-I", samples.INCLUDE, ".", "--format", "json", cwd=tmp_path)
+    assert done.stderr == ""
+    found = {(f["file"], f["code"]) for f in json.loads(done.stdout)["findings"]}
+    assert found == {("junk.bpf.c", "KM001"), ("open.bpf.c", "KM001"), ("nowhere", "KM001"), ("latin.bpf.c", "KM201")}
+    run("-I", samples.INCLUDE, "--fix", "latin.bpf.c", cwd=tmp_path)
+    assert (tmp_path / "latin.bpf.c").read_bytes() == latin.replace("task->pid", "BPF_CORE_READ(task, pid)").encode("latin-1")

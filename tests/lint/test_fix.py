@@ -25,6 +25,10 @@ MIGRATIONS = {
     ),
     "an element": ("\treturn task->comm[0];", "\treturn BPF_CORE_READ(task, comm[0]);"),
     "in a macro's argument": ('\tbpf_printk("%d %d", task->pid, 7);', '\tbpf_printk("%d %d", BPF_CORE_READ(task, pid), 7);'),
+    "a structure as a whole": (
+        "\tstruct path path = task->mm->exe_file->f_path;\n\treturn path.dentry != 0;",
+        "\tstruct path path = BPF_CORE_READ(task, mm, exe_file, f_path);\n\treturn path.dentry != 0;",
+    ),
     "two in a line": ("\treturn task->pid + task->tgid;", "\treturn BPF_CORE_READ(task, pid) + BPF_CORE_READ(task, tgid);"),
     "bpf_probe_read": (
         "\tpid_t pid = 0;\n\tbpf_probe_read(&pid, sizeof(pid), &task->pid);\n\treturn pid;",

@@ -15,7 +15,7 @@ from kmatrix.lint.rules import RULES
 from kmatrix.vm.channel import pack
 from tests.guest.conftest import Guest, boot, room
 from tests.lint import samples
-from tests.lint.test_standard import TASK, body
+from tests.lint.test_standard import body
 
 __all__ = ["boot", "room"]  # fixtures
 

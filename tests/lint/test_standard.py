@@ -40,6 +40,13 @@ ANTI_PATTERNS = {
         "KM201",
         "static __always_inline int f(struct task_struct *t)\n{\n\treturn t->pid;\n}\n" + body(TASK + "\treturn f(task);"),
     ),
+    "a structure as a whole": ("KM201", 'SEC("kprobe/x")\nint BPF_KPROBE(sample, struct file *file)\n{\n\tstruct path path = file->f_path;\n\treturn path.dentry != 0;\n}\n'),
+    "a write": ("KM201", body(TASK + "\ttask->flags = 1;")),
+    "a pointer that a map held": (
+        "KM201",
+        'struct {\n\t__uint(type, BPF_MAP_TYPE_HASH);\n\t__uint(max_entries, 8);\n\t__type(key, __u32);\n\t__type(value, struct task_struct *);\n} tasks SEC(".maps");\n'
+        + body("\t__u32 zero = 0;\n\tstruct task_struct **found = bpf_map_lookup_elem(&tasks, &zero);\n\treturn found ? (*found)->pid : 0;"),
+    ),
     "inside another macro's arguments": ("KM201", body(TASK + '\tbpf_printk("%d", task->pid);')),
 }  # fmt: skip
 

@@ -42,7 +42,14 @@ def _direct(source: Source, function: Function) -> Iterator[Finding]:
         what = unit.access(node)
         if what is None or not what[2] or not _is_kernels(what[0].record):
             continue
-        if unit.in_read_macro(node.place) or unevaluated(node) or not _is_load(node) or _goes_on(node):
+        if unit.in_read_macro(node.place) or unevaluated(node):
+            continue
+        if _is_store(source, node) and source.flow.origin(what[1]) == "number":
+            text = _short(source.text(_outermost(node).start, _outermost(node).end))
+            yield Finding(
+                "KM201", node.place, f"{text} is the kernel's memory, which a program cannot write: keep the value in a map"
+            )
+        if not _is_load(node) or _goes_on(node):
             continue
         origin = source.flow.origin(what[1])
         if origin == "number":
@@ -76,11 +83,16 @@ def _subscripted(node: Node) -> bool:
 def _is_load(node: Node) -> bool:
     """Whether a member's value is read, not its address taken."""
     outer = _outermost(node)
-    return (
-        outer.parent is not None
-        and outer.parent.kind == "UNEXPOSED_EXPR"
-        and outer.type.kind not in (cindex.TypeKind.CONSTANTARRAY, cindex.TypeKind.RECORD)
-    )
+    return outer.parent is not None and outer.parent.kind == "UNEXPOSED_EXPR" and outer.type.kind != cindex.TypeKind.CONSTANTARRAY
+
+
+def _is_store(source: Source, node: Node) -> bool:
+    """Whether a member is assigned to."""
+    outer = _outermost(node)
+    above = outer.parent
+    if above is None or len(above.children) != 2 or above.children[0] is not outer:
+        return False
+    return above.kind == "COMPOUND_ASSIGNMENT_OPERATOR" or (above.kind == "BINARY_OPERATOR" and source.flow.operator(above) == "=")
 
 
 def _goes_on(node: Node) -> bool:
