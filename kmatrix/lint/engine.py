@@ -242,7 +242,12 @@ class _Run:
             self.errors[place.file] = self.errors.get(place.file, 0) + 1
         told = " ".join(finding.message for finding in found if finding.code == "KM101")
         explained = bool({finding.code for finding in found} & _EXPLAINED_BY)
-        left = [(t, p) for t, p in source.unit.errors if not explained or ("file not found" in t and t.split("'")[1] not in told)]
+
+        def unexplained(text: str, place: Place) -> bool:
+            missing = "file not found" in text and not source.unit.is_foreign(place.file)
+            return not explained or (missing and text.split("'")[1] not in told)
+
+        left = [error for error in source.unit.errors if unexplained(*error)]
         if not left:
             return
         text, place = left[0]
