@@ -38,7 +38,8 @@ class Claim:
         """Whether some kernel that the variant claims may not have what is needed."""
         if needed.feature is not None and needed.feature in self.needs(program):
             return False
-        return needed.since > self.floor(arch, program)
+        since = needed.since if needed.feature is None else max(needed.since, _since(needed.feature, arch))
+        return since > self.floor(arch, program)
 
     @property
     def has_btf(self) -> bool:

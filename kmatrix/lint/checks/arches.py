@@ -5,6 +5,7 @@ from __future__ import annotations
 from kmatrix.arch import ARCHES
 from kmatrix.lint import facts
 from kmatrix.lint.checks import Finding, Iterator, Source
+from kmatrix.lint.checks.reads import is_read, is_registers
 from kmatrix.lint.preprocessor import ARM64_MACROS, X86_MACROS, File, Place
 from kmatrix.lint.source import Function
 
@@ -17,6 +18,7 @@ def check(source: Source) -> Iterator[Finding]:
     """The findings of KM401 to KM407."""
     for function in source.unit.functions.values():
         yield from _registers(source, function)
+        yield from _register_offsets(source, function)
     yield from _user_registers(source)
     for program in source.unit.programs:
         yield from _hooks(source, program)
@@ -63,6 +65,22 @@ def _registers(source: Source, function: Function) -> Iterator[Finding]:
             place,
             f"{name} is {owner}'s register: PT_REGS_PARMn_CORE(ctx), BPF_KPROBE's arguments or get_argN(ctx) are right on both arches",
         )
+
+
+def _register_offsets(source: Source, function: Function) -> Iterator[Finding]:
+    for node in function.nodes:
+        if node.kind != "BINARY_OPERATOR" or len(node.children) != 2 or node.children[1].bare().kind != "INTEGER_LITERAL":
+            continue
+        base = node.children[0]
+        if not is_registers(source, base) or source.flow.operator(node) != "+" or not is_read(node):
+            continue
+        if not source.file(node.start.file).for_one_arch(node.start.line):
+            yield Finding(
+                "KM401",
+                node.start,
+                f"{source.text(node.start, node.end)} is where one arch has the register: PT_REGS_PARMn_CORE(ctx), BPF_KPROBE's arguments or get_argN(ctx) "
+                "are right on both arches",
+            )
 
 
 def _kernel_name(register: str) -> str:

@@ -164,14 +164,21 @@ def _offsets(source: Source, function: Function) -> Iterator[Finding]:
         if literal is None or other is None or source.flow.operator(node) != "+" or not _bytewise(other):
             continue
         origin = source.flow.origin(other)
-        if _is_data(source, other):
+        if _is_data(source, other) or is_registers(source, other):
             continue
-        if (origin in ("number", "typed") or (origin == "unknown" and _points_into_kernel(source, other))) and _is_read(node):
+        if (origin in ("number", "typed") or (origin == "unknown" and _points_into_kernel(source, other))) and is_read(node):
             yield Finding(
                 "KM202",
                 node.place if node.place.line else node.start,
                 f"{_short(source.text(node.start, node.end))} is one kernel's offset: name the field, and read it with BPF_CORE_READ()",
             )
+
+
+def is_registers(source: Source, node: Node) -> bool:
+    """Whether it is struct pt_regs, of which the offsets are KM401's to speak of."""
+    inner = node.bare()
+    record = source.unit.record(inner.type.get_pointee()) if inner.type.kind == cindex.TypeKind.POINTER else None
+    return record is not None and record.name == "pt_regs"
 
 
 def _is_data(source: Source, node: Node) -> bool:
@@ -203,7 +210,7 @@ def _bytewise(node: Node) -> bool:
     return bool(kind in (cindex.TypeKind.ULONG, cindex.TypeKind.ULONGLONG, cindex.TypeKind.LONG, cindex.TypeKind.LONGLONG))
 
 
-def _is_read(node: Node) -> bool:
+def is_read(node: Node) -> bool:
     """Whether the address is read from: by a helper, or followed."""
     below = node
     for above in node.ancestors():
