@@ -121,7 +121,7 @@ _RULES: tuple[Rule, ...] = (
         "defines a name that libbpf's headers define",
         "bpf_ntohs and its like are macros of <bpf/bpf_endian.h>. A function or macro of that name beside it does not compile, or only in one order of includes. "
         "Include libbpf's header, or guard the definition by #ifndef.",
-        "The standard's helpers.h after <bpf/bpf_endian.h> does not compile (clang 14).",
+        "tests/headers/test_compiling.py::test_in_any_order_of_includes; the standard's helpers.h after <bpf/bpf_endian.h> does not compile (clang 14).",
         wrong='#include "vmlinux_minimal.h"\n#include <bpf/bpf_helpers.h>\n#include <bpf/bpf_endian.h>\n\n#define bpf_ntohs(x) __builtin_bswap16(x)\n',
         right='#include "vmlinux_minimal.h"\n#include <bpf/bpf_helpers.h>\n#include <bpf/bpf_endian.h>\n\n'
         "static __always_inline __u16 port(__be16 wire)\n{\n\treturn bpf_ntohs(wire);\n}\n",
@@ -225,7 +225,7 @@ _RULES: tuple[Rule, ...] = (
         "a field that supported kernels do not all have is read without a test",
         "Where the field is not there, libbpf poisons the instruction and the verifier refuses the whole program. Test it with bpf_core_field_exists() and read the other "
         "kernels' form through a second flavour of the type (struct task_struct___new).",
-        "tests/lint/test_kernel_facts.py: task_struct.state is in 5.10's BTF and not in 6.1's, which has __state.",
+        "tests/lint/test_kernel_facts.py: task_struct.state is in 5.10's BTF and not in 6.1's; the cell of \"the new layout of kernfs_node on an old kernel\" is red on 5.4 (tests/collectors/test_traps.py).",
         wrong='SEC("kprobe/do_exit")\nint on_exit(void *ctx)\n{\n\tstruct task_struct *task = (void *)bpf_get_current_task();\n\n'
         "\t(void)ctx;\n\treturn BPF_CORE_READ(task, __state);\n}\n",
         right="struct task_struct___before_5_14 {\n\tlong state;\n} __attribute__((preserve_access_index));\n\n"
@@ -240,7 +240,7 @@ _RULES: tuple[Rule, ...] = (
         "a field that no supported kernel with BTF has",
         "Its relocation is poisoned on every kernel. kernfs_node.ino is gone since 4.14: the id of a task's cgroup is dfl_cgrp->kn->id, a union until 5.4 and a u64 since "
         "5.5 (bpf_common's safe_cgroup_id_extraction reads both).",
-        "tests/lint/test_kernel_facts.py: the field is in no kernel's BTF.",
+        'tests/lint/test_kernel_facts.py: the field is in no kernel\'s BTF, and 6.1 refuses the wrong example ("invalid CO-RE relocation").',
         wrong="struct kernfs_node___old {\n\tunsigned int ino;\n} __attribute__((preserve_access_index));\n\n"
         'SEC("kprobe/do_exit")\nint on_exit(void *ctx)\n{\n\tstruct task_struct *task = (void *)bpf_get_current_task();\n'
         "\tstruct kernfs_node___old *node = (void *)BPF_CORE_READ(task, cgroups, dfl_cgrp, kn);\n\n\t(void)ctx;\n\treturn BPF_CORE_READ(node, ino);\n}\n",
@@ -252,7 +252,7 @@ _RULES: tuple[Rule, ...] = (
         "a cgroup is taken from subsys[]",
         "subsys[i] is the state of one controller, in whatever hierarchy that is mounted: on a machine with v1 mounts it is not the cgroup that "
         "bpf_get_current_cgroup_id() and the v2 directory mean. css_set.dfl_cgrp is.",
-        "execexit's event.cgroup_id equals the v2 directory's inode on every kernel (collectors/execexit, cells execexit[…]).",
+        "tests/headers/test_on_kernels.py::test_the_cgroup_id_over_both_layouts: dfl_cgrp's id is the v2 directory's on 5.4 and later; cells execexit[…].",
         wrong='SEC("kprobe/do_exit")\nint on_exit(void *ctx)\n{\n\tstruct task_struct *task = (void *)bpf_get_current_task();\n\n'
         "\t(void)ctx;\n\treturn BPF_CORE_READ(task, cgroups, subsys[0], cgroup) != 0;\n}\n",
         right='SEC("kprobe/do_exit")\nint on_exit(void *ctx)\n{\n\tstruct task_struct *task = (void *)bpf_get_current_task();\n\n'
@@ -264,7 +264,7 @@ _RULES: tuple[Rule, ...] = (
         "a kernel pointer is made into an identifier",
         "A hashed or shifted kernel address identifies nothing outside the kernel, differs at every boot and gives the kernel's layout away. Where the kernel cannot tell, "
         "the value is absent (0), and the manifest says so (degradable, absent).",
-        "execexit on 4.14: cgroup_id is absent (cells execexit[4.14-…], collectors/execexit/collector.toml).",
+        'tests/headers/test_on_kernels.py::test_the_cgroup_id_without_btf; the cell of "a cgroup id that is invented" is wrong-data on 4.14 (tests/collectors/test_traps.py).',
         wrong='SEC("kprobe/do_exit")\nint on_exit(void *ctx)\n{\n\tstruct task_struct *task = (void *)bpf_get_current_task();\n'
         "\tstruct cgroup *cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);\n\t__u64 cgroup_id = (__u64)cgroup ^ ((__u64)cgroup >> 32);\n\n"
         "\t(void)ctx;\n\treturn cgroup_id != 0;\n}\n",
@@ -277,7 +277,7 @@ _RULES: tuple[Rule, ...] = (
         "#ifdef on an enumerator",
         "BPF_FUNC_ringbuf_reserve and BPF_MAP_TYPE_RINGBUF are enumerators: the preprocessor never knows them, so the branch is never taken, on any kernel. The program "
         "then loads, attaches and emits nothing. Ask the kernel: bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_ringbuf_reserve).",
-        "clang 14: REQUIRE_CORE_FEATURES(CORE_FEAT_RINGBUF) built on it deletes the program's body; such a program is `silent` (tests/lint).",
+        'The cell of "#ifdef of an enumerator" is `silent` on 6.1 (tests/collectors/test_traps.py).',
         wrong="#ifdef BPF_FUNC_ringbuf_reserve\n#define HAS_RINGBUF 1\n#else\n#define HAS_RINGBUF 0\n#endif\n",
         right="#define HAS_RINGBUF bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_ringbuf_reserve)\n",
     ),
@@ -287,7 +287,7 @@ _RULES: tuple[Rule, ...] = (
         "#ifdef on a CO-RE macro, as a test of the kernel",
         "bpf_core_field_exists is a macro of the header, defined on every kernel: the test is always true, and the other branch compiles to nothing. Whether a kernel has "
         "BTF cannot be tested in a program with relocations: without BTF the loader refuses the object. The fallback is a variant of its own.",
-        'libbpf on 4.14: "failed to find valid kernel BTF" (cells openat[4.14-…]: the CO-RE variants are not even tried).',
+        "tests/headers/test_on_kernels.py::test_an_object_that_tests_for_features_does_not_load_without_btf.",
         wrong="#ifdef bpf_core_field_exists\n#define HAS_BTF 1\n#else\n#define HAS_BTF 0\n#endif\n",
         right="/* openat_plain.bpf.c: no relocation, no global data; collector.toml names it as the variant that does not need btf */\n",
     ),
@@ -297,7 +297,7 @@ _RULES: tuple[Rule, ...] = (
         "a branch for kernels without BTF, in an object with CO-RE relocations",
         "On a kernel without BTF the loader refuses the object as a whole, so the branch never runs. Put the fallback in an object of its own, without a relocation, and "
         "name it in collector.toml as a variant that does not need btf.",
-        'libbpf on 4.14: "failed to find valid kernel BTF"; cells openat[4.14-…] are fallback by another object.',
+        "tests/headers/test_on_kernels.py::test_an_object_that_tests_for_features_does_not_load_without_btf; cells openat[4.14-…] are fallback by another object.",
         wrong="struct features {\n\tint has_btf;\n};\n\nstatic struct features g_core_features;\n\n"
         'SEC("kprobe/do_exit")\nint on_exit(void *ctx)\n{\n\tstruct task_struct *task = (void *)bpf_get_current_task();\n\tpid_t pid = 0;\n\n'
         "\t(void)ctx;\n\tif (g_core_features.has_btf)\n\t\tBPF_CORE_READ_INTO(&pid, task, pid);\n"
@@ -309,7 +309,7 @@ _RULES: tuple[Rule, ...] = (
         "require-without-init",
         "REQUIRE_CORE_FEATURES without INIT_CORE_COMPAT before it",
         "INIT_CORE_COMPAT() (or INIT_CORE_COMPAT_FOR(type)) stands first in the function: it says which value the refusal returns.",
-        "bpf_common/core_compat.h.",
+        "collectors/bpf_common/core_compat.h; tests/headers/test_compiling.py::test_what_is_wrong_does_not_compile.",
         wrong='SEC("tracepoint/sched/sched_switch")\nint handle(void *ctx)\n{\n\t(void)ctx;\n\tREQUIRE_CORE_FEATURES(CORE_FEAT_RINGBUF);\n\treturn 0;\n}\n',
         right='SEC("tracepoint/sched/sched_switch")\nint handle(void *ctx)\n{\n\t(void)ctx;\n\tINIT_CORE_COMPAT();\n'
         "\tREQUIRE_CORE_FEATURES(CORE_FEAT_RINGBUF);\n\treturn 0;\n}\n",
@@ -320,7 +320,7 @@ _RULES: tuple[Rule, ...] = (
         "a network program refuses with a value that is not neutral",
         "0 means drop in a socket filter and in cgroup_skb, and aborted in XDP: a collector that refuses would cut the network. INIT_CORE_COMPAT_FOR(xdp), "
         "…FOR(cgroup_skb), …FOR(socket_filter) name the type, and the refusal lets traffic through.",
-        "include/uapi/linux/bpf.h (XDP_ABORTED = 0), net/core/filter.c; cells dns[…] assert that traffic flows after a refusal.",
+        "tests/headers/test_on_kernels.py::test_zero_would_have_cut_the_network and ::test_a_refusal_lets_traffic_through.",
         wrong='SEC("xdp")\nint watch(struct xdp_md *ctx)\n{\n\t(void)ctx;\n\tINIT_CORE_COMPAT();\n\tREQUIRE_CORE_FEATURES(CORE_FEAT_RINGBUF);\n\treturn 2;\n}\n',
         right='SEC("xdp")\nint watch(struct xdp_md *ctx)\n{\n\t(void)ctx;\n\tINIT_CORE_COMPAT_FOR(xdp);\n\tREQUIRE_CORE_FEATURES(CORE_FEAT_RINGBUF);\n\treturn 2;\n}\n',
     ),
@@ -356,7 +356,7 @@ _RULES: tuple[Rule, ...] = (
         "a register by one arch's name, outside code for that arch",
         "ctx->di exists on x86_64 only; on arm64 it is regs[0]. PT_REGS_PARM1_CORE(ctx), BPF_KPROBE's arguments and bpf_common's get_arg0(ctx) mean the same on both; "
         "else stand inside #ifdef ARCH_X86_64 / ARCH_ARM64 (or __TARGET_ARCH_…) with both sides there.",
-        "vmlinux BTF: struct pt_regs has di and ax on x86_64, regs[] on arm64 (tests/lint/test_kernel_facts.py).",
+        'tests/headers/test_on_kernels.py::test_arguments_and_result; the cell of "the place that x86_64 has its first argument in" is wrong-data on arm64 (tests/collectors/test_traps.py).',
         wrong='SEC("kprobe/tcp_v4_connect")\nint on_connect(struct pt_regs *ctx)\n{\n\treturn ctx->di != 0;\n}\n',
         right='SEC("kprobe/tcp_v4_connect")\nint on_connect(struct pt_regs *ctx)\n{\n\treturn PT_REGS_PARM1_CORE(ctx) != 0;\n}\n',
     ),
@@ -366,7 +366,7 @@ _RULES: tuple[Rule, ...] = (
         "struct pt_regs with user space's register names",
         "User space's <asm/ptrace.h> says rdi and rax, the kernel's BTF says di and ax: a relocation against rdi is poisoned, so x86_64 refuses the program and arm64, "
         "from the same C, does not. Kernel names; on arm64 the registers are read through struct user_pt_regs.",
-        "vmlinux BTF of every x86_64 kernel of the matrix (tests/lint/test_kernel_facts.py); seen on 5.15.135 and 6.18.",
+        "tests/lint/test_kernel_facts.py: pt_regs in the BTF of each arch; the cell is red on x86_64 and green on arm64 (tests/collectors/test_traps.py).",
         wrong="struct pt_regs {\n\tunsigned long rdi;\n\tunsigned long rax;\n} __attribute__((preserve_access_index));\n",
         right="struct pt_regs {\n\tunsigned long di;\n\tunsigned long ax;\n} __attribute__((preserve_access_index));\n",
     ),
@@ -376,7 +376,7 @@ _RULES: tuple[Rule, ...] = (
         "a system call's tracepoint that arm64 does not have",
         "arm64 has only the generic system calls: no open, fork, poll, stat…; their tracepoints are not there, and the collector does not attach. Use the call that both have "
         '(openat, clone, ppoll, newfstatat) or another hook (sched_process_fork), or say arches = ["x86_64"] on the program in collector.toml.',
-        "events/syscalls of booted 6.1 guests, x86_64 against arm64 (tests/lint/test_kernel_facts.py).",
+        "events/syscalls of booted 6.1 guests, x86_64 against arm64 (tests/lint/test_kernel_facts.py); the cell of openat with open is `attach` on arm64 (tests/collectors/test_traps.py).",
         wrong='SEC("tracepoint/syscalls/sys_enter_open")\nint on_open(void *ctx)\n{\n\t(void)ctx;\n\treturn 0;\n}\n',
         right='SEC("tracepoint/syscalls/sys_enter_openat")\nint on_openat(void *ctx)\n{\n\t(void)ctx;\n\treturn 0;\n}\n',
     ),
@@ -386,7 +386,7 @@ _RULES: tuple[Rule, ...] = (
         "a kprobe on a system call's symbol",
         "The symbol of a system call differs by release and arch: sys_getpid until 4.16, __x64_sys_getpid or __arm64_sys_getpid since 4.17 (arm64: 4.19), and since then its one "
         'argument is the caller\'s pt_regs. SEC("ksyscall/getpid") lets libbpf find the name; a tracepoint (syscalls/sys_enter_getpid) needs none.',
-        "/proc/kallsyms of 4.14 against 5.4 and later guests.",
+        "/proc/kallsyms of booted 4.14 and 6.1 guests of both arches (tests/lint/test_kernel_facts.py).",
         wrong='SEC("kprobe/__x64_sys_getpid")\nint on_getpid(void *ctx)\n{\n\t(void)ctx;\n\treturn 0;\n}\n',
         right='SEC("ksyscall/getpid")\nint on_getpid(void *ctx)\n{\n\t(void)ctx;\n\treturn 0;\n}\n',
     ),
@@ -395,10 +395,11 @@ _RULES: tuple[Rule, ...] = (
         "ringbuf-size",
         "a ring buffer whose size is not a power of two and a multiple of 64 KiB",
         "max_entries must be a power of two and a multiple of the page, which is 4, 16 or 64 KiB on arm64: 4096 works on x86_64 and is EINVAL on an arm64 kernel with large "
-        "pages.",
-        "ringbuf_map_alloc() (kernel/bpf/ringbuf.c): is_power_of_2 and PAGE_ALIGNED.",
+        "pages, unless the loader rounds up.",
+        "kernel/bpf/ringbuf.c, ringbuf_map_alloc(): is_power_of_2 and PAGE_ALIGNED. libbpf 1.x rounds up by itself, other loaders do not; no kernel of the matrix has larger pages.",
         wrong='struct {\n\t__uint(type, BPF_MAP_TYPE_RINGBUF);\n\t__uint(max_entries, 4096);\n} events SEC(".maps");\n',
         right='struct {\n\t__uint(type, BPF_MAP_TYPE_RINGBUF);\n\t__uint(max_entries, 256 * 1024);\n} events SEC(".maps");\n',
+        level="warning",
     ),
     Rule(
         "KM406",
@@ -426,7 +427,7 @@ _RULES: tuple[Rule, ...] = (
         "global variables or constants, in a variant that claims kernels before 5.2",
         ".data, .bss and .rodata are maps that need 5.2: on 4.14 the object is not loaded at all. Format strings of bpf_printk, string literals and tables of constants are "
         ".rodata. Keep state in a map, build constants on the stack, or add global_data to the variant's needs.",
-        "Feature global_data, probed in every guest; a 4.14 guest refuses such an object (tests/lint/test_kernel_facts.py).",
+        "A 4.14 guest refuses the wrong example (tests/lint/test_kernel_facts.py); feature global_data, probed in every guest.",
         wrong="static __u64 count;\n\n"
         'SEC("tracepoint/sched/sched_switch")\nint handle(void *ctx)\n{\n\t(void)ctx;\n\tcount++;\n\treturn 0;\n}\n',
         right='struct {\n\t__uint(type, BPF_MAP_TYPE_ARRAY);\n\t__uint(max_entries, 1);\n\t__type(key, __u32);\n\t__type(value, __u64);\n} counts SEC(".maps");\n\n'
@@ -439,7 +440,7 @@ _RULES: tuple[Rule, ...] = (
         "core-in-fallback",
         "a CO-RE relocation, in a variant that does not need btf",
         "Without BTF the loader refuses an object with relocations, the one kernel this variant is for. Leave the field out, use a helper or the tracepoint's record, or add btf to its needs.",
-        'libbpf on 4.14: "failed to find valid kernel BTF".',
+        "A 4.14 guest refuses the wrong example (tests/lint/test_kernel_facts.py).",
         wrong='SEC("kprobe/do_exit")\nint on_exit(void *ctx)\n{\n\tstruct task_struct *task = (void *)bpf_get_current_task();\n\n\t(void)ctx;\n\treturn BPF_CORE_READ(task, tgid);\n}\n',
         right='SEC("kprobe/do_exit")\nint on_exit(void *ctx)\n{\n\t(void)ctx;\n\treturn bpf_get_current_pid_tgid() >> 32;\n}\n',
         needs=("perf_buffer",),
@@ -450,7 +451,7 @@ _RULES: tuple[Rule, ...] = (
         "a ring buffer map, in a variant that does not need ringbuf",
         "Maps are created before any program: where there is no ring buffer, creation is EINVAL and nothing is loaded, whatever the programs test. The variant without ring buffer "
         "must not have the map.",
-        "Seen on 4.14.67 and 5.4.286: EINVAL at creation; cells openat[5.4-…] are partial by another object.",
+        "A 5.4 guest: EINVAL at the map's creation (tests/lint/test_kernel_facts.py); cells openat[5.4-…] are partial by another object.",
         wrong='struct {\n\t__uint(type, BPF_MAP_TYPE_RINGBUF);\n\t__uint(max_entries, 256 * 1024);\n} events SEC(".maps");\n',
         right='struct {\n\t__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);\n\t__uint(key_size, sizeof(__u32));\n\t__uint(value_size, sizeof(__u32));\n} events SEC(".maps");\n',
         needs=("btf", "perf_buffer"),
@@ -461,7 +462,7 @@ _RULES: tuple[Rule, ...] = (
         "a helper, map, program type or attachment newer than the kernels that the variant claims",
         "A variant is expected to run on every kernel that has its needs. A helper that one of them lacks is EINVAL at load there, for the whole program. Add the feature to the variant's "
         "needs, test it (bpf_core_enum_value_exists), or do without. cgroup_v2 is not enough for bpf_get_current_cgroup_id(): the helper is 4.18, feature cgroup_id_helper.",
-        "The releases are kmatrix/features.py's and kmatrix/lint/facts.py's; the guest probes the features.",
+        "A 4.14 guest refuses the wrong example (tests/lint/test_kernel_facts.py); the releases are kmatrix/features.py's and kmatrix/guest/past.py's.",
         wrong='SEC("tracepoint/sched/sched_process_exec")\nint on_exec(void *ctx)\n{\n\t(void)ctx;\n\treturn bpf_get_current_cgroup_id() != 0;\n}\n',
         right='SEC("tracepoint/sched/sched_process_exec")\nint on_exec(void *ctx)\n{\n\t(void)ctx;\n\treturn bpf_get_current_pid_tgid() != 0;\n}\n',
         needs=("perf_buffer", "cgroup_v2"),

@@ -91,6 +91,21 @@ def test_system_calls_that_only_x86_64_has(boot: Callable[[str], Guest]) -> None
     assert {instead.split()[0] for instead in facts.SYSCALL_INSTEAD.values()} <= arm64
 
 
+@pytest.mark.parametrize(
+    ("kernel", "name"),
+    [
+        ("4.14-x86_64", "sys_getpid"),
+        ("4.14-arm64", "sys_getpid"),
+        ("6.1-x86_64", "__x64_sys_getpid"),
+        ("6.1-arm64", "__arm64_sys_getpid"),
+    ],
+)
+def test_the_symbol_of_a_system_call(kernel: str, name: str, boot: Callable[[str], Guest]) -> None:
+    """KM404: it is another one on each of these."""
+    symbols = boot(kernel).vm.run(["cat", "/proc/kallsyms"], timeout=120).stdout.decode().split()
+    assert {each for each in symbols if each in ("sys_getpid", "__x64_sys_getpid", "__arm64_sys_getpid")} == {name}
+
+
 @pytest.fixture
 def load(boot: Callable[[str], Guest], tmp_path: Path) -> Callable[..., str]:
     """load(kernel, source): empty where every program of it loads there, else what libbpf and the verifier said."""
@@ -116,13 +131,15 @@ def load(boot: Callable[[str], Guest], tmp_path: Path) -> Callable[..., str]:
         ("KM207", ""),
         ("KM208", "invalid CO-RE relocation"),
         ("KM103", "cannot call GPL-restricted function"),
+        ("KM105", "legacy map definitions"),
     ],
 )
 def test_the_verifier_says_so_too(code: str, says: str, load: Callable[..., str]) -> None:
     """Of a rule about the verifier, 6.1 loads the right example and refuses the wrong one (of KM207: 5.10 does)."""
     rule = RULES[code]
-    assert load("6.1-arm64", rule.right, code=code) == ""
-    refused = load("5.10-x86_64" if code == "KM207" else "6.1-arm64", rule.wrong, code=code, licensed=code != "KM103")
+    more = body("\t__u32 key = 0;\n\treturn bpf_map_lookup_elem(&counts, &key) != 0;") if code == "KM105" else ""
+    assert load("6.1-arm64", rule.right + more, code=code) == ""
+    refused = load("5.10-x86_64" if code == "KM207" else "6.1-arm64", rule.wrong + more, code=code, licensed=code != "KM103")
     assert refused
     assert says in refused
 

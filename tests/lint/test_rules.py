@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ def test_examples(rule: Rule, tmp_path: Path) -> None:
     assert set(codes(wrong)) == {rule.code}, [f"{f.code} {f.place.line}: {f.message}" for f in wrong.findings]
     right = lint([samples.write(tmp_path / "right", rule.right, rule)], OPTIONS)
     assert codes(right) == [], [f"{f.code} {f.place.line}: {f.message}" for f in right.findings]
+
+
+def test_the_evidence_is_there() -> None:
+    root = Path(__file__).parents[2]
+    for rule in RULES.values():
+        for file, name in re.findall(r"(tests/\S+?\.py)(?:::(\w+))?", rule.evidence):
+            assert f"def {name}" in (root / file).read_text(), f"{rule.code}: {file}::{name}"
 
 
 def test_the_table_is_in_order() -> None:
