@@ -88,4 +88,6 @@ def claims(collectors: Iterable[Collector], path: Path, aliases: Iterable[str] =
 
 
 def _objects(variant: Variant) -> list[str]:
+    if variant.object is None:  # a loader of the collector's own decides what it loads where
+        return []
     return [variant.object] if isinstance(variant.object, str) else list(variant.object.values())

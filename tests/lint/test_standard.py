@@ -229,7 +229,9 @@ def test_there_are_twenty_of_them() -> None:
     assert len(STYLES) >= 20
 
 
-def test_the_reference_collectors_are_clean() -> None:
-    report = lint([samples.BPF_COMMON.parent])
+def test_the_reference_collectors_and_the_examples_are_clean() -> None:
+    collectors = samples.BPF_COMMON.parent
+    report = lint([collectors, collectors.parent / "examples"])
     assert not report.findings, [f"{f.place.file}:{f.place.line} {f.code} {f.message}" for f in report.findings]
-    assert report.files > 10
+    assert report.files > 30
+    assert not report.errors
