@@ -135,9 +135,9 @@ def explain(rule: Rule) -> str:
             f"{rule.code} {rule.name} ({mark})",
             f"{rule.summary[0].upper()}{rule.summary[1:]}.",
             "",
-            textwrap.fill(rule.why, 100),
+            _filled(rule.why),
             "",
-            textwrap.fill(f"Evidence: {rule.evidence}", 100),
+            _filled(f"Evidence: {rule.evidence}"),
             "",
             f"Wrong{_claim(rule)}:",
             block(rule.wrong),
@@ -146,6 +146,10 @@ def explain(rule: Rule) -> str:
             block(rule.right),
         ]
     )
+
+
+def _filled(words: str) -> str:
+    return textwrap.fill(words, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def _claim(rule: Rule) -> str:

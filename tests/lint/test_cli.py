@@ -115,7 +115,7 @@ def test_explain(code: str) -> None:
     from kmatrix.lint import output
 
     text = output.explain(RULES[code])
-    for part in (code, RULES[code].name, "Evidence: ", "Wrong", "Right:"):
+    for part in (code, RULES[code].name, "Evidence:", "Wrong", "Right:"):
         assert part in text
 
 
