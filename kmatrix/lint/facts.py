@@ -244,4 +244,3 @@ MAP_NAMES: Mapping[int, str] = {
     32: "cgroup storage", 33: "arena",
 }  # fmt: skip
 RINGBUF = 27
-ELF_MAP_SECTION = ".maps"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["error", "warning"]
-Language = Literal["c", "go", "toml"]
+Language = Literal["c", "go"]
 
 
 @dataclass(frozen=True)

@@ -246,7 +246,6 @@ class Unit:
         """The uses of macros, by file."""
         self.defined: dict[str, str] = {}
         """Macros and the file that defines them."""
-        self.declared: set[str] = set()
         self.inclusions: dict[str, list[tuple[str, Place, str]]] = {}
         """By file: each included name as written, where, and the file that it is (empty: not found)."""
         self.sections: dict[str, str] = {}
@@ -281,7 +280,6 @@ class Unit:
                 declarations.append(node)
         for node in declarations:
             if node.kind in ("FUNCTION_DECL", "VAR_DECL"):
-                self.declared.add(node.name)
                 if self.is_foreign(node.place.file):
                     continue
                 section = self.section_of(node)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,11 +20,6 @@ __all__ = ["boot", "room"]  # fixtures
 
 KERNELS = ("5.4-arm64", "5.10-x86_64", "6.1-arm64", "6.12-x86_64")
 """Both arches, and a kernel on either side of most changes."""
-
-
-@cache
-def _btf(data: bytes) -> Btf:
-    return Btf(data)
 
 
 @pytest.fixture(params=KERNELS)
