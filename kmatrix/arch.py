@@ -22,7 +22,9 @@ class ArchInfo:
     aliases: tuple[str, ...]
     """Spellings accepted on input."""
     debian: str
-    """Debian's (and Go's) name."""
+    """Debian's (Go's, and container registries') name."""
+    machine: str
+    """What `uname -m` says, and RPM's name."""
     bpf2go: str
     """The name in bpf2go's object files (`prog_x86_bpfel.o`) and in clang's `__TARGET_ARCH_…`."""
     kbuild: str
@@ -45,6 +47,7 @@ INFO: Mapping[Arch, ArchInfo] = {
         name="x86_64",
         aliases=("x86_64", "amd64", "x86", "x86-64", "x64"),
         debian="amd64",
+        machine="x86_64",
         bpf2go="x86",
         kbuild="x86",
         image="bzImage",
@@ -58,6 +61,7 @@ INFO: Mapping[Arch, ArchInfo] = {
         name="arm64",
         aliases=("arm64", "aarch64"),
         debian="arm64",
+        machine="aarch64",
         bpf2go="arm64",
         kbuild="arm64",
         image="Image",

@@ -8,10 +8,10 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -30,53 +30,74 @@ _HEADERS = {"User-Agent": "kmatrix", "Accept-Encoding": "identity"}
 Progress = Callable[[int, int | None], None]
 
 
-def get(url: str, limit: int = 16 << 20) -> bytes:
+def session() -> requests.Session:
+    """For whoever speaks more than a plain GET (a registry's handshake): proxies, headers and timeouts as for every other request."""
+    made = _Session()
+    made.headers.update(_HEADERS)
+    made.proxies.update(dict(proxies()))
+    return made
+
+
+class _Session(requests.Session):
+    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
+        kwargs.setdefault("timeout", _TIMEOUT)
+        return super().request(method, url, *args, **kwargs)
+
+
+def get(url: str, limit: int = 16 << 20, *, headers: Mapping[str, str] | None = None) -> bytes:
     """The whole of a small file whose size and digest are not known beforehand, `limit` bytes at most.
 
     Raises Unavailable when it cannot be fetched.
     """
     out = io.BytesIO()
-
-    def once() -> None:
-        out.seek(0)
-        out.truncate()
-        for chunk in _chunks(url):
-            out.write(chunk)
-            if out.tell() > limit:
-                raise InfraError(f"is larger than {limit >> 20} MiB: not what it should be", where=url)
-
-    _attempt(url, once)
+    fetch(url, None, None, out, headers=headers, limit=limit)
     return out.getvalue()
 
 
-def fetch(url: str, size: int, digest: str, out: IO[bytes], advance: Progress | None = None) -> None:
-    """Fetch `url` into `out` (from its beginning); it must be `size` bytes with that sha256 (hex). `advance(done, size)` is progress.
+def fetch(
+    url: str,
+    size: int | None,
+    digest: str | None,
+    out: IO[bytes],
+    advance: Progress | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    limit: int = 4 << 30,
+) -> tuple[int, str]:
+    """Fetch `url` into `out` (from its beginning); it must be `size` bytes with the sha256 `digest` (hex); None for what is not known.
 
-    Raises Unavailable when it cannot be fetched, InfraError when it is not what it must be.
+    Returns size and digest as found. `advance(done, size)` is progress. Raises Unavailable when it cannot be fetched, InfraError when
+    it is not what it must be, or larger than `limit` bytes.
     """
+    found = (0, "")
 
     def once() -> None:
+        nonlocal found
         out.seek(0)
         out.truncate()
         seen, sha = 0, hashlib.sha256()
-        for chunk in _chunks(url):
+        for chunk in _chunks(url, headers):
             seen += len(chunk)
-            if seen > size:
+            if seen > (limit if size is None else size):
                 break
             sha.update(chunk)
             out.write(chunk)
             if advance is not None:
                 advance(seen, size)
-        if seen < size:
+        if size is None and seen > limit:
+            raise InfraError(f"is larger than {limit >> 20} MiB: not what it should be", where=url)
+        if size is not None and seen < size:
             raise _CutShort(f"it ended after {seen} of {size} bytes")
-        if seen > size or sha.hexdigest() != digest.lower():
+        if (size is not None and seen > size) or (digest is not None and sha.hexdigest() != digest.lower()):
             raise InfraError(
-                "is not what the signed index says (sha256 differs): it was changed, or the mirror is broken",
+                "is not what it must be (sha256 differs): it was changed, or the mirror is broken",
                 where=url,
-                fix="try again later, or name another mirror in kernels.toml: [mirrors] debian = …",
+                fix="try again later, or from another mirror",
             )
+        found = seen, sha.hexdigest()
 
     _attempt(url, once)
+    return found
 
 
 class _CutShort(Exception):
@@ -115,15 +136,21 @@ def _plain(error: Exception) -> str:
     return str(error)
 
 
-def _chunks(url: str) -> Iterable[bytes]:
+def _chunks(url: str, headers: Mapping[str, str] | None = None) -> Iterable[bytes]:
     parts = urlsplit(url)
     if parts.scheme in ("file", "copy"):
         yield from _file_chunks(Path(unquote(parts.path)), url)
         return
-    with requests.get(url, stream=True, timeout=_TIMEOUT, proxies=dict(proxies()), headers=_HEADERS) as answer:
+    with session() as client, client.get(url, stream=True, headers=dict(headers or {})) as answer:
         answer.raise_for_status()
         # Not iter_content: it would undo a Content-Encoding that some servers put on .xz files, and the digest is of the file.
-        yield from answer.raw.stream(_CHUNK, decode_content=False)
+        length = answer.headers.get("Content-Length", "")
+        seen = 0
+        for chunk in answer.raw.stream(_CHUNK, decode_content=False):
+            seen += len(chunk)
+            yield chunk
+        if length.isdigit() and seen < int(length):
+            raise _CutShort(f"it ended after {seen} of {length} bytes")
 
 
 def _file_chunks(path: Path, url: str) -> Iterator[bytes]:

@@ -18,12 +18,12 @@ from kmatrix.errors import InfraError
 class Keys:
     """What a signature is checked with.
 
-    `files` are binary or armoured key files; `texts`, armoured keys themselves; `fingerprints`, where there are any, the only keys
+    `files` are binary or armoured key files; `texts`, keys themselves (armoured, or binary); `fingerprints`, where there are any, the only keys
     accepted.
     """
 
     files: tuple[Path, ...] = ()
-    texts: tuple[str, ...] = ()
+    texts: tuple[str | bytes, ...] = ()
     fingerprints: tuple[str, ...] = ()
 
 
@@ -91,19 +91,19 @@ def _why(status: list[list[str]], stderr: str) -> str:
 def _keyring_files(keys: Keys, folder: Path) -> list[Path]:
     """The keys as files that gpgv reads: it knows no armour, so armoured ones are unpacked into `folder`."""
     rings = []
-    texts = [key.encode() for key in keys.texts]
+    texts = [key.encode() if isinstance(key, str) else key for key in keys.texts]
     for path in keys.files:
         try:
             data = path.read_bytes()
         except OSError:
             continue
-        if data.lstrip().startswith(b"-----BEGIN PGP"):
+        if b"-----BEGIN PGP" in data:
             texts.append(data)
         else:
             rings.append(path.absolute())
     for number, text in enumerate(texts):
         ring = folder / f"key{number}.gpg"
-        ring.write_bytes(dearmor(text.decode(errors="replace")))
+        ring.write_bytes(dearmor(text.decode(errors="replace")) if b"-----BEGIN PGP" in text else text)
         rings.append(ring)
     return rings
 

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from kmatrix.arch import ARCHES, Arch, parse_arch, parse_arches
 from kmatrix.errors import InputError
@@ -26,20 +26,57 @@ DEFAULT_SET = "default"
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._]*(-[0-9A-Za-z._]+)*")
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 
-SOURCE_OPTIONS: Mapping[str, frozenset[str]] = {
-    "debian": frozenset({"suite", "series"}),
-    "import": frozenset(),
-    "build": frozenset({"tree"}),
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """The options that a kind of source takes in kernels.toml."""
+
+    required: tuple[str, ...] = ()
+    one_of: tuple[str, ...] = ()
+    """Exactly one of these, where there are any."""
+    optional: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every option."""
+        return (*self.required, *self.one_of, *self.optional)
+
+
+# How a file is known to be the right one: its digest, or a signature by a key; without either, only by an explicit trust = "first-use".
+_TRUST = ("sha256", "key", "fingerprint", "trust")
+SOURCE_OPTIONS: Mapping[str, SourceOptions] = {
+    "debian": SourceOptions(("suite", "series"), optional=("version",)),
+    "import": SourceOptions(),
+    "build": SourceOptions(optional=("tree",)),
+    "oci": SourceOptions(("ref",), optional=("trust",)),
+    "package": SourceOptions((), ("url", "repository"), ("packages", "suite", "series", "version", *_TRUST)),
+    "mainline": SourceOptions(("url", "series"), optional=("version", "key", "fingerprint", "trust")),
+    "tarball": SourceOptions(("url",), optional=("series", "version", *_TRUST)),
+    "git": SourceOptions(("url", "ref"), optional=("commit", "key", "fingerprint", "trust")),
 }
-"""The kinds of source, and the options each takes."""
+"""The kinds of source, and the options each takes (docs/kernels-toml.md says what they mean)."""
+_ONE_OR_MORE = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+_Texts = Annotated[tuple[str, ...], Field(strict=False, min_length=1), _ONE_OR_MORE]
+_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class _SourceModel(Strict):
     kind: str
     arches: Annotated[tuple[str, ...], Field(strict=False)] = ARCHES
+    untried: bool = False
     suite: str | None = None
     series: str | None = None
+    version: str | None = None
     tree: str | None = None
+    ref: str | None = None
+    commit: Annotated[str, Field(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")] | None = None
+    url: _Texts | None = None
+    repository: str | None = None
+    packages: _Texts | None = None
+    sha256: Annotated[tuple[_Sha256, ...], Field(strict=False), _ONE_OR_MORE] | None = None
+    key: _Texts | None = None
+    fingerprint: _Texts | None = None
+    trust: Literal["first-use"] | None = None
 
     @model_validator(mode="after")
     def _fits_kind(self) -> _SourceModel:
@@ -47,13 +84,21 @@ class _SourceModel(Strict):
             raise ValueError(
                 f"unknown source kind {self.kind!r}{did_you_mean(self.kind, SOURCE_OPTIONS)}; known: {', '.join(SOURCE_OPTIONS)}"
             )
-        allowed = SOURCE_OPTIONS[self.kind]
-        given = {name for name in ("suite", "series", "tree") if getattr(self, name) is not None}
-        if given - allowed:
-            raise ValueError(f"a {self.kind} source takes no {', '.join(sorted(given - allowed))}")
-        if self.kind == "debian" and given != allowed:
-            raise ValueError(f"a debian source needs {', '.join(sorted(allowed))}")
+        known, given = SOURCE_OPTIONS[self.kind], set(self.options())
+        if wrong := given - set(known.all):
+            raise ValueError(f"a {self.kind} source takes no {', '.join(sorted(wrong))}")
+        if set(known.required) - given:
+            raise ValueError(f"a {self.kind} source needs {', '.join(sorted(known.required))}")
+        if known.one_of and len(given & set(known.one_of)) != 1:
+            raise ValueError(f"a {self.kind} source needs one of {', '.join(known.one_of)}")
+        if self.repository is not None and self.packages is None:
+            raise ValueError("a repository holds many packages: name the kernel's in packages")
         return self
+
+    def options(self) -> dict[str, str | tuple[str, ...]]:
+        """What was given for the source's kind."""
+        given = {name: getattr(self, name) for name in type(self).model_fields if name not in ("kind", "arches", "untried")}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class _KernelModel(Strict):
@@ -138,7 +183,10 @@ class SourceSpec:
 
     kind: str
     arches: tuple[Arch, ...] = ARCHES
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """As SOURCE_OPTIONS names them; those that may be given several times (url, sha256, key, …) are tuples of strings."""
+    untried: bool = False
+    """Written from its publisher's layout, and never run by whoever wrote it: a bare run does not use it."""
 
 
 @dataclass(frozen=True)
@@ -415,8 +463,7 @@ def _check_status(kernel: Kernel, entry: _KernelModel, where: str) -> None:
 
 
 def _source(model: _SourceModel, where: str) -> SourceSpec:
-    options = {name: value for name in ("suite", "series", "tree") if (value := getattr(model, name)) is not None}
-    return SourceSpec(model.kind, tuple(parse_arch(arch, where=where) for arch in model.arches), options)
+    return SourceSpec(model.kind, tuple(parse_arch(arch, where=where) for arch in model.arches), model.options(), model.untried)
 
 
 def _check_set(name: str, members: tuple[str, ...], kernels: Mapping[str, Kernel], where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ from kmatrix.kernels.build import BuildSource
 from kmatrix.kernels.debian import DebianSource
 from kmatrix.kernels.imported import ImportSource
 from kmatrix.kernels.package import check_series
-from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
+from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel, StoreError
 from kmatrix.matrix import Kernel, SourceSpec, Target
 from kmatrix.progress import Reporter, Step
 
@@ -35,17 +36,25 @@ __all__ = [
 
 
 class Source(Protocol):
-    """Where kernels come from; `kind` is its name in kernels.toml."""
+    """Where kernels come from; `kind` is its name in kernels.toml.
+
+    What `stage` returns says in its `source` where every byte came from: see `trust.provenance`.
+    """
 
     kind: str
     fetches: bool
     """Whether it can get a kernel by itself; otherwise the user has to give it something, with the command that `hint` says."""
+    slow: bool
+    """Whether it takes minutes (it builds): not done unless the kernel is asked for by name."""
 
     def hint(self, spec: SourceSpec, kernel: Kernel, arch: Arch) -> str:
         """The command that gets `kernel` for `arch` from this source."""
 
     def stage(self, spec: SourceSpec, kernel: Kernel, arch: Arch, into: Path, reporter: Reporter) -> StagedKernel:
-        """Lay the kernel out in the empty folder `into` (boot/, lib/modules/, modules.ext4). Raises Unavailable or InfraError."""
+        """Lay the kernel out in the empty folder `into` (boot/, lib/modules/, modules.ext4). Raises a KmatrixError.
+
+        Its own working files go beside `into`, and are gone with it.
+        """
 
 
 def sources(mirrors: Mapping[str, str] | None = None) -> dict[str, Source]:
@@ -63,38 +72,51 @@ def obtain(
     mirrors: Mapping[str, str] | None = None,
     replace: bool = False,
 ) -> KernelEntry:
-    """The kernel from the store, or else from the first of its sources that can fetch it by itself.
+    """The kernel from the store, or else from the first of its sources that has it; why others before it did not is in its notes.
 
-    Raises Unavailable, with what each source said and the command that gets the kernel, when none can; InfraError when something is
-    wrong that another source would hide (a bad signature, a full disk, a damaged entry). With `replace` it is fetched anew.
+    Raises what the only source raised; of several, Unavailable with what each said and the command that gets the kernel, or InfraError
+    where one of them was more than unavailable (a bad signature). A full disk or a damaged entry ends it at once. With `replace` it is
+    fetched anew.
     """
     kernel = kernel.real
     if not replace and (entry := store.find(kernel.name, arch)) is not None:
         return entry
     known = sources(mirrors)
-    said: list[str] = []
-    fixes: list[str] = []
+    failed: list[tuple[SourceSpec, KmatrixError]] = []
     for spec in kernel.sources_for(arch):
         source = known[spec.kind]
         if not source.fetches:
-            said.append(f"{spec.kind}: nothing given yet")
-            fixes.append(source.hint(spec, kernel, arch))
+            given = source.hint(spec, kernel, arch)
+            failed.append((spec, Unavailable("nothing given yet", fix=given)))
             continue
+
+        def stage(into: Path, source: Source = source, spec: SourceSpec = spec) -> StagedKernel:
+            staged = same_series(kernel, source.stage(spec, kernel, arch, into, reporter))
+            passed = tuple(f"passed over {_said(*each)}" for each in failed if known[each[0].kind].fetches)
+            return dataclasses.replace(staged, notes=(*staged.notes, *passed))
+
         try:
-            return store.add(
-                kernel.name,
-                arch,
-                lambda into, source=source, spec=spec: same_series(  # type: ignore[misc]
-                    kernel, source.stage(spec, kernel, arch, into, reporter)
-                ),
-                replace=replace,
-                reporter=reporter,
-            )
-        except Unavailable as error:
-            where = f" ({error.where})" if error.where else ""
-            said.append(f"{spec.kind}: {error.message}{where}")
-            fixes += [error.fix] if error.fix else []
-    raise _unavailable(kernel, arch, said, fixes)
+            return store.add(kernel.name, arch, stage, replace=replace, reporter=reporter)
+        except StoreError:
+            raise
+        except KmatrixError as error:
+            failed.append((spec, error))
+    raise _all_failed(kernel, arch, failed)
+
+
+def _said(spec: SourceSpec, error: KmatrixError) -> str:
+    return f"{spec.kind}: {error.message}" + (f" ({error.where})" if error.where else "")
+
+
+def _all_failed(kernel: Kernel, arch: Arch, failed: list[tuple[SourceSpec, KmatrixError]]) -> KmatrixError:
+    if len(failed) == 1 and not isinstance(failed[0][1], Unavailable):
+        return failed[0][1]
+    unavailable = _unavailable(
+        kernel, arch, [_said(*each) for each in failed], [error.fix for _, error in failed if error.fix is not None]
+    )
+    if all(isinstance(error, Unavailable) for _, error in failed):
+        return unavailable
+    return InfraError(unavailable.message, where=unavailable.where, fix=unavailable.fix)
 
 
 def obtain_all(
@@ -171,10 +193,11 @@ def hints(kernel: Kernel, arch: Arch) -> list[str]:
     return commands or [f"kmatrix kernels import {kernel.name} --arch {arch} --image FILE"]
 
 
-def availability(kernel: Kernel, arch: Arch, store: KernelStore) -> str | None:
+def availability(kernel: Kernel, arch: Arch, store: KernelStore, *, asked: bool = False) -> str | None:
     """None when the kernel is in the store or a source can fetch it; else why it cannot be had, and the command. No network is used.
 
-    A simulated kernel is had where its base is.
+    A source that builds or that nobody has tried counts only where the kernel was `asked` for by name. A simulated kernel is had where its
+    base is.
     """
     kernel = kernel.real
     try:
@@ -183,8 +206,9 @@ def availability(kernel: Kernel, arch: Arch, store: KernelStore) -> str | None:
     except InfraError as error:
         return f"{error.message}; {error.fix}"
     known = sources()
-    if any(known[spec.kind].fetches for spec in kernel.sources_for(arch)):
-        return None
+    for spec in kernel.sources_for(arch):
+        if known[spec.kind].fetches and (asked or not (spec.untried or known[spec.kind].slow)):
+            return None
     unavailable = _unavailable(kernel, arch, [], [])
     return f"{unavailable.message}; {unavailable.fix}"
 

@@ -48,6 +48,7 @@ class BuildSource:
 
     kind = "build"
     fetches = False
+    slow = True
 
     def hint(self, spec: SourceSpec, kernel: Kernel, arch: Arch) -> str:
         """The command that gets this kernel."""

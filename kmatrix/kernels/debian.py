@@ -13,19 +13,22 @@ from kmatrix.arch import INFO, Arch
 from kmatrix.errors import Unavailable
 from kmatrix.kernels import package
 from kmatrix.kernels.store import StagedKernel
+from kmatrix.kernels.trust import Artifact, provenance
 from kmatrix.matrix import Kernel, SourceSpec
 from kmatrix.progress import Reporter
 
 Package = Mapping[str, str]
 
 
-def select(packages: Sequence[Package], series: str, arch: str) -> Package | None:
-    """The newest kernel of `series` ("6.1") for Debian's `arch` ("amd64") among Packages stanzas, or None.
+def select(packages: Sequence[Package], series: str, arch: str, version: str | None = None) -> Package | None:
+    """The newest kernel of `series` ("6.1") for Debian's `arch` ("amd64") among Packages stanzas, or the one of `version`; or None.
 
     What the metapackage linux-image-<arch> depends on, if it is of that series; else the one of the highest version (a suite may hold
     several ABIs). Kernels of another flavour (-cloud, -rt, -16k), unsigned images and debug packages are no candidates.
     """
-    candidates = {p["Package"]: p for p in packages if is_plain_kernel(p["Package"], series, arch)}
+    candidates = {
+        p["Package"]: p for p in packages if is_plain_kernel(p["Package"], series, arch) and version in (None, p["Version"])
+    }
     if not candidates:
         return None
     for meta in packages:
@@ -48,6 +51,7 @@ class DebianSource:
 
     kind = "debian"
     fetches = True
+    slow = False
 
     def __init__(self, mirror: str | None = None, root: Path = apt.APT_ROOT) -> None:
         self._mirror = mirror
@@ -64,25 +68,21 @@ class DebianSource:
         """
         label = f"{kernel.name}-{arch}"
         debian_arch = INFO[arch].debian
-        suite_name, series = spec.options["suite"], spec.options["series"]
+        suite_name, series, version = spec.options["suite"], spec.options["series"], spec.options.get("version")
         with reporter.step(f"{label}: Debian {suite_name}'s package index") as step:
             suite = apt.open_suite(suite_name, mirror=self._mirror, root=self._root)
             found = suite.find(debian_arch, rf"linux-image-(.*-)?{debian_arch}", advance=step.advance)
-        chosen = select(found, series, debian_arch)
+        chosen = select(found, series, debian_arch, version)
         if chosen is None:
-            raise Unavailable(f"Debian {suite_name} has no kernel {series} for {debian_arch}", where=suite.archive.uri)
+            raise Unavailable(f"Debian {suite_name} has no kernel {version or series} for {debian_arch}", where=suite.archive.uri)
         file = into.parent / "package.deb"  # beside the tree, in the staging folder: gone with it
         with reporter.step(f"{label}: fetching {chosen['Package']} {chosen['Version']}") as step:
             url = suite.download(chosen, file, advance=step.advance)
         with reporter.step(f"{label}: unpacking") as step:
             laid_out = package.lay_out([package.deb(file)], arch, into, where=url, step=step)
         file.unlink()
-        source = {
-            "kind": "debian",
-            "suite": suite_name,
-            "package": chosen["Package"],
-            "version": chosen["Version"],
-            "url": url,
-            "sha256": chosen["SHA256"],
-        }
+        vouched = "nobody ([trusted=yes])" if suite.archive.trusted else f"Debian {suite_name}'s signed Release"
+        artifact = Artifact(url, chosen["SHA256"], int(chosen["Size"]), vouched)
+        about = {"suite": suite_name, "package": chosen["Package"], "version": chosen["Version"]}
+        source = provenance("debian", [artifact], {"version": chosen["Version"]}, **about, url=url, sha256=chosen["SHA256"])
         return package.staged(laid_out, source)

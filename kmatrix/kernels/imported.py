@@ -22,6 +22,7 @@ class ImportSource:
 
     kind = "import"
     fetches = False
+    slow = False
 
     def hint(self, spec: SourceSpec, kernel: Kernel, arch: Arch) -> str:  # noqa: ARG002 - the protocol's arguments
         """The command that gets this kernel."""

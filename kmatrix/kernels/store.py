@@ -44,6 +44,10 @@ MTIME = 1_000_000_000
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
 
 
+class StoreError(InfraError):
+    """The store itself is in trouble (a full disk, a damaged entry): no other source of the kernel would help."""
+
+
 @dataclass(frozen=True)
 class StagedKernel:
     """What a source says of the kernel it has laid out in a staging folder (boot/, lib/modules/, modules.ext4).
@@ -225,8 +229,8 @@ class KernelStore:
             manifest=manifest,
         )
 
-    def _damaged(self, name: str, arch: Arch, what: str) -> InfraError:
-        return InfraError(
+    def _damaged(self, name: str, arch: Arch, what: str) -> StoreError:
+        return StoreError(
             f"its entry in the kernel store is damaged: {what}",
             where=f"{name}-{arch}",
             fix=f"kmatrix kernels remove {name} --arch {arch}, then get it again",
@@ -332,14 +336,14 @@ class KernelStore:
             raise disk_error(error, self.root) or error from error
 
 
-def disk_error(error: OSError, where: Path) -> InfraError | None:
-    """The InfraError for a full disk or a folder that cannot be written; None when `error` is something else."""
+def disk_error(error: OSError, where: Path) -> StoreError | None:
+    """The StoreError for a full disk or a folder that cannot be written; None when `error` is something else."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = "free some space (kmatrix kernels remove …)"
-        return InfraError("the disk is full", where=str(where), fix=f"{free}, or set KMATRIX_CACHE to a folder on another disk")
+        return StoreError("the disk is full", where=str(where), fix=f"{free}, or set KMATRIX_CACHE to a folder on another disk")
     inside = str(error.filename or "").startswith(str(where))
     if inside and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return InfraError(
+        return StoreError(
             f"the cache cannot be written: {error.strerror} ({error.filename})",
             where=str(where),
             fix="set KMATRIX_CACHE to a folder of your own",

@@ -1,0 +1,93 @@
+"""Why a fetched file is believed: a digest or a signature, or else only because kernels.toml says `trust = "first-use"`.
+
+Every source reports each file it used as an Artifact, in `StagedKernel.source["artifacts"]`, and in `source["pin"]` the options that, put
+into its SourceSpec, make it get exactly that again: what a lock records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from kmatrix import download
+from kmatrix.arch import INFO, Arch
+from kmatrix.errors import InputError
+from kmatrix.gpgv import Keys
+from kmatrix.matrix import Kernel, SourceSpec
+
+FIRST_USE = "first use"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that a kernel was made from."""
+
+    url: str
+    sha256: str
+    size: int
+    trust: str
+    """Why it was believed, in words: a signature by whom, a digest from where, or FIRST_USE."""
+
+
+def provenance(kind: str, artifacts: Iterable[Artifact], pin: Mapping[str, Any], **more: object) -> dict[str, object]:
+    """`StagedKernel.source` of a kernel made from `artifacts`; `pin` are the options that name exactly them."""
+    return {"kind": kind, **more, "artifacts": [asdict(artifact) for artifact in artifacts], "pin": dict(pin)}
+
+
+def pinned(spec: SourceSpec, source: Mapping[str, Any]) -> SourceSpec:
+    """`spec`, made to get exactly what `source` (of an entry, or a lock) was."""
+    return replace(spec, options={**spec.options, **source.get("pin", {})})
+
+
+def expand(text: str, arch: Arch) -> str:
+    """An address of kernels.toml with {debian} (amd64, arm64) and {machine} (x86_64, aarch64) put in."""
+    return text.replace("{debian}", INFO[arch].debian).replace("{machine}", INFO[arch].machine)
+
+
+def first_use(spec: SourceSpec) -> bool:
+    """Whether kernels.toml says to believe what comes."""
+    return spec.options.get("trust") == "first-use"
+
+
+def keys(spec: SourceSpec, kernel: Kernel) -> Keys | None:
+    """The keys of the source's `key` (files, relative to its kernels.toml, or addresses) and `fingerprint`; None where it names none.
+
+    Raises InputError for an address without a fingerprint (the key would be whatever comes) and for a missing file, Unavailable when a key
+    cannot be fetched.
+    """
+    given: tuple[str, ...] = spec.options.get("key", ())
+    fingerprints = tuple(text.replace(" ", "").upper() for text in spec.options.get("fingerprint", ()))
+    where = f'{kernel.declared_in}: kernels."{kernel.name}".sources'
+    if not given:
+        if fingerprints:
+            raise InputError(
+                "a fingerprint, and no key of that fingerprint", where=where, fix='add key = "…" (a file or an address)'
+            )
+        return None
+    files, texts = [], []
+    for each in given:
+        if urlsplit(each).scheme in download.SCHEMES:
+            if not fingerprints:
+                raise InputError(
+                    f"the key {each} is fetched, and nothing says which it must be", where=where, fix='add fingerprint = "…"'
+                )
+            texts.append(download.get(each, 1 << 20))
+        else:
+            path = Path(kernel.declared_in).parent / Path(each).expanduser()
+            if not path.is_file():
+                raise InputError(f"there is no key file {path}", where=where, fix="correct key")
+            files.append(path)
+    return Keys(tuple(files), tuple(texts), fingerprints)
+
+
+def refuse(what: str, where: str, found: str = "") -> InputError:
+    """The error for a file that nothing vouches for."""
+    known = f" (as it comes now: {found})" if found else ""
+    return InputError(
+        f"nothing says what {what} must be: no digest, and no key that signed it{known}",
+        where=where,
+        fix='give the source sha256 or key in kernels.toml, or trust = "first-use" (kmatrix kernels lock then holds it to that)',
+    )
