@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from debian.deb822 import Deb822
 
-from kmatrix.download import SCHEMES, Progress, fetch, get, proxies
+from kmatrix.download import SCHEMES, Progress, fetch, fetch_file, get, proxies
 from kmatrix.errors import InfraError, Unavailable
 from kmatrix.gpgv import Keys, dearmor, verify
 
@@ -237,15 +237,10 @@ class Suite:
     def download(self, package: Mapping[str, str], to: Path, *, advance: Progress | None = None) -> str:
         """Fetch the .deb of a Packages stanza into the file `to`; returns its address.
 
-        Raises Unavailable when it cannot be fetched, InfraError when it is not what Packages says. `to` is gone after any failure.
+        Raises Unavailable when it cannot be fetched, InfraError when it is not what Packages says: `to` is not there then.
         """
         url = self.archive.url(package["Filename"])
-        try:
-            with to.open("wb") as out:
-                fetch(url, int(package["Size"]), package["SHA256"], out, advance)
-        except BaseException:
-            to.unlink(missing_ok=True)
-            raise
+        fetch_file(url, int(package["Size"]), package["SHA256"], to, advance)
         return url
 
 

@@ -1,47 +1,127 @@
-"""Files fetched over http(s), or read from a mirror on disk: whole and verified, or not at all. A passing trouble is tried again."""
+"""Everything that comes over the network comes through here: whole and verified, or not at all.
+
+A transfer that breaks off goes on where it stopped (Range, If-Range), after a pause, in this process or in the next; a mirror may stand
+in for any address (`[mirrors]` in kernels.toml); and `offline` is enforced here alone, in the one adapter that opens connections.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import io
+import json
+import os
+import random
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
+import filelock
 import requests
 import urllib3
+from requests.adapters import HTTPAdapter
 
+from kmatrix import paths
 from kmatrix.errors import InfraError, Unavailable
 
 SCHEMES = ("http", "https", "file", "copy")
 """What an address may begin with; `copy:` is apt's other word for `file:`."""
 
+OFFLINE = "KMATRIX_OFFLINE"
+"""The environment variable behind --offline: what this process starts (xdist's workers) heeds it too."""
+
+ATTEMPTS = 4
+"""Tries of a transfer that get no further than the one before."""
+
 _TIMEOUT = (15, 60)  # seconds to connect, and between two reads
-_ATTEMPTS = 3
+_PATIENCE = 60.0  # seconds that a server's Retry-After is heeded for
 _CHUNK = 1 << 18
+_LIMIT = 16 << 30  # bytes of a file whose size nobody has said
 _HEADERS = {"User-Agent": "kmatrix", "Accept-Encoding": "identity"}
 
 Progress = Callable[[int, int | None], None]
 
 
-def session() -> requests.Session:
-    """For whoever speaks more than a plain GET (a registry's handshake): proxies, headers and timeouts as for every other request."""
-    made = _Session()
-    made.headers.update(_HEADERS)
-    made.proxies.update(dict(proxies()))
-    return made
+# --- what the user has set
+
+
+def offline() -> bool:
+    """Whether nothing may be fetched (--offline, or $KMATRIX_OFFLINE set to anything but 0)."""
+    return os.environ.get(OFFLINE, "0") not in ("", "0")
+
+
+def go_offline() -> None:
+    """Fetch nothing from now on, in this process and what it starts."""
+    os.environ[OFFLINE] = "1"
+
+
+def require_network(url: str) -> None:
+    """Raises Unavailable where `url` is not on this machine and nothing may be fetched: for who lets a program fetch (git, mmdebstrap)."""
+    if offline() and urlsplit(url).scheme not in ("file", "copy", ""):
+        raise Unavailable("not fetched: kmatrix is offline", where=url, fix=f"leave out --offline, and unset {OFFLINE}")
+
+
+_mirrors: dict[str, str] = {}
+
+
+def use_mirrors(mirrors: Mapping[str, str]) -> None:
+    """From now on, take what is asked for below each address that is a key of `mirrors` from its value instead."""
+    _mirrors.clear()
+    _mirrors.update((prefix, mirror) for prefix, mirror in mirrors.items() if "://" in prefix)
+
+
+def mirrored(url: str) -> str:
+    """The address that `url` is really asked for at: its longest prefix that has a mirror, replaced."""
+    for prefix in sorted(_mirrors, key=len, reverse=True):
+        base = prefix.rstrip("/")
+        if url == base or url.startswith(f"{base}/"):
+            return _mirrors[prefix].rstrip("/") + url[len(base) :]
+    return url
+
+
+# --- the one door
+
+
+class _Door(HTTPAdapter):
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        require_network(str(request.url))
+        return super().send(request, *args, **kwargs)
 
 
 class _Session(requests.Session):
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
+        address = mirrored(url.decode() if isinstance(url, bytes) else url)
         kwargs.setdefault("timeout", _TIMEOUT)
-        return super().request(method, url, *args, **kwargs)
+        # What the environment says (http_proxy, no_proxy) goes before what apt is told.
+        if not requests.utils.get_environ_proxies(address) and not requests.utils.should_bypass_proxies(address, None):
+            kwargs.setdefault("proxies", dict(proxies()))
+        return super().request(method, address, *args, **kwargs)
+
+
+_local = threading.local()
+
+
+def session() -> requests.Session:
+    """This thread's session, for whoever speaks more than a plain GET: offline, mirrors, proxies and timeouts are seen to."""
+    found: requests.Session | None = getattr(_local, "session", None)
+    if found is None:
+        found = _local.session = _Session()
+        found.headers.update(_HEADERS)
+        for scheme in ("http://", "https://"):
+            found.mount(scheme, _Door())
+    return found
+
+
+# --- transfers
 
 
 def get(url: str, limit: int = 16 << 20, *, headers: Mapping[str, str] | None = None) -> bytes:
@@ -62,64 +142,268 @@ def fetch(
     advance: Progress | None = None,
     *,
     headers: Mapping[str, str] | None = None,
-    limit: int = 4 << 30,
+    limit: int = _LIMIT,
 ) -> tuple[int, str]:
-    """Fetch `url` into `out` (from its beginning); it must be `size` bytes with the sha256 `digest` (hex); None for what is not known.
+    """Fetch `url` into `out` (from its beginning): `size` bytes with `digest`, which is sha256 in hex or `sha512:HEX`; None for what is
+    not known. Returns the size and sha256 found.
 
-    Returns size and digest as found. `advance(done, size)` is progress. Raises Unavailable when it cannot be fetched, InfraError when
-    it is not what it must be, or larger than `limit` bytes.
+    `advance(done, size)` is progress. Raises Unavailable when it cannot be fetched, InfraError when it is not what it must be, or larger
+    than `limit` bytes.
     """
-    found = (0, "")
+    return _Transfer(url, size, digest, headers or {}, advance, limit).run(out)
 
-    def once() -> None:
-        nonlocal found
+
+def fetch_file(
+    url: str,
+    size: int | None,
+    digest: str | None,
+    to: Path,
+    advance: Progress | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    keep: bool = False,
+) -> tuple[int, str]:
+    """As `fetch`, into the file `to`, by way of <cache>/downloads: what an interrupted or killed process had of it is not fetched again.
+
+    However many processes ask for the same at once, one fetches and the others wait. With `keep` (and a digest) the file stays in the
+    cache as well, until `kmatrix kernels gc`, for the next who asks: a source archive is built for two arches.
+    """
+    name = "-".join(_digest_of(digest)) if digest is not None else f"url-{hashlib.sha256(url.encode()).hexdigest()}"
+    folder = paths.cache_dir("downloads")
+    part, about, whole = (folder / f"{name}{suffix}" for suffix in (".part", ".json", ""))
+    with filelock.FileLock(folder / f"{name}.lock"):
+        transfer = _Transfer(url, size, digest, headers or {}, advance, note=about)
+        if whole.exists():
+            with whole.open("rb") as stream:
+                transfer.take_up(stream)
+            if transfer.is_right():
+                _place(whole, to, keep=True)
+                return transfer.found()
+            whole.unlink()
+            transfer = _Transfer(url, size, digest, headers or {}, advance, note=about)
+        with part.open("a+b") as out:
+            transfer.take_up(out)
+            try:
+                found = transfer.run(out)
+            except InfraError as error:
+                if not isinstance(error, Unavailable):  # wrong, not incomplete: nothing to go on from
+                    part.unlink()
+                    about.unlink(missing_ok=True)
+                raise
+        about.unlink(missing_ok=True)
+        part.rename(whole)
+        _place(whole, to, keep=keep and digest is not None)
+        return found
+
+
+def _place(whole: Path, to: Path, *, keep: bool) -> None:
+    """Put a file of the cache where it was asked for: as a link where it stays in the cache too, and the file systems are one."""
+    to.unlink(missing_ok=True)
+    try:
+        (to.hardlink_to(whole) if keep else whole.replace(to))
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+            raise
+        shutil.copyfile(whole, to)
+        if not keep:
+            whole.unlink()
+
+
+def _digest_of(digest: str) -> tuple[str, str]:
+    """(algorithm, hex) of a digest as written: bare hex is sha256."""
+    algorithm, colon, value = digest.partition(":")
+    return (algorithm, value.lower()) if colon else ("sha256", digest.lower())
+
+
+@dataclass
+class _Transfer:
+    """One file on its way. `seen` bytes of it are in the output, and in the two sums."""
+
+    url: str
+    size: int | None
+    digest: str | None
+    headers: Mapping[str, str]
+    advance: Progress | None
+    limit: int = _LIMIT
+    note: Path | None = None
+    """Where the server's name for this version of the file (its validator) is kept for another process."""
+    seen: int = field(default=0, init=False)
+    validator: str | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._begin_sums()
+
+    def _begin_sums(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._wanted: str | None
+        self._algorithm, self._wanted = _digest_of(self.digest) if self.digest is not None else ("sha256", None)
+        self._sum = self._sha256 if self._algorithm == "sha256" else hashlib.new(self._algorithm)
+
+    def _count(self, chunk: bytes) -> None:
+        self.seen += len(chunk)
+        self._sha256.update(chunk)
+        if self._sum is not self._sha256:
+            self._sum.update(chunk)
+
+    def is_right(self) -> bool:
+        """Whether what was seen is what it must be."""
+        return self.size in (None, self.seen) and self._wanted in (None, self._sum.hexdigest())
+
+    def found(self) -> tuple[int, str]:
+        """Size and sha256 of what was seen."""
+        return self.seen, self._sha256.hexdigest()
+
+    def take_up(self, out: IO[bytes]) -> None:
+        """Go on from what `out` holds already."""
+        out.seek(0)
+        while chunk := out.read(_CHUNK):
+            self._count(chunk)
+        if self.note is not None:
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                kept = json.loads(self.note.read_text())
+                self.validator = kept["validator"] if kept["url"] == mirrored(self.url) else None
+
+    def run(self, out: IO[bytes]) -> tuple[int, str]:
+        """Fetch what is missing."""
+        if self.seen == 0:
+            self._restart(out)
+        _attempt(self.url, lambda: self._once(out), self)
+        return self.found()
+
+    def _restart(self, out: IO[bytes]) -> None:
         out.seek(0)
         out.truncate()
-        seen, sha = 0, hashlib.sha256()
-        for chunk in _chunks(url, headers):
-            seen += len(chunk)
-            if seen > (limit if size is None else size):
-                break
-            sha.update(chunk)
-            out.write(chunk)
-            if advance is not None:
-                advance(seen, size)
-        if size is None and seen > limit:
-            raise InfraError(f"is larger than {limit >> 20} MiB: not what it should be", where=url)
-        if size is not None and seen < size:
-            raise _CutShort(f"it ended after {seen} of {size} bytes")
-        if (size is not None and seen > size) or (digest is not None and sha.hexdigest() != digest.lower()):
-            raise InfraError(
-                "is not what it must be (sha256 differs): it was changed, or the mirror is broken",
-                where=url,
-                fix="try again later, or from another mirror",
-            )
-        found = seen, sha.hexdigest()
+        self.seen, self.validator = 0, None
+        self._begin_sums()
 
-    _attempt(url, once)
-    return found
+    def _once(self, out: IO[bytes]) -> None:
+        """One connection's worth. Raises _CutShort where it is not all there, InfraError where it is all there and wrong."""
+        if self.size is not None and self.seen >= self.size:
+            if self.is_right():
+                return
+            self._restart(out)
+        if self.digest is None and self.validator is None:  # nothing would tell the end of one version from that of another
+            self._restart(out)
+        answer = _open(self.url, self.headers, start=self.seen, validator=self.validator)
+        if answer.start != self.seen:
+            self._restart(out)
+        resumed = self.seen > 0
+        self._keep(answer.validator)
+        end = self.size if self.size is not None else answer.total
+        try:
+            for chunk in answer.chunks:
+                self._count(chunk)
+                if self.seen > (self.size if self.size is not None else self.limit):
+                    break
+                out.write(chunk)
+                if self.advance is not None:
+                    self.advance(self.seen, end)
+        except urllib3.exceptions.ProtocolError as error:
+            raise _CutShort(f"it ended after {self.seen} of {end or '?'} bytes") from error
+        finally:
+            out.flush()
+        if end is not None and self.seen < end:
+            raise _CutShort(f"it ended after {self.seen} of {end} bytes")
+        if self.size is None and self.seen > self.limit:
+            raise self._wrong(f"is larger than {self.limit >> 20} MiB")
+        if self.is_right():
+            return
+        if resumed:  # the pieces may be of two versions: once more, whole
+            self._restart(out)
+            self._once(out)
+            return
+        raise self._wrong(f"is not what it must be ({self._algorithm} differs)")
+
+    def _wrong(self, what: str) -> InfraError:
+        return InfraError(
+            f"{what}: it was changed, or the mirror is broken",
+            where=mirrored(self.url),
+            fix="try again later, or name another mirror in kernels.toml: [mirrors]",
+        )
+
+    def _keep(self, validator: str | None) -> None:
+        self.validator = validator
+        if self.note is not None:
+            self.note.write_text(json.dumps({"url": mirrored(self.url), "validator": validator}))
+
+
+@dataclass
+class _Answer:
+    """A file on the way, from byte `start` on."""
+
+    chunks: Iterable[bytes]
+    start: int = 0
+    total: int | None = None
+    validator: str | None = None
+
+
+def _open(url: str, headers: Mapping[str, str] | None = None, *, start: int = 0, validator: str | None = None) -> _Answer:
+    """Ask for `url` from byte `start` on; an answer that is from the beginning after all says so."""
+    address = mirrored(url)
+    parts = urlsplit(address)
+    if parts.scheme in ("file", "copy"):
+        return _Answer(_file_chunks(Path(unquote(parts.path)), address))
+    wanted = dict(headers or {})
+    if start:
+        wanted["Range"] = f"bytes={start}-"
+        if validator is not None:
+            wanted["If-Range"] = validator
+    answer = session().get(url, stream=True, headers=wanted)
+    if answer.status_code == 416:  # nothing after `start`: what is here is of another version
+        answer.close()
+        return _open(url, headers)
+    answer.raise_for_status()
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+    if answer.status_code == 206 and (found is None or int(found[1]) != start):
+        raise _CutShort("the server answers with another part than was asked for")
+    length = answer.headers.get("Content-Length", "")
+    # A weak validator does not tell bytes apart, and may not be used in If-Range (RFC 9110, 13.1.5).
+    etag = answer.headers.get("ETag", "")
+    return _Answer(
+        _body(answer),
+        start if answer.status_code == 206 else 0,
+        (start if answer.status_code == 206 else 0) + int(length) if length.isdigit() else None,
+        etag if etag.startswith('"') else answer.headers.get("Last-Modified"),
+    )
+
+
+def _body(answer: requests.Response) -> Iterator[bytes]:
+    with answer:
+        # Not iter_content: it would undo a Content-Encoding that some servers put on .xz files, and the digest is of the file.
+        yield from answer.raw.stream(_CHUNK, decode_content=False)
 
 
 class _CutShort(Exception):
     """A transfer that ended early: worth another try."""
 
 
-def _attempt(url: str, once: Callable[[], None]) -> None:
-    """Run one transfer, again after a passing trouble (connection lost, server busy), up to _ATTEMPTS times."""
-    for attempt in range(1, _ATTEMPTS + 1):
+def _attempt(url: str, once: Callable[[], None], transfer: _Transfer | None = None) -> None:
+    """Run one transfer, again after a passing trouble (connection lost, server busy), up to ATTEMPTS times without getting further."""
+    attempt = 1
+    furthest = 0
+    while True:
         try:
-            return once()
+            once()
+            return
         except (_CutShort, requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            status = error.response.status_code if isinstance(error, requests.HTTPError) and error.response is not None else None
-            passing = status is None or status in (429, 500, 502, 503, 504)
-            if attempt == _ATTEMPTS or not passing:
+            answer = error.response if isinstance(error, requests.HTTPError) else None
+            passing = answer is None or answer.status_code in (408, 429, 500, 502, 503, 504)
+            if attempt >= ATTEMPTS or not passing:
                 raise Unavailable(
                     f"cannot be fetched: {_plain(error)}",
-                    where=url,
-                    fix="check the network and the mirror (apt-get update uses the same), or name another in kernels.toml: [mirrors] debian = …",
+                    where=mirrored(url),
+                    fix="check the network and the proxy (http_proxy), or name a mirror in kernels.toml: [mirrors]",
                 ) from error
-            _pause(attempt)
-    raise AssertionError("not reached")
+            if transfer is not None and transfer.seen > furthest:
+                furthest, attempt = transfer.seen, 1
+            _pause(_delay(attempt, answer))
+            attempt += 1
+
+
+def _delay(attempt: int, answer: requests.Response | None) -> float:
+    """Seconds before the next try: twice as long each time, not in step with others, and no sooner than the server asks."""
+    asked = answer.headers.get("Retry-After", "") if answer is not None else ""
+    return max(2.0 ** (attempt - 1) * random.uniform(0.75, 1.25), min(float(asked), _PATIENCE) if asked.isdigit() else 0.0)
 
 
 def _pause(seconds: float) -> None:
@@ -129,28 +413,11 @@ def _pause(seconds: float) -> None:
 def _plain(error: Exception) -> str:
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server says {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.Timeout):
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
         return "the server does not answer"
     if isinstance(error, requests.ConnectionError):
         return f"no connection to {urlsplit(str(error.request.url)).netloc if error.request else 'the server'}"
     return str(error)
-
-
-def _chunks(url: str, headers: Mapping[str, str] | None = None) -> Iterable[bytes]:
-    parts = urlsplit(url)
-    if parts.scheme in ("file", "copy"):
-        yield from _file_chunks(Path(unquote(parts.path)), url)
-        return
-    with session() as client, client.get(url, stream=True, headers=dict(headers or {})) as answer:
-        answer.raise_for_status()
-        # Not iter_content: it would undo a Content-Encoding that some servers put on .xz files, and the digest is of the file.
-        length = answer.headers.get("Content-Length", "")
-        seen = 0
-        for chunk in answer.raw.stream(_CHUNK, decode_content=False):
-            seen += len(chunk)
-            yield chunk
-        if length.isdigit() and seen < int(length):
-            raise _CutShort(f"it ended after {seen} of {length} bytes")
 
 
 def _file_chunks(path: Path, url: str) -> Iterator[bytes]:

@@ -60,6 +60,9 @@ _Texts = Annotated[tuple[str, ...], Field(strict=False, min_length=1), _ONE_OR_M
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+MIRROR_SCHEMES = ("http://", "https://", "file:/")
+
+
 class _SourceModel(Strict):
     kind: str
     arches: Annotated[tuple[str, ...], Field(strict=False)] = ARCHES
@@ -159,16 +162,22 @@ class _KernelModel(Strict):
         return value
 
 
-class _MirrorsModel(Strict):
-    debian: str | None = None
-
-
 class _FileModel(Strict):
     schema_version: Annotated[Literal[1], Field(alias="schema")]
     extends: bool = True
     sets: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = {}
-    mirrors: _MirrorsModel = _MirrorsModel()
+    mirrors: dict[str, str] = {}
     kernels: dict[Annotated[str, AfterValidator(lambda name: _check_name(name))], _KernelModel] = {}
+
+    @field_validator("mirrors")
+    @classmethod
+    def _mirrors_are_addresses(cls, value: dict[str, str]) -> dict[str, str]:
+        for key, mirror in value.items():
+            if key != "debian" and "://" not in key:
+                raise ValueError(f"{key!r} is neither debian nor the address that a mirror stands in for, such as https://…/")
+            if not mirror.startswith(MIRROR_SCHEMES):
+                raise ValueError(f"{key}: {mirror!r} is no address; it begins with {', '.join(MIRROR_SCHEMES)}")
+        return value
 
 
 def _check_name(name: str) -> str:
@@ -379,7 +388,7 @@ def parse(data: object, *, where: str, base: Matrix | None = None) -> Matrix:
         _check_set(set_name, members, kernels, where)
     if DEFAULT_SET not in sets:
         sets[DEFAULT_SET] = tuple(kernels)
-    mirrors = (dict(base.mirrors) if base else {}) | {k: v for k, v in model.mirrors.model_dump().items() if v is not None}
+    mirrors = (dict(base.mirrors) if base else {}) | model.mirrors
     ordered = dict(sorted(kernels.items(), key=lambda item: (item[1].version, item[0])))
     return Matrix(ordered, sets, mirrors, where)
 

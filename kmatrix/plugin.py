@@ -18,6 +18,7 @@ import pytest
 
 from kmatrix import cell as cells
 from kmatrix import config as files
+from kmatrix import download
 from kmatrix.collector import Collector
 from kmatrix.errors import InputError, KmatrixError
 from kmatrix.machine_room import MachineRoom
@@ -52,6 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how VMs run; auto uses KVM where a guest was seen to boot under it",
     )
     group.addoption("--cold", action="store_true", help="boot every VM afresh instead of restoring a snapshot")
+    group.addoption("--offline", action="store_true", help="fetch nothing: what is not on this machine cannot be had")
     group.addoption(
         "--kmatrix-dir", metavar="DIR", default=DEFAULT_DIRECTORY, help=f"where records and consoles go ({DEFAULT_DIRECTORY})"
     )
@@ -65,6 +67,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "kernel(name): the kernel of a cell")
     config.addinivalue_line("markers", "arch(name): the arch of a cell")
     config.addinivalue_line("markers", "collector(name): the collector of a cell")
+    if config.getoption("--offline"):
+        download.go_offline()
     run = Run(config)
     config.stash[_RUN] = run
     if config.pluginmanager.hasplugin("xdist"):

@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from kmatrix import __version__
+from kmatrix import __version__, download
 from kmatrix.cli import doctor, features, guest, lint, prepare, run
 from kmatrix.cli.images import group as images
 from kmatrix.cli.kernels import group as kernels
@@ -19,11 +19,14 @@ from kmatrix.errors import InputError, KmatrixError
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="kmatrix")
-def cli() -> None:
+@click.option("--offline", is_flag=True, help="Fetch nothing: what is not on this machine cannot be had ($KMATRIX_OFFLINE).")
+def cli(offline: bool) -> None:
     """Does my eBPF collector degrade the way I promised, on every kernel and arch I promised it for?
 
     The matrix itself runs under pytest: `pytest --kernels=5.4,6.1 --arch=arm64` where your collectors are.
     """
+    if offline:
+        download.go_offline()
 
 
 cli.add_command(run.command)

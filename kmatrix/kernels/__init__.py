@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from kmatrix import download
 from kmatrix.arch import Arch
 from kmatrix.errors import InfraError, KmatrixError, Unavailable
 from kmatrix.kernels.build import BuildSource
@@ -82,6 +83,7 @@ def obtain(
     if not replace and (entry := store.find(kernel.name, arch)) is not None:
         return entry
     known = sources(mirrors)
+    download.use_mirrors(mirrors or {})
     failed: list[tuple[SourceSpec, KmatrixError]] = []
     for spec in kernel.sources_for(arch):
         source = known[spec.kind]
@@ -207,7 +209,8 @@ def availability(kernel: Kernel, arch: Arch, store: KernelStore, *, asked: bool 
         return f"{error.message}; {error.fix}"
     known = sources()
     for spec in kernel.sources_for(arch):
-        if known[spec.kind].fetches and (asked or not (spec.untried or known[spec.kind].slow)):
+        fetches = known[spec.kind].fetches and not download.offline()
+        if fetches and (asked or not (spec.untried or known[spec.kind].slow)):
             return None
     unavailable = _unavailable(kernel, arch, [], [])
     return f"{unavailable.message}; {unavailable.fix}"
@@ -216,6 +219,7 @@ def availability(kernel: Kernel, arch: Arch, store: KernelStore, *, asked: bool 
 def _unavailable(kernel: Kernel, arch: Arch, said: list[str], fixes: list[str]) -> Unavailable:
     if not kernel.sources_for(arch):
         said = [f"{kernel.declared_in} gives it no source for {arch}"]
-    message = "is not in the kernel store" + (f", and no source has it: {'; '.join(said)}" if said else "")
+    offline = ", and kmatrix is offline" if download.offline() else ""
+    message = "is not in the kernel store" + (f", and no source has it: {'; '.join(said)}" if said else offline)
     commands = dict.fromkeys(fixes or hints(kernel, arch))
     return Unavailable(message, where=f"{kernel.name}-{arch}", fix="  or  ".join(commands))

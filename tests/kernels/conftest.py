@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix import download
+from kmatrix import download, paths
 from kmatrix.kernels.store import KernelStore
 
 from .fabricate import Served, Signer, apt_root, debian_archive, serve
@@ -29,6 +29,14 @@ def signer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Signer]:
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_pause", lambda _seconds: None)
+
+
+@pytest.fixture(autouse=True)
+def _own_downloads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Partial files of the tests' servers do not go into the user's cache."""
+    cache_dir = paths.cache_dir
+    (tmp_path / "downloads").mkdir()
+    monkeypatch.setattr(paths, "cache_dir", lambda kind: tmp_path / kind if kind == "downloads" else cache_dir(kind))
 
 
 @pytest.fixture

@@ -1,0 +1,344 @@
+"""Transfers from a server on the loopback that keeps to HTTP's words on ranges and misbehaves on request."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from kmatrix import download, paths
+from kmatrix.errors import InfraError, Unavailable
+
+DATA = random.Random(1).randbytes(3 << 20)  # the same in the processes that a test starts
+DIGEST = hashlib.sha256(DATA).hexdigest()
+
+
+class Server:
+    """Serves `data` at every address. `cuts` are the bytes after which its next answers break off; `statuses` its next refusals."""
+
+    def __init__(self) -> None:
+        self.data = DATA
+        self.etag: str | None = '"one"'
+        self.ranges = True
+        self.cuts: list[int] = []
+        self.statuses: list[int] = []
+        self.asked: list[dict[str, str]] = []
+        served = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                served.asked.append({"path": self.path, **{name.lower(): value for name, value in self.headers.items()}})
+                if served.statuses:
+                    self.send_response(served.statuses.pop(0))
+                    self.send_header("Retry-After", "7")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                body, status = served.data, 200
+                wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+                fresh = self.headers.get("If-Range", served.etag) == served.etag
+                if wanted and served.ranges and fresh:
+                    start = int(wanted[1])
+                    if start >= len(body):
+                        self.send_response(416)
+                        self.send_header("Content-Length", "0")
+                        self.end_headers()
+                        return
+                    body, status = body[start:], 206
+                self.send_response(status)
+                if status == 206:
+                    self.send_header("Content-Range", f"bytes {start}-{len(served.data) - 1}/{len(served.data)}")
+                if served.etag:
+                    self.send_header("ETag", served.etag)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body[: served.cuts.pop(0)] if served.cuts else body)
+                self.close_connection = True
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"http://{self.address}/a/linux.tar.xz"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def _own_downloads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As conftest's, and for other processes too."""
+    monkeypatch.setenv("KMATRIX_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv(download.OFFLINE, raising=False)
+    yield
+    download.use_mirrors({})
+
+
+def in_downloads() -> list[str]:
+    return sorted(path.name for path in paths.cache_dir("downloads").iterdir() if path.suffix != ".lock")
+
+
+def fetch(server: Server, to: Path, **more: object) -> None:
+    download.fetch_file(server.url, len(DATA), DIGEST, to, **more)  # type: ignore[arg-type]
+
+
+def test_a_transfer_that_breaks_off_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    server.cuts = [1 << 20, 1 << 20]
+    fetch(server, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == DATA
+    assert [each.get("range") for each in server.asked] == [None, f"bytes={1 << 20}-", f"bytes={2 << 20}-"]
+    assert [each.get("if-range") for each in server.asked] == [None, '"one"', '"one"']
+    assert in_downloads() == []
+
+
+def test_in_memory_too(server: Server) -> None:
+    server.cuts = [1 << 20]
+    out = io.BytesIO()
+    download.fetch(server.url, len(DATA), DIGEST, out)
+    assert out.getvalue() == DATA
+    assert server.asked[1]["range"] == f"bytes={1 << 20}-"
+
+
+def test_getting_further_is_no_failed_attempt(server: Server, tmp_path: Path) -> None:
+    server.cuts = [200_000] * (2 * download.ATTEMPTS)
+    fetch(server, tmp_path / "out")
+    assert len(server.asked) == 2 * download.ATTEMPTS + 1
+
+
+@pytest.mark.parametrize("changes", [{"ranges": False}, {"etag": '"two"'}, {"etag": None}])
+def test_a_server_that_cannot_go_on_starts_anew(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+) -> None:
+    """No ranges; another version meanwhile; another version that does not say so, which only the digest shows."""
+    other = bytes(len(DATA))
+    server.data, server.cuts = other if "etag" in changes else DATA, [1 << 20]
+    if changes.get("etag", "") is None:
+        server.etag = None
+
+    def change(_seconds: float) -> None:
+        server.data = DATA
+        for name, value in changes.items():
+            setattr(server, name, value)
+
+    monkeypatch.setattr(download, "_pause", change)
+    fetch(server, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == DATA
+
+
+def test_the_next_process_goes_on(server: Server, tmp_path: Path) -> None:
+    """Killed in the middle: what it had is in the cache, with the server's name for the version."""
+    script = (
+        "import os, sys; from pathlib import Path; from kmatrix import download\n"
+        "def advance(done, total):\n    if done > 1_000_000: os._exit(9)\n"
+        "download.fetch_file(sys.argv[1], None, sys.argv[2], Path(sys.argv[3]), advance)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, server.url, DIGEST, str(tmp_path / "out")], check=False)
+    assert done.returncode == 9
+    assert in_downloads() == [f"sha256-{DIGEST}.json", f"sha256-{DIGEST}.part"]
+    had = (paths.cache_dir("downloads") / f"sha256-{DIGEST}.part").stat().st_size
+    assert 0 < had < len(DATA)
+    fetch(server, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == DATA
+    assert server.asked[-1]["range"] == f"bytes={had}-"
+    assert server.asked[-1]["if-range"] == '"one"'
+
+
+@pytest.mark.parametrize("left", [b"x" * 1000, DATA + b"more", DATA[:-1] + b"\0"])
+def test_a_damaged_partial_file_is_not_built_upon(server: Server, tmp_path: Path, left: bytes) -> None:
+    (paths.cache_dir("downloads") / f"sha256-{DIGEST}.part").write_bytes(left)
+    download.fetch_file(server.url, None, DIGEST, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == DATA
+
+
+def test_wrong_content_is_said_and_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    server.data = bytes(len(DATA))
+    with pytest.raises(InfraError, match="sha256 differs") as caught:
+        fetch(server, tmp_path / "out")
+    assert not isinstance(caught.value, Unavailable)
+    assert len(server.asked) == 1
+    assert in_downloads() == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_endless_answer_ends(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(InfraError, match="differs"):
+        download.fetch_file(server.url, 1000, DIGEST, tmp_path / "out")
+
+
+def test_another_digest(server: Server, tmp_path: Path) -> None:
+    download.fetch_file(server.url, None, f"sha512:{hashlib.sha512(DATA).hexdigest()}", tmp_path / "out")
+    with pytest.raises(InfraError, match="sha512 differs"):
+        download.fetch_file(server.url, None, f"sha512:{'0' * 128}", tmp_path / "out")
+
+
+def test_a_busy_server_is_waited_for(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(download, "_pause", waited.append)
+    server.statuses = [503, 429]
+    fetch(server, tmp_path / "out")
+    assert waited == [7.0, 7.0]  # as the server asks
+    server.statuses = [404]
+    with pytest.raises(Unavailable, match="404"):
+        download.get(server.url)
+    assert len(waited) == 2
+
+
+def test_pauses_grow(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(download, "_pause", waited.append)
+    server.cuts = [0] * 10
+    server.etag = None
+    with pytest.raises(Unavailable, match="ended after 0 of"):
+        download.fetch(server.url, len(DATA), DIGEST, io.BytesIO())
+    assert len(waited) == download.ATTEMPTS - 1
+    assert all(0.7 * 2**number < pause < 1.3 * 2**number for number, pause in enumerate(waited))
+
+
+def test_a_stalled_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_TIMEOUT", (1, 0.1))
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unavailable, match="does not answer"):
+        download.fetch_file(f"http://127.0.0.1:{silent.getsockname()[1]}/x", None, DIGEST, tmp_path / "out")
+
+
+def _fetch_elsewhere(url: str, to: Path) -> None:
+    download.fetch_file(url, None, DIGEST, to, keep=True)
+
+
+def test_ten_processes_fetch_once(server: Server, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_fetch_elsewhere, args=(server.url, tmp_path / str(number))) for number in range(10)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert all((tmp_path / str(number)).read_bytes() == DATA for number in range(10))
+    assert len(server.asked) == 1
+
+
+def test_a_kept_file_that_was_damaged_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    fetch(server, tmp_path / "out", keep=True)
+    kept = paths.cache_dir("downloads") / f"sha256-{DIGEST}"
+    kept.unlink()
+    kept.write_bytes(b"something else")
+    fetch(server, tmp_path / "again", keep=True)
+    assert (tmp_path / "again").read_bytes() == DATA
+    assert len(server.asked) == 2
+
+
+# --- mirrors and proxies
+
+
+def test_a_mirror_stands_in_for_an_address(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local/file").write_bytes(b"from disk")
+    download.use_mirrors(
+        {
+            "https://kernels.invalid/": f"http://{server.address}/mirror",
+            "https://kernels.invalid/pub/": (tmp_path / "local").as_uri(),
+            "debian": "http://debian.invalid",  # a source's own word: its module sees to it
+        }
+    )
+    download.fetch_file("https://kernels.invalid/v6.x/linux.tar.xz", len(DATA), DIGEST, tmp_path / "out")
+    assert server.asked[0]["path"] == "/mirror/v6.x/linux.tar.xz"
+    assert download.get("https://kernels.invalid/pub/file") == b"from disk"
+    assert download.session().get("https://kernels.invalid/v2/").content == DATA
+    assert download.mirrored("https://kernels.invalid.example/") == "https://kernels.invalid.example/"
+
+
+def test_the_environments_proxy(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "proxies", lambda: (("http", "http://127.0.0.1:9"),))  # apt's, which the environment overrules
+    monkeypatch.setenv("http_proxy", f"http://{server.address}")
+    download.fetch_file("http://kernels.invalid/linux.tar.xz", len(DATA), DIGEST, tmp_path / "out")
+    assert server.asked[0]["path"] == "http://kernels.invalid/linux.tar.xz"
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert download.get(server.url) == DATA
+    assert server.asked[1]["path"] == "/a/linux.tar.xz"
+
+
+# --- offline
+
+_WATCHED = """
+import json, sys
+seen = []
+def watch(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "subprocess.Popen", "os.system"):
+        seen.append([event, repr(args)])
+sys.addaudithook(watch)
+from kmatrix.cli import main
+sys.argv = ["kmatrix", *sys.argv[2:]]
+try:
+    main()
+finally:
+    with open(sys.orig_argv[sys.orig_argv.index("-c") + 2], "w") as file:
+        json.dump(seen, file)
+"""
+
+
+def watched(tmp_path: Path, *arguments: str, **environment: str) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
+    """`kmatrix …` with every connection and every program it starts written down (CPython's audit events)."""
+    seen = tmp_path / "seen.json"
+    done = subprocess.run(
+        [sys.executable, "-c", _WATCHED, str(seen), *arguments],
+        env=os.environ | {"KMATRIX_CACHE": str(tmp_path / "cache")} | environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    events = json.loads(seen.read_text())
+    return done, [event for event in events if "apt-config" not in event[1]]
+
+
+def test_offline_connects_to_nothing(server: Server, tmp_path: Path) -> None:
+    """The same command with and without: the watch that sees the one's connections sees none of the other's."""
+    (tmp_path / "kernels.toml").write_text(f'schema = 1\n[mirrors]\ndebian = "http://{server.address}/debian"\n')
+    server.statuses = [404] * 10
+    done, events = watched(tmp_path, "kernels", "fetch", "6.1", "--arch", "arm64")
+    assert done.returncode == 3
+    assert "socket.connect" in [event for event, _ in events]
+    asked = len(server.asked)
+    for arguments, environment in (((), {download.OFFLINE: "1"}), (("--offline",), {})):
+        for command in (("kernels", "fetch", "6.1", "--arch", "arm64"), ("images", "build", "--arch", "arm64"), ("prepare",)):
+            done, events = watched(tmp_path, *arguments, *command, **environment)
+            assert done.returncode == 3 or command == ("prepare",), done.stderr
+            assert events == []
+            assert "offline" in done.stderr or command == ("prepare",)
+    assert len(server.asked) == asked
+
+
+def test_offline_reads_mirrors_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(download.OFFLINE, "1")
+    (tmp_path / "file").write_bytes(b"here")
+    assert download.get((tmp_path / "file").as_uri()) == b"here"
+    with pytest.raises(Unavailable, match="offline"):
+        download.session().get("http://127.0.0.1:1/")
+    monkeypatch.setenv(download.OFFLINE, "0")
+    assert not download.offline()
