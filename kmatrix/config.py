@@ -1,31 +1,60 @@
-"""Reads the user's TOML files: kernels.toml on top of the shipped one, and collector.toml. The only module that opens them."""
+"""Reads the user's TOML files: kernels.toml on top of the shipped one, kernels.lock, and collector.toml. The only module that opens them."""
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
-from kmatrix import collector, matrix, paths
+from kmatrix import collector, lock, matrix, paths
 from kmatrix.errors import InputError
 from kmatrix.nearest import did_you_mean
 
 KERNELS_FILE = "kernels.toml"
+LOCK_FILE = "kernels.lock"
 COLLECTOR_FILE = "collector.toml"
 
 
 def load_matrix(start: Path | None = None, *, file: Path | None = None) -> matrix.Matrix:
-    """The matrix in force: the shipped kernels.toml, extended (or replaced) by the user's.
+    """The matrix in force: the shipped kernels.toml, extended (or replaced) by the user's, and held to its kernels.lock if there is one.
 
     The user's is `file` if given, else the kernels.toml nearest above `start` (the current directory). Raises InputError.
     """
     shipped_path = paths.data(KERNELS_FILE)
-    shipped = matrix.parse(read_toml(shipped_path), where=str(shipped_path))
-    own = file or _nearest_above(start or Path.cwd())
-    if own is None or own.resolve() == shipped_path.resolve():
-        return shipped
-    return matrix.parse(read_toml(own), where=str(own), base=shipped)
+    found = matrix.parse(read_toml(shipped_path), where=str(shipped_path))
+    own = file or _nearest_above(start or Path.cwd(), KERNELS_FILE)
+    if own is not None and own.resolve() != shipped_path.resolve():
+        found = matrix.parse(read_toml(own), where=str(own), base=found)
+    path = lock_path(start, file=file)
+    return replace(found, lock=lock.parse(read_toml(path), path=path)) if path.is_file() else found
+
+
+def lock_path(start: Path | None = None, *, file: Path | None = None) -> Path:
+    """Where kernels.lock is, or would be: beside the user's kernels.toml; without one, the nearest above, or else in the current directory.
+
+    The lock of a `file` of another name has that name: mine.toml, mine.lock.
+    """
+    start = start or Path.cwd()
+    own = file or _nearest_above(start, KERNELS_FILE)
+    if own is not None:
+        return own.with_suffix(".lock")
+    return _nearest_above(start, LOCK_FILE) or start.resolve() / LOCK_FILE
+
+
+def write_lock(made: lock.Lock) -> None:
+    """Write a kernels.lock, whole or not at all. Raises InputError where it cannot be written."""
+    temporary = made.path.with_name(f".{made.path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(lock.render(made), encoding="utf-8")
+        temporary.replace(made.path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(
+            f"cannot be written: {error.strerror}", where=str(made.path), fix="check the folder's permissions"
+        ) from None
 
 
 def read_toml(path: Path) -> dict[str, object]:
@@ -44,9 +73,9 @@ def read_toml(path: Path) -> dict[str, object]:
         raise InputError(f"not TOML: {error}", where=str(path), fix="correct the line named") from None
 
 
-def _nearest_above(start: Path) -> Path | None:
+def _nearest_above(start: Path, name: str) -> Path | None:
     start = start.resolve()
-    return next((folder / KERNELS_FILE for folder in (start, *start.parents) if (folder / KERNELS_FILE).is_file()), None)
+    return next((folder / name for folder in (start, *start.parents) if (folder / name).is_file()), None)
 
 
 def load_collector(path: Path) -> collector.Collector:

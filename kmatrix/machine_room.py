@@ -47,7 +47,7 @@ class MachineRoom:
 
     def unavailable(self, target: Target) -> str | None:
         """Why the target's kernel cannot be had (and how to get it), or None. Asks the store and kernels.toml, not the network."""
-        return kernels.availability(target.kernel, target.arch, self.store)
+        return kernels.availability(target.kernel, target.arch, self.store, lock=self.matrix.lock)
 
     def spec(self, target: Target) -> VmSpec:
         """What the target's VM is made of; fetches the kernel and builds the guest image where they are not here yet.
@@ -56,7 +56,14 @@ class MachineRoom:
         """
         name = str(target)
         if name not in self._specs:
-            kernel = kernels.obtain(target.kernel, target.arch, self.store, mirrors=self.matrix.mirrors, reporter=self.reporter)
+            kernel = kernels.obtain(
+                target.kernel,
+                target.arch,
+                self.store,
+                mirrors=self.matrix.mirrors,
+                lock=self.matrix.lock,
+                reporter=self.reporter,
+            )
             image = guest_image.obtain(target.arch, mirrors=self.matrix.mirrors, reporter=self.reporter)
             chosen = self._accels.setdefault(target.arch, accelerators.choose(self.accel, kernel, image, reporter=self.reporter))
             self._specs[name] = VmSpec(

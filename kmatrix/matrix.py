@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from kmatrix.arch import ARCHES, Arch, parse_arch, parse_arches
 from kmatrix.errors import InputError
 from kmatrix.features import FEATURES, Version, status
+from kmatrix.lock import Lock
 from kmatrix.nearest import did_you_mean
 from kmatrix.simulation import HIDEABLE, OLDEST_BASE, Simulation, not_hideable
 from kmatrix.validation import Strict, validate
@@ -275,6 +276,8 @@ class Matrix:
     sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     mirrors: Mapping[str, str] = field(default_factory=dict)
     where: str = "kernels.toml"
+    lock: Lock | None = None
+    """What the kernels are held to, where there is a kernels.lock."""
 
     def select(self, expression: str, *, where: str = "--kernels") -> tuple[Kernel, ...]:
         """The kernels that `expression` means, in the matrix's order.

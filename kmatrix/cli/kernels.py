@@ -76,10 +76,10 @@ def fetch(kernel: tuple[str, ...], arch: str, replace: bool, kernels_file: Path 
     Exit status 3 where one could not be had; the others are in the store then.
     """
     matrix, store = config.load_matrix(file=kernels_file), KernelStore()
-    targets = _real(_targets(matrix, kernel or (DEFAULT_SET,), arch))
+    targets = real_targets(named_targets(matrix, kernel or (DEFAULT_SET,), arch))
     if not kernel:
-        targets = [target for target in targets if kernels.availability(target.kernel, target.arch, store) is None]
-    results = kernels.obtain_all(targets, store, reporter=Terminal(), mirrors=matrix.mirrors, replace=replace)
+        targets = [t for t in targets if kernels.availability(t.kernel, t.arch, store, lock=matrix.lock) is None]
+    results = kernels.obtain_all(targets, store, reporter=Terminal(), mirrors=matrix.mirrors, lock=matrix.lock, replace=replace)
     if as_json:
         click.echo(json.dumps([_result(target.kernel.name, target.arch, result) for target, result in results], indent=1))
     else:
@@ -225,7 +225,7 @@ def verify(kernel: tuple[str, ...], arch: str, kernels_file: Path | None, as_jso
 _PLAIN: dict[str, Any] = {"tablefmt": "simple", "disable_numparse": True}
 
 
-def _targets(matrix: Matrix, terms: Iterable[str], arch: str) -> list[Target]:
+def named_targets(matrix: Matrix, terms: Iterable[str], arch: str) -> list[Target]:
     """What the arguments mean: targets (5.4-arm64) as they are, expressions × --arch."""
     chosen: list[Target] = []
     for term in terms:
@@ -236,7 +236,7 @@ def _targets(matrix: Matrix, terms: Iterable[str], arch: str) -> list[Target]:
     return list({str(target): target for target in chosen}.values())
 
 
-def _real(targets: Iterable[Target]) -> list[Target]:
+def real_targets(targets: Iterable[Target]) -> list[Target]:
     """What is booted for them: a simulated kernel's base, each once."""
     return list({(t.kernel.real.name, t.arch): Target(t.kernel.real, t.arch) for t in targets}.values())
 
@@ -258,7 +258,7 @@ def _in_store(store: KernelStore, matrix: Matrix, terms: tuple[str, ...], arch: 
         found = [name for name in present if (name[0] == term and name[1] in arches) or f"{name[0]}-{name[1]}" == term]
         if not found:
             found = [
-                name for target in _targets(matrix, [term], arch) if (name := (target.kernel.name, target.arch)) in present
+                name for target in named_targets(matrix, [term], arch) if (name := (target.kernel.name, target.arch)) in present
             ]  # a simulated one is in no store
         if not found:
             raise InputError("is not in the kernel store", where=term, fix="kmatrix kernels list")
@@ -310,7 +310,7 @@ def _row(name: Name, matrix: Matrix, store: KernelStore) -> dict[str, Any]:
         return _result(kernel, arch, entry)
     declared = matrix.kernel(kernel)
     hints = kernels.hints(declared, arch)
-    reason = kernels.availability(declared, arch, store)
+    reason = kernels.availability(declared, arch, store, lock=matrix.lock)
     return {"kernel": kernel, "arch": arch, "present": False, "reason": reason, "get": "  or  ".join(hints) or None}
 
 

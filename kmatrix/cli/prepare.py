@@ -49,7 +49,7 @@ def prepare(room: MachineRoom, targets: list[Target]) -> dict[str, KmatrixError]
     with ThreadPoolExecutor(1) as beside:
         images = beside.submit(guest_image.obtain_all, arches, mirrors=mirrors, reporter=reporter)
         try:
-            fetched = kernel_sources.obtain_all(bases, room.store, mirrors=mirrors, reporter=reporter)
+            fetched = kernel_sources.obtain_all(bases, room.store, mirrors=mirrors, lock=room.matrix.lock, reporter=reporter)
             images.result()
         except BaseException:
             guest_image.cancel()  # an interrupt reaches the main thread alone

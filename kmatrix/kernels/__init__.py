@@ -13,12 +13,14 @@ from typing import Protocol
 
 from kmatrix import download
 from kmatrix.arch import Arch
-from kmatrix.errors import InfraError, KmatrixError, Unavailable
+from kmatrix.errors import InfraError, InputError, KmatrixError, Unavailable
 from kmatrix.kernels.build import BuildSource
 from kmatrix.kernels.debian import DebianSource
 from kmatrix.kernels.imported import ImportSource
 from kmatrix.kernels.package import check_series
 from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel, StoreError
+from kmatrix.kernels.trust import pinned
+from kmatrix.lock import Lock, Locked
 from kmatrix.matrix import Kernel, SourceSpec, Target
 from kmatrix.progress import Reporter, Step
 
@@ -71,39 +73,75 @@ def obtain(
     *,
     reporter: Reporter,
     mirrors: Mapping[str, str] | None = None,
+    lock: Lock | None = None,
     replace: bool = False,
 ) -> KernelEntry:
     """The kernel from the store, or else from the first of its sources that has it; why others before it did not is in its notes.
 
     Raises what the only source raised; of several, Unavailable with what each said and the command that gets the kernel, or InfraError
     where one of them was more than unavailable (a bad signature). A full disk or a damaged entry ends it at once. With `replace` it is
-    fetched anew.
+    fetched anew. With `lock` it is the one that the lock holds it to, or an error: InputError where the lock does not have it.
     """
     kernel = kernel.real
-    if not replace and (entry := store.find(kernel.name, arch)) is not None:
+    locked = lock.held(kernel.name, arch) if lock is not None else None
+    if not replace and (entry := _find(kernel, arch, store, locked)) is not None:
         return entry
     known = sources(mirrors)
     download.use_mirrors(mirrors or {})
     failed: list[tuple[SourceSpec, KmatrixError]] = []
-    for spec in kernel.sources_for(arch):
+    for spec in kernel.sources_for(arch) if locked is None else _locked_to(kernel, locked):
         source = known[spec.kind]
         if not source.fetches:
+            if lock is not None and locked is not None and (here := store.find(kernel.name, arch)) is not None:
+                lock.check(locked, here.content, here.release, "the one in the store")
             given = source.hint(spec, kernel, arch)
             failed.append((spec, Unavailable("nothing given yet", fix=given)))
             continue
 
         def stage(into: Path, source: Source = source, spec: SourceSpec = spec) -> StagedKernel:
             staged = same_series(kernel, source.stage(spec, kernel, arch, into, reporter))
+            if lock is not None and locked is not None:
+                lock.check_files(locked, staged.source.get("artifacts", ()))
             passed = tuple(f"passed over {_said(*each)}" for each in failed if known[each[0].kind].fetches)
             return dataclasses.replace(staged, notes=(*staged.notes, *passed))
 
+        def accept(staged: KernelEntry, spec: SourceSpec = spec) -> None:
+            if lock is not None and locked is not None:
+                lock.check(locked, staged.content, staged.release, f"what {spec.kind} has")
+
+        # The store may be shared with projects that hold the name to something else: theirs stays.
+        free = locked is None or replace or store.find(kernel.name, arch) is None
+        name = kernel.name if free or locked is None else f"{kernel.name}.{locked.digest[:12]}"
         try:
-            return store.add(kernel.name, arch, stage, replace=replace, reporter=reporter)
+            return store.add(name, arch, stage, replace=replace, accept=accept, reporter=reporter)
         except StoreError:
             raise
         except KmatrixError as error:
             failed.append((spec, error))
-    raise _all_failed(kernel, arch, failed)
+    outcome = _all_failed(kernel, arch, failed)
+    if lock is not None and locked is not None and isinstance(outcome, Unavailable):
+        raise lock.gone(locked, outcome)
+    raise outcome
+
+
+def _find(kernel: Kernel, arch: Arch, store: KernelStore, locked: Locked | None) -> KernelEntry | None:
+    """The store's entry for a kernel; of a locked one, whatever its name there."""
+    entry = store.find(kernel.name, arch)
+    if locked is None or (entry is not None and entry.content == locked.digest):
+        return entry
+    return store.find_content(locked.digest, arch)
+
+
+def _locked_to(kernel: Kernel, locked: Locked) -> tuple[SourceSpec, ...]:
+    """The source that the lock names, made to get exactly what it got then."""
+    found = [spec for spec in kernel.sources_for(locked.arch) if spec.kind == locked.source]
+    if not found:
+        raise InputError(
+            f"kernels.lock has it from a source of kind {locked.source!r}, and {kernel.declared_in} gives it none",
+            where=locked.target,
+            fix=f"kmatrix kernels lock {kernel.name} --arch {locked.arch}",
+        )
+    return tuple(pinned(spec, {"pin": locked.pin}) for spec in found)
 
 
 def _said(spec: SourceSpec, error: KmatrixError) -> str:
@@ -127,6 +165,7 @@ def obtain_all(
     *,
     reporter: Reporter,
     mirrors: Mapping[str, str] | None = None,
+    lock: Lock | None = None,
     replace: bool = False,
 ) -> list[tuple[Target, KernelEntry | KmatrixError]]:
     """`obtain` for several targets side by side; for each (once) its entry, or the error that it ended with.
@@ -139,7 +178,7 @@ def obtain_all(
 
     def one(target: Target) -> KernelEntry | KmatrixError:
         try:
-            return obtain(target.kernel, target.arch, store, reporter=watched, mirrors=mirrors, replace=replace)
+            return obtain(target.kernel, target.arch, store, reporter=watched, mirrors=mirrors, lock=lock, replace=replace)
         except KmatrixError as error:
             return error
 
@@ -195,23 +234,26 @@ def hints(kernel: Kernel, arch: Arch) -> list[str]:
     return commands or [f"kmatrix kernels import {kernel.name} --arch {arch} --image FILE"]
 
 
-def availability(kernel: Kernel, arch: Arch, store: KernelStore, *, asked: bool = False) -> str | None:
+def availability(kernel: Kernel, arch: Arch, store: KernelStore, *, asked: bool = False, lock: Lock | None = None) -> str | None:
     """None when the kernel is in the store or a source can fetch it; else why it cannot be had, and the command. No network is used.
 
     A source that builds or that nobody has tried counts only where the kernel was `asked` for by name. A simulated kernel is had where its
-    base is.
+    base is. With `lock` it is the kernel that the lock holds it to.
     """
     kernel = kernel.real
     try:
-        if store.find(kernel.name, arch) is not None:
+        locked = lock.held(kernel.name, arch) if lock is not None else None
+        if _find(kernel, arch, store, locked) is not None:
             return None
-    except InfraError as error:
+        known = sources()
+        for spec in kernel.sources_for(arch) if locked is None else _locked_to(kernel, locked):
+            fetches = known[spec.kind].fetches and not download.offline()
+            if fetches and (asked or not (spec.untried or known[spec.kind].slow)):
+                return None
+        if lock is not None and locked is not None and (here := store.find(kernel.name, arch)) is not None:
+            lock.check(locked, here.content, here.release, "the one in the store")
+    except (InfraError, InputError) as error:
         return f"{error.message}; {error.fix}"
-    known = sources()
-    for spec in kernel.sources_for(arch):
-        fetches = known[spec.kind].fetches and not download.offline()
-        if fetches and (asked or not (spec.untried or known[spec.kind].slow)):
-            return None
     unavailable = _unavailable(kernel, arch, [], [])
     return f"{unavailable.message}; {unavailable.fix}"
 

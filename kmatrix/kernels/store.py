@@ -41,6 +41,9 @@ SCHEMA = 1
 MTIME = 1_000_000_000
 """The modification time (seconds since 1970) of every file in an entry: one that differs shows a file touched since."""
 
+# depmod's indices and the image of the modules; what a package brings of modules.* is not among them (modules.INDEX_FILES).
+_MADE_HERE = re.compile(r"modules\.ext4|lib/modules/[^/]+/modules\.(?!(?:builtin|builtin\.modinfo|order)$).+")
+
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
 
 
@@ -83,6 +86,11 @@ class KernelEntry:
     manifest: Mapping[str, Any] = field(repr=False, compare=False)
 
     @property
+    def content(self) -> str:
+        """sha256 over what came from the source: all but what kmod and e2fsprogs of the host that stored it made of the modules."""
+        return _digest([file for file in self.manifest["files"] if not _MADE_HERE.fullmatch(str(file["path"]))])
+
+    @property
     def size(self) -> int:
         """Bytes of all its files."""
         return sum(int(file["size"]) for file in self.manifest["files"])
@@ -122,6 +130,14 @@ class KernelStore:
         """Every name × arch in the store with its entry. Raises InfraError on a damaged one (see `find`)."""
         return [(name, arch, entry) for name, arch in self.refs() if (entry := self.find(name, arch)) is not None]
 
+    def find_content(self, content: str, arch: Arch) -> KernelEntry | None:
+        """A sound entry with that `KernelEntry.content`, under whatever name."""
+        for name, each in self.refs():
+            with contextlib.suppress(InfraError):  # a damaged one
+                if each == arch and (entry := self.find(name, arch)) is not None and entry.content == content:
+                    return entry
+        return None
+
     def add(
         self,
         name: str,
@@ -129,13 +145,14 @@ class KernelStore:
         stage: Callable[[Path], StagedKernel],
         *,
         replace: bool = False,
+        accept: Callable[[KernelEntry], None] | None = None,
         reporter: Reporter | None = None,
     ) -> KernelEntry:
         """The entry of `name` × `arch`, made by `stage` (given an empty folder) unless it is there already.
 
         Whatever the number of processes that ask at once, `stage` runs in one of them and the others wait. With `replace` it runs even
-        if there is an entry, and the name means the new one afterwards. Raises what `stage` raises, and InfraError when the disk is
-        full or the cache cannot be written; nothing is left behind then.
+        if there is an entry, and the name means the new one afterwards. `accept` is shown what was staged, and may raise. Raises what they
+        raise, and InfraError when the disk is full or the cache cannot be written; nothing is left behind then.
         """
         _check_name(name)
         with self._guard(), self._lock(f"{name}-{arch}", reporter):
@@ -146,6 +163,8 @@ class KernelStore:
                 tree.mkdir()
                 staged = stage(tree)
                 digest = _seal(tree, staged, arch)
+                if accept is not None:
+                    accept(_entry(tree, digest, arch, json.loads((tree / "manifest.json").read_text()), staged.source))
                 with self._lock("store"):
                     previous = self._ref_digest(name, arch)
                     self._publish(tree, digest)
@@ -212,22 +231,7 @@ class KernelStore:
         manifest = _read_manifest(path)
         for file in manifest["files"]:
             _check_file(path / file["path"], file)
-        files = {str(file["path"]) for file in manifest["files"]}
-        release = str(manifest["release"])
-        config = f"boot/config-{release}"
-        return KernelEntry(
-            digest=digest,
-            path=path,
-            arch=arch,
-            release=release,
-            source=ref["source"],
-            btf=bool(manifest["btf"]),
-            image=path / "boot" / f"vmlinuz-{release}",
-            modules=path / "lib/modules" / release if f"lib/modules/{release}/modules.dep" in files else None,
-            modules_image=path / "modules.ext4" if "modules.ext4" in files else None,
-            config=path / config if config in files else None,
-            manifest=manifest,
-        )
+        return _entry(path, digest, arch, manifest, ref["source"])
 
     def _damaged(self, name: str, arch: Arch, what: str) -> StoreError:
         return StoreError(
@@ -349,6 +353,25 @@ def disk_error(error: OSError, where: Path) -> StoreError | None:
             fix="set KMATRIX_CACHE to a folder of your own",
         )
     return None
+
+
+def _entry(path: Path, digest: str, arch: Arch, manifest: Mapping[str, Any], source: Mapping[str, Any]) -> KernelEntry:
+    files = {str(file["path"]) for file in manifest["files"]}
+    release = str(manifest["release"])
+    config = f"boot/config-{release}"
+    return KernelEntry(
+        digest=digest,
+        path=path,
+        arch=arch,
+        release=release,
+        source=source,
+        btf=bool(manifest["btf"]),
+        image=path / "boot" / f"vmlinuz-{release}",
+        modules=path / "lib/modules" / release if f"lib/modules/{release}/modules.dep" in files else None,
+        modules_image=path / "modules.ext4" if "modules.ext4" in files else None,
+        config=path / config if config in files else None,
+        manifest=manifest,
+    )
 
 
 class _Damaged(Exception):

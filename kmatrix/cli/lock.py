@@ -1,0 +1,125 @@
+"""`kmatrix kernels lock`: hold a project to the kernels it has now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from kmatrix import config, kernels
+from kmatrix.arch import Arch
+from kmatrix.cli import options
+from kmatrix.cli.kernels import named_targets, real_targets
+from kmatrix.errors import InputError, KmatrixError
+from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.lock import Lock, Locked, record, render
+from kmatrix.matrix import DEFAULT_SET, Matrix, Target
+from kmatrix.progress import Terminal
+
+
+@click.command("lock")
+@click.argument("kernel", nargs=-1)
+@options.ARCH
+@click.option("--update", is_flag=True, help="Fetch anew what can be fetched: the newest of each source.")
+@click.option(
+    "--check", is_flag=True, help="Write nothing; exit status 1 where kernels.lock is not up to date. No network is used."
+)
+@options.KERNELS_FILE
+def command(kernel: tuple[str, ...], arch: str, update: bool, check: bool, kernels_file: Path | None) -> None:
+    """Write kernels.lock, beside your kernels.toml: a run then refuses any kernel but those.
+
+    Without KERNEL… the lock gets what it lacks of the default set, and loses what kernels.toml no longer has; with it, those kernels are
+    taken into it as the store has them now. What the store lacks is fetched.
+    """
+    matrix, store = config.load_matrix(file=kernels_file), KernelStore()
+    before = matrix.lock or Lock(config.lock_path(file=kernels_file))
+    if check and update:
+        raise InputError("--check writes nothing, and --update fetches", where="kernels lock", fix="give one of the two")
+    wanted = real_targets(named_targets(matrix, kernel or (DEFAULT_SET,), arch))
+    if check:
+        _check(matrix, store, before, wanted)
+        return
+    anew = [t for t in wanted if kernel or update or (t.kernel.name, t.arch) not in before.kernels]
+    fetchable = [t for t in anew if kernels.availability(t.kernel, t.arch, store, asked=bool(kernel)) is None]
+    renewed = [t for t in fetchable if update and _source_fetches(t)]
+    found: dict[str, KernelEntry | KmatrixError] = {}
+    for targets, replace in ((renewed, True), ([t for t in fetchable if t not in renewed], False)):
+        results = kernels.obtain_all(targets, store, reporter=Terminal(), mirrors=matrix.mirrors, replace=replace)
+        found |= {str(target): result for target, result in results}
+    failed = [result for result in found.values() if isinstance(result, KmatrixError)]
+    had = {target.kernel.name for target in fetchable}
+    # Asked for by name; of one that this machine has for one arch only, that one is meant unless --arch says so.
+    missing = [t for t in anew if t not in fetchable and (arch != "all" or t.kernel.name not in had)] if kernel else []
+    if failed or missing:
+        for error in failed:
+            click.echo(f"kmatrix: {error}", err=True)
+        for target in missing:
+            click.echo(f"kmatrix: {target}: {kernels.availability(target.kernel, target.arch, store, asked=True)}", err=True)
+        click.echo(f"kmatrix: {before.path} is left as it was", err=True)
+        raise click.exceptions.Exit(3)
+    entries = [(t, entry) for t in fetchable if isinstance(entry := found[str(t)], KernelEntry)]
+    after = Lock(before.path, _kept(before, matrix) | _recorded(entries))
+    if render(after) == (before.path.read_text(encoding="utf-8") if before.path.is_file() else None):
+        click.echo(f"{before.path}: up to date")
+        return
+    config.write_lock(after)
+    for line in _changes(before, after):
+        click.echo(line)
+    click.echo(f"wrote {after.path}")
+
+
+def _source_fetches(target: Target) -> bool:
+    known = kernels.sources()
+    return any(known[spec.kind].fetches and not known[spec.kind].slow for spec in target.kernel.sources_for(target.arch))
+
+
+def _kept(lock: Lock, matrix: Matrix) -> dict[tuple[str, Arch], Locked]:
+    """What stays: the kernels that kernels.toml still has, and does not simulate."""
+    return {
+        key: each
+        for key, each in lock.kernels.items()
+        if each.kernel in matrix.kernels and matrix.kernels[each.kernel].simulation is None
+    }
+
+
+def _recorded(entries: Iterable[tuple[Target, KernelEntry]]) -> dict[tuple[str, Arch], Locked]:
+    return {
+        (t.kernel.name, t.arch): record(t.kernel.name, t.arch, release=e.release, digest=e.content, source=e.source)
+        for t, e in entries
+    }
+
+
+def _changes(before: Lock, after: Lock) -> Iterable[str]:
+    for key in sorted({*before.kernels, *after.kernels}):
+        old, new = before.kernels.get(key), after.kernels.get(key)
+        if old == new:
+            continue
+        was, now = (each.release if each else "-" for each in (old, new))
+        yield f"{key[0]}-{key[1]}: {was} → {now}" + (" (other content)" if was == now else "")
+
+
+def _check(matrix: Matrix, store: KernelStore, lock: Lock, wanted: Iterable[Target]) -> None:
+    """Say what is not as the lock has it; exit status 1 then."""
+    if not lock.path.is_file():
+        raise InputError("there is no lock", where=str(lock.path), fix="kmatrix kernels lock")
+    problems = [
+        f"{each.target}: is locked, and kernels.toml does not have it"
+        for key, each in lock.kernels.items()
+        if key not in _kept(lock, matrix)
+    ]
+    for target in wanted:
+        key = (target.kernel.name, target.arch)
+        if key not in lock.kernels:
+            if kernels.availability(target.kernel, target.arch, store) is None:
+                problems.append(f"{target}: can be had, and is not locked")
+            continue
+        reason = kernels.availability(target.kernel, target.arch, store, asked=True, lock=lock)
+        if reason is not None:
+            problems.append(f"{target}: {reason}")
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        click.echo(f"{lock.path}: not up to date: kmatrix kernels lock", err=True)
+        raise click.exceptions.Exit(1)
+    click.echo(f"{lock.path}: up to date")
