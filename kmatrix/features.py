@@ -69,9 +69,9 @@ _TABLE: tuple[Feature, ...] = (
     ),
     _f(
         "cgroup_v2",
-        "the unified cgroup hierarchy can be mounted",
+        "the unified cgroup hierarchy is in use",
         (4, 5),
-        "cgroup2 is in /proc/filesystems and mounts",
+        "cgroup2 is mounted, as on every host that does not boot with version 1 alone",
         "67e9c74b8a87 (cgroup: replace __DEVEL__sane_behavior with cgroup2 fs type)",
         "CGROUPS",
     ),

@@ -105,8 +105,25 @@ class _SourceModel(Strict):
         return {name: value for name, value in given.items() if value is not None}
 
 
+BUILD_VARIANTS: Mapping[str, Mapping[str, bool]] = {
+    "nobtf": {"DEBUG_INFO_BTF": False, "DEBUG_INFO_BTF_MODULES": False},
+    "debug": {},
+    "cgroup-v1": {"CGROUPS": True},
+}
+"""What a kernel can be built as besides as usual (kmatrix/kernels/config/variants/), and the options behind features that this decides."""
+
+BUILDING = ("import", "build", "tarball", "git")
+"""The sources that can give a kernel built differently."""
+
+_CGROUP_V1 = ("systemd.unified_cgroup_hierarchy=0", "systemd.legacy_systemd_cgroup_controller=1")
+"""What a host of today boots with to mount every controller in version 1 and no version 2 (systemd(1)); the guest's init heeds it too."""
+
+
 class _KernelModel(Strict):
     version: str | None = None
+    variant_of: str | None = None
+    build: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    cgroup: Literal["v1"] | None = None
     base: str | None = None
     as_of: str | None = None
     hide: Annotated[tuple[str, ...], Field(strict=False)] = ()
@@ -135,8 +152,31 @@ class _KernelModel(Strict):
             raise ValueError(f"{', '.join(given)} cannot be hidden; what can: {', '.join(sorted(HIDEABLE))}")
         return value
 
+    @field_validator("build")
+    @classmethod
+    def _known_variants(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in BUILD_VARIANTS:
+                raise ValueError(
+                    f"unknown variant {name!r}{did_you_mean(name, BUILD_VARIANTS)}; known: {', '.join(BUILD_VARIANTS)}"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _a_variant_varies(self) -> _KernelModel:
+        if self.variant_of is None:
+            return self
+        if not (self.build or self.cgroup or self.cmdline or self.memory or self.config or self.features):
+            raise ValueError("a variant needs what it is a variant in: build, cgroup, cmdline, memory, config or features")
+        taken = [name for name in ("version", "base", "as_of", "hide") if getattr(self, name)]
+        if taken:
+            raise ValueError(f"a variant takes no {', '.join(taken)}: it has the version of what it is a variant of")
+        return self
+
     @model_validator(mode="after")
     def _real_or_simulated(self) -> _KernelModel:
+        if self.variant_of is not None:
+            return self
         if self.base is None:
             if self.as_of is not None or self.hide:
                 raise ValueError("as_of and hide need a base: the kernel that is booted and of which something is hidden")
@@ -145,7 +185,11 @@ class _KernelModel(Strict):
             return self
         if self.as_of is None and not self.hide:
             raise ValueError("a kernel with a base needs as_of or hide: what is simulated")
-        own = [name for name in ("version", "features", "config", "cmdline", "memory", "sources") if getattr(self, name)]
+        own = [
+            name
+            for name in ("version", "features", "config", "cmdline", "memory", "sources", "build", "cgroup")
+            if getattr(self, name)
+        ]
         if own:
             raise ValueError(f"a simulated kernel takes {', '.join(own)} from its base")
         return self
@@ -217,11 +261,23 @@ class Kernel:
     declared_in: str = "kernels.toml"
     simulation: Simulation | None = None
     """Where this kernel is not booted itself, but its base with something hidden."""
+    variant_of: Kernel | None = None
+    """The kernel that this one is, built or set up differently."""
+    build: tuple[str, ...] = ()
+    """The variants that it is built as: names of BUILD_VARIANTS."""
+    variation: _KernelModel | None = field(default=None, repr=False, compare=False)
+    """What kernels.toml says of a variant."""
 
     @property
     def real(self) -> Kernel:
         """The kernel that is booted: itself, or the base of a simulated one."""
         return self.simulation.base if self.simulation else self
+
+    @property
+    def image_of(self) -> Kernel:
+        """The kernel whose image is booted: of one that is only set up differently, the one it is a variant of."""
+        real = self.real
+        return real.variant_of.image_of if real.variant_of is not None and not real.build else real
 
     def features(self, arch: Arch) -> frozenset[str]:
         """The declared features on `arch`: the overrides, and for the rest what version, config and arch imply.
@@ -279,6 +335,14 @@ class Matrix:
     lock: Lock | None = None
     """What the kernels are held to, where there is a kernels.lock."""
 
+    def variant(self, name: str) -> Kernel | None:
+        """The kernel that a name such as 5.4-nobtf means without standing in kernels.toml: 5.4 built as that variant."""
+        for base in self.kernels.values():
+            for variant in BUILD_VARIANTS:
+                if name == f"{base.name}-{variant}" and base.simulation is None and base.variant_of is None:
+                    return _vary(base, name, _KernelModel(variant_of=base.name, build=(variant,)), base.declared_in)
+        return None
+
     def select(self, expression: str, *, where: str = "--kernels") -> tuple[Kernel, ...]:
         """The kernels that `expression` means, in the matrix's order.
 
@@ -289,8 +353,9 @@ class Matrix:
         terms = [term for term in (t.strip() for t in expression.split(",")) if term]
         if not terms:
             raise InputError("no kernel given", where=where, fix=self._choices())
-        chosen = {name for term in terms for name in self._term(term, where)}
-        return tuple(kernel for name, kernel in self.kernels.items() if name in chosen)
+        chosen = {name: None for term in terms for name in self._term(term, where)}
+        named = tuple(kernel for name, kernel in self.kernels.items() if name in chosen)
+        return (*named, *(self.kernel(name, where=where) for name in chosen if name not in self.kernels))
 
     def targets(self, kernels: str, arches: str, *, where: str = "--kernels") -> tuple[Target, ...]:
         """Every target of the kernels × arches selected by the two expressions."""
@@ -307,6 +372,8 @@ class Matrix:
     def kernel(self, name: str, *, where: str = "--kernels") -> Kernel:
         """The kernel of that name; raises InputError with the nearest names."""
         if name not in self.kernels:
+            if (variant := self.variant(name)) is not None:
+                return variant
             known = [*self.kernels, *self.sets, "all"]
             raise InputError(f"unknown kernel {name!r}{did_you_mean(name, known)}", where=where, fix=self._choices())
         return self.kernels[name]
@@ -376,12 +443,17 @@ def parse(data: object, *, where: str, base: Matrix | None = None) -> Matrix:
     model = validate(_FileModel, data, where=where)
     kernels = dict(base.kernels) if base and model.extends else {}
     for name, entry in model.kernels.items():
-        if entry.base is None:
+        if entry.base is None and entry.variant_of is None:
             kernels[name] = _kernel(name, entry, where)
+    for name, entry in model.kernels.items():
+        if entry.variant_of is not None:
+            kernels[name] = _variant(name, entry, entry.variant_of, kernels, model.kernels, where)
     for name, entry in model.kernels.items():
         if entry.base is not None:
             kernels[name] = _simulated(name, entry, entry.base, kernels, model.kernels, where)
     for name, kernel in kernels.items():
+        if kernel.variant_of is not None and kernel.variation is not None:  # what it is a variant of may have been replaced
+            kernels[name] = _vary(kernels[kernel.variant_of.name], name, kernel.variation, kernel.declared_in)
         if kernel.simulation is not None and kernel.simulation.base.name in kernels:  # its base may have been replaced
             base_now = kernels[kernel.simulation.base.name]
             kernels[name] = _on(kernel, replace(kernel.simulation, base=base_now))
@@ -409,8 +481,57 @@ def _kernel(name: str, entry: _KernelModel, where: str) -> Kernel:
         memory_mib=entry.memory,
         declared_in=where,
     )
+    if entry.build or entry.cgroup:
+        raise InputError(
+            "build and cgroup are a variant's",
+            where=f'{where}: kernels."{name}"',
+            fix=f'keep {name!r} plain, and add [kernels."{name}-…"] with variant_of = "{name}"',
+        )
     _check_status(kernel, entry, where)
     return kernel
+
+
+def _variant(
+    name: str, entry: _KernelModel, of: str, kernels: Mapping[str, Kernel], given: Mapping[str, _KernelModel], where: str
+) -> Kernel:
+    place = f'{where}: kernels."{name}".variant_of'
+    plain = [known for known, kernel in kernels.items() if kernel.simulation is None and kernel.variant_of is None]
+    if of in given and (given[of].variant_of or given[of].base):
+        raise InputError(f"{of!r} is itself a variant or simulated", where=place, fix=f"name a plain kernel: {', '.join(plain)}")
+    if of not in plain:
+        raise InputError(f"unknown kernel {of!r}{did_you_mean(of, plain)}", where=place, fix=f"known kernels: {', '.join(plain)}")
+    kernel = _vary(kernels[of], name, entry, where)
+    _check_status(kernel, entry, where)
+    return kernel
+
+
+def _vary(of: Kernel, name: str, entry: _KernelModel, where: str) -> Kernel:
+    """`of`, built or set up as `entry` says: what it declares otherwise follows from that, and is not taken over."""
+    config = {option: on for variant in entry.build for option, on in BUILD_VARIANTS[variant].items()} | entry.config
+    overrides = {
+        feature: given for feature, given in of.overrides.items() if not set(FEATURES[feature].config) & set(config)
+    } | entry.features
+    if entry.cgroup == "v1":
+        overrides |= {"cgroup_v2": entry.features.get("cgroup_v2", False)}
+    sources = of.sources
+    if entry.sources:
+        sources = tuple(_source(source, f'{where}: kernels."{name}".sources') for source in entry.sources)
+    elif entry.build:
+        sources = tuple(source for source in of.sources if source.kind in BUILDING) or (SourceSpec("build"),)
+    return replace(
+        of,
+        name=name,
+        summary=entry.summary or f"{of.name} as {', '.join(entry.build)}",
+        sources=sources,
+        overrides=overrides,
+        config={**of.config, **config},
+        cmdline=(*of.cmdline, *entry.cmdline, *(_CGROUP_V1 if entry.cgroup == "v1" else ())),
+        memory_mib=entry.memory or of.memory_mib,
+        declared_in=where,
+        variant_of=of,
+        build=entry.build,
+        variation=entry,
+    )
 
 
 def _parse_version(text: str) -> Version:

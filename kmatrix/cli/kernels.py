@@ -14,7 +14,7 @@ from kmatrix import config, kernels
 from kmatrix.errors import InfraError, InputError, KmatrixError
 from kmatrix.kernels import build, imported
 from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
-from kmatrix.matrix import DEFAULT_SET, Arch, Matrix, Target, parse_arch, parse_arches
+from kmatrix.matrix import BUILD_VARIANTS, DEFAULT_SET, Arch, Matrix, Target, parse_arch, parse_arches
 from kmatrix.progress import Terminal
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -56,6 +56,11 @@ def list_kernels(arch: str, kernels_file: Path | None, as_json: bool) -> None:
             here = row["release"] if row["present"] else "-"
             btf = "yes" if "btf" in matrix.kernel(row["kernel"]).features(row["arch"]) else "no"
             table.append([f"~{row['kernel']}", row["arch"], here, btf, "-", f"simulated: {row['simulated']}"])
+        elif row.get("set_up"):
+            here = row["release"] if row["present"] else "-"
+            table.append(
+                [row["kernel"], row["arch"], here, "-", "-", f"as {matrix.kernel(row['kernel']).image_of.name}, {row['set_up']}"]
+            )
         elif row["present"]:
             btf = {True: "yes", False: "no", None: "?"}[row["btf"]]
             table.append([row["kernel"], row["arch"], row["release"], btf, _size(row["size"]), _origin(row["source"])])
@@ -146,6 +151,9 @@ def import_kernel(
 @click.option(
     "--fragment", "fragments", type=_PATH, multiple=True, help="A configuration fragment on top of kmatrix's own (repeat)."
 )
+@click.option(
+    "--variant", type=click.Choice(list(BUILD_VARIANTS)), help="Build KERNEL as this variant: a kernel of its own, KERNEL-VARIANT."
+)
 @click.option("--jobs", "-j", type=click.IntRange(min=1), help="Compilers at once (default: one per CPU).")
 @_REPLACE
 @_KERNELS_FILE
@@ -155,6 +163,7 @@ def build_kernel(
     arch: str,
     tree: Path | None,
     fragments: tuple[Path, ...],
+    variant: str | None,
     jobs: int | None,
     replace: bool,
     kernels_file: Path | None,
@@ -164,7 +173,14 @@ def build_kernel(
 
     Every option asked for is checked after the kernel's own configuration is made: one silently dropped is an error.
     """
-    target = _one(config.load_matrix(file=kernels_file), kernel, arch)
+    matrix = config.load_matrix(file=kernels_file)
+    if variant is not None and (found := matrix.kernels.get(f"{kernel}-{variant}")) is not None and not found.build:
+        raise InputError(
+            f"is no kernel built as {variant}",
+            where=f'{found.declared_in}: kernels."{found.name}"',
+            fix=f'name one in your kernels.toml (variant_of = "{kernel}", build = ["{variant}"]) and build that',
+        )
+    target = _one(matrix, kernel if variant is None else f"{kernel}-{variant}", arch)
     tree = tree or build.declared_tree(target.kernel, target.arch)
     if tree is None:
         raise InputError("which source tree?", where=str(target), fix=f"kmatrix kernels build {kernel} --arch {arch} --tree DIR")
@@ -237,8 +253,8 @@ def named_targets(matrix: Matrix, terms: Iterable[str], arch: str) -> list[Targe
 
 
 def real_targets(targets: Iterable[Target]) -> list[Target]:
-    """What is booted for them: a simulated kernel's base, each once."""
-    return list({(t.kernel.real.name, t.arch): Target(t.kernel.real, t.arch) for t in targets}.values())
+    """Whose images are booted for them: a simulated kernel's base, what a variant only sets up differently; each once."""
+    return list({(t.kernel.image_of.name, t.arch): Target(t.kernel.image_of, t.arch) for t in targets}.values())
 
 
 def _one(matrix: Matrix, kernel: str, arch: str) -> Target:
@@ -246,6 +262,12 @@ def _one(matrix: Matrix, kernel: str, arch: str) -> Target:
     if found.simulation is not None:
         raise InputError(
             f"is simulated ({found.simulation}) and has no image of its own", where=kernel, fix=f"use {found.real.name}"
+        )
+    if found.image_of is not found:
+        raise InputError(
+            f"is {found.image_of.name}, set up differently, and has no image of its own",
+            where=kernel,
+            fix=f"use {found.image_of.name}",
         )
     return Target(found, parse_arch(arch))
 
@@ -300,8 +322,9 @@ def _print_entries(entries: list[tuple[str, Arch, KernelEntry]]) -> None:
 def _row(name: Name, matrix: Matrix, store: KernelStore) -> dict[str, Any]:
     """One kernel × arch for `list`: the entry, or why there is none and how to get it."""
     kernel, arch = name
-    if kernel in matrix.kernels and (simulation := matrix.kernel(kernel).simulation) is not None:
-        return _row((simulation.base.name, arch), matrix, store) | {"kernel": kernel, "simulated": str(simulation)}
+    if kernel in matrix.kernels and (image := (found := matrix.kernel(kernel)).image_of) is not found:
+        told = {"simulated": str(found.simulation)} if found.simulation is not None else {"set_up": " ".join(found.cmdline)}
+        return _row((image.name, arch), matrix, store) | {"kernel": kernel} | told
     try:
         entry = store.find(kernel, arch)
     except InfraError as error:

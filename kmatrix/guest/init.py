@@ -35,6 +35,8 @@ RB_POWER_OFF = 0x4321FEDC
 RNDADDENTROPY = 0x40085203
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
+CGROUPS = "/sys/fs/cgroup"
+
 # (what, where, type, flags, options). The root is read-only and shared by all VMs, so what is written to is a tmpfs.
 NEEDED = (
     ("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, "mode=755"),  # not every kernel has CONFIG_DEVTMPFS_MOUNT
@@ -52,8 +54,15 @@ WANTED = (
     ("bpf", "/sys/fs/bpf", "bpf", PSEUDO, "mode=700"),
     ("debugfs", "/sys/kernel/debug", "debugfs", PSEUDO, ""),
     ("tracefs", "/sys/kernel/tracing", "tracefs", PSEUDO, ""),
-    ("cgroup2", "/sys/fs/cgroup", "cgroup2", PSEUDO, ""),  # since 4.5
+    ("cgroup2", CGROUPS, "cgroup2", PSEUDO, ""),  # since 4.5
 )
+# The parameter by which systemd(1) is told not to use version 2 of cgroups: the same here.
+LEGACY_CGROUPS = (
+    "systemd.unified_cgroup_hierarchy=0",
+    "systemd.unified_cgroup_hierarchy=no",
+    "systemd.unified_cgroup_hierarchy=false",
+)
+TOGETHER = ("cpu,cpuacct", "net_cls,net_prio")  # controllers that systemd mounts as one hierarchy
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -80,7 +89,11 @@ def mount_all() -> None:
     for what, where, kind, flags, options in NEEDED:
         if error := mount(what, where, kind, flags, options):
             raise Fatal(f"cannot mount {kind} on {where}: {os.strerror(error)}")
+    legacy = legacy_cgroups()
     for what, where, kind, flags, options in WANTED:
+        if kind == "cgroup2" and legacy:
+            mount_legacy_cgroups()
+            continue
         if where.startswith("/dev/"):
             os.makedirs(where, exist_ok=True)
         if os.path.isdir(where):
@@ -90,6 +103,27 @@ def mount_all() -> None:
     for path, mode in (("/run/kmatrix", 0o700), ("/run/sshd", 0o755), ("/run/lock", 0o1777)):
         os.makedirs(path, exist_ok=True)
         os.chmod(path, mode)
+
+
+def legacy_cgroups() -> bool:
+    """Whether the kernel's command line asks for cgroups of version 1."""
+    with open("/proc/cmdline") as cmdline:
+        return any(word in LEGACY_CGROUPS for word in cmdline.read().split())
+
+
+def mount_legacy_cgroups() -> None:
+    """Every controller in a hierarchy of version 1 as a host of such days has them, the named one of systemd's, and no version 2."""
+    mount("tmpfs", CGROUPS, "tmpfs", PSEUDO, "mode=755")
+    with open("/proc/cgroups") as table:
+        rows = [line.split() for line in table if not line.startswith("#")]
+    there = [row[0] for row in rows if row[3] == "1"]
+    groups = [group for group in TOGETHER if all(name in there for name in group.split(","))]
+    groups += [name for name in there if not any(name in group.split(",") for group in groups)]
+    for group in groups:
+        os.makedirs(f"{CGROUPS}/{group}", exist_ok=True)
+        mount("cgroup", f"{CGROUPS}/{group}", "cgroup", PSEUDO, group)
+    os.makedirs(f"{CGROUPS}/systemd", exist_ok=True)
+    mount("cgroup", f"{CGROUPS}/systemd", "cgroup", PSEUDO, "none,name=systemd")
 
 
 def take_console() -> None:

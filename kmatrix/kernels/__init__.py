@@ -82,7 +82,7 @@ def obtain(
     where one of them was more than unavailable (a bad signature). A full disk or a damaged entry ends it at once. With `replace` it is
     fetched anew. With `lock` it is the one that the lock holds it to, or an error: InputError where the lock does not have it.
     """
-    kernel = kernel.real
+    kernel = kernel.image_of
     locked = lock.held(kernel.name, arch) if lock is not None else None
     if not replace and (entry := _find(kernel, arch, store, locked)) is not None:
         return entry
@@ -229,7 +229,7 @@ def same_series(kernel: Kernel, staged: StagedKernel) -> StagedKernel:
 
 def hints(kernel: Kernel, arch: Arch) -> list[str]:
     """The commands that get the kernel, one a source; `import` for one that has no source."""
-    kernel, known = kernel.real, sources()
+    kernel, known = kernel.image_of, sources()
     commands = [known[spec.kind].hint(spec, kernel, arch) for spec in kernel.sources_for(arch)]
     return commands or [f"kmatrix kernels import {kernel.name} --arch {arch} --image FILE"]
 
@@ -238,9 +238,9 @@ def availability(kernel: Kernel, arch: Arch, store: KernelStore, *, asked: bool 
     """None when the kernel is in the store or a source can fetch it; else why it cannot be had, and the command. No network is used.
 
     A source that builds or that nobody has tried counts only where the kernel was `asked` for by name. A simulated kernel is had where its
-    base is. With `lock` it is the kernel that the lock holds it to.
+    base is, one that is only set up differently where what it is a variant of is. With `lock` it is the kernel that the lock holds it to.
     """
-    kernel = kernel.real
+    kernel = kernel.image_of
     try:
         locked = lock.held(kernel.name, arch) if lock is not None else None
         if _find(kernel, arch, store, locked) is not None:

@@ -21,20 +21,51 @@ from pathlib import Path
 from kmatrix import paths
 from kmatrix.arch import ARCHES, INFO, Arch, host_arch
 from kmatrix.errors import InfraError, InputError, Unavailable
+from kmatrix.features import Version
 from kmatrix.kernels import imported, package
 from kmatrix.kernels.store import StagedKernel
 from kmatrix.matrix import Kernel, SourceSpec
 from kmatrix.progress import Reporter, Step
 
 FRAGMENTS = Path(__file__).resolve().parent / "config"
-"""The shipped fragments, one a purpose; all of them are used, in the order of their names."""
+"""The shipped fragments, one a purpose; all of them are used, in the order of their names. Those in variants/ only where asked for."""
 
-# 4.14's dtc defines a variable in a header, which gcc ≥ 10 refuses to link without -fcommon; -O2 is what HOSTCFLAGS replaces.
-_HOSTCFLAGS = "-fcommon -O2"
-# A compiler newer than the tree warns of thousands of things that nobody will change in it.
-_KCFLAGS = "-w"
-# The same tree and compiler give the same image, and ccache finds its way.
+
+@dataclass(frozen=True)
+class Fix:
+    """What an old tree needs to be built by a new compiler: words added to a variable of make's, and why."""
+
+    variable: str
+    words: str
+    until: Version
+    """The first release that needs it no more."""
+    why: str
+
+
+_ALWAYS: Version = (999, 0)
+FIXES = (
+    Fix("HOSTCFLAGS", "-O2", _ALWAYS, "what giving HOSTCFLAGS replaces"),
+    Fix(
+        "HOSTCFLAGS",
+        "-fcommon",
+        (5, 7),
+        "scripts/dtc defines yylloc in two objects, which gcc 10 and later refuse to link (e33a814e772c, scripts/dtc: Remove redundant YYLOC)",
+    ),
+    Fix("KCFLAGS", "-w", _ALWAYS, "a compiler newer than the tree warns of thousands of things that nobody will change in it"),
+)
+
+
+def make_variables(version: Version) -> dict[str, str]:
+    """The variables that FIXES asks for in a tree of `version`."""
+    chosen = [fix for fix in FIXES if version < fix.until]
+    return {name: " ".join(fix.words for fix in chosen if fix.variable == name) for name in {fix.variable for fix in chosen}}
+
+
+# The same tree and compiler give the same image; and ccache finds an object again wherever the tree and the output are: by paths relative
+# to the output, which stands beside the tree or far from it, but in one way each time.
 _REPRODUCIBLE = {
+    "CCACHE_BASEDIR": "/",
+    "CCACHE_NOHASHDIR": "1",
     "KBUILD_BUILD_TIMESTAMP": "Sun Sep  9 01:46:40 UTC 2001",
     "KBUILD_BUILD_USER": "kmatrix",
     "KBUILD_BUILD_HOST": "kmatrix",
@@ -52,7 +83,11 @@ class BuildSource:
 
     def hint(self, spec: SourceSpec, kernel: Kernel, arch: Arch) -> str:
         """The command that gets this kernel."""
-        return f"kmatrix kernels build {kernel.name} --arch {arch} --tree {spec.options.get('tree', 'DIR')}"
+        if kernel.variant_of is not None and kernel.name == f"{kernel.variant_of.name}-{'-'.join(kernel.build)}":
+            name = f"{kernel.variant_of.name} --variant {kernel.build[0]}"
+        else:
+            name = kernel.name
+        return f"kmatrix kernels build {name} --arch {arch} --tree {spec.options.get('tree', 'DIR')}"
 
     def stage(self, spec: SourceSpec, kernel: Kernel, arch: Arch, into: Path, reporter: Reporter) -> StagedKernel:  # noqa: ARG002
         """Raises Unavailable: see `hint`."""
@@ -67,6 +102,10 @@ class Recipe:
     arch: Arch
     fragments: tuple[Path, ...] = ()
     jobs: int | None = None
+    variants: tuple[str, ...] = ()
+    """Names of matrix.BUILD_VARIANTS, in this order between the shipped fragments and the user's."""
+    out: Path | None = None
+    """Where the build's files are kept, so that the next build of the same tree compiles only what has changed; None: they go."""
 
 
 def declared_tree(kernel: Kernel, arch: Arch) -> Path | None:
@@ -174,6 +213,7 @@ def stage(recipe: Recipe, kernel: Kernel, into: Path, reporter: Reporter) -> Sta
     Raises InputError when the tree is none, is another version than `kernel`, or drops an option asked for; InfraError when a tool is
     missing or the build fails (its log is kept).
     """
+    recipe = replace(recipe, variants=tuple(dict.fromkeys((*kernel.build, *recipe.variants))))
     version = tree_version(recipe.tree)
     package.check_series(kernel, version)
     label = f"{kernel.name}-{recipe.arch}"
@@ -182,10 +222,10 @@ def stage(recipe: Recipe, kernel: Kernel, into: Path, reporter: Reporter) -> Sta
             "has been built in, which forbids building elsewhere", where=str(recipe.tree), fix=f"make -C {recipe.tree} mrproper"
         )
     options = fragment_options(recipe)
-    out = into.parent / "build"
-    out.mkdir()
+    out = recipe.out or into.parent / "build"
+    out.mkdir(parents=True, exist_ok=recipe.out is not None)
     log = paths.cache_dir("builds") / f"{label}.log"
-    make = _Make(recipe, out, log)
+    make = _Make(recipe, kernel.version, out, log)
     with reporter.step(f"{label}: configuring {version}"):
         unknown = _configure(recipe, make, options)
     config = parse_config((out / ".config").read_text())
@@ -209,6 +249,7 @@ def stage(recipe: Recipe, kernel: Kernel, into: Path, reporter: Reporter) -> Sta
         "version": version,
         "compiler": make.compiler_version(),
         "fragments": [str(path) for path in recipe.fragments],
+        "variants": list(recipe.variants),
         "unknown": [option.name for option in unknown],
     }
     notes = [f"this tree has no {', '.join(option.name for option in unknown)}"] if unknown else []
@@ -216,8 +257,9 @@ def stage(recipe: Recipe, kernel: Kernel, into: Path, reporter: Reporter) -> Sta
 
 
 def fragment_options(recipe: Recipe) -> list[Option]:
-    """The options asked for: the shipped fragments' (but for the other arch's), then the user's."""
+    """The options asked for: the shipped fragments' (but for the other arch's), then the variants', then the user's."""
     shipped = [path for path in sorted(FRAGMENTS.glob("*.config")) if path.stem not in ARCHES or path.stem == recipe.arch]
+    shipped += [FRAGMENTS / "variants" / f"{name}.config" for name in recipe.variants]
     options = []
     for path in (*shipped, *recipe.fragments):
         try:
@@ -254,7 +296,7 @@ def _configure(recipe: Recipe, make: _Make, options: Sequence[Option]) -> tuple[
 class _Make:
     """The kernel's make, with one arch's compiler, an output folder and a log."""
 
-    def __init__(self, recipe: Recipe, out: Path, log: Path) -> None:
+    def __init__(self, recipe: Recipe, version: Version, out: Path, log: Path) -> None:
         self.out = out
         self._log = log
         log.write_text("")
@@ -266,7 +308,7 @@ class _Make:
         self._command = ["make", "-C", str(recipe.tree), f"O={out}", f"-j{recipe.jobs or os.cpu_count() or 1}"]
         self._command += [f"ARCH={info.kbuild}", f"CROSS_COMPILE={prefix}", f"CC={ccache}{self._gcc}", f"HOSTCC={ccache}gcc"]
         # An empty LOCALVERSION keeps a git tree's "+" out of the release.
-        self._command += [f"HOSTCFLAGS={_HOSTCFLAGS}", f"KCFLAGS={_KCFLAGS}", "LOCALVERSION="]
+        self._command += [*(f"{name}={value}" for name, value in sorted(make_variables(version).items())), "LOCALVERSION="]
 
     def compiler_version(self) -> str:
         """What the compiler says of itself."""

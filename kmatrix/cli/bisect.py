@@ -1,0 +1,104 @@
+"""`kmatrix bisect`: the first kernel on which a collector behaves otherwise."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from kmatrix import bisect, config
+from kmatrix.arch import ARCHES, host_arch, parse_arch
+from kmatrix.bisect import Found, Outcome, Recipe, Search
+from kmatrix.cli import options
+from kmatrix.errors import InputError
+from kmatrix.matrix import BUILD_VARIANTS
+from kmatrix.plugin import DEFAULT_DIRECTORY
+from kmatrix.progress import Terminal
+from kmatrix.report import result
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("bisect")
+@click.argument("collector", type=_PATH)
+@click.option("--good", required=True, metavar="KERNEL_OR_REF", help="Where it behaves as it should: 5.15, or a commit of --tree.")
+@click.option("--bad", required=True, metavar="KERNEL_OR_REF", help="Where it does not.")
+@click.option("--arch", metavar="ARCH", help="x86_64 or arm64 (default: this host's).")
+@click.option("--tree", type=_PATH, help="A git clone of the kernel (left untouched): walk its commits, and build each.")
+@click.option("--fragment", "fragments", type=_PATH, multiple=True, help="With --tree: a configuration fragment of yours (repeat).")
+@click.option(
+    "--variant", "variants", type=click.Choice(list(BUILD_VARIANTS)), multiple=True, help="With --tree: build as this variant."
+)
+@click.option("--jobs", "-j", type=click.IntRange(min=1), help="With --tree: compilers at once (default: one per CPU).")
+@click.option("--reset", is_flag=True, help="Forget what an earlier search for this collector found out.")
+@options.ACCEL
+@options.COLD
+@click.option("--kmatrix-dir", type=_PATH, default=DEFAULT_DIRECTORY, show_default=True, help="Where records and the state go.")
+@options.KERNELS_FILE
+@options.JSON
+def command(
+    collector: Path,
+    good: str,
+    bad: str,
+    arch: str | None,
+    tree: Path | None,
+    fragments: tuple[Path, ...],
+    variants: tuple[str, ...],
+    jobs: int | None,
+    reset: bool,
+    accel: str,
+    cold: bool,
+    kmatrix_dir: Path,
+    kernels_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Find the first kernel, from --good on towards --bad, on which COLLECTOR behaves otherwise than on the good one.
+
+    \b
+    kmatrix bisect collectors/openat --good 5.15 --bad 6.1 --arch arm64
+    kmatrix bisect collectors/openat --tree ~/linux --good v6.0 --bad v6.1
+
+    Over the releases of the matrix that can be had, or over the commits of a git tree. Interrupted, it goes on where it was.
+    """
+    found = config.find_collector(collector)
+    chosen = parse_arch(arch) if arch is not None else host_arch() or ARCHES[0]
+    directory = kmatrix_dir.resolve()
+    result.check_directory(directory)
+    if tree is None and (fragments or variants or jobs):
+        raise InputError("--fragment, --variant and --jobs go with --tree", where="bisect", fix="leave them out")
+    search = Search(found, chosen, directory, accel, cold, Terminal(), lambda text: click.echo(text, err=as_json))
+    if reset:
+        if tree is not None:
+            bisect.reset_commits(search, tree)
+        search.reset()
+    if tree is not None:
+        end = bisect.commits(search, Recipe(tree, fragments, variants, jobs), good, bad)
+    else:
+        matrix = config.load_matrix(file=kernels_file)
+        end = bisect.releases(search, matrix, good, bad, kernels_file)
+    if as_json:
+        click.echo(json.dumps(asdict(end), indent=1))
+    else:
+        _print(end)
+
+
+def _print(end: Found) -> None:
+    click.echo()
+    if end.between:
+        click.echo(f"the first bad kernel is {end.bad.title}, or one of these, of which nothing is known:")
+        for outcome in end.between:
+            click.echo(f"  {outcome.title}: {outcome.shown}")
+    else:
+        click.echo(f"the first bad kernel is {end.bad.title}")
+    for name, outcome in (("good", end.good), ("bad", end.bad)):
+        _neighbour(name, outcome)
+
+
+def _neighbour(name: str, outcome: Outcome) -> None:
+    click.echo(f"\n{name:4}  {outcome.title}: {outcome.shown}")
+    if outcome.reason:
+        click.echo(f"      {outcome.reason}")
+    click.echo(f"      record     {outcome.record}")
+    click.echo(f"      reproduce  {outcome.reproduce}")

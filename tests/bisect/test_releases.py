@@ -1,0 +1,128 @@
+"""`kmatrix bisect` over booted releases: an fentry collector on arm64, which has fentry only in the newest of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cells.broken import compile_object
+
+MANIFEST = """
+schema = 1
+[collector]
+name = "fentry"
+timeout = 2.0
+[[variant]]
+name = "only"
+behaviour = "full"
+object = "fentry"
+needs = ["fentry"]
+transport = "ringbuf"
+buffer = "events"
+[[program]]
+name = "enter"
+hook = "fentry/do_sys_openat2"
+[trigger]
+kind = "open"
+[[event]]
+name = "open"
+match = { tgid = "known.tgid" }
+[[event.field]]
+name = "tgid"
+type = "u32"
+"""
+
+KERNELS = """
+schema = 1
+extends = false
+[kernels.a]
+version = "5.10"
+features = { lsm = false }
+sources = [{ kind = "debian", suite = "bullseye", series = "5.10" }]
+[kernels.b]
+version = "6.1"
+config = { FPROBE = false }
+sources = [{ kind = "debian", suite = "bookworm", series = "6.1" }]
+[kernels.nobody-has]
+version = "6.6"
+sources = [{ kind = "import" }]
+[kernels.c]
+version = "6.12"
+sources = [{ kind = "debian", suite = "trixie", series = "6.12" }]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, need: Callable[[str], None]) -> Path:
+    """The kernels of the store under other names, so that the line has a kernel that is not there."""
+    for kernel in ("5.10", "6.1", "6.12"):
+        need(f"{kernel}-arm64")
+    if shutil.which("clang") is None:
+        pytest.skip("clang is needed (apt-get install clang)")
+    (tmp_path / "collector.toml").write_text(MANIFEST)
+    (tmp_path / "kernels.toml").write_text(KERNELS)
+    for arch in ("x86", "arm64"):
+        compile_object(tmp_path / f"fentry_{arch}_bpfel.o", arch, source=Path(__file__).with_name("fentry.bpf.c"))
+    return tmp_path
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from kmatrix.cli import main; main()", "bisect", ".", "--arch", "arm64", *arguments]
+
+
+def bisect(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, check=False, timeout=600)
+
+
+def test_the_first_release_that_changes_it(folder: Path) -> None:
+    process = subprocess.Popen(command("--good=a", "--bad=c"), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    state = folder / ".kmatrix/bisect/fentry@arm64/state.json"
+    while not state.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    first = folder / ".kmatrix/cells/fentry@a-arm64.json"
+    assert list(json.loads(state.read_text())["outcomes"]) == ["a"]
+    run_at = first.stat().st_mtime_ns
+
+    done = bisect(folder, "--good=a", "--bad=c")
+    assert done.returncode == 0, done.stderr
+    assert first.stat().st_mtime_ns == run_at  # gone on with, not begun again
+    assert "good  a-arm64: refusal" in done.stdout
+    assert "bad   c-arm64: full" in done.stdout
+    assert "skip  nobody-has-arm64: skipped: is not in the kernel store" in done.stdout
+    assert "the first bad kernel is c-arm64, or one of these" in done.stdout
+    assert "good  b-arm64: refusal" in done.stdout.split("the first bad kernel")[1]
+    assert "--kernels=c --arch=arm64" in done.stdout
+
+    again = bisect(folder, "--good=a", "--bad=c", "--json")
+    end = json.loads(again.stdout)
+    assert (end["good"]["kernel"], end["bad"]["kernel"]) == ("b", "c")
+    assert [outcome["kernel"] for outcome in end["between"]] == ["nobody-has"]
+    assert "fentry[" not in again.stderr  # no cell ran
+    assert json.loads(Path(end["bad"]["record"]).read_text())["observed"] == "full"
+
+    other = bisect(folder, "--good=b", "--bad=c")
+    assert other.returncode == 2
+    assert "--reset" in other.stderr
+    backwards = bisect(folder, "--good=c", "--bad=a", "--reset", "--json")
+    end = json.loads(backwards.stdout)
+    assert (end["good"]["kernel"], end["bad"]["kernel"]) == ("c", "b")
+
+
+def test_ends_that_say_nothing(folder: Path) -> None:
+    alike = bisect(folder, "--good=a", "--bad=b")
+    assert alike.returncode == 2
+    assert "behaves the same on both ends: refusal" in alike.stderr
+    missing = bisect(folder, "--good=a", "--bad=nobody-has", "--reset")
+    assert missing.returncode == 3
+    assert "kernels import nobody-has" in missing.stderr
