@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kmatrix import cell, config, kernels, paths
+from kmatrix import cell, config, kernels, lease, paths
 from kmatrix.arch import Arch
 from kmatrix.collector import Collector
 from kmatrix.errors import InfraError, InputError, KmatrixError
@@ -288,6 +288,7 @@ def commits(search: Search, recipe: Recipe, good: str, bad: str) -> Found:
     if not state.outcomes:
         shutil.rmtree(work, ignore_errors=True)
     git = _Clone(work, recipe.tree)
+    lease.hold(work)
     declared: dict[str, str] = {}
 
     def attempt(commit: str) -> Outcome:

@@ -29,7 +29,7 @@ from urllib.parse import unquote
 import filelock
 from pydantic import Field
 
-from kmatrix import apt, config, ext4, paths
+from kmatrix import apt, config, ext4, lease, paths
 from kmatrix.arch import INFO, Arch, host_arch
 from kmatrix.errors import InfraError, InputError, Unavailable
 from kmatrix.progress import Reporter
@@ -211,8 +211,10 @@ class ImageStore:
 
 
 def obtain(arch: Arch, *, reporter: Reporter, mirrors: Mapping[str, str] | None = None) -> GuestImage:
-    """The guest image for `arch`, from the cache or built now. Raises InfraError."""
-    return ImageStore().obtain(arch, reporter=reporter, mirrors=mirrors)
+    """The guest image for `arch`, from the cache or built now; in use by this process from now on. Raises InfraError."""
+    image = ImageStore().obtain(arch, reporter=reporter, mirrors=mirrors)
+    lease.hold(image.folder)
+    return image
 
 
 def obtain_all(

@@ -11,7 +11,7 @@ import sys
 import click
 
 from kmatrix import __version__, download
-from kmatrix.cli import bisect, doctor, features, guest, lint, lock, prepare, run
+from kmatrix.cli import bisect, doctor, features, gc, guest, lint, lock, prepare, run
 from kmatrix.cli.images import group as images
 from kmatrix.cli.kernels import group as kernels
 from kmatrix.errors import InputError, KmatrixError
@@ -35,6 +35,7 @@ cli.add_command(guest.execute)
 cli.add_command(bisect.command)
 cli.add_command(prepare.command)
 kernels.add_command(lock.command)
+kernels.add_command(gc.command)
 cli.add_command(kernels)
 cli.add_command(images)
 cli.add_command(features.command)

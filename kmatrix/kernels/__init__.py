@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from kmatrix import download
+from kmatrix import download, lease
 from kmatrix.arch import Arch
 from kmatrix.errors import InfraError, InputError, KmatrixError, Unavailable
 from kmatrix.kernels.build import BuildSource
@@ -85,6 +85,7 @@ def obtain(
     kernel = kernel.image_of
     locked = lock.held(kernel.name, arch) if lock is not None else None
     if not replace and (entry := _find(kernel, arch, store, locked)) is not None:
+        lease.hold(entry.path)
         return entry
     known = sources(mirrors)
     download.use_mirrors(mirrors or {})
@@ -113,7 +114,9 @@ def obtain(
         free = locked is None or replace or store.find(kernel.name, arch) is None
         name = kernel.name if free or locked is None else f"{kernel.name}.{locked.digest[:12]}"
         try:
-            return store.add(name, arch, stage, replace=replace, accept=accept, reporter=reporter)
+            entry = store.add(name, arch, stage, replace=replace, accept=accept, reporter=reporter)
+            lease.hold(entry.path)
+            return entry
         except StoreError:
             raise
         except KmatrixError as error:

@@ -130,6 +130,11 @@ class KernelStore:
         """Every name × arch in the store with its entry. Raises InfraError on a damaged one (see `find`)."""
         return [(name, arch, entry) for name, arch in self.refs() if (entry := self.find(name, arch)) is not None]
 
+    def folder(self, name: str, arch: Arch) -> Path | None:
+        """Where the files of `name` × `arch` are, sound or not; None where there is no such name."""
+        digest = self._ref_digest(name, arch)
+        return self.root / digest if digest is not None else None
+
     def find_content(self, content: str, arch: Arch) -> KernelEntry | None:
         """A sound entry with that `KernelEntry.content`, under whatever name."""
         for name, each in self.refs():

@@ -81,18 +81,16 @@ def test_state_is_of_one_question(tmp_path: Path) -> None:
 def repository(tmp_path: Path) -> tuple[Path, list[str]]:
     """Thirty commits; returns them from the oldest to the newest."""
     tree = tmp_path / "tree"
-    tree.mkdir()
-
-    def git(*arguments: str) -> str:
-        identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-        return subprocess.run(["git", "-C", tree, *identity, *arguments], check=True, capture_output=True, text=True).stdout
-
-    git("init", "--quiet")
+    stream = b""
     for number in range(30):
-        (tree / "number").write_text(str(number))
-        git("add", "number")
-        git("commit", "--quiet", "-m", f"number {number}")
-    return tree, git("rev-list", "--reverse", "HEAD").split()
+        text = str(number).encode()
+        stream += b"commit refs/heads/main\nmark :%d\ncommitter t <t@example.org> %d +0000\n" % (number + 1, 10**9 + number)
+        stream += b"data %d\nnumber %s\n" % (len(text) + 7, text) + (b"from :%d\n" % number if number else b"")
+        stream += b"M 644 inline number\ndata %d\n%s\n" % (len(text), text)
+    subprocess.run(["git", "init", "--quiet", "--initial-branch=main", tree], check=True)
+    subprocess.run(["git", "-C", tree, "fast-import", "--quiet"], input=stream, check=True)
+    listed = subprocess.run(["git", "-C", tree, "rev-list", "--reverse", "main"], check=True, capture_output=True, text=True)
+    return tree, listed.stdout.split()
 
 
 def walk(clone: bisect._Clone, commits: list[str], change: int, dead: set[int]) -> int:

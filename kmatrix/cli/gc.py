@@ -1,0 +1,40 @@
+"""`kmatrix kernels gc`: free the disk of what nobody needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kmatrix import config, gc
+from kmatrix.cli import options
+
+
+@click.command("gc")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option(
+    "--days", type=click.FloatRange(min=0), default=gc.DAYS, show_default=True, help="Keep what was used within DAYS days."
+)
+@options.KERNELS_FILE
+def command(dry_run: bool, days: float, kernels_file: Path | None) -> None:
+    """Remove kernels that no kernels.toml or kernels.lock in force refers to, old guest images, stale snapshots, and what was left half-done.
+
+    Only what was not used within --days, as the cache may be shared with other projects; and nothing that a running process uses.
+    """
+    matrix = config.load_matrix(file=kernels_file)
+    freed = 0
+    for item in gc.items(matrix, days):
+        if dry_run:
+            done = "would remove"
+        elif item.remove():
+            done = "removed"
+        else:
+            click.echo(f"in use    {item.name}")
+            continue
+        freed += item.size
+        click.echo(f"{done} {item.name}: {_mib(item.size)} ({item.why})")
+    click.echo(f"{_mib(freed)} {'would be freed' if dry_run else 'freed'}")
+
+
+def _mib(count: int) -> str:
+    return f"{count / (1 << 20):.0f} MiB"

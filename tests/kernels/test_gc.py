@@ -1,0 +1,119 @@
+"""`kmatrix kernels gc`: what goes, what stays, and that nothing in use goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kmatrix import config, gc, lease, lock, paths
+from kmatrix.kernels.store import KernelStore
+from kmatrix.lock import Lock
+from kmatrix.matrix import Matrix
+
+from .fabricate import leftovers, staged
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # conftest's own downloads: here all of the cache is the test's
+    monkeypatch.setenv("KMATRIX_CACHE", str(tmp_path / "cache"))
+
+
+def matrix(held: Lock | None = None) -> Matrix:
+    shipped = config.load_matrix()
+    return Matrix(shipped.kernels, shipped.sets, lock=held)
+
+
+def age(path: Path, days: float) -> None:
+    then = time.time() - days * 86400
+    os.utime(path, (then, then))
+
+
+def collect(matrix: Matrix, days: float = gc.DAYS) -> list[str]:
+    return [item.name for item in gc.items(matrix, days) if item.remove()]
+
+
+def test_kernels() -> None:
+    store = KernelStore()
+    for name in ("5.4", "5.4-nobtf", "old", "recent", "held"):
+        entry = store.add(name, "x86_64", lambda into, name=name: staged(into, "5.4.1", text=name))  # type: ignore[misc]
+        age(entry.path, 1 if name == "recent" else 10)
+        held = lock.record("x", "x86_64", release=entry.release, digest=entry.content, source=entry.source)
+    project = matrix(Lock(Path("kernels.lock"), {("x", "x86_64"): held}))
+    (item,) = gc.items(project)
+    assert item.name == "kernel old-x86_64"
+    assert item.size > 0
+    assert "10 days ago" in item.why
+    assert [name for name, _ in store.refs()] == ["5.4", "5.4-nobtf", "held", "old", "recent"]  # nothing is removed by looking
+    assert collect(project) == ["kernel old-x86_64"]
+    assert collect(matrix(), days=0) == ["kernel held-x86_64", "kernel recent-x86_64"]
+    assert [name for name, _ in store.refs()] == ["5.4", "5.4-nobtf"]
+    assert leftovers(store.root) == []
+
+
+def test_what_a_process_uses_stays() -> None:
+    store = KernelStore()
+    entry = store.add("mine", "arm64", lambda into: staged(into))
+    script = "import sys; from pathlib import Path; from kmatrix import lease\nlease.hold(Path(sys.argv[1])); print(1, flush=True); input()"
+    user = subprocess.Popen([sys.executable, "-c", script, entry.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert user.stdout is not None
+    assert user.stdout.readline()
+    assert collect(matrix(), days=0) == []
+    assert store.find("mine", "arm64") is not None
+    user.kill()
+    user.wait()
+    assert collect(matrix(), days=0) == ["kernel mine-arm64"]
+    assert not entry.path.exists()
+
+
+def test_snapshots_whose_kernel_is_gone() -> None:
+    kernel = KernelStore().add("5.4", "x86_64", lambda into: staged(into))
+    image = paths.cache_dir("images") / "x86_64-abc"
+    image.mkdir()
+    folders = {}
+    for name, digest in (("good", kernel.digest), ("orphan", "0" * 64)):
+        folder = folders[name] = paths.cache_dir("snapshots") / f"x86_64-5.4/{name}"
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(json.dumps({"kernel": {"digest": digest}, "image": "i"}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc.ImageStore, "entries", lambda _: [type("Image", (), {"digest": "i", "key": "k", "folder": image})()])
+        patch.setattr(gc.ImageStore, "in_use", lambda *_: True)
+        lease.hold(folders["orphan"])
+        assert collect(matrix()) == []
+        os.close(lease._held.pop(folders["orphan"]))
+        assert collect(matrix()) == ["snapshot x86_64-5.4/orphan"]
+    assert folders["good"].exists()
+
+
+def test_downloads_and_logs() -> None:
+    downloads = paths.cache_dir("downloads")
+    for name in ("sha256-a.part", "sha256-a.json", "sha256-b", "sha256-c.part"):
+        (downloads / name).write_bytes(b"x" * 5000)
+        age(downloads / name, 1 if "-c" in name else 10)
+    log = paths.cache_dir("builds") / "5.4-arm64.log"
+    log.write_text("CC a.o")
+    age(log, 10)
+    assert len(collect(matrix())) == 3
+    assert sorted(path.name for path in downloads.iterdir() if path.suffix != ".lock") == ["sha256-c.part"]
+    assert not log.exists()
+
+
+def test_the_command(tmp_path: Path) -> None:
+    entry = KernelStore().add("mine", "arm64", lambda into: staged(into))
+    command = [sys.executable, "-c", "from kmatrix.cli import main; main()", "kernels", "gc", "--days=0"]
+
+    def run(*arguments: str) -> str:
+        return subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    assert "would remove kernel mine-arm64" in run("--dry-run")
+    assert entry.path.exists()
+    said = run()
+    assert "removed kernel mine-arm64" in said
+    assert "MiB freed" in said
+    assert not entry.path.exists()
