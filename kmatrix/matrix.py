@@ -269,6 +269,11 @@ class Kernel:
     """What kernels.toml says of a variant."""
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is neither simulated nor a variant."""
+        return self.simulation is None and self.variant_of is None
+
+    @property
     def real(self) -> Kernel:
         """The kernel that is booted: itself, or the base of a simulated one."""
         return self.simulation.base if self.simulation else self
@@ -339,7 +344,7 @@ class Matrix:
         """The kernel that a name such as 5.4-nobtf means without standing in kernels.toml: 5.4 built as that variant."""
         for base in self.kernels.values():
             for variant in BUILD_VARIANTS:
-                if name == f"{base.name}-{variant}" and base.simulation is None and base.variant_of is None:
+                if name == f"{base.name}-{variant}" and base.is_plain:
                     return _vary(base, name, _KernelModel(variant_of=base.name, build=(variant,)), base.declared_in)
         return None
 
@@ -347,7 +352,7 @@ class Matrix:
         """The kernels that `expression` means, in the matrix's order.
 
         A comma-separated list of: a kernel's name, a set's name, `all`, a comparison (`>=5.8`, `<6`), a range (`5.4..6.1`, both ends in).
-        Comparisons and ranges are over the upstream version, and mean real kernels only: a simulated one is named, or in a set. Raises InputError (with the nearest names) for an unknown name and for a
+        Comparisons and ranges are over the upstream version, and mean plain kernels only: a simulated one or a variant is named, or in a set. Raises InputError (with the nearest names) for an unknown name and for a
         term that selects nothing.
         """
         terms = [term for term in (t.strip() for t in expression.split(",")) if term]
@@ -389,7 +394,7 @@ class Matrix:
         if accepts is None:
             return [self.kernel(term, where=where).name]
         low, high = accepts
-        names = [name for name, kernel in self.kernels.items() if low <= kernel.version < high and kernel.simulation is None]
+        names = [name for name, kernel in self.kernels.items() if low <= kernel.version < high and kernel.is_plain]
         if not names:
             raise InputError(f"no kernel of {self.where} is in {term!r}", where=where, fix=self._choices())
         return names
@@ -495,7 +500,7 @@ def _variant(
     name: str, entry: _KernelModel, of: str, kernels: Mapping[str, Kernel], given: Mapping[str, _KernelModel], where: str
 ) -> Kernel:
     place = f'{where}: kernels."{name}".variant_of'
-    plain = [known for known, kernel in kernels.items() if kernel.simulation is None and kernel.variant_of is None]
+    plain = [known for known, kernel in kernels.items() if kernel.is_plain]
     if of in given and (given[of].variant_of or given[of].base):
         raise InputError(f"{of!r} is itself a variant or simulated", where=place, fix=f"name a plain kernel: {', '.join(plain)}")
     if of not in plain:

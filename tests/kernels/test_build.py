@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from kmatrix.errors import InfraError, InputError
 from kmatrix.kernels import build
 from kmatrix.kernels.build import Option, Recipe
 from kmatrix.kernels.store import KernelEntry, KernelStore
-from kmatrix.matrix import Arch
+from kmatrix.matrix import BUILD_VARIANTS, Arch
 from kmatrix.progress import Quiet
 
 from .fabricate import arm64_image, bzimage, kernel, leftovers
@@ -79,6 +80,24 @@ def test_the_users_fragment_has_the_last_word(tmp_path: Path) -> None:
     assert options["CONFIG_DEBUG_INFO_BTF"].value is None
     with pytest.raises(InputError, match="cannot be read"):
         build.fragment_options(Recipe(Path(), "x86_64", (tmp_path / "missing",)))
+
+
+@pytest.mark.parametrize("variant", BUILD_VARIANTS)
+def test_the_variants_fragments(variant: str) -> None:
+    """Each has one, it parses, and the options that the matrix derives features from are what it sets."""
+    options = {option.name: option.value for option in build.fragment_options(Recipe(Path(), HOST, variants=(variant,)))}
+    usual = {option.name: option.value for option in build.fragment_options(Recipe(Path(), HOST))}
+    assert options != usual
+    for name, on in BUILD_VARIANTS[variant].items():
+        # What is not asked for is off: the configuration begins with allnoconfig.
+        assert (options.get(f"CONFIG_{name}") is not None) == on
+    assert {path.stem for path in (build.FRAGMENTS / "variants").glob("*.config")} == set(BUILD_VARIANTS)
+
+
+def test_fixes_for_old_trees() -> None:
+    assert build.make_variables((4, 14)) == {"HOSTCFLAGS": "-O2 -fcommon", "KCFLAGS": "-w"}
+    assert build.make_variables((6, 1)) == {"HOSTCFLAGS": "-O2", "KCFLAGS": "-w"}
+    assert all(fix.why for fix in build.FIXES)
 
 
 def test_symbols_of_another_arch_are_unknown(tmp_path: Path) -> None:
@@ -150,6 +169,24 @@ def test_build(store: KernelStore, tree: Path) -> None:
     assert entry.manifest["notes"] == []
     assert sorted(tree.rglob("*")) == before
     assert leftovers(store.root) == []
+
+
+def test_a_variant_is_built_as_one(store: KernelStore, tree: Path) -> None:
+    _write_makefile(tree)
+    varied = replace(KERNEL, name="5.4-nobtf", build=("nobtf",))
+    entry = store.add("5.4-nobtf", HOST, lambda into: build.stage(Recipe(tree, HOST), varied, into, Quiet()))
+    assert entry.config is not None
+    assert "# CONFIG_DEBUG_INFO_BTF is not set" in entry.config.read_text()
+    assert entry.source["variants"] == ["nobtf"]
+
+
+def test_what_was_built_before_is_kept_where_asked(store: KernelStore, tree: Path, tmp_path: Path) -> None:
+    """A folder of the build's own, in which make finds what it has made already."""
+    _write_makefile(tree, build="echo x >> $(O)/builds")
+    for number in (1, 2):
+        recipe = Recipe(tree, HOST, out=tmp_path / "out")
+        store.add(f"b{number}", HOST, lambda into, recipe=recipe: build.stage(recipe, KERNEL, into, Quiet()))  # type: ignore[misc]
+    assert (tmp_path / "out/builds").read_text() == "x\nx\n"
 
 
 def test_a_dropped_option_is_named(store: KernelStore, tree: Path) -> None:
@@ -236,7 +273,7 @@ def test_missing_tools_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     other: Arch = "arm64" if HOST == "x86_64" else "x86_64"
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InfraError, match="pahole") as caught:
-        build._Make(Recipe(tmp_path, other), tmp_path, tmp_path / "log")
+        build._Make(Recipe(tmp_path, other), (5, 4), tmp_path, tmp_path / "log")
     assert caught.value.fix is not None
     assert caught.value.fix.startswith("apt-get install ")
     assert ("gcc-aarch64-linux-gnu" if other == "arm64" else "gcc-x86-64-linux-gnu") in caught.value.fix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,24 @@ def names(expression: str) -> list[str]:
         ("5..5", ["5.4", "5.10", "5.15"]),
         ("mission", ["4.14", "5.4", "5.15", "6.1"]),
         ("debian,4.14", ["4.14", "5.10", "6.1", "6.12"]),
-        ("all", ["4.9-sim", "4.14", "4.14-sim", "5.4", "5.4-sim", "5.10", "5.15", "6.1", "6.1-nobtf", "6.1-nokprobes", "6.12"]),
+        (
+            "all",
+            [
+                "4.9-sim",
+                "4.14",
+                "4.14-sim",
+                "5.4",
+                "5.4-sim",
+                "5.10",
+                "5.15",
+                "5.15-nobtf",
+                "6.1",
+                "6.1-cgroup1",
+                "6.1-nobtf",
+                "6.1-nokprobes",
+                "6.12",
+            ],
+        ),
     ],
 )
 def test_selection(expression: str, chosen: list[str]) -> None:
@@ -61,7 +79,7 @@ def test_a_selection_that_makes_no_sense_says_so(expression: str, says: str) -> 
     assert "fix:" in str(error.value)
 
 
-REAL = [name for name, kernel in SHIPPED.kernels.items() if kernel.simulation is None]
+REAL = [name for name, kernel in SHIPPED.kernels.items() if kernel.is_plain]
 
 
 @given(st.sampled_from(REAL), st.sampled_from(REAL))
@@ -92,7 +110,7 @@ def test_a_target_is_written_kernel_dash_arch() -> None:
 def test_the_standards_feature_table_is_in_the_shipped_matrix() -> None:
     """CORE_STANDARDS.md, "Feature Matrix"."""
     for arch in ARCHES:
-        found = {name: kernel.status(arch) for name, kernel in SHIPPED.kernels.items() if kernel.simulation is None}
+        found = {name: kernel.status(arch) for name, kernel in SHIPPED.kernels.items() if kernel.is_plain}
         assert found == {"4.14": "fallback", "5.4": "partial", "5.10": "full", "5.15": "full", "6.1": "full", "6.12": "full"}
         assert status(frozenset({"btf", "ringbuf"}), (4, 9)) == "unsupported"
 
@@ -177,3 +195,95 @@ def test_the_nearest_kernels_toml_above_counts(tmp_path: Path) -> None:
 def test_targets_are_kernels_times_arches() -> None:
     assert [str(target) for target in SHIPPED.targets("5.4,6.1", "arm64")] == ["5.4-arm64", "6.1-arm64"]
     assert isinstance(SHIPPED.targets("5.4", "all")[0], Target)
+
+
+# --- variants
+
+VARIED = """
+schema = 1
+extends = false
+[kernels."5.15"]
+version = "5.15"
+features = { btf = true, cgroup_v2 = true }
+memory = 300
+cmdline = ["a=1"]
+sources = [{ kind = "debian", suite = "x", series = "5.15" }, { kind = "build", tree = "src" }]
+[kernels."5.15-plain"]
+variant_of = "5.15"
+build = ["nobtf"]
+status = "fallback"
+[kernels."5.15-v1"]
+variant_of = "5.15"
+cgroup = "v1"
+memory = 512
+"""
+
+
+def test_a_variant_built_differently() -> None:
+    found = matrix.parse(tomllib.loads(VARIED), where="k.toml")
+    kernel = found.kernel("5.15-plain")
+    assert kernel.version == (5, 15)
+    assert [source.kind for source in kernel.sources] == ["build"]  # Debian has only the usual one
+    assert kernel.image_of is kernel
+    assert kernel.memory_mib == 300
+    for arch in ARCHES:
+        assert "btf" in found.kernel("5.15").features(arch)
+        # What follows from BTF goes with it, although nobody said so.
+        assert not kernel.features(arch) & {"btf", "fentry", "current_task_btf", "btf_modules"}
+        assert {"ringbuf", "cgroup_v2"} <= kernel.features(arch)
+
+
+def test_a_variant_set_up_differently() -> None:
+    found = matrix.parse(tomllib.loads(VARIED), where="k.toml")
+    kernel = found.kernel("5.15-v1")
+    assert kernel.image_of is found.kernel("5.15")
+    assert kernel.memory_mib == 512
+    assert kernel.cmdline[0] == "a=1"
+    assert "systemd.unified_cgroup_hierarchy=0" in kernel.cmdline
+    assert kernel.features("arm64") == found.kernel("5.15").features("arm64") - {"cgroup_v2"}
+
+
+def test_a_variant_follows_what_it_is_a_variant_of() -> None:
+    """A kernels.toml that replaces the plain kernel replaces it under its variants too."""
+    base = matrix.parse(tomllib.loads(VARIED), where="k.toml")
+    own = 'schema = 1\n[kernels."5.15"]\nversion = "5.16"\nsources = [{ kind = "import" }]\n'
+    found = matrix.parse(tomllib.loads(own), where="own.toml", base=base)
+    assert found.kernel("5.15-plain").version == (5, 16)
+    assert [source.kind for source in found.kernel("5.15-plain").sources] == ["import"]
+
+
+def test_a_variant_that_nobody_declared() -> None:
+    found = matrix.parse(tomllib.loads(VARIED), where="k.toml")
+    kernel = found.kernel("5.15-nobtf")
+    assert kernel.build == ("nobtf",)
+    assert kernel.status("x86_64") == "fallback"
+    assert [each.name for each in found.select("5.15-nobtf,5.15")] == ["5.15", "5.15-nobtf"]
+    assert str(found.target("5.15-nobtf-arm64")) == "5.15-nobtf-arm64"
+    for name in ("5.15-plain-nobtf", "5.15-nosuch", "5.15-"):
+        with pytest.raises(InputError, match="unknown kernel"):
+            found.kernel(name)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ('variant_of = "5.15"', "needs what it is a variant in"),
+        ('variant_of = "5.51"\nbuild = ["nobtf"]', "did you mean"),
+        ('variant_of = "5.15-plain"\nbuild = ["nobtf"]', "itself a variant"),
+        ('variant_of = "5.15"\nbuild = ["nobtff"]', "unknown variant"),
+        ('variant_of = "5.15"\nversion = "5.15"\nbuild = ["nobtf"]', "takes no version"),
+        ('version = "5.15"\nbuild = ["nobtf"]', "build and cgroup are a variant's"),
+        ('variant_of = "5.15"\nbuild = ["nobtf"]\nstatus = "full"', "make it 'fallback'"),
+        ('variant_of = "5.15"\ncgroup = "v2"', "cgroup"),
+    ],
+)
+def test_a_variant_that_is_none(entry: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        matrix.parse(tomllib.loads(f"{VARIED}[kernels.mine]\n{entry}\n"), where="k.toml")
+
+
+@pytest.mark.parametrize("key", ["http://a.example/ ", "oci", "a.example"])
+def test_mirrors_are_addresses(key: str) -> None:
+    text = f'schema = 1\n[mirrors]\n"{key}" = "{"nowhere" if "://" in key else "http://m.example/"}"\n'
+    with pytest.raises(InputError, match="mirrors"):
+        matrix.parse(tomllib.loads(text), where="k.toml")
