@@ -5,10 +5,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 
-# Debian's packages: what running guests, building images and compiling collectors takes. `kmatrix doctor` knows them too.
-PACKAGES := qemu-system-x86 qemu-system-arm mmdebstrap e2fsprogs gpgv debian-archive-keyring kmod clang libbpf-dev python3-venv
+# Debian's packages: what running guests, building images and kernels, and compiling collectors takes. `kmatrix doctor` knows them too.
+PACKAGES := qemu-system-x86 qemu-system-arm mmdebstrap e2fsprogs gpgv debian-archive-keyring kmod clang libbpf-dev python3-venv \
+	git gcc make flex bison bc libelf-dev pahole perl
 # The programs that tell whether they are there: a host that has all of them is not asked for root.
-PROGRAMS := qemu-system-x86_64 qemu-system-aarch64 mmdebstrap mke2fs gpgv depmod clang
+PROGRAMS := qemu-system-x86_64 qemu-system-aarch64 mmdebstrap mke2fs gpgv depmod clang git gcc make flex bison bc pahole perl
 
 # What the example agent (examples/go-agent) is built with: only the tests need it.
 GO_PACKAGES := golang-go golang-github-cilium-ebpf-dev

@@ -55,7 +55,10 @@ _TOOLS: tuple[_Tool, ...] = (
     _Tool("go", "golang-go golang-github-cilium-ebpf-dev", "the example of an agent with its own loader (make examples)", "note"),
     _Tool("gcc", "gcc", "building kernels from source", "note"),
     _Tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu", "building arm64 kernels from source", "note"),
-    _Tool("pahole", "dwarves", "building kernels with BTF", "note"),
+    *(_Tool(name, name, "building kernels from source", "note") for name in ("make", "flex", "bison", "bc", "perl")),
+    _Tool("pahole", "pahole", "building kernels with BTF", "note"),
+    _Tool("ccache", "ccache", "building kernels again in less time", "note"),
+    _Tool("git", "git", "kernels from git, and kmatrix bisect over commits", "note"),
 )
 
 
