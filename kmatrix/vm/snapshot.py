@@ -194,7 +194,8 @@ class SnapshotStore:
     def _path(self, spec: VmSpec) -> Path:
         release = re.sub(r"[^0-9A-Za-z._+-]", "_", spec.kernel.release)
         simulated = f"~{hashlib.sha256(spec.simulate.encode()).hexdigest()[:8]}" if spec.simulate else ""
-        return self.root / f"{spec.arch}-{release}{simulated}" / key(spec)
+        set_up = f"+{hashlib.sha256(' '.join(spec.cmdline).encode()).hexdigest()[:8]}" if spec.cmdline else ""
+        return self.root / f"{spec.arch}-{release}{set_up}{simulated}" / key(spec)
 
     @contextmanager
     def _lock(self, target: Path) -> Iterator[None]:
