@@ -251,6 +251,15 @@ def stanzas(packages: bytes, pattern: str) -> Iterator[Mapping[str, str]]:
             yield Deb822(match[0])
 
 
+def open_foreign(uri: str, suite: str, keys: Keys | None) -> Suite:
+    """Fetch the Release of `suite` in another distribution's archive at `uri`, and verify it with `keys`; None asks for no signature.
+
+    Raises Unavailable when it cannot be fetched, InfraError when the signature is bad.
+    """
+    files, texts, fingerprints = (keys.files, keys.texts, keys.fingerprints) if keys is not None else ((), (), ())
+    return _open(Archive(uri, suite, files, texts, fingerprints, trusted=keys is None), origin=None)
+
+
 def open_suite(suite: str, *, mirror: str | None = None, root: Path = APT_ROOT) -> Suite:
     """Fetch and verify the Release of Debian's `suite`, from `mirror` or the first of the host's mirrors that has it.
 
@@ -273,7 +282,7 @@ def open_suite(suite: str, *, mirror: str | None = None, root: Path = APT_ROOT) 
     raise next((error for error in said if not isinstance(error, Unavailable)), said[0])
 
 
-def _open(archive: Archive) -> Suite:
+def _open(archive: Archive, *, origin: str | None = "Debian") -> Suite:
     base = f"dists/{archive.suite}"
     where = archive.url(f"{base}/InRelease")
     try:
@@ -287,8 +296,8 @@ def _open(archive: Archive) -> Suite:
     else:
         text = _unwrap(signed) if archive.trusted else verify(signed, archive.trust, where=where)
     release = Deb822(text)
-    if release.get("Origin") != "Debian":
-        raise Unavailable(f"is not Debian's archive: its Release says Origin: {release.get('Origin')}", where=where)
+    if origin is not None and release.get("Origin") not in (origin, f"{origin} Backports"):
+        raise Unavailable(f"is not {origin}'s archive: its Release says Origin: {release.get('Origin')}", where=where)
     if archive.suite not in (release.get("Codename"), release.get("Suite")):
         raise InfraError(f"is the Release of {release.get('Codename')}, not of {archive.suite}", where=where)
     files = {}

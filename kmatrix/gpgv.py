@@ -18,17 +18,19 @@ from kmatrix.errors import InfraError
 class Keys:
     """What a signature is checked with.
 
-    `files` are binary or armoured key files; `texts`, keys themselves (armoured, or binary); `fingerprints`, where there are any, the only keys
+    `files` are binary or armoured key files; `texts`, armoured keys themselves; `fingerprints`, where there are any, the only keys
     accepted.
     """
 
     files: tuple[Path, ...] = ()
-    texts: tuple[str | bytes, ...] = ()
+    texts: tuple[str, ...] = ()
     fingerprints: tuple[str, ...] = ()
 
 
-def verify(data: bytes, keys: Keys, *, where: str, signature: bytes | None = None) -> bytes:
+def verify(data: bytes | Path, keys: Keys, *, where: str, signature: bytes | None = None, fix: str | None = None) -> bytes:
     """The text that was signed with one of `keys`: of the clear-signed `data`, or `data` itself with a detached `signature`.
+
+    A file too large to be held is given as its path, with a signature, and not returned. `fix` is what to do about a bad signature.
 
     Raises InfraError when there is no good signature by one of them, any signature is bad, or gpgv is not installed.
     As for apt, one good signature is enough: releases are signed by several keys, not all of which every host knows.
@@ -40,9 +42,12 @@ def verify(data: bytes, keys: Keys, *, where: str, signature: bytes | None = Non
         folder = Path(name)
         rings = _keyring_files(keys, folder)
         if not rings:
-            raise InfraError("there is no key to verify it with", where=where, fix="apt-get install debian-archive-keyring")
+            raise InfraError("there is no key to verify it with", where=where, fix=fix or "apt-get install debian-archive-keyring")
         message, output = folder / "message", folder / "output"
-        message.write_bytes(data)
+        if isinstance(data, bytes):
+            message.write_bytes(data)
+        else:
+            message = data.absolute()
         command = [gpgv, "--homedir", name, "--status-fd", "1"]
         for ring in rings:
             command += ["--keyring", str(ring)]
@@ -57,9 +62,11 @@ def verify(data: bytes, keys: Keys, *, where: str, signature: bytes | None = Non
             raise InfraError(
                 "its signature is not good: " + _why(status, done.stderr),
                 where=where,
-                fix="check the mirror; for a newer release's key: apt-get install debian-archive-keyring",
+                fix=fix or "check the mirror; for a newer release's key: apt-get install debian-archive-keyring",
             )
-        return data if signature is not None else output.read_bytes()
+        if signature is None:
+            return output.read_bytes()
+        return data if isinstance(data, bytes) else b""
 
 
 def _accepted(status: list[list[str]], fingerprints: tuple[str, ...]) -> bool:
@@ -91,7 +98,7 @@ def _why(status: list[list[str]], stderr: str) -> str:
 def _keyring_files(keys: Keys, folder: Path) -> list[Path]:
     """The keys as files that gpgv reads: it knows no armour, so armoured ones are unpacked into `folder`."""
     rings = []
-    texts = [key.encode() if isinstance(key, str) else key for key in keys.texts]
+    texts = [key.encode() for key in keys.texts]
     for path in keys.files:
         try:
             data = path.read_bytes()
@@ -103,9 +110,17 @@ def _keyring_files(keys: Keys, folder: Path) -> list[Path]:
             rings.append(path.absolute())
     for number, text in enumerate(texts):
         ring = folder / f"key{number}.gpg"
-        ring.write_bytes(dearmor(text.decode(errors="replace")) if b"-----BEGIN PGP" in text else text)
+        ring.write_bytes(dearmor(text.decode(errors="replace")))
         rings.append(ring)
     return rings
+
+
+def armor(key: bytes) -> str:
+    """A binary key, armoured; one that is armoured already, as it is."""
+    if b"-----BEGIN PGP" in key:
+        return key.decode(errors="replace")
+    kind = "PGP PUBLIC KEY BLOCK"
+    return f"-----BEGIN {kind}-----\n\n{base64.b64encode(key).decode()}\n-----END {kind}-----\n"
 
 
 def dearmor(text: str) -> bytes:

@@ -16,7 +16,7 @@ from kmatrix import apt, guest_image, paths
 from kmatrix.arch import INFO, Arch
 from kmatrix.collector import Collector, Loader
 from kmatrix.errors import InputError, Unavailable
-from kmatrix.kernels import package
+from kmatrix.kernels import archive
 from kmatrix.progress import Quiet, Reporter
 
 EXECUTABLE = 0o111
@@ -115,7 +115,7 @@ def _from_package(
     """A file of a Debian package of the guest image's suite, so that it finds the libraries there that it was built for."""
     path = _package(name, arch, mirrors, reporter, where)
     near: list[str] = []
-    for member in package.deb(path)():
+    for member in archive.deb(path)():
         if member.path == inside:
             return member.read(), 0o755
         if member.path.rsplit("/", 1)[-1] == inside.rsplit("/", 1)[-1]:

@@ -17,7 +17,7 @@ from kmatrix.errors import InfraError, InputError, KmatrixError, Unavailable
 from kmatrix.kernels.build import BuildSource
 from kmatrix.kernels.debian import DebianSource
 from kmatrix.kernels.imported import ImportSource
-from kmatrix.kernels.package import check_series
+from kmatrix.kernels.layout import check_series
 from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel, StoreError
 from kmatrix.kernels.trust import pinned
 from kmatrix.lock import Lock, Locked

@@ -22,7 +22,7 @@ from kmatrix import paths
 from kmatrix.arch import ARCHES, INFO, Arch, host_arch
 from kmatrix.errors import InfraError, InputError, Unavailable
 from kmatrix.features import Version
-from kmatrix.kernels import imported, package
+from kmatrix.kernels import imported, layout
 from kmatrix.kernels.store import StagedKernel
 from kmatrix.matrix import Kernel, SourceSpec
 from kmatrix.progress import Reporter, Step
@@ -215,7 +215,7 @@ def stage(recipe: Recipe, kernel: Kernel, into: Path, reporter: Reporter) -> Sta
     """
     recipe = replace(recipe, variants=tuple(dict.fromkeys((*kernel.build, *recipe.variants))))
     version = tree_version(recipe.tree)
-    package.check_series(kernel, version)
+    layout.check_series(kernel, version)
     label = f"{kernel.name}-{recipe.arch}"
     if (recipe.tree / ".config").exists() or (recipe.tree / "include/config").exists():
         raise InputError(

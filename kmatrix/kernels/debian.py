@@ -11,7 +11,7 @@ from debian.debian_support import NativeVersion as Version
 from kmatrix import apt
 from kmatrix.arch import INFO, Arch
 from kmatrix.errors import Unavailable
-from kmatrix.kernels import package
+from kmatrix.kernels import archive, layout
 from kmatrix.kernels.store import StagedKernel
 from kmatrix.kernels.trust import Artifact, provenance
 from kmatrix.matrix import Kernel, SourceSpec
@@ -79,10 +79,10 @@ class DebianSource:
         with reporter.step(f"{label}: fetching {chosen['Package']} {chosen['Version']}") as step:
             url = suite.download(chosen, file, advance=step.advance)
         with reporter.step(f"{label}: unpacking") as step:
-            laid_out = package.lay_out([package.deb(file)], arch, into, where=url, step=step)
+            laid_out = layout.lay_out([archive.deb(file)], arch, into, where=url, step=step)
         file.unlink()
         vouched = "nobody ([trusted=yes])" if suite.archive.trusted else f"Debian {suite_name}'s signed Release"
         artifact = Artifact(url, chosen["SHA256"], int(chosen["Size"]), vouched)
         about = {"suite": suite_name, "package": chosen["Package"], "version": chosen["Version"]}
         source = provenance("debian", [artifact], {"version": chosen["Version"]}, **about, url=url, sha256=chosen["SHA256"])
-        return package.staged(laid_out, source)
+        return layout.staged(laid_out, source)

@@ -12,6 +12,7 @@ import re
 import shutil
 import struct
 import subprocess
+import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,12 +20,13 @@ from typing import Any
 
 from kmatrix.arch import Arch
 from kmatrix.errors import InputError
+from kmatrix.kernels.archive import zstd
 
 # No kernel decompresses to more than this; what does is a bomb or not a kernel.
 _LIMIT = 512 << 20
 _RELEASE = re.compile(rb"Linux version (\d+\.\d+[\w.+~-]*) \(")
 # struct btf_header: magic 0xeb9f, version 1, flags 0, hdr_len 24, type_off 0 (pahole and the kernel write no other).
-_BTF_MAGIC = struct.pack("<HBBII", 0xEB9F, 1, 0, 24, 0)
+BTF_MAGIC = struct.pack("<HBBII", 0xEB9F, 1, 0, 24, 0)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def _unwrap_arm64(data: bytes, where: str) -> bytes:
 
 def has_btf(vmlinux: bytes) -> bool:
     """Whether the uncompressed kernel carries a .BTF section: its header is looked for, and must add up."""
-    at = vmlinux.find(_BTF_MAGIC)
+    at = vmlinux.find(BTF_MAGIC)
     while at >= 0:
         type_length, string_offset, string_length = struct.unpack_from("<III", vmlinux, at + 12)
         end = at + 24 + string_offset + string_length
@@ -126,7 +128,7 @@ def has_btf(vmlinux: bytes) -> bool:
             strings = at + 24 + string_offset
             if vmlinux[strings] == 0 and vmlinux[end - 1] == 0:
                 return True
-        at = vmlinux.find(_BTF_MAGIC, at + 1)
+        at = vmlinux.find(BTF_MAGIC, at + 1)
     return False
 
 
@@ -157,14 +159,13 @@ def _decompress(payload: bytes) -> bytes:
             decoder = make()
             try:
                 data: bytes = decoder.decompress(payload, _LIMIT)
-            except (zlib.error, lzma.LZMAError, OSError) as error:
+            except (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError) as error:
                 raise _Unreadable(f"its payload does not decompress: {error}") from error
             if not decoder.eof:
                 raise _Unreadable("its payload is cut short")
             return data
-    for magic, tool in ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\x02\x21\x4c\x18", "lz4")):
-        if payload.startswith(magic):
-            return _by_tool(tool, payload)
+    if payload.startswith(b"\x02\x21\x4c\x18"):
+        return _by_lz4(payload)
     raise _Unreadable(f"its payload is compressed in an unknown way ({payload[:4].hex()})")
 
 
@@ -173,15 +174,22 @@ _DECODERS: tuple[tuple[bytes, Callable[[], Any]], ...] = (
     (b"\xfd7zXZ\0", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ)),
     (b"]\0\0", lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE)),
     (b"BZh", bz2.BZ2Decompressor),
+    (b"\x28\xb5\x2f\xfd", zstd.ZstdDecompressor),
 )
 
 
-def _by_tool(tool: str, payload: bytes) -> bytes:
-    binary = shutil.which(tool)
+def _by_lz4(payload: bytes) -> bytes:
+    binary = shutil.which("lz4")
     if binary is None:
-        raise _Unreadable(f"its payload is compressed with {tool}, which is not installed (apt-get install {tool})")
-    # Both tools complain about the size appended to the payload after having written all of it: the output decides.
-    done = subprocess.run([binary, "-dcq"], input=payload, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
-    if len(done.stdout) <= len(payload):
-        raise _Unreadable(f"its payload does not decompress with {tool}")
-    return done.stdout
+        raise _Unreadable("its payload is compressed with lz4, which is not installed (apt-get install lz4)")
+    with tempfile.TemporaryFile() as packed:
+        packed.write(payload)
+        packed.seek(0)
+        with subprocess.Popen([binary, "-dcq"], stdin=packed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
+            data = process.stdout.read(_LIMIT + 1)
+            process.kill()
+    # It complains about the size appended to the payload after having written all of it: the output decides.
+    if not len(payload) < len(data) <= _LIMIT:
+        raise _Unreadable("its payload does not decompress with lz4")
+    return data

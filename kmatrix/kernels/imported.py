@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kmatrix.arch import Arch
 from kmatrix.errors import InputError, Unavailable
-from kmatrix.kernels import modules, package
+from kmatrix.kernels import archive, layout, modules
 from kmatrix.kernels.image import read_image
 from kmatrix.kernels.store import StagedKernel
 from kmatrix.matrix import Kernel, SourceSpec
@@ -42,23 +42,23 @@ def stage_image(
     INSTALL_MOD_PATH=DIR` makes); all its modules are taken. Without `config` the image's own is used, if it carries one
     (CONFIG_IKCONFIG). Raises InputError when the image is not a kernel for `arch`, or the modules are not its own.
     """
-    data = package.read_file(image)
+    data = archive.read_file(image)
     facts = read_image(data, arch, where=str(image))
-    text = package.read_file(config).decode(errors="replace") if config is not None else facts.config
+    text = archive.read_file(config).decode(errors="replace") if config is not None else facts.config
     if config is not None and "CONFIG_" not in (text or ""):
         raise InputError("is not a kernel configuration", where=str(config), fix="give a build tree's .config, or boot/config-…")
-    package.write_boot(into, facts)
+    layout.write_boot(into, facts)
     if text is not None:
         (into / "boot" / f"config-{facts.release}").write_text(text)
     if module_tree is not None:
         _copy_modules(_module_folder(module_tree, facts.release), into, facts.release)
-    has_modules = package.finish_modules(into, facts.release)
+    has_modules = layout.finish_modules(into, facts.release)
     source = {"kind": "import", "image": str(image.resolve()), "sha256": hashlib.sha256(data).hexdigest()}
-    return package.staged(package.LaidOut(facts, text, has_modules), source)
+    return layout.staged(layout.LaidOut(facts, text, has_modules), source)
 
 
 def stage_package(paths: Sequence[Path], arch: Arch, into: Path) -> StagedKernel:
-    """Lay out the kernel that `paths` hold: .deb files (image and modules may be in separate ones), or one folder.
+    """Lay out the kernel that `paths` hold: .deb or .rpm files (image and modules may be in separate ones), or one folder.
 
     A folder has boot/ and lib/modules/, or is a built kernel tree (arch/…/boot/bzImage or Image, and .config).
     Raises InputError when they hold no kernel for `arch`, or several.
@@ -69,28 +69,28 @@ def stage_package(paths: Sequence[Path], arch: Arch, into: Path) -> StagedKernel
         if image.is_file():
             config = first / ".config"
             return stage_image(image, arch, into, config=config if config.is_file() else None)
-        packages = [package.folder(first)]
+        packages = [archive.folder(first)]
     else:
-        packages = [package.deb(_checked(path)) for path in paths]
-    laid_out = package.lay_out(packages, arch, into, where=" + ".join(map(str, paths)))
+        packages = [_package(path) for path in paths]
+    laid_out = layout.lay_out(packages, arch, into, where=" + ".join(map(str, paths)))
     source = {"kind": "import", "from": [str(path.resolve()) for path in paths]}
-    return package.staged(laid_out, source)
+    return layout.staged(laid_out, source)
 
 
-def _checked(path: Path) -> Path:
+def _package(path: Path) -> archive.Package:
     if path.is_dir():
-        raise InputError("is a folder among several", where=str(path), fix="give one folder, or .deb files")
-    if path.suffix == ".rpm":
-        fix = f"unpack it (rpm2cpio {path.name} | cpio -idm -D DIR), then --from DIR"
-        raise InputError("RPM packages are not read", where=str(path), fix=fix)
+        raise InputError("is a folder among several", where=str(path), fix="give one folder, or .deb and .rpm files")
     try:
         with path.open("rb") as stream:
             magic = stream.read(8)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(path), fix="check the path") from None
-    if magic != b"!<arch>\n":
-        raise InputError("is no Debian package", where=str(path), fix="give a .deb, a folder, or an image by --image")
-    return path
+    package = archive.package(path, magic)
+    if package is None:
+        raise InputError(
+            "is no Debian or RPM package", where=str(path), fix="give a .deb, an .rpm, a folder, or an image by --image"
+        )
+    return package
 
 
 def _module_folder(given: Path, release: str) -> Path:
@@ -107,7 +107,6 @@ def _copy_modules(tree: Path, into: Path, release: str) -> None:
         if not file.is_file() or relative.parts[0] in ("build", "source"):
             continue
         if modules.is_module(file.name):
-            modules.write_module(package.read_file(file), file.name, (target / relative).parent)
+            modules.write_module(archive.read_file(file), file.name, (target / relative).parent)
         elif relative.as_posix() in modules.INDEX_FILES:
-            modules.write_file(package.read_file(file), target / relative)
-    modules.unpack_zstd(target)
+            modules.write_file(archive.read_file(file), target / relative)

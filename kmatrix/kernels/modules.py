@@ -7,18 +7,16 @@ crypto/, lib/, …) less what DROPPED names, and of drivers/ what DRIVERS names.
 from __future__ import annotations
 
 import errno
-import gzip
-import lzma
 import os
 import re
 import shutil
 import subprocess
-import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from kmatrix import ext4
 from kmatrix.errors import InfraError, InputError
+from kmatrix.kernels import archive
 from kmatrix.kernels.store import MTIME
 
 # Below drivers/: kept. A folder stands for all in it; a file is named without .ko.
@@ -92,6 +90,7 @@ _TESTS = re.compile(r"(^|[-_])(test|kunit|selftest)|_(test|kunit)$")
 # Debian ships no modules.dep (depmod makes it); these it ships, and depmod needs them to know what is built in.
 INDEX_FILES = ("modules.builtin", "modules.builtin.modinfo", "modules.order")
 _UUID = "6b6d6174-7269-4000-8000-000000000001"  # of every modules image: nothing tells two apart but their content
+_LARGEST = 128 << 20  # bytes of a module
 _SUFFIX = re.compile(r"\.ko(\.xz|\.zst|\.gz)?$")
 
 
@@ -145,33 +144,26 @@ def dependencies(module: bytes) -> set[str]:
     return {name.replace("-", "_") for name in names if name}
 
 
-def write_module(data: bytes, name: str, to: Path) -> None:
-    """Write a module to `to` (a folder), uncompressed: neither virtme's initramfs nor every guest kernel unpacks them.
+def write_module(data: bytes, name: str, to: Path) -> int:
+    """Write a module to `to` (a folder), uncompressed: neither virtme's initramfs nor every guest kernel unpacks them. Returns its size.
 
-    A .zst is written as it is: `unpack_zstd` does them all at once. Raises InputError when the module does not decompress.
+    Raises InputError when the module does not decompress.
     """
-    unpack = {".xz": lzma.decompress, ".gz": gzip.decompress}.get(PurePosixPath(name).suffix)
-    if unpack is not None:
+    if PurePosixPath(name).suffix != ".ko":
         try:
-            data, name = unpack(data), PurePosixPath(name).stem
-        except (lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError) as error:
+            data, name = archive.bounded(data, _LARGEST), PurePosixPath(name).stem
+        except archive.MALFORMED as error:
             raise InputError(f"does not decompress: {error}", where=name) from error
+        if not data.startswith(b"\x7fELF"):
+            raise InputError("does not decompress to a module", where=name)
     write_file(data, to / name)
+    return len(data)
 
 
 def write_file(data: bytes, to: Path) -> None:
     """Write `data` to the file `to`, its folder made if need be."""
     to.parent.mkdir(parents=True, exist_ok=True)
     to.write_bytes(data)
-
-
-def unpack_zstd(folder: Path) -> None:
-    """Replace every .ko.zst under `folder` by its .ko (by the zstd tool; the standard library has it only from Python 3.14)."""
-    packed = sorted(folder.rglob("*.ko.zst"))
-    if packed:
-        tool = find_tool("zstd", "zstd")
-        for start in range(0, len(packed), 500):
-            _run([tool, "-d", "-q", "--rm", *map(str, packed[start : start + 500])])
 
 
 def depmod(root: Path, release: str) -> None:

@@ -3,7 +3,7 @@
     <cache>/kernels/
       <digest>/           one kernel, never changed after it appeared
         manifest.json     what it is, and every file's size and sha256 (schema 1)
-        boot/vmlinuz-<release>, boot/config-<release>
+        boot/vmlinuz-<release>, boot/config-<release>, boot/btf-<release>
         lib/modules/<release>/…
         modules.ext4      lib/modules as a file system image, for the guest to mount
       refs/<name>-<arch>.json   which digest a target means, and where it came from
@@ -84,6 +84,8 @@ class KernelEntry:
     """lib/modules as an ext4 image, to be mounted on /lib/modules."""
     config: Path | None
     manifest: Mapping[str, Any] = field(repr=False, compare=False)
+    btf_file: Path | None = None
+    """BTF that came apart from the image, for a loader that takes it by path (libbpf's btf_custom_path): the kernel itself shows none."""
 
     @property
     def content(self) -> str:
@@ -363,7 +365,7 @@ def disk_error(error: OSError, where: Path) -> StoreError | None:
 def _entry(path: Path, digest: str, arch: Arch, manifest: Mapping[str, Any], source: Mapping[str, Any]) -> KernelEntry:
     files = {str(file["path"]) for file in manifest["files"]}
     release = str(manifest["release"])
-    config = f"boot/config-{release}"
+    config, btf_file = f"boot/config-{release}", f"boot/btf-{release}"
     return KernelEntry(
         digest=digest,
         path=path,
@@ -375,6 +377,7 @@ def _entry(path: Path, digest: str, arch: Arch, manifest: Mapping[str, Any], sou
         modules=path / "lib/modules" / release if f"lib/modules/{release}/modules.dep" in files else None,
         modules_image=path / "modules.ext4" if "modules.ext4" in files else None,
         config=path / config if config in files else None,
+        btf_file=path / btf_file if btf_file in files else None,
         manifest=manifest,
     )
 

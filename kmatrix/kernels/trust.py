@@ -15,10 +15,12 @@ from urllib.parse import urlsplit
 from kmatrix import download
 from kmatrix.arch import INFO, Arch
 from kmatrix.errors import InputError
-from kmatrix.gpgv import Keys
+from kmatrix.gpgv import Keys, armor
 from kmatrix.matrix import Kernel, SourceSpec
+from kmatrix.progress import Reporter
 
 FIRST_USE = "first use"
+GIVEN = "sha256 in kernels.toml"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,29 @@ def pinned(spec: SourceSpec, source: Mapping[str, Any]) -> SourceSpec:
 def expand(text: str, arch: Arch) -> str:
     """An address of kernels.toml with {debian} (amd64, arm64) and {machine} (x86_64, aarch64) put in."""
     return text.replace("{debian}", INFO[arch].debian).replace("{machine}", INFO[arch].machine)
+
+
+def fetch(
+    url: str,
+    to: Path,
+    label: str,
+    reporter: Reporter,
+    *,
+    trust: str,
+    size: int | None = None,
+    digest: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    keep: bool = False,
+) -> Artifact:
+    """Fetch `url` into the file `to`: `size` bytes with the sha256 `digest`, where these are known. `trust` is why it is believed.
+
+    With `keep` it stays in the cache as well: see `download.fetch_file`.
+
+    Raises Unavailable when it cannot be fetched, InfraError when it is not what it must be.
+    """
+    with reporter.step(label) as step:
+        size, digest = download.fetch_file(url, size, digest, to, step.advance, headers=headers, keep=keep)
+    return Artifact(url, digest, size, trust)
 
 
 def first_use(spec: SourceSpec) -> bool:
@@ -74,7 +99,7 @@ def keys(spec: SourceSpec, kernel: Kernel) -> Keys | None:
                 raise InputError(
                     f"the key {each} is fetched, and nothing says which it must be", where=where, fix='add fingerprint = "…"'
                 )
-            texts.append(download.get(each, 1 << 20))
+            texts.append(armor(download.get(each, 1 << 20)))
         else:
             path = Path(kernel.declared_in).parent / Path(each).expanduser()
             if not path.is_file():
@@ -83,11 +108,10 @@ def keys(spec: SourceSpec, kernel: Kernel) -> Keys | None:
     return Keys(tuple(files), tuple(texts), fingerprints)
 
 
-def refuse(what: str, where: str, found: str = "") -> InputError:
+def refuse(what: str, where: str) -> InputError:
     """The error for a file that nothing vouches for."""
-    known = f" (as it comes now: {found})" if found else ""
     return InputError(
-        f"nothing says what {what} must be: no digest, and no key that signed it{known}",
+        f"nothing says what {what} must be: no digest, and no key that signed it",
         where=where,
         fix='give the source sha256 or key in kernels.toml, or trust = "first-use" (kmatrix kernels lock then holds it to that)',
     )

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from kmatrix.kernels.archive import zstd
 from kmatrix.kernels.store import StagedKernel
 from kmatrix.matrix import Kernel, SourceSpec
 
@@ -99,7 +100,7 @@ def deb(files: dict[str, bytes], *, compress: str = "xz") -> bytes:
             info = tarfile.TarInfo(path if path.startswith(("/", "..")) else f"./{path}")
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    packed = {"xz": lzma.compress, "gz": gzip.compress}[compress](tarball.getvalue())
+    packed = {"xz": lzma.compress, "gz": gzip.compress, "zst": zstd.compress}[compress](tarball.getvalue())
     empty = io.BytesIO()
     tarfile.open(fileobj=empty, mode="w").close()
     members = {"debian-binary": b"2.0\n", "control.tar.xz": lzma.compress(empty.getvalue()), f"data.tar.{compress}": packed}
@@ -177,6 +178,10 @@ class Signer:
 
     def detached(self, text: bytes) -> bytes:
         return self._gpg("--detach-sign", data=text)
+
+    def fingerprint(self) -> str:
+        listed = self._gpg("--list-keys", "--with-colons").decode()
+        return next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr:"))
 
     def armoured(self) -> str:
         return self._gpg("--export", "--armor").decode()

@@ -168,8 +168,8 @@ def test_bad_packages(store: KernelStore, tmp_path: Path) -> None:
     for message, path in {
         "several kernels": tmp_path / "several",
         "no kernel image": tmp_path / "empty",
-        "no Debian package": tmp_path / "text",
-        "RPM": write(tmp_path / "x.rpm", b"rpm"),
+        "no Debian or RPM package": tmp_path / "text",
+        "no sound RPM package": write(tmp_path / "x.rpm", b"\xed\xab\xee\xdb" + b"rpm" * 100),
         "cannot be read": tmp_path / "missing.deb",
     }.items():
         with pytest.raises(InputError, match=message):

@@ -1,103 +1,41 @@
-"""Reads a kernel as distributions pack it, a .deb or a folder with boot/ and lib/modules/, and lays it out as the store has it."""
+"""Lays a kernel as others pack it (boot/, lib/modules/, under whatever prefix) out as the store has it."""
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from tarfile import TarError
-from typing import IO
-
-from debian.arfile import ArError
-from debian.debfile import DebFile
 
 from kmatrix.arch import Arch
 from kmatrix.errors import InputError
 from kmatrix.kernels import modules
-from kmatrix.kernels.image import ImageFacts, read_image
+from kmatrix.kernels.archive import TOTAL, Member, Package, sound
+from kmatrix.kernels.image import BTF_MAGIC, ImageFacts, read_image
 from kmatrix.kernels.store import StagedKernel
 from kmatrix.matrix import Kernel
 from kmatrix.progress import Step
 
-_MODULES = re.compile(r"(?:usr/)?lib/modules/([^/]+)/(.+)")
-_IMAGE = re.compile(r"(?:.*/)?boot/(?:vmlinuz|Image|bzImage)(?:-[^/]+)?|(?:usr/)?lib/modules/[^/]+/(?:vmlinuz|Image|bzImage)")
-_CONFIG = re.compile(r"(?:.*/)?boot/config-[^/]+|(?:usr/)?lib/modules/[^/]+/config")
-
-
-@dataclass(frozen=True)
-class Member:
-    """A regular file of a package: its path (relative, as packed) and a way to read it before the next one is asked for."""
-
-    path: str
-    read: Callable[[], bytes]
-
-
-Package = Callable[[], Iterator[Member]]
-"""One pass over a package's regular files."""
-
-
-def deb(path: Path) -> Package:
-    """A .deb file, read as a stream: nothing is unpacked but what is asked for. Raises InputError when it is no sound one."""
-
-    def members() -> Iterator[Member]:
-        with _sound(path), path.open("rb") as stream:
-            tar = DebFile(fileobj=stream).data.tgz()
-            for info in tar:
-                file = tar.extractfile(info) if info.isreg() else None
-                if file is not None:
-                    yield Member(re.sub(r"^(\./)+", "", str(info.name)), partial(_read, file, path))
-
-    return members
-
-
-def _read(file: IO[bytes], path: Path) -> bytes:
-    with _sound(path):
-        return file.read()
-
-
-@contextmanager
-def _sound(path: Path) -> Iterator[None]:
-    """Says what the readers of the archive's layers stumble over as one error."""
-    try:
-        yield
-    except (ArError, TarError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError) as error:
-        raise InputError(f"is no sound Debian package: {error}", where=str(path)) from error
-
-
-def folder(path: Path) -> Package:
-    """A folder with boot/ and lib/modules/ (or usr/lib/modules/). Links that lead out (lib/modules/…/build) are not followed."""
-
-    def members() -> Iterator[Member]:
-        for place in ("boot", "lib/modules", "usr/lib/modules"):
-            base = path / place
-            for file in sorted(base.rglob("*")) if base.is_dir() else ():
-                if file.is_file():
-                    yield Member(file.relative_to(path).as_posix(), partial(read_file, file))
-
-    return members
-
-
-def read_file(path: Path) -> bytes:
-    """The content of a file of the user's. Raises InputError."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=str(path), fix="check the path") from None
+# Whatever they are packed under: usr/ in some distributions, data/kernels/<version>/ in little-vm-helper's images.
+_MODULES = re.compile(r"(?:.*?/)?lib/modules/([^/]+)/(.+)")
+_IMAGE = re.compile(r"(?:.*/)?boot/(?:vmlinuz|Image|bzImage)(?:-[^/]+)?|(?:.*?/)?lib/modules/[^/]+/(?:vmlinuz|Image|bzImage)")
+_CONFIG = re.compile(r"(?:.*/)?boot/config-[^/]+|(?:.*?/)?lib/modules/[^/]+/config")
+_BTF = re.compile(r"(?:.*/)?boot/btf-[^/]+|(?:.*/)?[^/]+\.btf")
+_VMLINUX = re.compile(r"(?:.*/)?boot/vmlinux-[^/]+|(?:.*?/)?lib/modules/[^/]+/(?:build/)?vmlinux")
 
 
 @dataclass(frozen=True)
 class LaidOut:
-    """What a package held: the image's own facts, the configuration's text, and whether there are modules."""
+    """What a package held: the image's own facts, the configuration's text, whether there are modules, and how there is BTF beside it."""
 
     facts: ImageFacts
     config: str | None
     has_modules: bool
+    detached: str | None = None
+    """Where boot/btf-<release> came from; None where there is none."""
 
 
 def lay_out(packages: Iterable[Package], arch: Arch, into: Path, *, where: str, step: Step | None = None) -> LaidOut:
@@ -109,7 +47,7 @@ def lay_out(packages: Iterable[Package], arch: Arch, into: Path, *, where: str, 
     packages = list(packages)
     images: dict[str, bytes] = {}
     configs: dict[str, bytes] = {}
-
+    detached: dict[str, bytes] = {}
     seen = 0
 
     def first_pass(member: Member) -> bool:
@@ -121,34 +59,66 @@ def lay_out(packages: Iterable[Package], arch: Arch, into: Path, *, where: str, 
             images[member.path] = member.read()
         elif _CONFIG.fullmatch(member.path):
             configs[member.path] = member.read()
+        elif _BTF.fullmatch(member.path):
+            detached[member.path] = member.read()
         return modules.wanted(_below(member.path))
 
     _take(packages, into, first_pass)
     if not images:
         raise InputError("holds no kernel image (boot/vmlinuz-…)", where=where, fix="give the image itself: --image FILE")
-    if len(set(images.values())) > 1:
+    found = {name: _facts(data, arch, f"{where}: {name}") for name, data in images.items()}
+    if len({facts.boot for facts in found.values()}) > 1:  # the same one may be there packed and unpacked
         raise InputError(
             f"holds several kernels: {', '.join(sorted(images))}", where=where, fix="name one: --image FILE --modules DIR"
         )
-    facts = read_image(next(iter(images.values())), arch, where=f"{where}: {next(iter(images))}")
+    facts = next(iter(found.values()))
     config = next((text for path, text in configs.items() if path.endswith(("config", f"-{facts.release}"))), None)
-    found = {path.name for path in (into / "lib/modules").glob("*")}
-    if found - {facts.release}:
-        raise InputError(f"holds modules of {', '.join(sorted(found))}, and the image is {facts.release}", where=where)
+    releases = {path.name for path in (into / "lib/modules").glob("*")}
+    if releases - {facts.release}:
+        raise InputError(f"holds modules of {', '.join(sorted(releases))}, and the image is {facts.release}", where=where)
     release = into / "lib/modules" / facts.release
     if release.is_dir():
-        modules.unpack_zstd(release)
         while missing := modules.missing_dependencies(release):
             before = len(list(release.rglob("*.ko")))
             _take(packages, into, lambda member: modules.module_name(member.path) in missing)
-            modules.unpack_zstd(release)
             if len(list(release.rglob("*.ko"))) == before:
                 break  # the package itself lacks them: depmod and modprobe will say so
     write_boot(into, facts)
     text = config.decode(errors="replace") if config is not None else facts.config
     if text is not None:
         (into / "boot" / f"config-{facts.release}").write_text(text)
-    return LaidOut(facts, text, finish_modules(into, facts.release))
+    beside = None
+    if facts.btf is not True:  # BTF beside an image that has its own says nothing new
+        beside = _detached_btf(packages, detached, into / "boot" / f"btf-{facts.release}", where)
+    return LaidOut(facts, text, finish_modules(into, facts.release), beside)
+
+
+def _facts(data: bytes, arch: Arch, where: str) -> ImageFacts:
+    with sound(where, "kernel image"):
+        return read_image(data, arch, where=where)
+
+
+def _detached_btf(packages: Iterable[Package], files: Mapping[str, bytes], to: Path, where: str) -> str | None:
+    """Write the kernel's BTF to `to`: the file of BTF that came with it, or what pahole makes of its vmlinux. Says which; None for neither."""
+    if len(set(files.values())) > 1:
+        raise InputError(f"holds several BTF files: {', '.join(sorted(files))}", where=where)
+    for path, data in files.items():
+        if not data.startswith(BTF_MAGIC):
+            raise InputError("is no BTF", where=f"{where}: {path}")
+        to.write_bytes(data)
+        return f"the file {path.rsplit('/', 1)[-1]} beside the image"
+    pahole = shutil.which("pahole")
+    vmlinux = next((m.read() for package in packages for m in package() if _VMLINUX.fullmatch(m.path)), None) if pahole else None
+    if pahole is None or vmlinux is None:
+        return None
+    with tempfile.NamedTemporaryFile(dir=to.parent.parent.parent, suffix=".vmlinux") as file:
+        file.write(vmlinux)
+        file.flush()
+        subprocess.run([pahole, "--btf_encode_detached", str(to), file.name], capture_output=True, check=False)
+    if to.is_file() and to.read_bytes().startswith(BTF_MAGIC):
+        return "made of its vmlinux by pahole"
+    to.unlink(missing_ok=True)  # a vmlinux without DWARF
+    return None
 
 
 def write_boot(into: Path, facts: ImageFacts) -> None:
@@ -174,32 +144,37 @@ def _below(path: str) -> str:
 
 def _take(packages: Iterable[Package], into: Path, wanted: Callable[[Member], bool]) -> None:
     """One pass: every module that is `wanted`, and depmod's index files, to `into`/lib/modules."""
+    written = 0
     for package in packages:
         for member in package():
             take = wanted(member)
             match = _MODULES.fullmatch(member.path)
-            # The path is checked, not trusted: a package could name ../../etc.
-            if match is None or ".." in member.path.split("/"):
+            if match is None:
                 continue
             name = match[2].rsplit("/", 1)[-1]
             target = into / "lib/modules" / match[1] / match[2].removesuffix(name)
             if match[2] in modules.INDEX_FILES:
                 modules.write_file(member.read(), target / name)
             elif take and modules.is_module(name):
-                modules.write_module(member.read(), name, target)
+                written += modules.write_module(member.read(), name, target)
+                if written > TOTAL:
+                    raise InputError(f"its modules unpack to more than {TOTAL >> 20} MiB", where=member.path)
 
 
 def staged(laid_out: LaidOut, source: Mapping[str, object]) -> StagedKernel:
     """The laid-out kernel as the store takes it. What the image holds outranks what its configuration says."""
     facts = laid_out.facts
     wants = laid_out.config is not None and re.search(r"^CONFIG_DEBUG_INFO_BTF=y$", laid_out.config, re.MULTILINE) is not None
+    btf: bool | None
     if facts.btf is not None:
         btf, how = facts.btf, "the .BTF section looked for in the image"
     elif laid_out.config is not None:
         btf, how = wants, f"CONFIG_DEBUG_INFO_BTF in its configuration ({facts.note})"
     else:
-        return StagedKernel(facts.release, source, None, f"unknown: no configuration, and {facts.note}")
-    notes = ("CONFIG_DEBUG_INFO_BTF=y, but the image holds no BTF",) if wants and not btf else ()
+        btf, how = None, f"unknown: no configuration, and {facts.note}"
+    notes: tuple[str, ...] = ("CONFIG_DEBUG_INFO_BTF=y, but the image holds no BTF",) if wants and btf is False else ()
+    if laid_out.detached is not None:
+        notes += (f"BTF for a loader that takes it by path (boot/btf-{facts.release}): {laid_out.detached}",)
     return StagedKernel(facts.release, source, btf, how, notes)
 
 

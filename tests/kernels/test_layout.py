@@ -1,0 +1,68 @@
+"""BTF inside an image, beside it, and made of a vmlinux: what a kernel then says of itself."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kmatrix.errors import InputError
+from kmatrix.kernels import archive, layout
+from kmatrix.kernels.image import BTF_MAGIC
+from kmatrix.kernels.store import KernelEntry, KernelStore
+
+from .fabricate import CONFIG, btf_section, bzimage, deb
+
+RELEASE = "5.4.286"
+
+
+def store_it(store: KernelStore, tmp_path: Path, files: dict[str, bytes], *, btf: bool = False) -> KernelEntry:
+    (tmp_path / "k.deb").write_bytes(deb({f"boot/vmlinuz-{RELEASE}": bzimage(RELEASE, btf=btf)} | files))
+    package = archive.deb(tmp_path / "k.deb")
+    return store.add(
+        "5.4", "x86_64", lambda into: layout.staged(layout.lay_out([package], "x86_64", into, where="k.deb"), {"kind": "import"})
+    )
+
+
+@pytest.mark.parametrize("name", [f"boot/btf-{RELEASE}", f"usr/share/{RELEASE}.btf"])
+def test_beside(store: KernelStore, tmp_path: Path, name: str) -> None:
+    entry = store_it(store, tmp_path, {name: btf_section()})
+    assert entry.btf is False  # the kernel shows none
+    assert entry.btf_file is not None
+    assert entry.btf_file.read_bytes() == btf_section()
+    assert any("takes it by path" in note for note in entry.manifest["notes"])
+    assert store.verify("5.4", "x86_64") == []
+
+
+def test_inside_is_enough(store: KernelStore, tmp_path: Path) -> None:
+    entry = store_it(store, tmp_path, {f"boot/btf-{RELEASE}": btf_section()}, btf=True)
+    assert (entry.btf, entry.btf_file) == (True, None)
+
+
+def test_what_is_no_btf(store: KernelStore, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no BTF"):
+        store_it(store, tmp_path, {f"boot/btf-{RELEASE}": b"text"})
+    with pytest.raises(InputError, match="several BTF files"):
+        store_it(store, tmp_path, {"a.btf": btf_section(), "b.btf": btf_section() + b"\0"})
+    assert store.refs() == []
+
+
+def test_made_of_its_vmlinux(store: KernelStore, tmp_path: Path) -> None:
+    if shutil.which("pahole") is None or shutil.which("gcc") is None:
+        pytest.skip("pahole and gcc are needed (apt-get install pahole gcc)")
+    (tmp_path / "v.c").write_text(
+        "struct task_struct { int pid; char comm[16]; } init_task; int main(void) { return init_task.pid; }\n"
+    )
+    for flag in ("-g", "-g0"):
+        subprocess.run(["gcc", flag, "-o", str(tmp_path / f"vmlinux{flag}"), str(tmp_path / "v.c")], check=True)
+    config = {f"boot/config-{RELEASE}": CONFIG.replace("CONFIG_DEBUG_INFO_BTF=y\n", "").encode()}
+    entry = store_it(store, tmp_path, config | {f"boot/vmlinux-{RELEASE}": (tmp_path / "vmlinux-g").read_bytes()})
+    assert entry.btf is False
+    assert entry.btf_file is not None
+    assert entry.btf_file.read_bytes().startswith(BTF_MAGIC)
+    assert b"task_struct" in entry.btf_file.read_bytes()
+    assert [path.name for path in entry.path.rglob("*vmlinux*")] == []
+    without = store_it(KernelStore(tmp_path / "2"), tmp_path, config | {"boot/vmlinux": (tmp_path / "vmlinux-g0").read_bytes()})
+    assert without.btf_file is None
