@@ -16,9 +16,14 @@ from kmatrix.arch import Arch
 from kmatrix.errors import InfraError, InputError, KmatrixError, Unavailable
 from kmatrix.kernels.build import BuildSource
 from kmatrix.kernels.debian import DebianSource
+from kmatrix.kernels.git import GitSource
 from kmatrix.kernels.imported import ImportSource
 from kmatrix.kernels.layout import check_series
+from kmatrix.kernels.mainline import MainlineSource
+from kmatrix.kernels.oci import OciSource
+from kmatrix.kernels.package import PackageSource
 from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel, StoreError
+from kmatrix.kernels.tarball import TarballSource
 from kmatrix.kernels.trust import pinned
 from kmatrix.lock import Lock, Locked
 from kmatrix.matrix import Kernel, SourceSpec, Target
@@ -62,7 +67,11 @@ class Source(Protocol):
 
 def sources(mirrors: Mapping[str, str] | None = None) -> dict[str, Source]:
     """The sources by kind; `mirrors` as in kernels.toml."""
-    known: list[Source] = [DebianSource((mirrors or {}).get("debian")), ImportSource(), BuildSource()]
+    known: list[Source] = [
+        DebianSource((mirrors or {}).get("debian")),
+        *(OciSource(), PackageSource(), MainlineSource(), TarballSource(), GitSource()),
+        *(ImportSource(), BuildSource()),
+    ]
     return {source.kind: source for source in known}
 
 
@@ -231,10 +240,10 @@ def same_series(kernel: Kernel, staged: StagedKernel) -> StagedKernel:
 
 
 def hints(kernel: Kernel, arch: Arch) -> list[str]:
-    """The commands that get the kernel, one a source; `import` for one that has no source."""
+    """The commands that get the kernel, each once; `import` for one that has no source."""
     kernel, known = kernel.image_of, sources()
     commands = [known[spec.kind].hint(spec, kernel, arch) for spec in kernel.sources_for(arch)]
-    return commands or [f"kmatrix kernels import {kernel.name} --arch {arch} --image FILE"]
+    return list(dict.fromkeys(commands)) or [f"kmatrix kernels import {kernel.name} --arch {arch} --image FILE"]
 
 
 def availability(kernel: Kernel, arch: Arch, store: KernelStore, *, asked: bool = False, lock: Lock | None = None) -> str | None:

@@ -1,0 +1,212 @@
+"""Archives that mean harm, or are broken: one clear error, and nothing written outside."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kmatrix.errors import InputError
+from kmatrix.kernels import archive, layout, modules
+
+from .fabricate import CONFIG, bzimage, deb, module
+from .publish import layer
+from .test_sources import bare_rpm, cpio
+
+RELEASE = "5.4.286"
+KERNEL = {f"boot/vmlinuz-{RELEASE}": bzimage(RELEASE), f"boot/config-{RELEASE}": CONFIG.encode()}
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+READERS: dict[str, Callable[[Path, dict[str, bytes]], archive.Package]] = {
+    "deb": lambda folder, files: archive.deb(write(folder / "x", deb(files))),
+    "rpm": lambda folder, files: archive.rpm_package(write(folder / "x", bare_rpm(files))),
+    "layers": lambda folder, files: archive.layers([write(folder / "x", layer(files))]),
+}
+
+
+@pytest.fixture(params=READERS)
+def reader(request: pytest.FixtureRequest) -> Callable[[Path, dict[str, bytes]], archive.Package]:
+    return READERS[request.param]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"lib/modules/{RELEASE}/kernel/fs/../../../../../../evil.ko",
+        f"lib/modules/../{RELEASE}/evil.ko",
+        "../lib/modules/x/evil.ko",
+        "/lib/modules/x/evil.ko",
+        "..",
+    ],
+)
+def test_paths_that_lead_out(tmp_path: Path, reader: Callable[..., archive.Package], path: str) -> None:
+    into = tmp_path / "deep/er/into"
+    into.mkdir(parents=True)
+    with pytest.raises(InputError, match="leads out of it"):
+        layout.lay_out([reader(tmp_path, KERNEL | {path: module("evil")})], "x86_64", into, where="x")
+    assert list(tmp_path.rglob("evil*")) == []
+
+
+def test_a_release_that_leads_out(tmp_path: Path) -> None:
+    """What the image says of itself names files, too."""
+    for release in ("5.4/../../evil", "5.4.1/x"):
+        with pytest.raises(InputError):
+            layout.lay_out([READERS["deb"](tmp_path, {"boot/vmlinuz": bzimage(release)})], "x86_64", tmp_path, where="x")
+
+
+def test_too_many_files(tmp_path: Path, reader: Callable[..., archive.Package], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "FILES", 20)
+    with pytest.raises(InputError, match="more than 20 files"):
+        layout.lay_out([reader(tmp_path, {f"usr/{n}": b"" for n in range(30)})], "x86_64", tmp_path, where="x")
+
+
+def test_a_bomb(tmp_path: Path, reader: Callable[..., archive.Package], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is noticed while it is read, also where nothing in it is wanted."""
+    monkeypatch.setattr(archive, "TOTAL", 1 << 20)
+    with pytest.raises(InputError, match="unpacks to more than 1 MiB"):
+        layout.lay_out([reader(tmp_path, {"usr/zeros": bytes(8 << 20)})], "x86_64", tmp_path, where="x")
+
+
+def test_a_file_too_large(tmp_path: Path, reader: Callable[..., archive.Package], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "FILE", 1 << 20)
+    with pytest.raises(InputError, match="a file in it has 2 MiB"):
+        layout.lay_out([reader(tmp_path, {"boot/vmlinuz": bytes(2 << 20)})], "x86_64", tmp_path, where="x")
+
+
+def test_a_module_that_is_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modules, "_LARGEST", 1 << 20)
+    packed = lzma.compress(bytes(2 << 20), preset=0)
+    files = KERNEL | {f"lib/modules/{RELEASE}/kernel/fs/a.ko.xz": packed}
+    with pytest.raises(InputError, match="more than 1 MiB"):
+        layout.lay_out([READERS["deb"](tmp_path, files)], "x86_64", tmp_path, where="x")
+
+
+def test_links_and_devices_are_not_read(tmp_path: Path) -> None:
+    """An image in a layer that is a link to the host's kernel, and a device among the modules."""
+    evil = []
+    for name, kind, target in (
+        ("boot/vmlinuz", tarfile.SYMTYPE, "/etc/shadow"),
+        ("boot/config-1", tarfile.LNKTYPE, "../../etc/shadow"),
+        (f"lib/modules/{RELEASE}/kernel/a.ko", tarfile.CHRTYPE, ""),
+        (f"lib/modules/{RELEASE}/kernel/b.ko", tarfile.FIFOTYPE, ""),
+    ):
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = kind, target
+        evil.append(info)
+    package = archive.layers([write(tmp_path / "x", layer(KERNEL, extra=evil))])
+    (tmp_path / "into").mkdir()
+    assert not layout.lay_out([package], "x86_64", tmp_path / "into", where="x").has_modules
+    assert all(path.is_file() and not path.is_symlink() for path in (tmp_path / "into").rglob("*") if not path.is_dir())
+
+
+@pytest.mark.parametrize("cut", [0, 50, 100, 130, -200, -60])
+def test_cut_short(tmp_path: Path, cut: int) -> None:
+    for name, data in {"deb": deb(KERNEL), "rpm": bare_rpm(KERNEL), "layers": layer(KERNEL)}.items():
+        path = write(tmp_path / name, data[:cut] if cut else b"")
+        package = {"deb": archive.deb, "rpm": archive.rpm_package, "layers": lambda p: archive.layers([p])}[name](path)
+        with pytest.raises(InputError):
+            layout.lay_out([package], "x86_64", tmp_path, where="x")
+
+
+def test_a_header_of_its_own_size(tmp_path: Path) -> None:
+    """A tar header's own text is read into memory: one of 64 MiB is refused."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 64 << 20
+    path = write(tmp_path / "x", info.tobuf() + bytes(64 << 20))
+    with pytest.raises(InputError, match="larger than any name"):
+        list(archive.layers([path])())
+
+
+def test_pax_and_gnu_headers(tmp_path: Path) -> None:
+    """Long names and fractional times: what tar and git archive write."""
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=form, pax_headers={"comment": "a commit"}) as tar:
+            info = tarfile.TarInfo("lib/" + "long" * 60)
+            info.mtime = 1.5
+            tar.addfile(info)
+        assert [member.path for member in archive.layers([write(tmp_path / "x", out.getvalue())])()] == ["lib/" + "long" * 60]
+
+
+def test_a_cpio_that_lies(tmp_path: Path) -> None:
+    for data in (cpio(KERNEL).replace(b"070701", b"07070X", 1), cpio(KERNEL)[:94] + b"ffffffff" + cpio(KERNEL)[102:]):
+        good = bare_rpm({})
+        path = write(tmp_path / "x", good[: good.index(b"\x1f\x8b")] + data)
+        with pytest.raises(InputError, match="no sound RPM package"):
+            list(archive.rpm_package(path)())
+
+
+# --- a source tree, which is unpacked to where it says
+
+
+def tree(extra: list[tarfile.TarInfo], *, files: dict[str, bytes] | None = None) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:xz") as tar:
+        for name, data in (files or {"linux/Makefile": b"VERSION = 5\n"}).items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(data), 0o6777
+            tar.addfile(info, io.BytesIO(data))
+        for info in extra:
+            tar.addfile(info)
+    return out.getvalue()
+
+
+def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def test_a_source_tree(tmp_path: Path) -> None:
+    (tmp_path / "into").mkdir()
+    archive.unpack_tree(write(tmp_path / "x", tree([link("linux/link", "Makefile")])), tmp_path / "into")
+    makefile = tmp_path / "into/linux/Makefile"
+    assert makefile.read_bytes() == b"VERSION = 5\n"
+    assert makefile.stat().st_mode & 0o7022 == 0  # neither setuid nor for others to write
+    assert (tmp_path / "into/linux/link").readlink() == Path("Makefile")
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        link("linux/out", "/etc/passwd"),
+        link("linux/out", "../../../etc/passwd"),
+        link("linux/out", "../../outside", tarfile.LNKTYPE),
+        link("linux/device", "", tarfile.CHRTYPE),
+        link("../outside", "x"),
+        link("/outside", "x"),
+    ],
+    ids=["absolute", "relative", "hard", "device", "name", "root"],
+)
+def test_a_source_tree_that_leads_out(tmp_path: Path, member: tarfile.TarInfo) -> None:
+    (tmp_path / "into").mkdir()
+    with pytest.raises(InputError):
+        archive.unpack_tree(write(tmp_path / "x", tree([member])), tmp_path / "into")
+    assert not (tmp_path / "outside").exists()
+    assert not (tmp_path / "into/linux/out").is_symlink()
+
+
+def test_a_source_tree_through_a_link(tmp_path: Path) -> None:
+    """A link to a folder outside, and then a file in it."""
+    (tmp_path / "into").mkdir()
+    through = tarfile.TarInfo("linux/sub/outside")
+    with pytest.raises(InputError):
+        archive.unpack_tree(write(tmp_path / "x", tree([link("linux/sub", "../.."), through])), tmp_path / "into")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_source_tree_that_is_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "into").mkdir()
+    path = write(tmp_path / "x", tree([], files={"linux/zeros": bytes(8 << 20)}))
+    monkeypatch.setattr(archive, "TOTAL", 1 << 20)
+    with pytest.raises(InputError, match="more than 1 MiB"):
+        archive.unpack_tree(path, tmp_path / "into")

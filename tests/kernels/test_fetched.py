@@ -1,0 +1,160 @@
+"""What was fetched is booted: Debian's 6.1, published anew by servers of every kind, and fetched from them as a user would."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kmatrix import guest_image, kernels
+from kmatrix.arch import INFO
+from kmatrix.kernels.archive import zstd
+from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.matrix import Arch, SourceSpec
+from kmatrix.progress import Quiet
+from kmatrix.vm import VmSpec, boot
+
+from .fabricate import Served, Signer, deb, kernel, serve
+from .publish import Registry, layer, registry, rpm
+
+SOURCE_TARBALL = Path("/usr/src/linux-source-6.1.tar.xz")
+
+
+@pytest.fixture(scope="module")
+def original(need: Callable[[str], None]) -> Callable[[Arch], KernelEntry]:
+    """Debian's 6.1 for an arch, from the user's store (where the VM's snapshots are, too)."""
+
+    def find(arch: Arch) -> KernelEntry:
+        need(f"6.1-{arch}")
+        debian = SourceSpec("debian", options={"suite": "bookworm", "series": "6.1"})
+        return kernels.obtain(kernel("6.1", (6, 1), debian), arch, KernelStore(), reporter=Quiet())
+
+    return find
+
+
+def boot_files(entry: KernelEntry, prefix: str = "") -> dict[str, bytes]:
+    assert entry.config is not None
+    return {
+        f"{prefix}boot/vmlinuz-{entry.release}": entry.image.read_bytes(),
+        f"{prefix}boot/config-{entry.release}": entry.config.read_bytes(),
+    }
+
+
+def module_files(
+    entry: KernelEntry, prefix: str = "", pack: Callable[[bytes], bytes] = bytes, suffix: str = ""
+) -> dict[str, bytes]:
+    assert entry.modules is not None
+    found = {}
+    for path in sorted(entry.modules.rglob("*")):
+        name = f"{prefix}lib/modules/{entry.release}/{path.relative_to(entry.modules)}"
+        if path.suffix == ".ko":
+            found[name + suffix] = pack(path.read_bytes())
+        elif path.name in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
+            found[name] = path.read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with registry(tmp_path_factory.mktemp("registry")) as found:
+        yield found
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Served]:
+    (tmp_path / "web").mkdir()
+    with serve(tmp_path / "web") as server:
+        yield server
+
+
+def fetch_and_boot(store: KernelStore, arch: Arch, tmp_path: Path, spec: SourceSpec) -> KernelEntry:
+    entry = kernels.obtain(kernel("6.1", (6, 1), spec), arch, store, reporter=Quiet())
+    with boot(VmSpec(entry, guest_image.obtain(arch, reporter=Quiet())), tmp_path / "console.log") as vm:
+        done = vm.run(["sh", "-c", "uname -r; ls /sys/kernel/btf | grep -c vmlinux"], timeout=60)
+        assert done.stdout.decode().split() == [entry.release, "1" if entry.btf else "0"]
+        if entry.modules is not None:
+            assert vm.run(["modprobe", "overlay"], timeout=60).exit == 0
+    return entry
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "arm64"])
+def test_little_vm_helpers_image(
+    store: KernelStore, tmp_path: Path, images: Registry, original: Callable[[Arch], KernelEntry], arch: Arch
+) -> None:
+    base = "data/kernels/6.1/"
+    entry = original(arch)
+    layers = [layer(boot_files(entry, base), pack="zstd"), layer(module_files(entry, base), pack="zstd")]
+    digest = images.push("lvh/kernel-images", "6.1", {INFO[arch].debian: layers})
+    spec = SourceSpec("oci", options={"ref": f"{images.address}/lvh/kernel-images@{digest}"})
+    fetched = fetch_and_boot(store, arch, tmp_path, spec)
+    assert fetched.content == entry.content  # byte for byte what Debian's package has
+
+
+def test_ci_kernels_image(store: KernelStore, tmp_path: Path, images: Registry, original: Callable[[Arch], KernelEntry]) -> None:
+    entry = original("x86_64")
+    files = {"boot/vmlinuz": entry.image.read_bytes()} | module_files(entry, "usr/")
+    digest = images.push("ci-kernels", "6.1", {"amd64": [layer(files)]})
+    spec = SourceSpec("oci", options={"ref": f"{images.address}/ci-kernels:6.1@{digest}"})
+    fetch_and_boot(store, "x86_64", tmp_path, spec)
+
+
+def test_signed_rpms(
+    store: KernelStore, tmp_path: Path, web: Served, signer: Signer, original: Callable[[Arch], KernelEntry]
+) -> None:
+    """kernel-core and kernel-modules, as in RHEL and its kin."""
+    entry = original("x86_64")
+    assert entry.config is not None
+    tree = f"lib/modules/{entry.release}"
+    core = {f"{tree}/vmlinuz": entry.image.read_bytes(), f"{tree}/config": entry.config.read_bytes()}
+    files = [
+        rpm(tmp_path / "web", "kernel-core", core, version="6.1.0", signer=signer),
+        rpm(tmp_path / "web", "kernel-modules", module_files(entry), version="6.1.0", payload="w1.xzdio", signer=signer),
+    ]
+    urls = tuple(f"{web.uri}/{file.name}" for file in files)
+    fetched = fetch_and_boot(store, "x86_64", tmp_path, SourceSpec("package", options={"url": urls, "key": (str(signer.keyring),)}))
+    assert {artifact["trust"] for artifact in fetched.source["artifacts"]} == {"the package's own signature"}
+
+
+def test_a_mainline_build(
+    store: KernelStore, tmp_path: Path, web: Served, signer: Signer, original: Callable[[Arch], KernelEntry]
+) -> None:
+    """Image and modules in two packages packed with zstd, for arm64."""
+    entry = original("arm64")
+    folder = tmp_path / "web/v6.1.9/arm64"
+    folder.mkdir(parents=True)
+    packed = module_files(entry, pack=lambda data: zstd.compress(data, 1), suffix=".zst")
+    packages = {
+        "linux-image-unsigned-6.1.9-060109-generic_6.1.9_arm64.deb": deb(boot_files(entry), compress="zst"),
+        "linux-modules-6.1.9-060109-generic_6.1.9_arm64.deb": deb(packed, compress="zst"),
+    }
+    sums = ""
+    for name, data in packages.items():
+        (folder / name).write_bytes(data)
+        sums += f"{hashlib.sha256(data).hexdigest()}  {name}\n"
+    (folder / "CHECKSUMS").write_text(sums)
+    (folder / "CHECKSUMS.gpg").write_bytes(signer.detached(sums.encode()))
+    options = {"url": (f"{web.uri}/",), "series": "6.1", "key": (str(signer.keyring),)}
+    fetch_and_boot(store, "arm64", tmp_path, SourceSpec("mainline", options=options))
+
+
+@pytest.mark.skipif(
+    "KMATRIX_BUILD" not in os.environ, reason="builds a kernel, some minutes: KMATRIX_BUILD=x86_64 (or arm64) pytest …"
+)
+def test_a_source_tarball(store: KernelStore, tmp_path: Path, web: Served, signer: Signer) -> None:
+    """Debian's source of 6.1 (apt-get install linux-source-6.1), published as kernel.org does, built and booted."""
+    if not SOURCE_TARBALL.is_file():
+        pytest.skip(f"there is no {SOURCE_TARBALL} (apt-get install linux-source-6.1)")
+    (tmp_path / "web/v6.x").mkdir()
+    name = "linux-6.1.192.tar.xz"
+    shutil.copy(SOURCE_TARBALL, tmp_path / "web/v6.x" / name)
+    digest = hashlib.sha256(SOURCE_TARBALL.read_bytes()).hexdigest()
+    (tmp_path / "web/v6.x/sha256sums.asc").write_bytes(signer.clearsign(f"{digest}  {name}\n".encode()))
+    arch: Arch = "arm64" if os.environ["KMATRIX_BUILD"] == "arm64" else "x86_64"
+    options = {"url": (f"{web.uri}/v6.x/",), "key": (str(signer.keyring),)}
+    entry = fetch_and_boot(store, arch, tmp_path, SourceSpec("tarball", options=options))
+    assert entry.btf
+    assert entry.source["artifacts"][0]["trust"] == "the signed sha256sums.asc"

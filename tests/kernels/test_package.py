@@ -1,0 +1,225 @@
+"""The package source: .deb and .rpm files by address and from repositories, built by the distributions' own tools and served over HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kmatrix import kernels
+from kmatrix.errors import InfraError, InputError, Unavailable
+from kmatrix.kernels import trust
+from kmatrix.kernels.archive import zstd
+from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.matrix import Arch, SourceSpec
+from kmatrix.progress import Quiet
+
+from .fabricate import CONFIG, Archive, Served, Signer, arm64_image, bzimage, deb, kernel, kernel_deb, leftovers, module, serve
+from .publish import rpm
+
+RELEASE = "5.4.286-1.el9.x86_64"
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Served]:
+    (tmp_path / "web").mkdir()
+    with serve(tmp_path / "web") as server:
+        yield server
+
+
+def spec(*urls: str, **options: object) -> SourceSpec:
+    given = {"url": urls} if urls else {}
+    listed = {
+        name: (value,) if name in ("sha256", "key", "fingerprint") and isinstance(value, str) else value
+        for name, value in options.items()
+    }
+    return SourceSpec("package", options=given | listed)
+
+
+def obtain(store: KernelStore, source: SourceSpec, arch: Arch = "x86_64") -> KernelEntry:
+    return kernels.obtain(kernel("5.4", (5, 4), source), arch, store, reporter=Quiet())
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def core(release: str = RELEASE, image: bytes | None = None) -> dict[str, bytes]:
+    """kernel-core, as in RHEL 8 and later: all below lib/modules."""
+    tree = f"lib/modules/{release}"
+    modules = {f"{tree}/kernel/fs/overlayfs/overlay.ko": module("overlay"), f"{tree}/kernel/drivers/gpu/big.ko": module("big")}
+    return {
+        f"{tree}/vmlinuz": image or bzimage(release),
+        f"{tree}/config": CONFIG.encode(),
+        f"{tree}/modules.builtin": b"\n",
+    } | modules
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory, signer: Signer) -> Path:
+    return rpm(tmp_path_factory.mktemp("rpm"), "kernel-core", core(), signer=signer)
+
+
+@pytest.mark.parametrize("payload", ["w3.zstdio", "w2.xzdio", "w2.gzdio", "w2.bzdio", "w2.lzdio"])
+def test_rpm_by_digest(store: KernelStore, tmp_path: Path, web: Served, payload: str) -> None:
+    file = rpm(tmp_path / "web", "kernel", core(), payload=payload)
+    entry = obtain(store, spec(f"{web.uri}/{file.name}", sha256=sha256(file)))
+    assert (entry.release, entry.btf) == (RELEASE, True)
+    assert entry.modules is not None
+    assert [path.name for path in entry.modules.rglob("*.ko")] == ["overlay.ko"]
+    assert entry.source["artifacts"] == [
+        {"url": f"{web.uri}/{file.name}", "sha256": sha256(file), "size": file.stat().st_size, "trust": "sha256 in kernels.toml"}
+    ]
+    assert leftovers(store.root) == []
+
+
+def test_rpm_by_signature(store: KernelStore, tmp_path: Path, web: Served, signed: Path, signer: Signer) -> None:
+    shutil.copy(signed, tmp_path / "web")
+    (tmp_path / "web/KEY").write_text(signer.armoured())
+    source = spec(f"{web.uri}/{signed.name}", key=f"{web.uri}/KEY", fingerprint=signer.fingerprint())
+    entry = obtain(store, source)
+    assert entry.source["artifacts"][0]["trust"] == "the package's own signature"
+    again = obtain(KernelStore(tmp_path / "again"), trust.pinned(spec(f"{web.uri}/other.rpm"), entry.source))
+    assert again.digest == entry.digest
+
+
+def test_a_key_of_another_fingerprint(store: KernelStore, tmp_path: Path, web: Served, signed: Path, signer: Signer) -> None:
+    shutil.copy(signed, tmp_path / "web")
+    source = spec(f"{web.uri}/{signed.name}", key=str(signer.keyring), fingerprint="0" * 40)
+    with pytest.raises(InfraError, match="signature is not good"):
+        obtain(store, source)
+    with pytest.raises(InputError, match="nothing says which it must be"):
+        obtain(store, spec(f"{web.uri}/{signed.name}", key=f"{web.uri}/KEY"))
+
+
+@pytest.mark.parametrize("where", ["header", "payload"])
+def test_a_signed_rpm_changed(store: KernelStore, tmp_path: Path, web: Served, signed: Path, signer: Signer, where: str) -> None:
+    data = bytearray(signed.read_bytes())
+    at = data.index(b"kernel-core\0", 500) if where == "header" else len(data) - 100
+    data[at] ^= 1
+    (tmp_path / "web/k.rpm").write_bytes(data)
+    with pytest.raises(InfraError, match=r"signature is not good|payload is not the one that was signed"):
+        obtain(store, spec(f"{web.uri}/k.rpm", key=str(signer.keyring)))
+    assert store.refs() == []
+
+
+def test_an_unsigned_rpm(store: KernelStore, tmp_path: Path, web: Served, signer: Signer) -> None:
+    file = rpm(tmp_path / "web", "kernel", core())
+    with pytest.raises(InfraError, match="not signed"):
+        obtain(store, spec(f"{web.uri}/{file.name}", key=str(signer.keyring)))
+
+
+def test_signed_by_a_stranger(store: KernelStore, tmp_path: Path, web: Served, signed: Path) -> None:
+    stranger = Signer.make(tmp_path / "stranger")
+    stranger.close()
+    shutil.copy(signed, tmp_path / "web")
+    with pytest.raises(InfraError, match="none of the known keys"):
+        obtain(store, spec(f"{web.uri}/{signed.name}", key=str(stranger.keyring)))
+
+
+def test_ubuntus_layout(store: KernelStore, tmp_path: Path, web: Served) -> None:
+    """Image and modules in two packages, packed with zstd (and the modules in them too)."""
+    release = "5.4.0-216-generic"
+    tree = f"lib/modules/{release}"
+    image = deb({f"boot/vmlinuz-{release}": arm64_image(release)}, compress="zst")
+    parts = {
+        f"boot/config-{release}": CONFIG.encode(),
+        f"{tree}/kernel/fs/overlayfs/overlay.ko.zst": zstd.compress(module("overlay")),
+    }
+    (tmp_path / "web/image.deb").write_bytes(image)
+    (tmp_path / "web/modules.deb").write_bytes(deb(parts | {f"{tree}/modules.builtin": b""}, compress="zst"))
+    digests = tuple(sha256(tmp_path / "web" / name) for name in ("image.deb", "modules.deb"))
+    entry = obtain(store, spec(f"{web.uri}/image.deb", f"{web.uri}/modules.deb", sha256=digests), "arm64")
+    assert entry.release == release
+    assert entry.modules is not None
+    assert [path.name for path in entry.modules.rglob("*.ko*")] == ["overlay.ko"]
+
+
+def test_nothing_vouches(store: KernelStore, tmp_path: Path, web: Served) -> None:
+    (tmp_path / "web/k.deb").write_bytes(kernel_deb("5.4.9-amd64"))
+    with pytest.raises(InputError, match="nothing says what"):
+        obtain(store, spec(f"{web.uri}/k.deb"))
+    assert web.count("k.deb") == 0
+    entry = obtain(store, spec(f"{web.uri}/k.deb", trust="first-use"))
+    assert entry.source["artifacts"][0]["trust"] == "first use"
+    assert list(entry.source["pin"]["sha256"]) == [entry.source["artifacts"][0]["sha256"]]
+    (tmp_path / "web/k.deb").write_bytes(kernel_deb("5.4.10-amd64"))  # pinned, another one is refused
+    pinned = trust.pinned(spec(f"{web.uri}/k.deb", trust="first-use"), entry.source)
+    with pytest.raises(InfraError, match="sha256 differs"):
+        obtain(KernelStore(tmp_path / "again"), pinned)
+
+
+def test_a_deb_by_key(store: KernelStore, tmp_path: Path, web: Served, signer: Signer) -> None:
+    (tmp_path / "web/k.deb").write_bytes(kernel_deb("5.4.9-amd64"))
+    with pytest.raises(InputError, match="no other kind carries a signature"):
+        obtain(store, spec(f"{web.uri}/k.deb", key=str(signer.keyring)))
+
+
+# --- repositories
+
+
+@pytest.fixture
+def repository(tmp_path: Path, web: Served, signer: Signer) -> str:
+    """kernel-core and kernel-modules in three versions, the newest without its modules; and another series."""
+    if shutil.which("createrepo_c") is None:
+        pytest.skip("createrepo_c is not installed (apt-get install createrepo-c)")
+    folder = tmp_path / "web/x86_64"
+    folder.mkdir()
+    for version, release in (("5.4.9", "1"), ("5.4.10", "2"), ("5.4.11", "1"), ("5.10.1", "1")):
+        name = f"{version}-{release}.x86_64"
+        rpm(folder, "kernel-core", core(name), version=version, release=release, signer=signer)
+        if version != "5.4.11":
+            extra = {f"lib/modules/{name}/kernel/net/sched/cls_bpf.ko": module("cls_bpf")}
+            rpm(folder, "kernel-modules", extra, version=version, release=release, signer=signer)
+    done = subprocess.run(["createrepo_c", "--quiet", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "web/mirror.list").write_text(f"{web.uri}/$basearch\n")
+    return web.uri
+
+
+def test_the_newest_of_a_repository(store: KernelStore, repository: str, signer: Signer) -> None:
+    names = ("kernel-core", "kernel-modules")
+    options = {"packages": names, "series": "5.4", "key": str(signer.keyring)}
+    entry = obtain(store, spec(repository=f"{repository}/{{machine}}/", **options))
+    assert entry.release == "5.4.10-2.x86_64"
+    assert entry.modules is not None
+    assert {path.stem for path in entry.modules.rglob("*.ko")} == {"overlay", "cls_bpf"}
+    by_list = spec(repository=f"{repository}/mirror.list", **(options | {"packages": ("kernel-core",)}))
+    assert obtain(KernelStore(store.root / "2"), by_list).release == "5.4.11-1.x86_64"
+
+
+def test_a_repository_without_it(store: KernelStore, repository: str, signer: Signer) -> None:
+    with pytest.raises(Unavailable, match=r"has no kernel-uek 5.4 for x86_64"):
+        obtain(store, spec(repository=f"{repository}/x86_64/", packages=("kernel-uek",), series="5.4", key=str(signer.keyring)))
+    with pytest.raises(InputError, match="nothing says what"):
+        obtain(store, spec(repository=f"{repository}/x86_64/", packages=("kernel-core",)))
+
+
+def test_ubuntus_archive(store: KernelStore, tmp_path: Path, web: Served, signer: Signer) -> None:
+    """A metapackage leads to the image, and that to the modules; an older image that is still there is passed over."""
+    archive = Archive(tmp_path / "web/ubuntu", signer, suite="focal-updates", origin="Ubuntu")
+    for abi in (215, 216):
+        release = f"5.4.0-{abi}-generic"
+        modules = f"linux-modules-{release}"
+        archive.add(
+            f"linux-image-{release}",
+            f"5.4.0-{abi}.1",
+            "amd64",
+            deb({f"boot/vmlinuz-{release}": bzimage(release)}),
+            f"kmod, {modules}",
+        )
+        parts = {f"boot/config-{release}": CONFIG.encode(), f"lib/modules/{release}/kernel/fs/a.ko": module("a")}
+        archive.add(modules, f"5.4.0-{abi}.1", "amd64", deb(parts))
+    archive.add("linux-image-generic", "5.4.0.216", "amd64", deb({}), "linux-image-5.4.0-216-generic, linux-firmware")
+    archive.publish()
+    options = {"suite": "focal-updates", "packages": ("linux-image-generic",), "key": str(signer.keyring)}
+    entry = obtain(store, spec(repository=f"{web.uri}/ubuntu", **options))
+    assert entry.release == "5.4.0-216-generic"
+    assert entry.modules is not None
+    assert {artifact["trust"] for artifact in entry.source["artifacts"]} == {"the signed Release of focal-updates"}
+    with pytest.raises(Unavailable, match=r"has no package linux-image-generic for arm64|has no packages for arm64"):
+        obtain(KernelStore(tmp_path / "2"), spec(repository=f"{web.uri}/ubuntu", **options), "arm64")
