@@ -14,6 +14,10 @@ PROGRAMS := qemu-system-x86_64 qemu-system-aarch64 mmdebstrap mke2fs gpgv depmod
 # What the example agent (examples/go-agent) is built with: only the tests need it.
 GO_PACKAGES := golang-go golang-github-cilium-ebpf-dev
 
+# What the tests take besides: they publish kernels as a registry, distributions and kernel.org do (each starts its own; a service of a package is not used).
+TEST_PACKAGES := docker-registry rpm createrepo-c gnupg
+TEST_PROGRAMS := docker-registry rpmbuild createrepo_c gpg
+
 .PHONY: setup matrix test check bench fidelity collectors examples clean help
 .DEFAULT_GOAL := help
 
@@ -42,7 +46,14 @@ matrix: setup collectors  ## every collector on every kernel x arch that can be 
 	@$(BIN)/kmatrix prepare
 	@$(BIN)/pytest -q -n auto $(ARGS)
 
-test: setup collectors examples  ## kmatrix's own tests, on real booted guests
+.PHONY: test-packages
+test-packages:
+	@missing=; for program in $(TEST_PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	test -z "$$missing" || { echo "installing what the tests need:$$missing"; \
+		$(SUDO) apt-get update -qq && \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TEST_PACKAGES); }
+
+test: setup collectors examples test-packages  ## kmatrix's own tests, on real booted guests
 	@$(BIN)/pytest tests -n auto $(ARGS)
 
 check: setup  ## types and style

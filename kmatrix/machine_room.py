@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from kmatrix import __version__, guest_image, kernels
 from kmatrix.arch import Arch
-from kmatrix.errors import InfraError
+from kmatrix.errors import InfraError, KmatrixError
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix import Matrix, Target
 from kmatrix.progress import Quiet, Reporter
@@ -45,9 +45,28 @@ class MachineRoom:
         """The kernels that are here."""
         return KernelStore()
 
-    def unavailable(self, target: Target) -> str | None:
-        """Why the target's kernel cannot be had (and how to get it), or None. Asks the store and kernels.toml, not the network."""
-        return kernels.availability(target.kernel, target.arch, self.store, lock=self.matrix.lock)
+    def unavailable(self, targets: Iterable[Target], *, asked: bool = False) -> dict[str, str]:
+        """Those of the targets whose kernel cannot be had, each with why and how to get it. Asks the store and kernels.toml.
+
+        A source that builds, or that nobody has tried, counts only for kernels `asked` for by name: those are fetched now, side by side.
+        """
+        chosen = {str(target): target for target in targets}
+        lock, store = self.matrix.lock, self.store
+        reasons = {name: kernels.availability(t.kernel, t.arch, store, lock=lock) for name, t in chosen.items()}
+        missing = {name: reason for name, reason in reasons.items() if reason is not None}
+        if asked:
+            tried = [
+                chosen[name]
+                for name in missing
+                if kernels.availability(chosen[name].kernel, chosen[name].arch, store, lock=lock, asked=True) is None
+            ]
+            found = kernels.obtain_all(tried, store, reporter=self.reporter, mirrors=self.matrix.mirrors, lock=lock)
+            for target, result in found:
+                if isinstance(result, KmatrixError):
+                    missing[str(target)] = result.message + (f"; {result.fix}" if result.fix else "")
+                else:
+                    del missing[str(target)]
+        return missing
 
     def spec(self, target: Target) -> VmSpec:
         """What the target's VM is made of; fetches the kernel and builds the guest image where they are not here yet.

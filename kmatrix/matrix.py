@@ -128,6 +128,7 @@ class _KernelModel(Strict):
     as_of: str | None = None
     hide: Annotated[tuple[str, ...], Field(strict=False)] = ()
     summary: str = ""
+    distribution: str | None = None
     status: Literal["full", "partial", "fallback", "unsupported"] | None = None
     features: dict[str, bool | dict[str, bool]] = {}
     config: dict[str, bool] = {}
@@ -187,7 +188,7 @@ class _KernelModel(Strict):
             raise ValueError("a kernel with a base needs as_of or hide: what is simulated")
         own = [
             name
-            for name in ("version", "features", "config", "cmdline", "memory", "sources", "build", "cgroup")
+            for name in ("version", "distribution", "features", "config", "cmdline", "memory", "sources", "build", "cgroup")
             if getattr(self, name)
         ]
         if own:
@@ -259,6 +260,8 @@ class Kernel:
     memory_mib: int | None = None
     """Guest memory, where this kernel needs more than the default."""
     declared_in: str = "kernels.toml"
+    distribution: str | None = None
+    """Whose build it is, where it is a distribution's with features ported back: its version says less of it than of an upstream kernel."""
     simulation: Simulation | None = None
     """Where this kernel is not booted itself, but its base with something hidden."""
     variant_of: Kernel | None = None
@@ -352,8 +355,8 @@ class Matrix:
         """The kernels that `expression` means, in the matrix's order.
 
         A comma-separated list of: a kernel's name, a set's name, `all`, a comparison (`>=5.8`, `<6`), a range (`5.4..6.1`, both ends in).
-        Comparisons and ranges are over the upstream version, and mean plain kernels only: a simulated one or a variant is named, or in a set. Raises InputError (with the nearest names) for an unknown name and for a
-        term that selects nothing.
+        Comparisons and ranges are over the upstream version, and mean plain kernels only: a simulated one, a variant or a distribution's is
+        named, or in a set. Raises InputError (with the nearest names) for an unknown name and for a term that selects nothing.
         """
         terms = [term for term in (t.strip() for t in expression.split(",")) if term]
         if not terms:
@@ -394,7 +397,8 @@ class Matrix:
         if accepts is None:
             return [self.kernel(term, where=where).name]
         low, high = accepts
-        names = [name for name, kernel in self.kernels.items() if low <= kernel.version < high and kernel.is_plain]
+        plain = {name: kernel for name, kernel in self.kernels.items() if kernel.is_plain and kernel.distribution is None}
+        names = [name for name, kernel in plain.items() if low <= kernel.version < high]
         if not names:
             raise InputError(f"no kernel of {self.where} is in {term!r}", where=where, fix=self._choices())
         return names
@@ -469,7 +473,7 @@ def parse(data: object, *, where: str, base: Matrix | None = None) -> Matrix:
     if DEFAULT_SET not in sets:
         sets[DEFAULT_SET] = tuple(kernels)
     mirrors = (dict(base.mirrors) if base else {}) | model.mirrors
-    ordered = dict(sorted(kernels.items(), key=lambda item: (item[1].version, item[0])))
+    ordered = dict(sorted(kernels.items(), key=lambda item: (item[1].distribution is not None, item[1].version, item[0])))
     return Matrix(ordered, sets, mirrors, where)
 
 
@@ -485,6 +489,7 @@ def _kernel(name: str, entry: _KernelModel, where: str) -> Kernel:
         cmdline=entry.cmdline,
         memory_mib=entry.memory,
         declared_in=where,
+        distribution=entry.distribution,
     )
     if entry.build or entry.cgroup:
         raise InputError(

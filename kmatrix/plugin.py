@@ -137,8 +137,7 @@ class Run:
     @cached_property
     def unavailable(self) -> dict[str, str]:
         """The targets selected that cannot be had, and why."""
-        reasons = {str(target): self.room.unavailable(target) for target in self.selected}
-        return {target: reason for target, reason in reasons.items() if reason is not None}
+        return self.room.unavailable(self.selected, asked=self.config.getoption("--kernels") is not None)
 
     @property
     def targets(self) -> list[Target]:

@@ -26,7 +26,7 @@ from kmatrix.report.table import head
 def command(target: str | None, arch: str, accel: str, cold: bool, kernels_file: Path | None, as_json: bool) -> None:
     """The features declared for every kernel; with a TARGET (5.4-arm64), declared and probed in its guest side by side.
 
-    Exit status 1 where the two disagree.
+    The table leaves out distributions' kernels (--json has them). Exit status 1 where the two disagree.
     """
     matrix = options.load_matrix(kernels_file)
     if target is not None:
@@ -40,6 +40,7 @@ def command(target: str | None, arch: str, accel: str, cold: bool, kernels_file:
     if as_json:
         click.echo(json.dumps({str(t): sorted(t.features) for t in targets}, indent=1))
         return
+    targets = [target for target in targets if target.kernel.distribution is None]
     rows = [[f.name, _since(f), *("✓" if f.name in t.features else "·" for t in targets)] for f in FEATURES.values()]
     status = ["(status)", "", *(t.kernel.status(t.arch) for t in targets)]
     heads = [head(str(t), simulated=t.simulated is not None) for t in targets]

@@ -42,11 +42,15 @@ def group() -> None:
 @_KERNELS_FILE
 @_JSON
 def list_kernels(arch: str, kernels_file: Path | None, as_json: bool) -> None:
-    """Every kernel of the matrix and of the store: what is here, and how to get what is not."""
+    """Every kernel of the matrix and of the store: what is here, and how to get what is not.
+
+    The column "default" says of the sources that kernels.toml gives: run, where one of them has been run by whoever wrote it down;
+    written, where they only follow their publishers' layout; given, where the kernel has to be imported or built.
+    """
     matrix, store, arches = config.load_matrix(file=kernels_file), KernelStore(), parse_arches(arch)
     known = [(kernel.name, each) for kernel in matrix.kernels.values() for each in arches]
     others = [name for name in store.refs() if name[1] in arches and name not in known]
-    rows = [_row(name, matrix, store) for name in [*known, *others]]
+    rows = [_row(name, matrix, store) | {"default": _default(name, matrix)} for name in [*known, *others]]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
@@ -55,18 +59,19 @@ def list_kernels(arch: str, kernels_file: Path | None, as_json: bool) -> None:
         if row.get("simulated"):
             here = row["release"] if row["present"] else "-"
             btf = "yes" if "btf" in matrix.kernel(row["kernel"]).features(row["arch"]) else "no"
-            table.append([f"~{row['kernel']}", row["arch"], here, btf, "-", f"simulated: {row['simulated']}"])
+            table.append([f"~{row['kernel']}", row["arch"], here, btf, "-", row["default"], f"simulated: {row['simulated']}"])
         elif row.get("set_up"):
             here = row["release"] if row["present"] else "-"
-            table.append(
-                [row["kernel"], row["arch"], here, "-", "-", f"as {matrix.kernel(row['kernel']).image_of.name}, {row['set_up']}"]
-            )
+            origin = f"as {matrix.kernel(row['kernel']).image_of.name}, {row['set_up']}"
+            table.append([row["kernel"], row["arch"], here, "-", "-", row["default"], origin])
         elif row["present"]:
-            btf = {True: "yes", False: "no", None: "?"}[row["btf"]]
-            table.append([row["kernel"], row["arch"], row["release"], btf, _size(row["size"]), _origin(row["source"])])
+            btf = {True: "yes", False: "beside" if row["btf_file"] else "no", None: "?"}[row["btf"]]
+            origin = _origin(row["source"])
+            table.append([row["kernel"], row["arch"], row["release"], btf, _size(row["size"]), row["default"], origin])
         else:
-            table.append([row["kernel"], row["arch"], "-", "-", "-", row["get"] or row["reason"]])
-    click.echo(tabulate(table, headers=["kernel", "arch", "release", "BTF", "size", "source, or how to get it"], **_PLAIN))
+            table.append([row["kernel"], row["arch"], "-", "-", "-", row["default"], row["get"] or row["reason"]])
+    heads = ["kernel", "arch", "release", "BTF", "size", "default", "source, or how to get it"]
+    click.echo(tabulate(table, headers=heads, **_PLAIN))
 
 
 @group.command("fetch")
@@ -89,6 +94,9 @@ def fetch(kernel: tuple[str, ...], arch: str, replace: bool, kernels_file: Path 
         click.echo(json.dumps([_result(target.kernel.name, target.arch, result) for target, result in results], indent=1))
     else:
         _print_entries([(t.kernel.name, t.arch, result) for t, result in results if isinstance(result, KernelEntry)])
+        for target, result in results:
+            for note in result.manifest["notes"] if isinstance(result, KernelEntry) else ():
+                click.echo(f"note: {target}: {note}")
     errors = [result for _, result in results if isinstance(result, KmatrixError)]
     for error in errors:
         click.echo(f"kmatrix: {error}", err=True)
@@ -107,8 +115,8 @@ def fetch(kernel: tuple[str, ...], arch: str, replace: bool, kernels_file: Path 
     "packages",
     type=_PATH,
     multiple=True,
-    metavar="DIR_OR_DEB",
-    help="A folder with boot/ and lib/modules/, a built kernel tree, or .deb files (repeat for several).",
+    metavar="DIR_OR_PACKAGE",
+    help="A folder with boot/ and lib/modules/, a built kernel tree, or .deb or .rpm files (repeat for several).",
 )
 @_REPLACE
 @_KERNELS_FILE
@@ -132,7 +140,9 @@ def import_kernel(
     """
     target = _one(config.load_matrix(file=kernels_file), kernel, arch)
     if (image is None) == (not packages):
-        raise InputError("one of --image and --from is needed", where="kernels import", fix="--image FILE, or --from DIR_OR_DEB")
+        raise InputError(
+            "one of --image and --from is needed", where="kernels import", fix="--image FILE, or --from DIR_OR_PACKAGE"
+        )
     if packages and (modules or config_file):
         raise InputError("--modules and --config go with --image", where="kernels import", fix="leave them out")
 
@@ -354,11 +364,34 @@ def _result(kernel: str, arch: Arch, result: KernelEntry | KmatrixError) -> dict
         "image": str(result.image),
         "modules": result.modules is not None,
         "config": str(result.config) if result.config else None,
+        "btf_file": str(result.btf_file) if result.btf_file else None,
     }
 
 
+def _default(name: Name, matrix: Matrix) -> str:
+    """What is known of the sources that kernels.toml gives a kernel: see `list`."""
+    kernel, arch = name
+    if kernel not in matrix.kernels:
+        return "-"
+    known = kernels.sources()
+    fetching = [spec for spec in matrix.kernel(kernel).real.sources_for(arch) if known[spec.kind].fetches]
+    if not fetching:
+        return "given"
+    return "written" if all(spec.untried for spec in fetching) else "run"
+
+
 def _origin(source: Any) -> str:
-    if source.get("kind") == "debian":
+    kind = source.get("kind")
+    if kind == "oci":
+        return str(source["ref"])
+    if kind == "mainline":
+        return f"Ubuntu mainline {source['version']}"
+    if kind == "git":
+        return f"built from {source['url']} at {source['commit'][:12]}"
+    if kind in ("package", "tarball"):
+        files = ", ".join(artifact["url"].rsplit("/", 1)[-1] for artifact in source["artifacts"])
+        return files if kind == "package" else f"built from {files}"
+    if kind == "debian":
         return f"Debian {source['suite']} {source['version']}"
     if source.get("kind") == "build":
         return f"built from {source['tree']}"

@@ -39,8 +39,7 @@ def select(machine_room: MachineRoom, kernels: str | None, arch: str) -> tuple[l
     As for pytest: what is asked for by --kernels and cannot be had is an error; of the default set it is listed and left out.
     """
     targets = machine_room.matrix.targets(kernels or DEFAULT_SET, arch)
-    reasons = {str(target): machine_room.unavailable(target) for target in targets}
-    missing = {name: reason for name, reason in reasons.items() if reason is not None}
+    missing = machine_room.unavailable(targets, asked=kernels is not None)
     if missing and kernels is not None:
         listed = "\n".join(f"  {name}: {reason}" for name, reason in missing.items())
         raise InputError(f"--kernels={kernels} asks for kernels that cannot be had:\n{listed}")

@@ -57,6 +57,16 @@ def test_list_says_how_to_get_what_is_not_there(run) -> None:  # type: ignore[no
     assert any("6.1" in line and "kmatrix kernels fetch 6.1 --arch x86_64" in line for line in lines)
 
 
+def test_list_says_what_has_been_run(run) -> None:  # type: ignore[no-untyped-def]
+    Path("kernels.toml").write_text(
+        MATRIX + '[kernels."6.6"]\nversion = "6.6"\n'
+        'sources = [{ kind = "oci", ref = "quay.io/x:6.6", trust = "first-use", untried = true }, { kind = "import" }]\n'
+    )
+    rows = {(row["kernel"], row["arch"]): row["default"] for row in json.loads(run("list", "--json").stdout)}
+    assert {name: rows[name, "arm64"] for name in ("5.4", "6.1", "6.6")} == {"5.4": "given", "6.1": "run", "6.6": "written"}
+    assert any(line.split()[:2] == ["6.6", "x86_64"] and " written " in line for line in run("list").stdout.splitlines())
+
+
 def test_import_list_verify_remove(run) -> None:  # type: ignore[no-untyped-def]
     assert "5.4.286" in run(*IMPORT).stdout
     rows = {(row["kernel"], row["arch"]): row for row in json.loads(run("list", "--json").stdout)}

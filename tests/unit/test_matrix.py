@@ -23,37 +23,52 @@ def names(expression: str) -> list[str]:
     return [kernel.name for kernel in SHIPPED.select(expression)]
 
 
+UPSTREAM = [
+    "4.9-sim",
+    "4.14",
+    "4.14-sim",
+    "5.4",
+    "5.4-sim",
+    "5.10",
+    "5.15",
+    "5.15-nobtf",
+    "6.1",
+    "6.1-cgroup1",
+    "6.1-nobtf",
+    "6.1-nokprobes",
+    "6.6",
+    "6.12",
+    "6.18",
+]
+DISTRIBUTIONS = [
+    "amazon-2",
+    "rhel-8",
+    "oracle-uek6",
+    "ubuntu-20.04",
+    "rhel-9",
+    "oracle-uek7",
+    "ubuntu-22.04",
+    "amazon-2023",
+    "ubuntu-24.04",
+]
+
+
 @pytest.mark.parametrize(
     ("expression", "chosen"),
     [
         ("5.4,6.1", ["5.4", "6.1"]),
         ("6.1, 5.4", ["5.4", "6.1"]),
-        (">=5.8", ["5.10", "5.15", "6.1", "6.12"]),
-        (">5.10", ["5.15", "6.1", "6.12"]),
+        (">=5.8", ["5.10", "5.15", "6.1", "6.6", "6.12", "6.18"]),  # no distribution's
+        (">5.10", ["5.15", "6.1", "6.6", "6.12", "6.18"]),
         ("<=5.4", ["4.14", "5.4"]),
         ("<5", ["4.14"]),
         ("5.4..6.1", ["5.4", "5.10", "5.15", "6.1"]),
         ("5..5", ["5.4", "5.10", "5.15"]),
         ("mission", ["4.14", "5.4", "5.15", "6.1"]),
         ("debian,4.14", ["4.14", "5.10", "6.1", "6.12"]),
-        (
-            "all",
-            [
-                "4.9-sim",
-                "4.14",
-                "4.14-sim",
-                "5.4",
-                "5.4-sim",
-                "5.10",
-                "5.15",
-                "5.15-nobtf",
-                "6.1",
-                "6.1-cgroup1",
-                "6.1-nobtf",
-                "6.1-nokprobes",
-                "6.12",
-            ],
-        ),
+        ("all", [*UPSTREAM, *DISTRIBUTIONS]),
+        ("rhel-8,5.4", ["5.4", "rhel-8"]),
+        ("distributions", DISTRIBUTIONS),
     ],
 )
 def test_selection(expression: str, chosen: list[str]) -> None:
@@ -79,7 +94,7 @@ def test_a_selection_that_makes_no_sense_says_so(expression: str, says: str) -> 
     assert "fix:" in str(error.value)
 
 
-REAL = [name for name, kernel in SHIPPED.kernels.items() if kernel.is_plain]
+REAL = [name for name, kernel in SHIPPED.kernels.items() if kernel.is_plain and kernel.distribution is None]
 
 
 @given(st.sampled_from(REAL), st.sampled_from(REAL))
@@ -110,8 +125,9 @@ def test_a_target_is_written_kernel_dash_arch() -> None:
 def test_the_standards_feature_table_is_in_the_shipped_matrix() -> None:
     """CORE_STANDARDS.md, "Feature Matrix"."""
     for arch in ARCHES:
-        found = {name: kernel.status(arch) for name, kernel in SHIPPED.kernels.items() if kernel.is_plain}
-        assert found == {"4.14": "fallback", "5.4": "partial", "5.10": "full", "5.15": "full", "6.1": "full", "6.12": "full"}
+        found = {name: SHIPPED.kernels[name].status(arch) for name in REAL}
+        newer = dict.fromkeys(("5.10", "5.15", "6.1", "6.6", "6.12", "6.18"), "full")
+        assert found == {"4.14": "fallback", "5.4": "partial"} | newer
         assert status(frozenset({"btf", "ringbuf"}), (4, 9)) == "unsupported"
 
 
@@ -159,6 +175,14 @@ def test_a_users_file_extends_the_shipped_one_or_replaces_it() -> None:
         ),
         ({"kernels": {"5.9": {"version": "5.9", "sources": [{"kind": "debain"}]}}}, "did you mean debian?"),
         ({"kernels": {"5.9": {"version": "5.9", "sources": [{"kind": "debian", "suite": "x"}]}}}, "needs series, suite"),
+        ({"kernels": {"5.9": {"version": "5.9", "sources": [{"kind": "package"}]}}}, "needs one of url, repository"),
+        (
+            {"kernels": {"5.9": {"version": "5.9", "sources": [{"kind": "package", "repository": "x"}]}}},
+            "name the kernel's in packages",
+        ),
+        ({"kernels": {"5.9": {"version": "5.9", "sources": [{"kind": "oci", "ref": "x", "key": "y"}]}}}, "takes no key"),
+        ({"kernels": {"5.9": {"version": "5.9", "sources": [{"kind": "oci", "ref": "x", "trust": "no"}]}}}, "first-use"),
+        ({"kernels": {"5.9": {"version": "5.9", "sources": [{"kind": "package", "url": "x", "sha256": "abc"}]}}}, "sha256"),
         ({"kernels": {"5.9": {"version": "5.9", "sources": [{"kind": "import", "arches": ["mips"]}]}}}, "unknown arch 'mips'"),
         ({"kernels": {"5.9": {"version": "5.9", "status": "partial"}}}, "make it 'full'"),
         ({"kernels": {"bad name": {"version": "5.9"}}}, "cannot name a kernel"),
