@@ -319,7 +319,9 @@ def watched(tmp_path: Path, *arguments: str, **environment: str) -> tuple[subpro
 
 def test_offline_connects_to_nothing(server: Server, tmp_path: Path) -> None:
     """The same command with and without: the watch that sees the one's connections sees none of the other's."""
-    (tmp_path / "kernels.toml").write_text(f'schema = 1\n[mirrors]\ndebian = "http://{server.address}/debian"\n')
+    kernel = '[kernels."6.1"]\nversion = "6.1"\nsources = [{ kind = "debian", suite = "bookworm", series = "6.1" }]\n'
+    mirrors = f'[mirrors]\ndebian = "http://{server.address}/debian"\n'
+    (tmp_path / "kernels.toml").write_text(f"schema = 1\nextends = false\n{mirrors}{kernel}")
     server.statuses = [404] * 10
     done, events = watched(tmp_path, "kernels", "fetch", "6.1", "--arch", "arm64")
     assert done.returncode == 3
