@@ -5,18 +5,18 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 
-# Debian's packages: what running guests, building images and kernels, and compiling collectors takes. `kmatrix doctor` knows them too.
-PACKAGES := qemu-system-x86 qemu-system-arm mmdebstrap e2fsprogs gpgv debian-archive-keyring kmod clang libbpf-dev python3-venv \
-	git gcc make flex bison bc libelf-dev pahole perl
+# Debian's packages: what running guests, building images and compiling collectors takes. `kmatrix doctor` knows them too.
+PACKAGES := qemu-system-x86 qemu-system-arm mmdebstrap e2fsprogs gpgv debian-archive-keyring kmod clang libbpf-dev python3-venv
 # The programs that tell whether they are there: a host that has all of them is not asked for root.
-PROGRAMS := qemu-system-x86_64 qemu-system-aarch64 mmdebstrap mke2fs gpgv depmod clang git gcc make flex bison bc pahole perl
+PROGRAMS := qemu-system-x86_64 qemu-system-aarch64 mmdebstrap mke2fs gpgv depmod clang
 
 # What the example agent (examples/go-agent) is built with: only the tests need it.
 GO_PACKAGES := golang-go golang-github-cilium-ebpf-dev
 
-# What the tests take besides: they publish kernels as a registry, distributions and kernel.org do (each starts its own; a service of a package is not used).
-TEST_PACKAGES := docker-registry rpm createrepo-c gnupg
-TEST_PROGRAMS := docker-registry rpmbuild createrepo_c gpg
+# What the tests take besides: they build a kernel, and publish others as a registry, distributions and kernel.org do (each starts its own; a service
+# of a package is not used).
+TEST_PACKAGES := git gcc make flex bison bc libelf-dev pahole perl docker-registry rpm createrepo-c gnupg
+TEST_PROGRAMS := git gcc make flex bison bc pahole perl docker-registry rpmbuild createrepo_c gpg
 
 .PHONY: setup matrix test check bench fidelity collectors examples clean help
 .DEFAULT_GOAL := help
