@@ -74,4 +74,12 @@ KMATRIX_READ_REGISTER(get_return_value, ax, regs[0])
 		}                                                                                                                        \
 	} while (0)
 
+/* The root of the v2 hierarchy has the inode number 1. A process in it is in no cgroup that means anything: a kernel thread; or any process at
+ * all, where a host has only v1's hierarchies mounted. An id that all share would be taken for one cgroup: it is left out instead.
+ */
+static __always_inline __u64 cgroup_below_root(__u64 id)
+{
+	return (__u32)id == 1 ? 0 : id;
+}
+
 #endif

@@ -17,7 +17,7 @@ enum process_event_kind {
 };
 
 struct process_event {
-	__u64 cgroup_id; /* 0 where the variant cannot tell */
+	__u64 cgroup_id; /* 0 where the variant cannot tell, and where cgroup v2 is not in use */
 	__u32 kind;
 	__u32 pid;
 	__u32 tgid;
@@ -32,7 +32,7 @@ static __always_inline void fill_event(struct process_event *event, __u32 kind)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 
-	event->cgroup_id = safe_cgroup_id_extraction((struct task_struct *)bpf_get_current_task());
+	event->cgroup_id = cgroup_below_root(safe_cgroup_id_extraction((struct task_struct *)bpf_get_current_task()));
 	event->kind = kind;
 	event->pid = (__u32)thread;
 	event->tgid = thread >> 32;

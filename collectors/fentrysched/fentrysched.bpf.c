@@ -34,7 +34,7 @@ int BPF_PROG(at_exec)
 	if (!event)
 		return 0;
 	task = bpf_get_current_task_btf();
-	event->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
+	event->cgroup_id = cgroup_below_root(task->cgroups->dfl_cgrp->kn->id);
 	event->pid = task->pid;
 	event->tgid = task->tgid;
 	event->ppid = task->real_parent->tgid;

@@ -1,4 +1,4 @@
-"""Cgroups v2: where they are, what the kernel calls one, and one of one's own."""
+"""Cgroups: where they are, what the kernel calls one, and one of one's own: of version 2, or where only version 1 is mounted, of its memory controller's."""
 
 from __future__ import annotations
 
@@ -21,21 +21,32 @@ def cgroup_root() -> str | None:
         return next((line.split()[1] for line in mounts if line.split()[2] == "cgroup2"), None)
 
 
-def own_cgroup() -> str:
-    """The folder of the calling process's cgroup. Raises OSError where there is no cgroup v2."""
-    with open("/proc/self/cgroup") as lines:  # one line a hierarchy, v2's with the number 0 and no controllers
-        path = next((line.rstrip("\n")[3:] for line in lines if line.startswith("0::")), None)
-    root = cgroup_root()
-    if root is None or path is None:
-        raise OSError(errno.ENOENT, "cgroup v2 is not mounted")
-    return f"{root}{path}"
+def memory_hierarchy() -> str | None:
+    """Where version 1's hierarchy with the memory controller is mounted."""
+    with open("/proc/self/mounts") as mounts:
+        fields = [line.split() for line in mounts]
+    return next((line[1] for line in fields if line[2] == "cgroup" and "memory" in line[3].split(",")), None)
+
+
+def own_memory_files() -> tuple[str, str]:
+    """What the calling process's cgroup takes of memory, and its limit: two files, in bytes. Raises OSError where it has none."""
+    with open("/proc/self/cgroup") as lines:  # one line a hierarchy: number, controllers, path; v2's has no controllers
+        paths = {controllers: path for _, controllers, path in (line.rstrip("\n").split(":", 2) for line in lines)}
+    if (root := cgroup_root()) is not None and "" in paths:
+        return f"{root}{paths['']}/memory.current", f"{root}{paths['']}/memory.max"
+    if (root := memory_hierarchy()) is not None:
+        path = next(path for controllers, path in paths.items() if "memory" in controllers.split(","))
+        return f"{root}{path}/memory.usage_in_bytes", f"{root}{path}/memory.limit_in_bytes"
+    raise OSError(errno.ENOENT, "no cgroup has memory limits here")
 
 
 def enable_memory_controller() -> None:
-    """Let the cgroups below the root have memory limits. Raises OSError where the controller is not cgroup v2's."""
+    """Let the cgroups below the root have memory limits. Raises OSError where no mounted hierarchy has the controller."""
     root = cgroup_root()
     if root is None:
-        raise OSError(errno.ENOENT, "cgroup v2 is not mounted")
+        if memory_hierarchy() is None:
+            raise OSError(errno.ENOENT, "no cgroup hierarchy with the memory controller is mounted")
+        return
     with open(f"{root}/cgroup.controllers") as controllers:
         if "memory" not in controllers.read().split():
             raise OSError(errno.ENOENT, "cgroup v2 has no memory controller here: CONFIG_MEMCG is off, or cgroup v1 has it")
@@ -58,13 +69,14 @@ def cgroup_id(path: str) -> int | None:
 
 
 class Cgroup:
-    """A cgroup v2 of its own below the root, removed at the end with whatever still runs in it."""
+    """A cgroup of its own below the root, removed at the end with whatever still runs in it. Only one of version 2 has an `id`."""
 
     _count = 0
 
     def __init__(self) -> None:
         Cgroup._count += 1
-        root = cgroup_root()
+        unified = cgroup_root()
+        root = unified or memory_hierarchy()
         self.path: str | None = None
         self.id: int | None = None
         if root is not None:
@@ -72,7 +84,7 @@ class Cgroup:
             with suppress(OSError):
                 os.mkdir(path)
                 self.path = path
-                self.id = cgroup_id(path)
+                self.id = cgroup_id(path) if unified is not None else None
 
     def __enter__(self) -> Cgroup:
         return self

@@ -61,8 +61,8 @@ class Child:
         self.kind = kind
         self.cgroup = Cgroup()
         self.known: Known = {"ppid": os.getpid()}
-        if self.cgroup.id is not None:
-            self.known.update(cgroup_id=self.cgroup.id, cgroup_path=self.cgroup.path)
+        # None where cgroup v2 is not in use: the process has no id there that an event could have.
+        self.known.update(cgroup_id=self.cgroup.id, cgroup_path=self.cgroup.path)
         self.title = kind
         self.keep: socket.socket | None = None
         self.outputs: tuple[int, ...] = ()

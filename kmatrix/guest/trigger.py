@@ -25,7 +25,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from . import bpf
-from .cgroup import AT_FDCWD, enable_memory_controller, own_cgroup
+from .cgroup import AT_FDCWD, enable_memory_controller, own_memory_files
 from .child import Child, Known, Outcome, Pipes
 
 Spec = Mapping[str, Any]
@@ -80,7 +80,7 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
         "comm": "its name",
         "victim": "the process that is killed",
         "victim_comm": "its name",
-        "limit_pages": "the cgroup's memory.max, in pages",
+        "limit_pages": "the cgroup's memory limit, in pages",
         "message": "what the kernel says first",
     },
     "command": {
@@ -93,7 +93,7 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
         "exit_code": "the same << 8, or the signal, as the kernel and wait(2) have it",
     },
 }
-"""What is known of each trigger; beside it, always: uid, gid, ppid (the agent), and cgroup_id and cgroup_path where there is cgroup v2.
+"""What is known of each trigger; beside it, always: uid, gid, ppid (the agent), and cgroup_id and cgroup_path (null where cgroup v2 is not in use).
 A command may add to it: a JSON object that it prints as the only thing on its standard output."""
 
 UID, GID = 4201, 4202
@@ -269,10 +269,10 @@ def _oom(_spec: Spec) -> Child:
             _be_the_hog(tell)
         os.read(told, 1)
         _write("/proc/self/oom_score_adj", b"-1000")
-        mine = own_cgroup()
-        with open(f"{mine}/memory.current") as current:
-            limit = (int(current.read()) + _ROOM) // mmap.PAGESIZE
-        _write(f"{mine}/memory.max", b"%d" % (limit * mmap.PAGESIZE))
+        current, most = own_memory_files()
+        with open(current) as taken_now:
+            limit = (int(taken_now.read()) + _ROOM) // mmap.PAGESIZE
+        _write(most, b"%d" % (limit * mmap.PAGESIZE))
         pid = os.getpid()
         pipes.say(
             _become_someone() | {"pid": pid, "tgid": pid, "comm": "kmatrix-oom", "victim": victim, "victim_comm": "kmatrix-hog"}
