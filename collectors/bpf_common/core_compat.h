@@ -2,8 +2,8 @@
 /* What the running kernel can do, decided when the object is loaded, and the cgroup of a task.
  *
  * A feature test is a CO-RE relocation: libbpf replaces it by a constant before the verifier sees the program, and the verifier drops
- * the branch that is never taken. No global variable, no map, nothing to initialise, no race; what stays of a test is the load of a
- * constant. docs/headers.md has each name, and what it costs.
+ * the branch that is never taken. No global variable, no map, nothing to initialise, no race; what stays of a test in every run is the
+ * load of a constant, and its jump where both ways meet again. docs/headers.md has each name, docs/overhead.md what it was measured to cost.
  *
  * Three things no test inside a program can do:
  *  - find out whether there is BTF: without it, libbpf refuses every object with a relocation. So what must run there is an object of its
@@ -88,23 +88,28 @@ static __always_inline struct core_features core_compat_features(void)
 
 #undef KMATRIX_HELPER_EXISTS
 
-/* Whether the kernel has all of the features; of those not in the (constant) mask nothing is left in the program. */
-static __always_inline _Bool core_compat_has(__u32 mask)
-{
-	return (!(mask & CORE_FEAT_BTF) || g_core_features.has_btf) && (!(mask & CORE_FEAT_RINGBUF) || g_core_features.has_ringbuf) &&
-	       (!(mask & CORE_FEAT_TASK_CGROUPS) || g_core_features.has_task_cgroups) &&
-	       (!(mask & CORE_FEAT_PROBE_READ_KERNEL) || g_core_features.has_probe_read_kernel) &&
-	       (!(mask & CORE_FEAT_CURRENT_TASK_BTF) || g_core_features.has_current_task_btf) &&
-	       (!(mask & CORE_FEAT_TASK_STORAGE) || g_core_features.has_task_storage);
-}
-
-/* Ends the program with its type's neutral value where the kernel lacks one of the features. After INIT_CORE_COMPAT. */
+/* Ends the program with its type's neutral value where the kernel lacks one of the features. After INIT_CORE_COMPAT.
+ *
+ * An instruction for each test (two for a helper's) is left in the loaded program, and no jump: where a test is true, nothing leads to
+ * the refusal, and the verifier drops it with the jump that leads there. For that the refusal is its own end of the program, written in
+ * assembly: a `return` would be merged with the others, and then the jump to it stays.
+ */
 #define REQUIRE_CORE_FEATURES(mask)                                                                                                      \
 	do {                                                                                                                             \
 		_Static_assert(((mask) & ~CORE_FEAT_ALL) == 0, "an unknown CORE_FEAT_…");                                                \
-		if (!core_compat_has(mask)) {                                                                                            \
+		KMATRIX_REQUIRE(mask, CORE_FEAT_BTF, has_btf);                                                                           \
+		KMATRIX_REQUIRE(mask, CORE_FEAT_RINGBUF, has_ringbuf);                                                                   \
+		KMATRIX_REQUIRE(mask, CORE_FEAT_TASK_CGROUPS, has_task_cgroups);                                                         \
+		KMATRIX_REQUIRE(mask, CORE_FEAT_PROBE_READ_KERNEL, has_probe_read_kernel);                                               \
+		KMATRIX_REQUIRE(mask, CORE_FEAT_CURRENT_TASK_BTF, has_current_task_btf);                                                 \
+		KMATRIX_REQUIRE(mask, CORE_FEAT_TASK_STORAGE, has_task_storage);                                                         \
+	} while (0)
+#define KMATRIX_REQUIRE(mask, feature, has)                                                                                              \
+	do {                                                                                                                             \
+		if (((mask) & (feature)) && !g_core_features.has) {                                                                      \
 			bpf_debug_printk("core_compat: one of the features 0x%x is missing", mask);                                      \
-			return INIT_CORE_COMPAT_comes_first;                                                                             \
+			asm volatile("r0 = %0\n\texit" : : "i"(INIT_CORE_COMPAT_comes_first) : "r0");                                     \
+			__builtin_unreachable();                                                                                         \
 		}                                                                                                                        \
 	} while (0)
 
@@ -139,7 +144,7 @@ static __always_inline _Bool core_compat_has(__u32 mask)
  * directory's file handle has it (from 5.5 on that is the inode number; before, the inode number with a generation in the upper half).
  * 0 where it cannot be told: no cgroup has that id.
  *
- * Four reads of kernel memory. For the current task bpf_get_current_cgroup_id() (4.18) is cheaper, and needs no BTF.
+ * Four reads of kernel memory, and up to eight instructions for telling the layouts apart. For the current task bpf_get_current_cgroup_id() (4.18) is cheaper, and needs no BTF.
  *
  * In the fallback variant it is that helper, where the variant says that it is for kernels that have it (CORE_COMPAT_CGROUP_ID_HELPER) and
  * the task is the current one; else 0. Before 4.18 there is no way to tell.
