@@ -18,7 +18,7 @@ GO_PACKAGES := golang-go golang-github-cilium-ebpf-dev
 TEST_PACKAGES := git gcc make flex bison bc libelf-dev pahole perl docker-registry rpm createrepo-c gnupg
 TEST_PROGRAMS := git gcc make flex bison bc pahole perl docker-registry rpmbuild createrepo_c gpg
 
-.PHONY: setup matrix test check bench fidelity collectors examples clean help
+.PHONY: setup matrix test check bench fidelity overhead collectors examples clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -66,6 +66,9 @@ bench: setup collectors  ## how long cells and boots take
 
 fidelity: setup  ## how far simulated kernels answer as the real 4.14 and 5.4 do (which must be in the store)
 	@$(BIN)/python -m bench.fidelity $(ARGS)
+
+overhead: setup collectors  ## what CO-RE and the compatibility macros cost at run time; rewrites the tables of docs/overhead.md
+	@$(BIN)/python -m bench.overhead $(ARGS)
 
 collectors: | packages  ## compile the reference collectors for both arches
 	@$(MAKE) --no-print-directory -C collectors
