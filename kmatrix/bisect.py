@@ -205,7 +205,8 @@ def _ends(state: State, names: tuple[str, str], attempt: Callable[[str], Outcome
 def line(matrix: Matrix, good: Kernel, bad: Kernel) -> list[Kernel]:
     """The kernels from `good` to `bad`, both in, in the order of their versions (backwards, where the bad one is the older).
 
-    Variants are left out, and simulated releases too unless an end is simulated.
+    Variants and distributions' kernels are left out (no version says what was ported back), and simulated releases too unless an end is
+    simulated.
     """
     simulated = good.simulation is not None or bad.simulation is not None
     low, high = sorted((good.version, bad.version))
@@ -216,6 +217,7 @@ def line(matrix: Matrix, good: Kernel, bad: Kernel) -> list[Kernel]:
         for kernel in matrix.kernels.values()
         if low < kernel.version < high
         and kernel.variant_of is None
+        and kernel.distribution is None
         and (kernel.simulation is None or (simulated and kernel.simulation.as_of is not None))
     ]
     between.sort(key=lambda kernel: kernel.version, reverse=bad.version < good.version)
