@@ -201,8 +201,8 @@ def main() -> None:
             if (options.kernel and real not in options.kernel) or (options.arch and arch not in options.arch):
                 continue
             target = Target(matrix.kernel(real), arch)
-            if why := room.unavailable(target):
-                print(f"{target} is left out: {why}", file=sys.stderr)
+            if missing := room.unavailable([target]):
+                print(f"{target} is left out: {missing[str(target)]}", file=sys.stderr)
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 other = Target(matrix.kernel(simulated), arch)

@@ -15,19 +15,22 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from elftools.elf.elffile import ELFFile
 from tabulate import tabulate
 
 from bench import twin
-from bench.btf import Btf, core_relocations
 from kmatrix import behaviour, cell, config, objects, paths
 from kmatrix.arch import ARCHES
+from kmatrix.btf import Btf
 from kmatrix.collector import Collector
 from kmatrix.errors import InfraError
 from kmatrix.machine_room import MachineRoom
@@ -164,7 +167,7 @@ def pairs(vm: Machine, timer: Machine | None, collector: Collector, target: Targ
         (_, warm_plain), _ = run(timer, *objects_)
         (_, warm_core), _ = run(timer, *reversed(objects_))
     info = objects.inspect(path)
-    relocations = core_relocations(info.data)
+    relocations = _relocations(info.data)
     return [
         Pair(
             str(target), collector.name, variant["name"], name, core[name], plain[name], _time(warm_core, name), _time(warm_plain, name),
@@ -172,6 +175,12 @@ def pairs(vm: Machine, timer: Machine | None, collector: Collector, target: Targ
         )
         for name in core
     ]  # fmt: skip
+
+
+def _relocations(data: bytes) -> Counter[str]:
+    """How many CO-RE relocations each program section of an object has."""
+    sections = {section.name: section for section in ELFFile(BytesIO(data)).iter_sections()}
+    return Counter(relocation.section for relocation in Btf(sections[".BTF"].data()).relocations(sections[".BTF.ext"].data()))
 
 
 def _time(accounts: Mapping[str, Account], name: str) -> float:
@@ -380,7 +389,8 @@ def main() -> None:
         targets = [matrix.target(name) for name in options.targets]
     else:
         real = [Target(kernel, arch) for kernel in matrix.select(">=0") for arch in ARCHES]
-        targets = [target for target in real if target.kernel.version >= BTF_SINCE and room.unavailable(target) is None]
+        missing = room.unavailable(real)
+        targets = [target for target in real if target.kernel.version >= BTF_SINCE and str(target) not in missing]
     names = options.collector or sorted(path.parent.name for path in paths.data("collectors").glob("*/collector.toml"))
     collectors = [config.load_collector(paths.data("collectors") / name) for name in names]
     measured, costs = measure(room, targets, collectors, pulls=options.pulls)

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.btf import ARRAY, ENUM, ENUM64, INT, PTR, STRUCT, UNION, Btf
 from kmatrix.arch import INFO, Arch
+from kmatrix.btf import ARRAY, ENUM, ENUM64, INT, PTR, STRUCT, UNION, Btf
 
 ABSENT = 4096
 PRELUDE = """\
@@ -49,7 +49,8 @@ def compile_twin(source: Path, arch: Arch, btf: Btf, work: Path, *, defines: tup
     trees = {header: _syntax_tree(header, arch) for header in tree.glob("*/*.h") if "preserve_access_index" in header.read_text()}
     for header, parsed in trees.items():
         enumerators |= _rewrite(header, parsed, btf)
-    questions = "\n".join(f"#define KERNEL_HAS_{name} {int(_plain(name) in btf.enumerators)}" for name in sorted(enumerators))
+    there = btf.enumerators()
+    questions = "\n".join(f"#define KERNEL_HAS_{name} {int(_plain(name) in there)}" for name in sorted(enumerators))
     (work / "prelude.h").write_text(PRELUDE.format(absent=ABSENT, enumerators=questions))
     output = work / "twin.o"
     includes = ["-include", str(tree / "bpf_common" / "vmlinux_minimal.h"), "-include", str(work / "prelude.h")]

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _MAGIC = 0xEB9F
-_INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC_PROTO, _VAR, _DATASEC, _DECL_TAG, _ENUM64 = 1, 2, 3, 4, 5, 6, 13, 14, 15, 17, 19
-_AFTER = {_INT: 4, _ARRAY: 12, _VAR: 4, _DECL_TAG: 4}
+INT, PTR, ARRAY, STRUCT, UNION, ENUM, FUNC_PROTO, VAR, DATASEC, DECL_TAG, ENUM64 = 1, 2, 3, 4, 5, 6, 13, 14, 15, 17, 19
+"""Kinds of type."""
+_TAGS = {"struct": STRUCT, "union": UNION}
+_AFTER = {INT: 4, ARRAY: 12, VAR: 4, DECL_TAG: 4}
 """Bytes after a type's header, by kind."""
-_MEMBER = {_STRUCT: 12, _UNION: 12, _ENUM: 8, _FUNC_PROTO: 8, _DATASEC: 12, _ENUM64: 12}
+_MEMBER = {STRUCT: 12, UNION: 12, ENUM: 8, FUNC_PROTO: 8, DATASEC: 12, ENUM64: 12}
 """Bytes for each member, by kind."""
 
 FIELD_OFFSET, FIELD_EXISTS = 0, 2
@@ -31,12 +33,33 @@ class Type:
     """The type it refers to, or its size."""
     members: tuple[tuple[str, int, int], ...] = ()
     """Of a struct or union: name, type and offset in bits of each; of an array: ("", type of the elements, number)."""
+    widths: tuple[int, ...] = ()
+    """Of a struct or union that has bit fields: the bits of each member, 0 for one that is none."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of a struct or union."""
+
+    bit: int
+    """Where it is: bits from the start of the structure that it was looked up in."""
+    kind: int
+    """Of its type, without typedefs and qualifiers."""
+    type_name: str
+    bitfield: bool
+
+    @property
+    def offset(self) -> int:
+        """The same in bytes."""
+        return self.bit // 8
 
 
 @dataclass(frozen=True)
 class Relocation:
     """One CO-RE relocation."""
 
+    section: str
+    """Of the program that has it."""
     kind: int
     root: str
     """The structure that the access begins at."""
@@ -70,19 +93,21 @@ class Btf:
         kind, count = int(info >> 24 & 0x1F), int(info & 0xFFFF)
         at += 12
         members: tuple[tuple[str, int, int], ...] = ()
-        if kind in (_STRUCT, _UNION):
+        widths: tuple[int, ...] = ()
+        if kind in (STRUCT, UNION):
             mask = 0xFFFFFF if info >> 31 else 0xFFFFFFFF  # with bit fields the upper byte is their size
-            found = struct.iter_unpack("<III", data[at : at + 12 * count])
+            found = list(struct.iter_unpack("<III", data[at : at + 12 * count]))
+            widths = tuple(offset >> 24 for _, _, offset in found) if info >> 31 else ()
             members = tuple((self.text(member), type_, offset & mask) for member, type_, offset in found)
-        elif kind == _ARRAY:
+        elif kind == ARRAY:
             element, _, number = struct.unpack_from("<III", data, at)
             members = (("", element, number),)
-        elif kind in (_ENUM, _ENUM64):
+        elif kind in (ENUM, ENUM64):
             size = _MEMBER[kind]
             members = tuple((self.text(struct.unpack_from("<I", data, at + size * i)[0]), 0, 0) for i in range(count))
-        elif kind == _DATASEC:
+        elif kind == DATASEC:
             members = tuple(("", type_, size) for type_, _, size in struct.iter_unpack("<III", data[at : at + 12 * count]))
-        self.types.append(Type(kind, self.text(name), ref, members))
+        self.types.append(Type(kind, self.text(name), ref, members, widths))
         return at + _AFTER.get(kind, 0) + _MEMBER.get(kind, 0) * count
 
     def _bare(self, number: int) -> int:
@@ -91,37 +116,53 @@ class Btf:
             number = self.types[number].ref
         return number
 
-    def fields(self, name: str) -> dict[str, tuple[str, int]]:
-        """Members of the struct or union `name`, through unnamed ones: the type's kind and name, and the offset in bits."""
-        found: dict[str, tuple[str, int]] = {}
+    def has(self, tag: str, name: str) -> bool:
+        """Whether there is a `struct` or `union` of that name, with its members."""
+        return any(each.kind == _TAGS[tag] and each.name == name for each in self.types)
+
+    def member(self, tag: str, name: str, member: str) -> Member | None:
+        """A member of a `struct` or `union` by its name, also through unnamed ones; None where there is none."""
         for number, each in enumerate(self.types):
-            if each.kind in (_STRUCT, _UNION) and each.name == name:
+            if each.kind == _TAGS[tag] and each.name == name:
+                return self._members(number, 0).get(member)
+        return None
+
+    def fields(self, name: str) -> dict[str, Member]:
+        """Members of the struct or union `name`, through unnamed ones."""
+        found: dict[str, Member] = {}
+        for number, each in enumerate(self.types):
+            if each.kind in (STRUCT, UNION) and each.name == name:
                 found |= self._members(number, 0)
         return found
 
-    def _members(self, number: int, base: int) -> dict[str, tuple[str, int]]:
-        found: dict[str, tuple[str, int]] = {}
-        for member, type_, offset in self.types[number].members:
+    def enumerators(self) -> frozenset[str]:
+        """The names that enums give to numbers."""
+        return frozenset(name for each in self.types if each.kind in (ENUM, ENUM64) for name, _, _ in each.members)
+
+    def _members(self, number: int, base: int) -> dict[str, Member]:
+        found: dict[str, Member] = {}
+        owner = self.types[number]
+        for index, (member, type_, offset) in enumerate(owner.members):
             inner = self.types[self._bare(type_)]
             if member:
-                word = {_STRUCT: "struct ", _UNION: "union ", _PTR: "pointer "}.get(inner.kind, "")
-                found[member] = (f"{word}{inner.name}".strip(), base + offset)
-            elif inner.kind in (_STRUCT, _UNION):
-                found |= self._members(self._bare(type_), base + offset)
+                bitfield = bool(owner.widths and owner.widths[index])
+                found.setdefault(member, Member(base + offset, inner.kind, inner.name, bitfield))
+            elif inner.kind in (STRUCT, UNION):
+                found = self._members(self._bare(type_), base + offset) | found
         return found
 
     def map_numbers(self) -> dict[str, dict[str, int]]:
         """By map of .maps: what __uint() gave each of its keys (type, max_entries…)."""
         found: dict[str, dict[str, int]] = {}
-        section = next((t for t in self.types if t.kind == _DATASEC and t.name == ".maps"), None)
+        section = next((t for t in self.types if t.kind == DATASEC and t.name == ".maps"), None)
         for _, variable, _ in section.members if section else ():
             declared = self.types[variable]
             shape = self.types[self._bare(declared.ref)]
             numbers = {}
             for name, type_, _ in shape.members:
                 pointer = self.types[self._bare(type_)]
-                array = self.types[pointer.ref] if pointer.kind == _PTR else pointer
-                if array.kind == _ARRAY:
+                array = self.types[pointer.ref] if pointer.kind == PTR else pointer
+                if array.kind == ARRAY:
                     numbers[name] = array.members[0][2]
             found[declared.name] = numbers
         return found
@@ -137,31 +178,31 @@ class Btf:
         end = at + size
         at += 4  # the size of a record
         while at < end:
-            _, count = struct.unpack_from("<II", ext, at)
+            section, count = struct.unpack_from("<II", ext, at)
             at += 8
             for _ in range(count):
                 _, type_, access, kind = struct.unpack_from("<IIII", ext, at)
                 at += 16
-                yield self._relocation(type_, self.text(access), kind)
+                yield self._relocation(self.text(section), type_, self.text(access), kind)
 
-    def _relocation(self, number: int, access: str, kind: int) -> Relocation:
+    def _relocation(self, section: str, number: int, access: str, kind: int) -> Relocation:
         number = self._bare(number)
         root = self.types[number].name
         steps = [int(step) for step in access.split(":")]
         path: list[tuple[str, str]] = []
-        if self.types[number].kind in (_ENUM, _ENUM64):
-            return Relocation(kind, root, ((root, self.types[number].members[steps[0]][0]),))
+        if self.types[number].kind in (ENUM, ENUM64):
+            return Relocation(section, kind, root, ((root, self.types[number].members[steps[0]][0]),))
         owner = root
         for step in steps[1:]:
             current = self.types[number]
-            if current.kind in (_STRUCT, _UNION):
+            if current.kind in (STRUCT, UNION):
                 member, type_, _ = current.members[step]
                 if member:
                     path.append((current.name or owner, member))
                 owner = current.name or owner
                 number = self._bare(type_)
-            elif current.kind == _ARRAY:
+            elif current.kind == ARRAY:
                 number = self._bare(current.members[0][1])
             else:
                 break
-        return Relocation(kind, root, tuple(path))
+        return Relocation(section, kind, root, tuple(path))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix.btf import Btf
+from kmatrix.btf import UNION, Btf
 from kmatrix.features import Version
 from kmatrix.lint import facts
 from kmatrix.lint.rules import RULES
@@ -38,7 +38,7 @@ def test_fields(kernel: tuple[str, Version, Btf]) -> None:
         for field, span in spans.items():
             expected = (span.since is None or version >= span.since) and (span.until is None or version < span.until)
             # kernfs_node.id is there before too, in another form.
-            found = field in there and not (struct == "kernfs_node" and there[field][0].startswith("union"))
+            found = field in there and not (struct == "kernfs_node" and there[field].kind == UNION)
             if expected != found:
                 wrong.append(f"{struct}.{field}: {span}, found {there.get(field)}")
     for struct, fields in facts.STABLE.items():
@@ -52,7 +52,7 @@ def test_fields(kernel: tuple[str, Version, Btf]) -> None:
         wrong += [
             f"{struct}.{field} moved to {btf.fields(struct)[field]}"
             for field in fields
-            if btf.fields(struct)[field][1] != OFFSETS[field]
+            if btf.fields(struct)[field].bit != OFFSETS[field]
         ]
     assert not wrong
 
@@ -68,7 +68,7 @@ def test_offsets_differ_between_kernels(boot: Callable[[str], Guest]) -> None:
     """KM101, KM202: task_struct.pid is somewhere else in each of these."""
     offsets = set()
     for name in ("5.4-arm64", "6.1-arm64"):
-        offsets.add(Btf(boot(name).vm.get("/sys/kernel/btf/vmlinux", timeout=120)).fields("task_struct")["pid"][1])
+        offsets.add(Btf(boot(name).vm.get("/sys/kernel/btf/vmlinux", timeout=120)).fields("task_struct")["pid"].bit)
     assert len(offsets) == 2
 
 

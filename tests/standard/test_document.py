@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.btf import Btf
 from bench.overhead import BTF_FILE
 from kmatrix import behaviour, config
 from kmatrix.arch import ARCHES, Arch
+from kmatrix.btf import Btf
 from kmatrix.features import FEATURES
 from kmatrix.lint import engine
 from kmatrix.lint.rules import RULES

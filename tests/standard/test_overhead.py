@@ -9,9 +9,9 @@ from typing import NamedTuple
 import pytest
 
 from bench import overhead, twin
-from bench.btf import Btf
 from kmatrix import config, objects, paths
 from kmatrix.arch import ARCHES, Arch
+from kmatrix.btf import Btf
 from kmatrix.machine_room import MachineRoom
 from kmatrix.matrix import Target
 from kmatrix.vm import Machine
