@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,10 @@ import pytest
 from kmatrix import config, kernels
 from kmatrix.arch import ARCHES
 from kmatrix.kernels.store import KernelStore
+
+# A run that was started in the background (`make test &`) ignores SIGINT, and so does all that it starts: tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 
