@@ -10,7 +10,8 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section, SymbolTableSection
 
-from kmatrix.guest import loader, observe, trigger, warmup
+from kmatrix.btf import Btf
+from kmatrix.guest import bpf, loader, observe, trigger, warmup
 from kmatrix.guest.libbpf import LibbpfError
 
 NO_BTF = [
@@ -69,7 +70,9 @@ def test_the_object_that_does_nothing() -> None:
     (symbol,) = [each for each in table.iter_symbols() if each.name]
     assert symbol.name == "nothing"
     assert elf.get_section(symbol["st_shndx"]).name == code.name
-    assert symbol["st_size"] == code["sh_size"] == 16
+    assert symbol["st_size"] == code["sh_size"] == 56  # five instructions of reading nothing, and returning 0
+    assert code.data().endswith(bpf.RETURN_0)
+    assert [(each.name, each.ref) for each in Btf(_section(elf, ".BTF").data()).types[1:]] == [("int", 4)]
     assert _section(elf, "license").data() == b"GPL\0"
 
 

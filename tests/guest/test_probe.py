@@ -58,6 +58,8 @@ def test_every_probe_can_say_no(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_files(path: str, *_: object, **__: object) -> object:
         if path == "/proc/filesystems":
             return io.StringIO("nodev\tsysfs\n\text4\n")
+        if path == "/proc/self/mounts":
+            return io.StringIO("proc /proc proc rw 0 0\n")
         raise FileNotFoundError(2, "No such file or directory", path)
 
     kernel = probe.Kernel()
