@@ -13,7 +13,7 @@ from kmatrix.collector import Collector
 from kmatrix.machine_room import MachineRoom
 from kmatrix.matrix import Target
 from kmatrix.report.result import Record
-from kmatrix.simulation import Simulation
+from kmatrix.simulation import OLDEST_BASE, Simulation
 
 STAGES = ("restore", "inventory", "open", "load", "attach", "trigger", "events", "teardown", "kill", "judge")
 COLUMNS = ("cell", "behaviour", "total", "min", "max", *STAGES)
@@ -47,6 +47,8 @@ def measure_simulation(targets: Sequence[str], name: str, *, rounds: int) -> Ite
     room, collector = MachineRoom(matrix), config.load_collector(Path("collectors") / name)
     for target in map(matrix.target, targets):
         kernel = target.kernel
+        if kernel.version < OLDEST_BASE:
+            continue
         same = replace(target, kernel=replace(kernel, name=f"{kernel.name}-same", simulation=Simulation(kernel, kernel.version)))
         pairs = [[_run(collector, each, room).timings["total"] for each in (target, same)] for _ in range(rounds + 1)][1:]
         ratios = [simulated / plain for plain, simulated in pairs]
