@@ -62,7 +62,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_a_kernel_with_and_without_btf(arch: Arch, source: Path, tmp_path: Path) -> None:
-    """The second is a variant, and takes a fraction of the first's time: what does not differ is not compiled again."""
+    """The second is a variant, made in the first's folder (it saves little: without debug info every object is compiled again)."""
     (tmp_path / "kernels.toml").write_text(KERNELS)
     matrix, store = config.load_matrix(tmp_path), KernelStore(tmp_path / "store")
     image = guest_image.obtain(arch, reporter=Quiet())
