@@ -15,9 +15,10 @@ from kmatrix import config, kernels
 from kmatrix.arch import ARCHES
 from kmatrix.kernels.store import KernelStore
 
-# A run that was started in the background (`make test &`) ignores SIGINT, and so does all that it starts: tests send it.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A run that was started in the background (`make test &`, `nohup make test`) ignores these, and so does all that it starts: tests send them.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 
