@@ -130,8 +130,9 @@ def _network(timeout: float) -> str:
 
 
 def _ethernet() -> str | None:
+    """The first Ethernet interface with a device behind it: dummy0 comes before eth0 and leads nowhere."""
     for name in sorted(os.listdir("/sys/class/net")):
         with open(f"/sys/class/net/{name}/type") as file:
-            if file.read().strip() == "1":  # ARPHRD_ETHER
+            if file.read().strip() == "1" and os.path.exists(f"/sys/class/net/{name}/device"):  # ARPHRD_ETHER
                 return name
     return None
