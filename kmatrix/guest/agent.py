@@ -13,7 +13,6 @@ import os
 import platform
 import time
 import traceback
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -48,11 +47,9 @@ class Channel:
         return line
 
 
-def put(path: str, data: str, mode: int = 0o644, deflated: bool = False) -> dict[str, int]:
-    """Write a file (base64, of zlib's format where `deflated`), its folders made."""
+def put(path: str, data: str, mode: int = 0o644) -> dict[str, int]:
+    """Write a file (base64), its folders made."""
     content = base64.b64decode(data)
-    if deflated:
-        content = zlib.decompress(content)
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path, "wb") as file:
         file.write(content)

@@ -16,7 +16,6 @@ import select
 import socket
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -49,8 +48,6 @@ _JUDGED = 1 << 20
 """Characters of a console that are judged: a kernel that says more repeats itself."""
 _BLIND = 0.02
 """Seconds between looks at the console where the host has no inotify left."""
-_WORTH_DEFLATING = 1 << 18
-"""Bytes of a file from which on it goes to the guest compressed."""
 
 
 def boot_timeout() -> float:
@@ -134,13 +131,8 @@ class Machine:
         return RunResult(answer["exit"], answer["signal"], stdout, stderr, answer["timed_out"])
 
     def put(self, path: str, data: bytes, mode: int = 0o644, *, timeout: float = CALL_TIMEOUT) -> None:
-        """Write a file in the guest; a large one goes there compressed, which the emulated CPU is done with sooner."""
-        params: dict[str, Any] = {"path": path, "mode": mode}
-        if len(data) >= _WORTH_DEFLATING:
-            params |= {"data": pack(zlib.compress(data, 1)), "deflated": True}
-        else:
-            params["data"] = pack(data)
-        self.call("put", params, timeout=timeout)
+        """Write a file in the guest. As it is: compressed, 8 MB took longer on x86_64 and about as long on arm64 (zlib 1, TCG)."""
+        self.call("put", timeout=timeout, path=path, data=pack(data), mode=mode)
 
     def get(self, path: str, *, timeout: float = CALL_TIMEOUT) -> bytes:
         """Read a file of the guest."""
