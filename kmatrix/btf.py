@@ -45,7 +45,6 @@ class Member:
     """Where it is: bits from the start of the structure that it was looked up in."""
     kind: int
     """Of its type, without typedefs and qualifiers."""
-    type_name: str
     bitfield: bool
 
     @property
@@ -146,7 +145,7 @@ class Btf:
             inner = self.types[self._bare(type_)]
             if member:
                 bitfield = bool(owner.widths and owner.widths[index])
-                found.setdefault(member, Member(base + offset, inner.kind, inner.name, bitfield))
+                found.setdefault(member, Member(base + offset, inner.kind, bitfield))
             elif inner.kind in (STRUCT, UNION):
                 found = self._members(self._bare(type_), base + offset) | found
         return found
