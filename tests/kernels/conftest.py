@@ -10,6 +10,7 @@ from kmatrix import download, paths
 from kmatrix.kernels.store import KernelStore
 
 from .fabricate import Served, Signer, apt_root, debian_archive, serve
+from .publish import Registry, registry
 
 
 @pytest.fixture
@@ -24,6 +25,19 @@ def signer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Signer]:
     signer = Signer.make(tmp_path_factory.mktemp("gpg") / "home")
     yield signer
     signer.close()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with registry(tmp_path_factory.mktemp("registry")) as found:
+        yield found
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Served]:
+    (tmp_path / "web").mkdir()
+    with serve(tmp_path / "web") as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

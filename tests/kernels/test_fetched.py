@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,8 @@ from kmatrix.matrix import Arch, SourceSpec
 from kmatrix.progress import Quiet
 from kmatrix.vm import VmSpec, boot
 
-from .fabricate import Served, Signer, deb, kernel, serve
-from .publish import Registry, layer, registry, rpm
+from .fabricate import Served, Signer, deb, kernel
+from .publish import Registry, layer, rpm
 
 SOURCE_TARBALL = Path("/usr/src/linux-source-6.1.tar.xz")
 
@@ -56,19 +56,6 @@ def module_files(
         elif path.name in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
             found[name] = path.read_bytes()
     return found
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with registry(tmp_path_factory.mktemp("registry")) as found:
-        yield found
-
-
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[Served]:
-    (tmp_path / "web").mkdir()
-    with serve(tmp_path / "web") as server:
-        yield server
 
 
 def fetch_and_boot(store: KernelStore, arch: Arch, tmp_path: Path, spec: SourceSpec) -> KernelEntry:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import struct
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from kmatrix.kernels.store import KernelEntry, KernelStore
 from kmatrix.matrix import SourceSpec
 from kmatrix.progress import Quiet
 
-from .fabricate import Served, Signer, arm64_image, bzimage, deb, kernel, kernel_deb, leftovers, serve
-from .publish import Gate, Registry, layer, registry
+from .fabricate import Served, Signer, arm64_image, bzimage, deb, kernel, kernel_deb, leftovers
+from .publish import Gate, Registry, layer
 
 RELEASE = "5.4.286"
 
@@ -51,19 +51,6 @@ def tarball(files: dict[str, bytes]) -> bytes:
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return out.getvalue()
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with registry(tmp_path_factory.mktemp("registry")) as found:
-        yield found
-
-
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[Served]:
-    (tmp_path / "web").mkdir()
-    with serve(tmp_path / "web") as server:
-        yield server
 
 
 class Publisher:
