@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,10 @@ from kmatrix.kernels.store import KernelEntry, KernelStore
 from kmatrix.matrix import Arch, SourceSpec
 from kmatrix.progress import Quiet
 
-from .fabricate import CONFIG, Archive, Served, Signer, arm64_image, bzimage, deb, kernel, kernel_deb, leftovers, module, serve
+from .fabricate import CONFIG, Archive, Served, Signer, arm64_image, bzimage, deb, kernel, kernel_deb, leftovers, module
 from .publish import rpm
 
 RELEASE = "5.4.286-1.el9.x86_64"
-
-
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[Served]:
-    (tmp_path / "web").mkdir()
-    with serve(tmp_path / "web") as server:
-        yield server
 
 
 def spec(*urls: str, **options: object) -> SourceSpec:
