@@ -16,10 +16,12 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import filelock
 
 from kmatrix import cell, config, kernels, lease, paths
 from kmatrix.arch import Arch
@@ -126,11 +128,8 @@ class State:
     def keep(self, name: str, outcome: Outcome) -> Outcome:
         """Remember an outcome, on disk before anything else happens."""
         self.outcomes[name] = outcome
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         text = {"schema": SCHEMA, "question": self.question, "outcomes": {k: asdict(v) for k, v in self.outcomes.items()}}
-        temporary = self.path.with_suffix(".new")
-        temporary.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self.path)
+        paths.write_whole(self.path, json.dumps(text, indent=1) + "\n")
         return outcome
 
 
@@ -284,13 +283,35 @@ class Recipe:
 
 def commits(search: Search, recipe: Recipe, good: str, bad: str) -> Found:
     """The first commit of a git tree, from `good` on towards `bad`, whose kernel makes the collector behave otherwise."""
-    work = paths.cache_dir("bisect") / hashlib.sha256(f"{recipe.tree.resolve()} {search.folder}".encode()).hexdigest()[:16]
+    work = _work(search, recipe.tree)
     ends = {name: _commit(recipe.tree, ref, side) for name, ref, side in (("good", good, "--good"), ("bad", bad, "--bad"))}
     state = State.load(search.folder / "state.json", search.question(tree=str(recipe.tree.resolve()), recipe=recipe.digest, **ends))
-    if not state.outcomes:
-        shutil.rmtree(work, ignore_errors=True)
-    git = _Clone(work, recipe.tree)
+    with _alone(work, fresh=not state.outcomes):
+        return _walk(search, recipe, state, ends, work)
+
+
+def _work(search: Search, tree: Path) -> Path:
+    """Where the clone and the build of a search are."""
+    return paths.cache_dir("bisect") / hashlib.sha256(f"{tree.resolve()} {search.folder}".encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _alone(work: Path, *, fresh: bool) -> Iterator[None]:
+    """The folder of a search, for this process only; `fresh` empties it. Raises InfraError where another is at work in it."""
+    work.mkdir(parents=True, exist_ok=True)
     lease.hold(work)
+    try:
+        with filelock.FileLock(work / "lock", timeout=0):
+            for path in work.iterdir() if fresh else ():
+                if path.name != "lock":
+                    shutil.rmtree(path)
+            yield
+    except filelock.Timeout:
+        raise InfraError("another process is at this search", where=str(work), fix="wait for it, or end it") from None
+
+
+def _walk(search: Search, recipe: Recipe, state: State, ends: Mapping[str, str], work: Path) -> Found:
+    git = _Clone(work, recipe.tree)
     declared: dict[str, str] = {}
 
     def attempt(commit: str) -> Outcome:
@@ -338,8 +359,7 @@ def _declare(path: Path, versions: Mapping[str, str]) -> None:
     entries = [
         f'[kernels."{name}"]\nversion = "{version}"\nsources = [{{ kind = "build" }}]\n' for name, version in versions.items()
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(["# The kernels of a `kmatrix bisect`.\nschema = 1\n", *entries]), encoding="utf-8")
+    paths.write_whole(path, "\n".join(["# The kernels of a `kmatrix bisect`.\nschema = 1\n", *entries]))
 
 
 def _declared(path: Path, name: str) -> str:
@@ -371,16 +391,23 @@ def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 class _Clone:
-    """A clone that shares the objects of the user's tree, with `git bisect` under way in it; its build folder beside the source."""
+    """A clone that shares the objects of the user's tree, with `git bisect` under way in it; its build folder beside the source.
+
+    Whatever a git that was killed left behind is of no consequence: this process alone is at work there.
+    """
 
     def __init__(self, work: Path, tree: Path) -> None:
         self.source = work / "source"
-        if not (self.source / ".git").exists():
-            work.mkdir(parents=True, exist_ok=True)
-            done = _git(work, "clone", "--quiet", "--shared", "--no-checkout", str(tree.resolve()), str(self.source))
-            if done.returncode != 0:
-                shutil.rmtree(work, ignore_errors=True)
-                raise InfraError(f"git says: {done.stderr.strip()}", where=str(tree))
+        if (self.source / ".git").exists():
+            (self.source / ".git/index.lock").unlink(missing_ok=True)
+            return
+        half = work / "source.half"
+        shutil.rmtree(half, ignore_errors=True)
+        work.mkdir(parents=True, exist_ok=True)
+        done = _git(work, "clone", "--quiet", "--shared", "--no-checkout", str(tree.resolve()), str(half))
+        if done.returncode != 0:
+            raise InfraError(f"git says: {done.stderr.strip()}", where=str(tree), fix=f"git -C {tree} fsck")
+        half.rename(self.source)
 
     def __call__(self, *arguments: str) -> str:
         done = _git(self.source, *arguments)
@@ -395,9 +422,8 @@ class _Clone:
         self("checkout", "--quiet", "--detach", "--force", commit)
 
     def start(self, bad: str, good: str) -> None:
-        """Begin, unless it is under way."""
-        if (self.source / ".git/BISECT_LOG").exists():
-            return
+        """Begin, also where an earlier run had begun: what that found out is known, and told to git again."""
+        self("bisect", "reset")
         done = _git(self.source, "bisect", "start", "--no-checkout", bad, good)
         if done.returncode != 0:
             said = (done.stderr or done.stdout).strip().splitlines()
@@ -433,10 +459,7 @@ class _Clone:
 
 def reset_commits(search: Search, tree: Path) -> None:
     """Forget a search over commits, its clone and its kernels too."""
-    shutil.rmtree(
-        paths.cache_dir("bisect") / hashlib.sha256(f"{tree.resolve()} {search.folder}".encode()).hexdigest()[:16],
-        ignore_errors=True,
-    )
+    shutil.rmtree(_work(search, tree), ignore_errors=True)
     store = KernelStore()
     for name, arch in store.refs():
         if name.startswith("bisect.") and arch == search.arch and _is_declared(search.folder / "kernels.toml", name):

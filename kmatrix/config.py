@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -46,12 +45,9 @@ def lock_path(start: Path | None = None, *, file: Path | None = None) -> Path:
 
 def write_lock(made: lock.Lock) -> None:
     """Write a kernels.lock, whole or not at all. Raises InputError where it cannot be written."""
-    temporary = made.path.with_name(f".{made.path.name}.{os.getpid()}")
     try:
-        temporary.write_text(lock.render(made), encoding="utf-8")
-        temporary.replace(made.path)
+        paths.write_whole(made.path, lock.render(made))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InputError(
             f"cannot be written: {error.strerror}", where=str(made.path), fix="check the folder's permissions"
         ) from None

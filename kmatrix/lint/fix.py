@@ -8,6 +8,7 @@ from pathlib import Path
 from kmatrix.errors import InputError
 from kmatrix.lint.engine import Options, Report, lint
 from kmatrix.lint.findings import Edit, Finding
+from kmatrix.paths import write_whole
 
 _ROUNDS = 5
 """One edit may make room for another (a chain of reads inside a read); this many times is more than sources have needed."""
@@ -65,12 +66,7 @@ def _overlaps(one: Edit, other: Edit) -> bool:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """The whole new file or the old one: never a part."""
-    temporary = path.with_name(f".{path.name}.kmatrix-fix")
     try:
-        temporary.write_bytes(data)
-        temporary.chmod(path.stat().st_mode & 0o7777)
-        temporary.replace(path)
+        write_whole(path, data, mode=path.stat().st_mode & 0o7777)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InputError(error.strerror or str(error), where=str(path), fix="make it writable, or leave out --fix") from None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from kmatrix import paths
 from kmatrix.errors import InfraError, InputError
 
 SCHEMA = "kmatrix.cell/1"
@@ -66,20 +66,9 @@ def write(record: Record, directory: Path) -> Path:
     path = path_of(directory, record.collector, record.target)
     text = json.dumps(asdict(record), indent=1, ensure_ascii=False, default=str) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        paths.write_whole(path, text)
     except OSError as error:
         raise _unwritable(error, directory) from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _unwritable(error, directory) from None
-        raise
     return path
 
 

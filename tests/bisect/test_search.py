@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kmatrix import bisect, config
 from kmatrix.bisect import Mark, Outcome, State, narrow
-from kmatrix.errors import InputError
+from kmatrix.errors import InfraError, InputError
 
 
 @given(st.integers(2, 200), st.data())
@@ -125,17 +125,35 @@ def test_commits_that_cannot_be_built(repository: tuple[Path, list[str]], tmp_pa
 
 
 def test_commits_interrupted(repository: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """Killed wherever it was: in the clone, in a checkout, between two files of `git bisect`. The next run begins git's part anew."""
     tree, commits = repository
+    half = tmp_path / "work/source.half/.git"
+    half.mkdir(parents=True)
+    (half / "HEAD").write_text("")
     clone = bisect._Clone(tmp_path / "work", tree)
     clone.start(commits[-1], commits[0])
     commit = clone.current()
     assert commit is not None
     clone.mark("bad", commit)
+    git = clone.source / ".git"
+    (git / "index.lock").touch()
+    (git / "BISECT_LOG").unlink()
+    (git / "BISECT_TERMS").write_text("")
     again = bisect._Clone(tmp_path / "work", tree)
-    again.start(commits[-1], commits[0])
-    assert again.current() not in (None, commit)
-    assert walk(again, commits, 3, set()) <= 4
+    assert walk(again, commits, 3, set()) <= 5
     assert again.first_bad() == commits[3]
+
+
+def test_one_process_a_search(tmp_path: Path) -> None:
+    with bisect._alone(tmp_path / "work", fresh=True):
+        (tmp_path / "work/source").mkdir()
+        with pytest.raises(InfraError, match="another process"), bisect._alone(tmp_path / "work", fresh=True):
+            pass
+        assert (tmp_path / "work/source").exists()
+    with bisect._alone(tmp_path / "work", fresh=False):
+        assert (tmp_path / "work/source").exists()
+    with bisect._alone(tmp_path / "work", fresh=True):
+        assert not (tmp_path / "work/source").exists()
 
 
 def test_ends_the_wrong_way_round(repository: tuple[Path, list[str]], tmp_path: Path) -> None:
