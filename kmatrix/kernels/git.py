@@ -27,6 +27,8 @@ _ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
     "LC_ALL": "C",
 }
+_STALLED = 60
+"""Seconds after which a server that sends less than a byte a second is given up."""
 
 
 class GitSource:
@@ -104,15 +106,15 @@ def _git(repository: Path, *arguments: str) -> str:
     binary = shutil.which("git")
     if binary is None:
         raise InfraError("git is not installed", fix="apt-get install git")
-    command = [binary, "-C", str(repository), "-c", "core.hooksPath=/dev/null", "-c", "transfer.fsckObjects=true", *arguments]
+    settings = ("core.hooksPath=/dev/null", "transfer.fsckObjects=true", "http.lowSpeedLimit=1", f"http.lowSpeedTime={_STALLED}")
     done = subprocess.run(
-        command,
+        [binary, "-C", str(repository), *(word for setting in settings for word in ("-c", setting)), *arguments],
         capture_output=True,
         text=True,
         errors="surrogateescape",
         check=False,
         stdin=subprocess.DEVNULL,
-        env=os.environ | _ENVIRONMENT,
+        env={f"{scheme}_proxy": proxy for scheme, proxy in download.proxies()} | os.environ | _ENVIRONMENT,
     )
     if done.returncode != 0:
         said = [

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import secrets
 import shutil
 import socket
@@ -215,6 +216,60 @@ def registry_with_tokens(root: Path) -> Iterator[tuple[Registry, list[str]]]:
 
 def _unpadded(data: bytes) -> bytes:
     return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+# --- git
+
+
+@contextmanager
+def git_server(root: Path) -> Iterator[str]:
+    """The repositories under `root` over git's own HTTP (its CGI program answers); `root`/stalled never gets to an end."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            url = urlsplit(self.path)
+            if url.path.startswith("/stalled/"):
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                time.sleep(5)
+                return
+            length = int(self.headers.get("Content-Length") or 0)
+            answer = subprocess.run(
+                ["git", "http-backend"],
+                input=self.rfile.read(length),
+                capture_output=True,
+                check=True,
+                env=os.environ
+                | {
+                    "GIT_PROJECT_ROOT": str(root),
+                    "GIT_HTTP_EXPORT_ALL": "1",
+                    "REQUEST_METHOD": self.command,
+                    "PATH_INFO": url.path,
+                    "QUERY_STRING": url.query,
+                    "CONTENT_TYPE": self.headers.get("Content-Type") or "",
+                    "CONTENT_LENGTH": str(length),
+                    "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding") or "",
+                    "GIT_PROTOCOL": self.headers.get("Git-Protocol") or "",
+                },
+            )
+            head, _, body = answer.stdout.partition(b"\r\n\r\n")
+            headers = dict(line.split(": ", 1) for line in head.decode().splitlines())
+            self.send_response(int(headers.pop("Status", "200").split()[0]))
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+            pass
+
+    with http(Handler) as address:
+        yield address
 
 
 # --- what goes wrong

@@ -7,19 +7,20 @@ import io
 import lzma
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from kmatrix import download, kernels
 from kmatrix.errors import InfraError, InputError, KmatrixError, Unavailable
-from kmatrix.kernels import trust
+from kmatrix.kernels import git, trust
 from kmatrix.kernels.store import KernelEntry, KernelStore
 from kmatrix.matrix import SourceSpec
 from kmatrix.progress import Quiet
 
 from .fabricate import Served, Signer, kernel, leftovers, serve
+from .publish import git_server
 from .test_build import HOST, _write_makefile, tree  # noqa: F401 - a fixture
 
 
@@ -35,9 +36,9 @@ def web(tmp_path: Path) -> Iterator[Served]:
         yield server
 
 
-def obtain(store: KernelStore, kind: str, **options: object) -> KernelEntry:
+def obtain(store: KernelStore, kind: str, *, mirrors: Mapping[str, str] | None = None, **options: object) -> KernelEntry:
     listed = {name: (value,) if name in ("url", "key", "sha256") else value for name, value in options.items()}
-    return kernels.obtain(kernel("5.4", (5, 4), SourceSpec(kind, options=listed)), HOST, store, reporter=Quiet())
+    return kernels.obtain(kernel("5.4", (5, 4), SourceSpec(kind, options=listed)), HOST, store, reporter=Quiet(), mirrors=mirrors)
 
 
 # --- tarball
@@ -143,21 +144,40 @@ def test_a_local_repository(store: KernelStore, tree: Path, repository: Callable
     assert entry.source["trust"] == "a repository on this machine"
 
 
-def test_a_remote_repository(store: KernelStore, tmp_path: Path, tree: Path, repository: Callable[..., str]) -> None:  # noqa: F811
-    """Over HTTP, by branch, by pinned commit, and by another commit than there is."""
+@pytest.fixture
+def remote(tmp_path: Path, tree: Path, repository: Callable[..., str]) -> Iterator[str]:  # noqa: F811
+    """The repository's address, as a forge has it."""
+    repository("clone", "--quiet", "--bare", str(tree), str(tmp_path / "forge/linux.git"))
+    with git_server(tmp_path / "forge") as address:
+        yield f"{address}/linux.git"
+
+
+def test_a_remote_repository(store: KernelStore, tmp_path: Path, repository: Callable[..., str], remote: str) -> None:
+    """Over git's HTTP, by branch, by pinned commit, and by another commit than there is."""
     commit = repository("rev-parse", "HEAD")
-    subprocess.run(["git", "clone", "--quiet", "--bare", str(tree), str(tmp_path / "bare.git")], check=True, capture_output=True)
-    subprocess.run(["git", "-C", str(tmp_path / "bare.git"), "update-server-info"], check=True)
-    url = (tmp_path / "bare.git").as_uri()
     with pytest.raises(InputError, match="nothing says what main of"):
-        obtain(store, "git", url=url, ref="main")
-    assert obtain(store, "git", url=url, ref="main", trust="first-use").source["commit"] == commit
+        obtain(store, "git", url=remote, ref="main")
+    assert obtain(store, "git", url=remote, ref="main", trust="first-use").source["commit"] == commit
     again = KernelStore(tmp_path / "2")
-    assert obtain(again, "git", url=url, ref="main", commit=commit).source["trust"] == "the commit in kernels.toml"
+    assert obtain(again, "git", url=remote, ref="main", commit=commit).source["trust"] == "the commit in kernels.toml"
     with pytest.raises(KmatrixError):
-        obtain(KernelStore(tmp_path / "3"), "git", url=url, ref="main", commit="0" * 40)
+        obtain(KernelStore(tmp_path / "3"), "git", url=remote, ref="main", commit="0" * 40)
     with pytest.raises(Unavailable, match=r"git says: .*nothing"):
-        obtain(KernelStore(tmp_path / "3"), "git", url=url, ref="nothing", trust="first-use")
+        obtain(KernelStore(tmp_path / "3"), "git", url=remote, ref="nothing", trust="first-use")
+
+
+@pytest.mark.parametrize(("path", "said"), [("/nosuch.git", "not found"), ("/stalled/linux.git", "Operation too slow")])
+def test_a_remote_that_fails(store: KernelStore, remote: str, path: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(git, "_STALLED", 1)
+    with pytest.raises(Unavailable, match=said):
+        obtain(store, "git", url=remote.replace("/linux.git", path), ref="main", trust="first-use")
+    assert leftovers(store.root) == []
+
+
+def test_a_mirror_of_the_forge(store: KernelStore, remote: str) -> None:
+    mirrors = {"https://forge.example": remote.removesuffix("/linux.git")}
+    entry = obtain(store, "git", mirrors=mirrors, url="https://forge.example/linux.git", ref="main", trust="first-use")
+    assert entry.release == "5.4.9"
 
 
 def test_a_signed_tag(store: KernelStore, tmp_path: Path, tree: Path, repository: Callable[..., str], signer: Signer) -> None:  # noqa: F811
