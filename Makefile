@@ -15,14 +15,14 @@ GO_PACKAGES := golang-go golang-github-cilium-ebpf-dev
 
 # What the tests take besides: they build a kernel, and publish others as a registry, distributions and kernel.org do (each starts its own; a service
 # of a package is not used).
-TEST_PACKAGES := git gcc make flex bison bc libelf-dev pahole perl docker-registry rpm createrepo-c gnupg
-TEST_PROGRAMS := git gcc make flex bison bc pahole perl docker-registry rpmbuild createrepo_c gpg
+TEST_PACKAGES := git gcc make flex bison bc libelf-dev pahole perl ccache docker-registry rpm createrepo-c gnupg
+TEST_PROGRAMS := git gcc make flex bison bc pahole perl ccache docker-registry rpmbuild createrepo_c gpg
 
-.PHONY: setup matrix test check bench fidelity overhead collectors examples clean help
+.PHONY: setup matrix test test-build check bench fidelity overhead collectors examples clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(VENV)/.done  ## host packages (once, as root), and kmatrix in .venv/
 
@@ -55,6 +55,9 @@ test-packages:
 
 test: setup collectors examples test-packages  ## kmatrix's own tests, on real booted guests
 	@$(BIN)/pytest tests -n auto $(ARGS)
+
+test-build: setup test-packages  ## and those that build a kernel from Debian's source: some minutes (KMATRIX_BUILD=arm64 for the other arch)
+	@KMATRIX_BUILD=$${KMATRIX_BUILD:-x86_64} $(BIN)/pytest -s tests/kernels/test_linux_source.py $(ARGS)
 
 check: setup  ## types and style
 	$(BIN)/mypy

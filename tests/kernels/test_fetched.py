@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +18,6 @@ from kmatrix.vm import VmSpec, boot
 
 from .fabricate import Served, Signer, deb, kernel
 from .publish import Registry, layer, rpm
-
-SOURCE_TARBALL = Path("/usr/src/linux-source-6.1.tar.xz")
 
 
 @pytest.fixture(scope="module")
@@ -126,22 +122,3 @@ def test_a_mainline_build(
     (folder / "CHECKSUMS.gpg").write_bytes(signer.detached(sums.encode()))
     options = {"url": (f"{web.uri}/",), "series": "6.1", "key": (str(signer.keyring),)}
     fetch_and_boot(store, "arm64", tmp_path, SourceSpec("mainline", options=options))
-
-
-@pytest.mark.skipif(
-    "KMATRIX_BUILD" not in os.environ, reason="builds a kernel, some minutes: KMATRIX_BUILD=x86_64 (or arm64) pytest …"
-)
-def test_a_source_tarball(store: KernelStore, tmp_path: Path, web: Served, signer: Signer) -> None:
-    """Debian's source of 6.1 (apt-get install linux-source-6.1), published as kernel.org does, built and booted."""
-    if not SOURCE_TARBALL.is_file():
-        pytest.skip(f"there is no {SOURCE_TARBALL} (apt-get install linux-source-6.1)")
-    (tmp_path / "web/v6.x").mkdir()
-    name = "linux-6.1.192.tar.xz"
-    shutil.copy(SOURCE_TARBALL, tmp_path / "web/v6.x" / name)
-    digest = hashlib.sha256(SOURCE_TARBALL.read_bytes()).hexdigest()
-    (tmp_path / "web/v6.x/sha256sums.asc").write_bytes(signer.clearsign(f"{digest}  {name}\n".encode()))
-    arch: Arch = "arm64" if os.environ["KMATRIX_BUILD"] == "arm64" else "x86_64"
-    options = {"url": (f"{web.uri}/v6.x/",), "key": (str(signer.keyring),)}
-    entry = fetch_and_boot(store, arch, tmp_path, SourceSpec("tarball", options=options))
-    assert entry.btf
-    assert entry.source["artifacts"][0]["trust"] == "the signed sha256sums.asc"
