@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from debian.debfile import DebFile
+from debian.debian_support import Version
 
 from kmatrix import apt, config, guest_image, kernels
 from kmatrix.arch import INFO, host_arch, parse_arch
@@ -51,7 +52,7 @@ def source(arch: Arch, tmp_path: Path) -> Path:  # noqa: ARG001 - no download wh
     """The archive in Debian's package linux-source-6.1, verified as any package of Debian's."""
     try:
         suite = apt.open_suite("bookworm")
-        (package,) = suite.find("amd64", r"linux-source-6\.1")
+        package = max(suite.find("amd64", r"linux-source-6\.1"), key=lambda each: Version(each["Version"]))
         suite.download(package, tmp_path / "source.deb")
     except Unavailable as error:
         pytest.skip(str(error))
