@@ -5,12 +5,14 @@ Pure functions over data; no I/O. The facts come from the guest's kernel (kmatri
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from kmatrix.collector import BEHAVIOURS, Behaviour, Collector, Event, EventField, Variant
+from kmatrix.features import FEATURES, Step
 from kmatrix.matrix import Matrix, Target
 
 Failure = Literal["worse", "better", "table", "load", "attach", "silent", "wrong-data", "leftover", "kernel", "infra"]
@@ -46,6 +48,8 @@ class Expectation:
     missing: frozenset[str]
     """The undeclared features that ruled the earlier variants out."""
     why: str
+    message: str | None = None
+    """The regular expression that a refusal's message must hold, where an [[expect]] gives one; else it must name what is missing."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ def expected(collector: Collector, target: Target, matrix: Matrix) -> Expectatio
         where = f"{collector.path}: expect.kernels"
         if target in matrix.targets(entry.kernels, entry.arch, where=where):
             variant = None if entry.behaviour == "refusal" else entry.variant or _variant_for(collector, entry.behaviour, derived)
-            return Expectation(entry.behaviour, variant, frozenset(entry.degraded), derived.missing, f"[[expect]]: {entry.reason}")
+            why = f"[[expect]]: {entry.reason}"
+            return Expectation(entry.behaviour, variant, frozenset(entry.degraded), derived.missing, why, entry.message)
     return derived
 
 
@@ -158,15 +163,17 @@ def observed(collector: Collector, target: Target, facts: Facts) -> Observation:
     """The behaviour that the facts show, with everything that was found wrong on the way, gravest first."""
     running = facts["running"]
     strays = _strays(facts)
+    unexplained = _unexplained(collector, target, facts)
     if running is None:
         if not facts.get("refusal"):
             why = (facts.get("loader") or {}).get("failure") or "nothing runs and nothing was said about why"
             return Observation(None, None, frozenset(), (Problem("worse", why), *strays))
-        return Observation("refusal", None, frozenset(), (*_trigger_problems(facts), *_loader_problems(facts), *strays))
+        problems = [*unexplained, *_trigger_problems(facts), *_loader_problems(facts)]
+        return Observation("refusal", None, frozenset(), (*problems, *strays))
     variant = collector.variant(running)
     attempt = _attempt(facts, running)
     assert attempt is not None, "the guest reports an attempt for the variant that runs"
-    problems = _not_in_kernel(collector, variant, target, attempt, facts)
+    problems = [*_not_in_kernel(collector, variant, target, attempt, facts), *unexplained]
     degradations = _missing_programs(collector, variant, attempt)
     transport = _transport(variant, attempt, facts)
     if variant.transport is not None and transport != variant.transport:
@@ -188,6 +195,62 @@ def observed(collector: Collector, target: Target, facts: Facts) -> Observation:
         behaviour = "partial" if variant.behaviour == "full" and degradations else variant.behaviour
     left = [problem for problem in _loader_problems(facts) if problem.failure == "leftover"]
     return Observation(behaviour, running, frozenset(degradations), (*problems, *left, *strays))
+
+
+_EXHAUSTED = (errno.EPERM, errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENOSPC)
+"""What the kernel answers to a map or program for want of memory or rights, and never because it does not know it (that is EINVAL)."""
+
+
+def _unexplained(collector: Collector, target: Target, facts: Facts) -> list[Problem]:
+    """Variants and optional programs that lack a feature here, and fail, but not of that: a broken object would pass for a missing feature.
+
+    A loader of the collector's own shows no failures of the kernel's; its message is what has to name the missing feature.
+    """
+    problems = []
+    for attempt in facts["attempts"] if collector.loader is None else ():
+        variant = collector.variant(attempt["variant"])
+        if attempt["stage"] is not None:
+            lacking = [name for name in _needs(collector, variant, target) if name not in target.features]
+            if attempt["stage"] == "open" or (lacking and not _explains(lacking, _stopped_at(attempt), attempt["error"]["errno"])):
+                problems.append(_not_for_lack(variant.name, lacking, attempt["stage"], failure_of(attempt, _optional(collector))))
+            continue
+        for program in collector.programs_of(variant, target.arch):
+            report, lacking = attempt["programs"].get(program.name, {}), [n for n in program.needs if n not in target.features]
+            failed: Step | None = "attach" if report.get("loaded") else "program"
+            if not program.required and lacking and report.get("error") and not _explains(lacking, failed):
+                words = f"{report['error']}: {last_words(report.get('log') or '')}".removesuffix(": ")
+                problems.append(_not_for_lack(f"{variant.name}: program {program.name}", lacking, str(failed), words))
+    return problems
+
+
+def _not_for_lack(what: str, lacking: Sequence[str], stage: str, words: str) -> Problem:
+    if stage == "open":
+        return Problem("load", f"{what}: no kernel can load this object: {words}")
+    return Problem(
+        "attach" if stage == "attach" else "load", f"{what} lacks {', '.join(lacking)} here, but fails for another reason: {words}"
+    )
+
+
+def _explains(lacking: Sequence[str], step: Step | None, error: int | None = None) -> bool:
+    """Whether the absence of one of the features stops a loader at this step."""
+    if step in ("map", "program") and error in _EXHAUSTED and "memcg_accounting" not in lacking:
+        return False
+    return any(step in FEATURES[name].stops for name in lacking)
+
+
+def _stopped_at(attempt: Mapping[str, Any]) -> Step | None:
+    """Where a failed attempt was stopped, by libbpf's words; None where nothing was asked of the kernel."""
+    text = str((attempt.get("error") or {}).get("text") or "")
+    if attempt["stage"] == "load" and re.search(r"kernel BTF|vmlinux BTF", text):
+        return "btf"
+    if attempt["stage"] == "load" and re.search(r"\bmap '[^']*': |global data", text):
+        return "map"
+    steps: Mapping[str, Step] = {"load": "program", "attach": "attach"}
+    return steps.get(attempt["stage"])
+
+
+def _optional(collector: Collector) -> set[str]:
+    return {program.name for program in collector.programs if not program.required}
 
 
 def _loader_problems(facts: Facts) -> list[Problem]:
@@ -303,11 +366,12 @@ def _judge_events(collector: Collector, target: Target, facts: Facts) -> tuple[l
     absent: set[str] = set()
     for event in collector.events:
         matched = [entry["fields"] for entry in facts["events"] if entry["event"] == event.name]
-        if len(matched) < event.min_count:
-            problems.append(Problem("silent", _silence(event, len(matched), facts)))
+        count = facts["counts"].get(event.name, 0)  # of very many, not all are kept
+        if count < event.min_count:
+            problems.append(Problem("silent", _silence(event, count, facts)))
             continue
-        if event.max_count is not None and len(matched) > event.max_count:
-            problems.append(Problem("wrong-data", f"{len(matched)} {event.name} events arrived, at most {event.max_count} should"))
+        if event.max_count is not None and count > event.max_count:
+            problems.append(Problem("wrong-data", f"{count} {event.name} events arrived, at most {event.max_count} should"))
         for f in collector.layout(event):
             promised = target.features.issuperset(f.needs)
             for fields in matched:
@@ -351,7 +415,7 @@ def _resolve(value: int | str | None, known: Mapping[str, Any]) -> Any:
 def _wrong(f: EventField, value: Any, known: Mapping[str, Any]) -> str | None:
     """What is wrong with the value, or None."""
     wanted = _resolve(f.equals, known)
-    if f.equals is not None and value != wanted:
+    if f.equals is not None and (wanted is None or value != wanted):
         return f"should be {wanted!r}" + (f" ({f.equals})" if isinstance(f.equals, str) and f.equals.startswith("known.") else "")
     if f.nonzero and not value:
         return "should not be zero"
@@ -411,20 +475,22 @@ def verdict(
     drift = _degradation_drift(expectation, observation)
     if drift is not None:
         return drift
-    if expectation.behaviour == "refusal" and not _names_missing(facts["refusal"], expectation.missing, collector):
-        wanted = " or ".join(sorted(expectation.missing))
+    if expectation.behaviour == "refusal" and not _informs(facts["refusal"], expectation, collector):
+        wanted = repr(expectation.message) if expectation.message is not None else " or ".join(sorted(expectation.missing))
         return Verdict(False, "worse", f"the refusal does not name what is missing ({wanted}): {facts['refusal']}")
     if observation.problems:
         return Verdict(False, "leftover", _and_more(observation.problems[0].text, observation.problems))
     if observation.behaviour != expectation.behaviour:
         return _rank_verdict(expectation, observation)
-    return Verdict(True, None, _account(expectation))
+    return Verdict(True, None, _account(collector, expectation, facts))
 
 
-def _account(expectation: Expectation) -> str:
-    """Why a cell as promised is what it is, for the reader of a green cell."""
+def _account(collector: Collector, expectation: Expectation, facts: Facts) -> str:
+    """Why a cell as promised is what it is, for the reader of a green cell; and how little was seen, where that is so."""
     degraded = f"; without {', '.join(sorted(expectation.degradations))}" if expectation.degradations else ""
-    return f"{expectation.why}{degraded}"
+    attempt = _attempt(facts, facts["running"])
+    ran = attempt is None or collector.events or any(report.get("runs") for report in attempt["programs"].values())
+    return f"{expectation.why}{degraded}" + ("" if ran else "; loaded and attached, but nothing shows that it ran")
 
 
 def _other_variant(collector: Collector, expectation: Expectation, observation: Observation, facts: Facts) -> Verdict:
@@ -440,8 +506,7 @@ def _other_variant(collector: Collector, expectation: Expectation, observation: 
     if attempt is None or attempt["stage"] is None:
         return Verdict(False, "worse", f"expected {_describe(expectation)}, but it was not tried{instead}")
     failure: Failure = "attach" if attempt["stage"] == "attach" else "load"
-    optional = {program.name for program in collector.programs if not program.required}
-    return Verdict(False, failure, f"{expectation.variant}: {failure_of(attempt, optional)}{instead}")
+    return Verdict(False, failure, f"{expectation.variant}: {failure_of(attempt, _optional(collector))}{instead}")
 
 
 def failure_of(attempt: Mapping[str, Any], optional: Collection[str] = ()) -> str:
@@ -489,12 +554,15 @@ def _describe(expectation: Expectation) -> str:
     return f"{expectation.behaviour}{variant}{without}"
 
 
-def _names_missing(message: str, missing: frozenset[str], collector: Collector) -> bool:
-    """Whether the message names one of the missing features, as a word (a variant called core-ringbuf does not name ringbuf), or as
-    the collector's own loader names it."""
+def _informs(message: str, expectation: Expectation, collector: Collector) -> bool:
+    """Whether a refusal's message names one of the missing features, as a word (a variant called core-ringbuf does not name ringbuf) or as
+    the collector's own loader names it; or says what the [[expect]] wants to be said."""
+    if expectation.message is not None:
+        return re.search(expectation.message, message) is not None
     own = collector.loader.names if collector.loader is not None else {}
-    patterns = [rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in missing] + [own[name] for name in missing if name in own]
-    return not missing or any(re.search(pattern, message) for pattern in patterns)
+    named = [rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in expectation.missing]
+    patterns = named + [own[name] for name in expectation.missing if name in own]
+    return not patterns or any(re.search(pattern, message) for pattern in patterns)
 
 
 def _and_more(text: str, problems: Sequence[Problem]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import shlex
@@ -12,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kmatrix import behaviour, loader_files, objects
+from kmatrix import behaviour, loader_files, objects, paths
 from kmatrix.behaviour import Expectation, Observation, Verdict
 from kmatrix.collector import Collector
 from kmatrix.errors import InfraError, InputError
@@ -53,13 +54,16 @@ def reproduce(collector: Collector, target: Target, options: tuple[str, ...] = (
 def run(collector: Collector, target: Target, room: MachineRoom, directory: Path, *, options: tuple[str, ...] = ()) -> Record:
     """Run the cell and write its record under `directory`.
 
-    Infra trouble is retried once; what remains of it is in the record (`failure` is `infra`). Raises InputError where the manifest or
-    an object is wrong: then nothing ran and nothing was written.
+    Infra trouble is retried once; what remains of it is in the record (`failure` is `infra`). Raises InputError where the manifest, an
+    object or the trigger is wrong: then there is no record, and an earlier one is gone.
     """
+    result.path_of(directory, collector.name, str(target)).unlink(missing_ok=True)
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     expectation = behaviour.expected(collector, target, room.matrix)
     question = request(collector, target)
     files = loader_files.collect(collector, target.arch, mirrors=room.matrix.mirrors, reporter=room.reporter)
     command = reproduce(collector, target, options)
+    retried = None
     for attempt in range(1, ATTEMPTS + 1):
         cell = _Cell(collector, target, room, directory, expectation, files)
         try:
@@ -68,9 +72,18 @@ def run(collector: Collector, target: Target, room: MachineRoom, directory: Path
         except InfraError as error:
             if attempt == ATTEMPTS:
                 record = cell.record(None, Verdict(False, "infra", str(error)))
-    record = replace(record, reproduce=command)
+            else:
+                retried = str(error)
+    record = replace(record, reproduce=command, started=started, retried=retried, inputs=_inputs(collector, question, files))
     result.write(record, directory)
     return record
+
+
+def _inputs(collector: Collector, question: Mapping[str, Any], files: tuple[LoaderFile, ...]) -> dict[str, str]:
+    """What was judged: the manifest, each variant's object and the loader's files, as sha256."""
+    manifest = {collector.path.name: hashlib.sha256(collector.path.read_bytes()).hexdigest()}
+    objects_ = {variant["name"]: variant["object"] for variant in question["variants"] if variant["object"] is not None}
+    return manifest | objects_ | {file.name: hashlib.sha256(file.data).hexdigest() for file in files}
 
 
 def request(collector: Collector, target: Target) -> dict[str, Any]:
@@ -82,7 +95,7 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
             continue
         info = objects.load(collector, variant, arch) if collector.loader is None else None
         if info is not None:
-            wanted[info.path.name] = pack(info.data)
+            wanted[digest := hashlib.sha256(info.data).hexdigest()] = pack(info.data)
         programs = [
             {"name": p.name, "hook": p.hook, "required": p.required, "attach": p.attach}
             | ({"type": p.kernel_type, "tag": p.tag} if collector.loader is not None else {})
@@ -92,7 +105,7 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
         variants.append(
             {
                 "name": variant.name,
-                "object": info.path.name if info is not None else None,
+                "object": digest if info is not None else None,
                 "needs": list(variant.needs),
                 "transport": variant.transport,
                 "buffer": variant.buffer,
@@ -107,7 +120,7 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
         "variants": variants,
         "objects": wanted,
         "loader": _loader(collector),
-        "trigger": {"kind": trigger.kind, "command": list(trigger.command), "env": dict(trigger.env)} if trigger else None,
+        "trigger": _trigger(collector),
         "files": {name: pack(_read(collector, name)) for name in (trigger.files if trigger else ())},
         "events": [
             {
@@ -123,6 +136,14 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
         ],
         "timeout": collector.timeout,
     }
+
+
+def _trigger(collector: Collector) -> dict[str, Any] | None:
+    trigger = collector.trigger
+    if trigger is None:
+        return None
+    family = {"family": 6} if trigger.family == "ipv6" else {}
+    return {"kind": trigger.kind, "command": list(trigger.command), "env": dict(trigger.env), **family}
 
 
 def _loader(collector: Collector) -> dict[str, Any] | None:
@@ -195,6 +216,8 @@ class _Cell:
             self.stages |= self.facts["timings"]
             _loader_started(self.collector, self.facts)
             _trigger_ran(self.collector, self.target, self.facts)
+            if self.facts["running"] is None and not (self.facts["trigger"] or {"ok": True})["ok"]:
+                self._pull_without(question)
         mark = time.monotonic()
         observation, verdict = self._judge()
         self.stages["judge"] = time.monotonic() - mark
@@ -215,6 +238,14 @@ class _Cell:
                 raise InfraError(f"the guest's agent failed: {error.message}\n{error.traceback}", where=str(self.target)) from None
             mark = time.monotonic()
         self.stages["kill"] = time.monotonic() - mark
+
+    def _pull_without(self, question: Mapping[str, Any]) -> None:
+        """The trigger fails after a refusal: only where it works in a VM that never saw the collector, that is the collector's doing."""
+        nothing: dict[str, Any] = {"variants": [], "objects": {}, "loader": None, "min_kernel": None}
+        with paths.scratch_console("trigger") as console, _machine(self.room, self.target, console) as (vm, _):
+            facts = vm.call("cell", {**question, **nothing}, now=time.time(), timeout=_patience(self.collector))
+        if not facts["trigger"]["ok"]:
+            raise _trigger_fails(self.collector, self.target, facts["trigger"])
 
     def _bring_files(self, vm: Machine) -> None:
         """The files of the collector's own loader, to where it will run."""
@@ -319,14 +350,12 @@ def _loader_started(collector: Collector, facts: Mapping[str, Any]) -> None:
 def _trigger_ran(collector: Collector, target: Target, facts: Mapping[str, Any]) -> None:
     """A trigger that fails with the collector and without it says nothing about the collector; one that refers to nothing is wrong."""
     trigger = facts.get("trigger")
-    if facts["running"] is None or not trigger:
+    if not trigger:
         return
-    if not trigger["ok"] and not (trigger.get("after") or {}).get("ok"):
-        raise InfraError(
-            f"the trigger failed: {trigger.get('error') or trigger.get('exit')}",
-            where=f"{collector.path}: trigger",
-            fix=f"try it in the guest: kmatrix shell {target.kernel.name} --arch {target.arch} --collector {collector.path.parent}",
-        )
+    if not trigger["ok"] and not trigger.get("after_refusal") and not (trigger.get("after") or {}).get("ok"):
+        raise _trigger_fails(collector, target, trigger)
+    if facts["running"] is None:
+        return
     for name in collector.known_names() if trigger["ok"] else ():
         if name not in facts["known"]:
             raise InputError(
@@ -334,6 +363,14 @@ def _trigger_ran(collector: Collector, target: Target, facts: Mapping[str, Any])
                 where=f"{collector.path}: event",
                 fix=f"it knows: {', '.join(sorted(facts['known']))}",
             )
+
+
+def _trigger_fails(collector: Collector, target: Target, trigger: Mapping[str, Any]) -> InfraError:
+    return InfraError(
+        f"the trigger failed, also without the collector: {trigger.get('error') or trigger.get('exit')}",
+        where=f"{collector.path}: trigger",
+        fix=f"try it in the guest: kmatrix shell {target.kernel.name} --arch {target.arch} --collector {collector.path.parent}",
+    )
 
 
 def _plain(expectation: Expectation) -> dict[str, Any]:

@@ -22,8 +22,6 @@ BEHAVIOURS: tuple[Behaviour, ...] = ("refusal", "fallback", "partial", "full")
 """From worst to best."""
 
 Transport = Literal["ringbuf", "perf"]
-TRIGGERS = ("open", "exec", "tcp_connect", "dns", "oom", "command")
-"""What the guest can do to make a collector's events happen (kmatrix.guest.trigger)."""
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -124,6 +122,9 @@ class Trigger(Strict):
     """What makes the events happen."""
 
     kind: Literal["open", "exec", "tcp_connect", "dns", "oom", "command"]
+    """What the guest can do (kmatrix.guest.trigger)."""
+    family: Literal["ipv4", "ipv6"] | None = None
+    """Of a tcp_connect: the loopback address that is connected to; IPv4 where not said."""
     command: Names = ()
     files: Names = ()
     """Files, relative to the manifest, that the guest gets in the trigger's working directory."""
@@ -133,6 +134,8 @@ class Trigger(Strict):
     def _command_is_given(self) -> Trigger:
         if (self.kind == "command") != bool(self.command):
             raise ValueError('kind = "command" and command = [...] go together')
+        if self.family is not None and self.kind != "tcp_connect":
+            raise ValueError('family goes with kind = "tcp_connect"')
         return self
 
 
@@ -297,7 +300,17 @@ class Expect(Strict):
     variant: str | None = None
     degraded: Names = ()
     """The degradations expected with it: `program:NAME`, `field:EVENT.NAME`."""
+    message: str | None = None
+    """Of a refusal: a regular expression that its message must hold."""
     reason: Annotated[str, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _a_refusal_says_why(self) -> Expect:
+        if (self.behaviour == "refusal") != (self.message is not None):
+            raise ValueError('behaviour = "refusal" and message = "regex" go together: what must a refusal there say?')
+        if self.message is not None:
+            _check_pattern(self.message)
+        return self
 
 
 class _Head(Strict):
@@ -343,6 +356,10 @@ class _FileModel(Strict):
             raise ValueError("there are events but no [trigger]: say what makes them happen")
         if self.event and self.loader is None and not any(variant.transport for variant in self.variant):
             raise ValueError("there are events but no variant has a transport and buffer")
+        if not self.event and self.loader is None and any(variant.transport for variant in self.variant):
+            raise ValueError(
+                "a variant has a transport, but there is no [[event]]: say what must come out of it, or leave transport out"
+            )
         for event in self.event:
             if event.max_count is not None and event.max_count < event.min_count:
                 raise ValueError(f"event {event.name!r}: max_count {event.max_count} is below min_count {event.min_count}")
@@ -411,6 +428,8 @@ class _FileModel(Strict):
         for f in fields:
             if isinstance(f.equals, str) and f.equals.startswith("known.") and not _KNOWN.fullmatch(f.equals):
                 raise ValueError(f"event {event.name!r}: field {f.name!r}: {f.equals!r} is not known.NAME")
+        if not event.match and not any(f.checked for f in fields):
+            raise ValueError(f"event {event.name!r} asserts nothing: any event would do; add match, or check a field")
 
 
 def _unique(kind: str, names: list[str]) -> set[str]:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from kmatrix.arch import Arch
 
 Version = tuple[int, int]
 """An upstream series: 5.4 is (5, 4)."""
+Step = Literal["btf", "map", "program", "attach"]
+"""Where a loader is stopped: at the kernel's BTF, before anything is made; at a map; at a program; at attaching one. libbpf goes in this order."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Feature:
     source: str
     """Where the release comes from: kernel commit, document, or what was seen on booted kernels."""
     config: tuple[str, ...] = ()
+    stops: tuple[Step, ...] = ()
+    """Where its absence stops a loader: a variant that needs it and is stopped elsewhere fails for another reason. Seen on booted kernels."""
     until: Version | None = None
     """The first release without it, where it went away."""
 
@@ -46,8 +51,9 @@ def _f(
     probe: str,
     source: str,
     *config: str,
+    stops: tuple[Step, ...],
 ) -> Feature:
-    return Feature(name, title, since, probe, source, config)
+    return Feature(name, title, since, probe, source, config, stops)
 
 
 _TABLE: tuple[Feature, ...] = (
@@ -59,6 +65,7 @@ _TABLE: tuple[Feature, ...] = (
         "/sys/kernel/btf/vmlinux is there and libbpf parses it",
         "e83b9f55448a (kbuild: add ability to generate BTF type info for vmlinux), 341dfcf8d78e (sysfs file, 5.4)",
         "DEBUG_INFO_BTF",
+        stops=("btf",),
     ),
     _f(
         "ringbuf",
@@ -66,6 +73,7 @@ _TABLE: tuple[Feature, ...] = (
         (5, 8),
         "create a BPF_MAP_TYPE_RINGBUF map",
         "457f44363a88 (bpf: Implement BPF ring buffer and verifier support for it)",
+        stops=("map",),
     ),
     _f(
         "cgroup_v2",
@@ -74,6 +82,7 @@ _TABLE: tuple[Feature, ...] = (
         "cgroup2 is mounted, as on every host that does not boot with version 1 alone",
         "67e9c74b8a87 (cgroup: replace __DEVEL__sane_behavior with cgroup2 fs type)",
         "CGROUPS",
+        stops=("attach",),
     ),
     # Maps and programs.
     _f(
@@ -82,6 +91,7 @@ _TABLE: tuple[Feature, ...] = (
         (4, 4),
         "create a BPF_MAP_TYPE_PERF_EVENT_ARRAY map",
         "a43eec304259 (bpf: introduce bpf_perf_event_output() helper)",
+        stops=("map",),
     ),
     _f(
         "global_data",
@@ -89,6 +99,7 @@ _TABLE: tuple[Feature, ...] = (
         (5, 2),
         "create a one-slot array map and load a program that uses BPF_PSEUDO_MAP_VALUE",
         "d8eca5bbb2be (bpf: implement lookup-free direct value access for maps)",
+        stops=("map", "program"),
     ),
     _f(
         "prog_names",
@@ -96,6 +107,7 @@ _TABLE: tuple[Feature, ...] = (
         (4, 15),
         "load a program with a name and read the name back",
         "cb4d2b3f03d8 (bpf: Add name, load_time, uid and map_ids to bpf_prog_info)",
+        stops=(),
     ),
     _f(
         "bpf2bpf",
@@ -103,6 +115,7 @@ _TABLE: tuple[Feature, ...] = (
         (4, 16),
         "load a program with a BPF_PSEUDO_CALL",
         "cc8b0b92a169 (bpf: introduce function calls (function boundaries))",
+        stops=("program",),
     ),
     _f(
         "bounded_loops",
@@ -110,6 +123,7 @@ _TABLE: tuple[Feature, ...] = (
         (5, 3),
         "load a program with a backward jump",
         "2589726d12a1 (bpf: introduce bounded loops)",
+        stops=("program",),
     ),
     _f(
         "insns_1m",
@@ -117,6 +131,7 @@ _TABLE: tuple[Feature, ...] = (
         (5, 2),
         "load a program of 4097 instructions",
         "c04c0d2b968a (bpf: increase complexity limit and maximum program size)",
+        stops=("program",),
     ),
     _f(
         "raw_tracepoint",
@@ -124,6 +139,7 @@ _TABLE: tuple[Feature, ...] = (
         (4, 17),
         "load a BPF_PROG_TYPE_RAW_TRACEPOINT program",
         "c4f6699dfcb8 (bpf: introduce BPF_RAW_TRACEPOINT)",
+        stops=("program", "attach"),
     ),
     _f(
         "lsm",
@@ -133,6 +149,7 @@ _TABLE: tuple[Feature, ...] = (
         "fc611f47f218 (bpf: Introduce BPF_PROG_TYPE_LSM); arm64: 2aa6ac03516d (arm64: ftrace: Add direct call support, 6.4)",
         "BPF_LSM",
         "DEBUG_INFO_BTF",
+        stops=("btf", "program", "attach"),
     ),
     _f(
         "fentry",
@@ -143,6 +160,7 @@ _TABLE: tuple[Feature, ...] = (
         "DEBUG_INFO_BTF",
         "FUNCTION_TRACER",
         "DYNAMIC_FTRACE",
+        stops=("btf", "program", "attach"),
     ),
     _f(
         "task_storage",
@@ -151,6 +169,7 @@ _TABLE: tuple[Feature, ...] = (
         "create a BPF_MAP_TYPE_TASK_STORAGE map",
         "4cf1bc1f1045 (bpf: Implement task local storage)",
         "DEBUG_INFO_BTF",
+        stops=("btf", "map"),
     ),
     # Helpers.
     _f(
@@ -160,6 +179,7 @@ _TABLE: tuple[Feature, ...] = (
         "load a program that calls helper 80",
         "bf6fa2c893c5 (bpf: implement bpf_get_current_cgroup_id() helper)",
         "CGROUPS",
+        stops=("program",),
     ),
     _f(
         "probe_read_kernel",
@@ -167,6 +187,7 @@ _TABLE: tuple[Feature, ...] = (
         (5, 5),
         "load a kprobe program that calls helper 113",
         "6ae08ae3dea2 (bpf: Add probe_read_{user, kernel} and probe_read_{user, kernel}_str helpers)",
+        stops=("program",),
     ),
     _f(
         "current_task_btf",
@@ -175,6 +196,7 @@ _TABLE: tuple[Feature, ...] = (
         "load a program that calls helper 158",
         "3ca1032ab7ab (bpf: Implement get_current_task_btf and RET_PTR_TO_BTF_ID)",
         "DEBUG_INFO_BTF",
+        stops=("btf", "program"),
     ),
     # Attaching.
     _f(
@@ -185,6 +207,7 @@ _TABLE: tuple[Feature, ...] = (
         "2541517c32be (tracing, perf: Implement BPF programs attached to kprobes)",
         "KPROBES",
         "KPROBE_EVENTS",
+        stops=("program", "attach"),
     ),
     _f(
         "uprobes",
@@ -193,6 +216,7 @@ _TABLE: tuple[Feature, ...] = (
         "uprobe_events is in tracefs",
         "04a22fae4cbc (tracing, perf: Implement BPF programs attached to uprobes)",
         "UPROBE_EVENTS",
+        stops=("program", "attach"),
     ),
     _f(
         "kprobe_pmu",
@@ -201,6 +225,7 @@ _TABLE: tuple[Feature, ...] = (
         "/sys/bus/event_source/devices/kprobe/type is there",
         "e12f03d7031a (perf/core: Implement the 'perf_kprobe' PMU)",
         "KPROBE_EVENTS",
+        stops=("attach",),
     ),
     _f(
         "kprobe_multi",
@@ -209,6 +234,7 @@ _TABLE: tuple[Feature, ...] = (
         "create a kprobe_multi link",
         "0dcac2725406 (bpf: Add multi kprobe link); arm64: 4346ba160409 (fprobe: Rewrite fprobe on function-graph tracer, 6.14)",
         "FPROBE",
+        stops=("program", "attach"),
     ),
     _f(
         "syscall_tracepoints",
@@ -217,6 +243,7 @@ _TABLE: tuple[Feature, ...] = (
         "events/syscalls is in tracefs",
         "98b5c2c65c29 (perf, bpf: allow bpf programs attach to tracepoints)",
         "FTRACE_SYSCALLS",
+        stops=("attach",),
     ),
     _f(
         "bpf_link",
@@ -224,6 +251,7 @@ _TABLE: tuple[Feature, ...] = (
         (5, 7),
         "BPF_LINK_CREATE knows its attach types",
         "af6eea57437a (bpf: Implement bpf_link-based cgroup BPF program attachment)",
+        stops=("attach",),
     ),
     _f(
         "perf_link",
@@ -231,6 +259,7 @@ _TABLE: tuple[Feature, ...] = (
         (5, 15),
         "BPF_LINK_CREATE takes a perf event",
         "b89fbfbb854c (bpf: Implement minimal BPF perf link)",
+        stops=("attach",),
     ),
     _f(
         "tc_clsact",
@@ -240,6 +269,7 @@ _TABLE: tuple[Feature, ...] = (
         "1f211a1b929c (net, sched: add clsact qdisc)",
         "NET_CLS_ACT",
         "NET_SCH_INGRESS",
+        stops=("attach",),
     ),
     _f(
         "cgroup_v1",
@@ -248,9 +278,17 @@ _TABLE: tuple[Feature, ...] = (
         "cgroup is in /proc/filesystems",
         "ddbcc7e8e50a (Task Control Groups: basic task cgroup framework)",
         "CGROUPS",
+        stops=("attach",),
     ),
     # What loaders use.
-    _f("btf_load", "BPF_BTF_LOAD", (4, 18), "load a BTF object", "69b693f0aefa (bpf: btf: Introduce BPF Type Format (BTF))"),
+    _f(
+        "btf_load",
+        "BPF_BTF_LOAD",
+        (4, 18),
+        "load a BTF object",
+        "69b693f0aefa (bpf: btf: Introduce BPF Type Format (BTF))",
+        stops=("btf", "map", "program"),
+    ),
     _f(
         "btf_modules",
         "BTF of kernel modules",
@@ -260,6 +298,7 @@ _TABLE: tuple[Feature, ...] = (
         "DEBUG_INFO_BTF",
         "DEBUG_INFO_BTF_MODULES",
         "MODULES",
+        stops=("btf", "program", "attach"),
     ),
     _f(
         "memcg_accounting",
@@ -267,6 +306,7 @@ _TABLE: tuple[Feature, ...] = (
         (5, 11),
         "create a map with RLIMIT_MEMLOCK 0 and no privilege for it",
         "97306be45fbe (Merge branch 'switch to memcg-based memory accounting')",
+        stops=("map", "program"),
     ),
 )
 

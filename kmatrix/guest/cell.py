@@ -66,18 +66,13 @@ def run(request: Request, probed: Probed) -> Facts:
         "known": {},
         "trigger": None,
         "events": [],
+        "counts": {},
         "unmatched": 0,
         "unmatched_samples": [],
         "lost": 0,
         "taint": dict.fromkeys(("before", "after"), observe.taint()),
         "timings": clock.seconds,
     }
-    floor = request.get("min_kernel")
-    if floor and not request.get("loader") and kernel.version() < (int(floor[0]), int(floor[1])):
-        facts["refusal"] = (
-            f"{request['collector']} needs kernel {floor[0]}.{floor[1]} or newer; this is kernel {kernel.release()}, nothing was tried"
-        )
-        return facts
     with clock("trigger"):
         child = _child(request, facts)
     running = _own(request, before, facts, clock, probed) if request.get("loader") else _ours(request, facts, clock, probed)
@@ -106,7 +101,14 @@ def run(request: Request, probed: Probed) -> Facts:
 
 
 def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loader.Running | None:
-    """The first variant that our own loader gets to run."""
+    """The first variant that our own loader gets to run; below the collector's `min_kernel` it tries none, as its agent should not."""
+    floor = request.get("min_kernel")
+    if floor and kernel.version() < (int(floor[0]), int(floor[1])):
+        least = ".".join(map(str, floor))
+        facts["refusal"] = (
+            f"{request['collector']} needs kernel {least} or newer; this is kernel {kernel.release()}, nothing was tried"
+        )
+        return None
     objects = {key: base64.b64decode(data) for key, data in request["objects"].items()}
     for variant in request["variants"]:
         attempt = loader.Attempt(variant, objects[variant["object"]], clock)
@@ -193,7 +195,9 @@ def _collect(request: Request, stream: Stream | LineStream, raw: list[bytes], ti
         if left <= 0:
             break
         stream.poll(min(left, 0.1))
-    facts.update(events=sorter.matched, unmatched=sorter.unmatched, unmatched_samples=sorter.samples, lost=stream.lost)
+    facts.update(
+        events=sorter.matched, counts=sorter.counts, unmatched=sorter.unmatched, unmatched_samples=sorter.samples, lost=stream.lost
+    )
 
 
 def refusal(request: Request, attempts: list[dict[str, Any]], probed: Probed) -> str:

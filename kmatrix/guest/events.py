@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MATCHED_CAP = 256
-"""Matched events kept for the record."""
+"""Matched events of a kind that are kept for the record, and judged; the others are counted."""
 SAMPLES_CAP = 5
 """Unmatched events kept as samples."""
 
@@ -140,8 +140,9 @@ class Spec:
         return cls(request["name"], layout, request.get("match") or {}, int(request.get("min_count", 1)), request.get("max_count"))
 
     def agreement(self, fields: Mapping[str, int | str], known: Mapping[str, Any]) -> int:
-        """How many of the fields to match do."""
-        return sum(fields.get(name) == resolve(value, known) for name, value in self.match.items())
+        """How many of the fields to match do; what is not known matches nothing."""
+        wanted = {name: resolve(value, known) for name, value in self.match.items()}
+        return sum(value is not None and fields.get(name) == value for name, value in wanted.items())
 
 
 def resolve(value: int | str, known: Mapping[str, Any]) -> Any:
@@ -163,6 +164,9 @@ class Sorter:
     unmatched: int = 0
     _nearest: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.specs = sorted(self.specs, key=lambda spec: -len(spec.match))  # what asks for less must not take what is another's
+
     def add(self, raw: bytes) -> None:
         """Sort one event."""
         nearest = (-1, dict[str, Any]())
@@ -174,7 +178,7 @@ class Sorter:
             agreement = spec.agreement(fields, self.known)
             if agreement == len(spec.match):
                 self.counts[spec.name] = self.counts.get(spec.name, 0) + 1
-                if len(self.matched) < MATCHED_CAP:
+                if self.counts[spec.name] <= MATCHED_CAP:
                     self.matched.append({"event": spec.name, "fields": fields, "raw": raw.hex(), "transport": self.transport})
                 return
             if agreement > nearest[0]:

@@ -48,6 +48,12 @@ class Record:
     """The command that replays exactly this cell."""
     simulated: Mapping[str, Any] | None = None
     """Of a simulated kernel: base, as_of, hidden features, the release that uname says, what is not simulated; null for a real one."""
+    started: str = ""
+    """When, in UTC: 2026-11-24T23:59:59Z."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """The sha256 of what was judged: the manifest, each variant's object, a loader's files."""
+    retried: str | None = None
+    """What went wrong in the machine room at the first try; null where there was one."""
     schema: str = SCHEMA
 
     @property

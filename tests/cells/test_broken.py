@@ -1,4 +1,4 @@
-"""Collectors broken on purpose in six ways: six failures, of six classes, in the right cells."""
+"""Collectors broken on purpose: each fails in the class of what is wrong with it, in the right cells, and the sound one nowhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXPECTED = {
 
 @pytest.mark.usefixtures("both_of_6_1")
 def test_each_breakage_fails_in_its_class_and_cell(tmp_path: Path, run_in: Shell) -> None:
-    broken.all_six(tmp_path)
+    broken.all_of_them(tmp_path)
     done = run_in("pytest", "--kernels=6.1", "-n", "2")
     records = {(r.collector, r.arch): r for r in result.read_all(tmp_path / ".kmatrix")}
     found = {name: {arch: records[name, arch].failure for arch in ("x86_64", "arm64")} for name in EXPECTED}
@@ -56,3 +56,75 @@ def _arguments(command: str) -> list[str]:
     program, *arguments = shlex.split(command)
     assert program == "pytest"
     return arguments
+
+
+REFUSES = """
+schema = 1
+[collector]
+name = "{name}"
+timeout = 2.0
+[[variant]]
+name = "ring"
+behaviour = "full"
+object = "ring"
+needs = ["ringbuf"]
+transport = "ringbuf"
+buffer = "events"
+[[program]]
+name = "enter"
+hook = "tracepoint/syscalls/sys_enter_openat"
+[trigger]
+{trigger}
+[[event]]
+name = "open"
+match = {{ tgid = "known.tgid" }}
+[[event.field]]
+name = "tgid"
+type = "u32"
+[[event.field]]
+name = "uid"
+type = "u32"
+"""
+
+
+@pytest.mark.usefixtures("both_of_6_1")
+def test_a_refusal_is_of_what_is_missing_and_the_guest_works_after_it(tmp_path: Path, run_in: Shell) -> None:
+    """On a kernel without ring buffers (simulated): a refusal for another reason is no refusal, nor is one of a trigger that never works."""
+    for name, trigger in (
+        ("refuses", 'kind = "open"'),
+        ("hopeless", 'kind = "command"\ncommand = ["false"]'),
+        ("absent", 'kind = "command"\ncommand = ["/no/such"]'),
+    ):
+        broken.write(tmp_path, name).write_text(REFUSES.format(name=name, trigger=trigger))
+    # Its object has no ring buffer at all: what stops it here is the verifier.
+    for name, defines in (("masked", ["BREAK_LOAD_ON_ARM64"]), ("masked-too", ["BREAK_LOAD_ON_ARM64"])):
+        manifest = broken.write(tmp_path, name, *defines)
+        broken.compile_object(manifest.with_name("ring_arm64_bpfel.o"), "arm64", *defines)
+        text = manifest.read_text().replace('transport = "ringbuf"', 'transport = "perf"')
+        manifest.write_text(text if name == "masked" else text.replace('object = "perf"', 'object = "../sound/perf"'))
+    broken.write(tmp_path, "sound")
+    done = run_in("pytest", "--kernels=5.4-sim", "--arch=arm64", "-n", "2")
+    records = {record.collector: record for record in result.read_all(tmp_path / ".kmatrix")}
+    found = {name: (record.observed, record.failure) for name, record in records.items()}
+    assert found == {
+        "refuses": ("refusal", None),
+        "hopeless": (None, "infra"),
+        "absent": (None, "infra"),
+        "masked": ("refusal", "load"),
+        "masked-too": (None, "load"),
+        "sound": ("fallback", None),
+    }, done.stdout
+    assert "the trigger failed, also without the collector: false ended with 1" in records["hopeless"].reason
+    assert "ring lacks ringbuf here, but fails for another reason: program enter" in records["masked-too"].reason
+    assert records["refuses"].facts["trigger"]["after_refusal"]  # type: ignore[index]
+    assert records["hopeless"].retried
+    assert not records["sound"].retried
+    assert set(records["sound"].inputs) == {"collector.toml", "ring", "perf"}
+
+    # What an earlier run found is not left standing where a later one finds nothing.
+    (tmp_path / "sound/collector.toml").write_text(
+        (tmp_path / "sound/collector.toml").read_text().replace("known.tgid", "known.nothing")
+    )
+    again = run_in("pytest", "--kernels=5.4-sim", "--arch=arm64", "sound")
+    assert "the trigger knows no such thing" in again.stdout
+    assert "sound" not in {record.collector for record in result.read_all(tmp_path / ".kmatrix")}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmatrix.guest.events import SAMPLES_CAP, Layout, Sorter, Spec
+from kmatrix.guest.events import MATCHED_CAP, SAMPLES_CAP, Layout, Lines, Sorter, Spec
 
 _C: dict[str, Any] = {
     "u8": ctypes.c_uint8,
@@ -96,10 +96,31 @@ def test_events_go_to_the_first_that_they_match() -> None:
     assert sorter.samples == [{"event": "exit", "fields": {"kind": 2, "pid": 8}, "raw": "0200000008000000"}]
 
 
-def test_what_is_not_known_matches_nothing() -> None:
-    sorter = Sorter([_spec("exec", pid="known.pid")], {}, "perf")
+def test_what_asks_for_less_gets_what_is_left() -> None:
+    sorter = Sorter([_spec("any"), _spec("exec", kind=1)], {}, "perf")
+    for kind in (1, 2, 1):
+        sorter.add(_event(kind, 7))
+    assert sorter.counts == {"exec": 2, "any": 1}
+
+
+def test_many_of_one_kind_do_not_crowd_out_another() -> None:
+    sorter = Sorter([_spec("exec", kind=1), _spec("exit", kind=2)], {}, "perf")
+    for _ in range(MATCHED_CAP + 5):
+        sorter.add(_event(1, 7))
+    sorter.add(_event(2, 7))
+    assert sorter.counts == {"exec": MATCHED_CAP + 5, "exit": 1}
+    assert [event["event"] for event in sorter.matched] == ["exec"] * MATCHED_CAP + ["exit"]
+
+
+@pytest.mark.parametrize("known", [{}, {"pid": None}])
+def test_what_is_not_known_matches_nothing(known: dict[str, None]) -> None:
+    sorter = Sorter([_spec("exec", pid="known.pid")], known, "perf")
     sorter.add(_event(1, 0))
     assert not sorter.satisfied
+    lines = Spec("exec", Lines.of([{"name": "kind", "type": "int"}, {"name": "pid", "type": "int"}], None), {"pid": "known.pid"}, 1)
+    printed = Sorter([lines], known, "lines")
+    printed.add(b'{"kind": 1}')
+    assert not printed.satisfied
 
 
 def test_the_nearest_samples_are_kept() -> None:

@@ -88,7 +88,7 @@ def test_a_wrong_manifest_is_one_error(changes: dict[str, Any], says: str) -> No
 def test_what_is_a_loaders_is_an_error_without_one(changes: dict[str, Any], says: str) -> None:
     objects = {
         "loader": None,
-        "variant": [{"name": "v", "behaviour": "full", "object": "x", "transport": "perf", "buffer": "b"}],
+        "variant": [{"name": "v", "behaviour": "full", "object": "x"}],
         "event": [],
     }
     with pytest.raises(InputError) as error:
@@ -300,6 +300,7 @@ def facts(running: str | None, **changes: Any) -> dict[str, Any]:
         "attempts": attempts, "running": running, "refusal": None,
         "kernel": {"before": inventory, "during": during, "after": inventory},
         "known": {"pid": 7, "cgroup_id": 9}, "trigger": {"ok": True}, "events": [{"event": "open", "fields": {"pid": 7}}] if running else [],
+        "counts": {"open": 1} if running else {},
         "unmatched": 0, "lost": 0, "loader": loader | changes.pop("loader", {}),
     } | changes  # fmt: skip
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from kmatrix import collector as collectors
 from kmatrix.collector import Collector
 
+STOPPED = {"btf": "failed to find valid kernel BTF", "ringbuf": "map 'events': failed to create: Invalid argument(-22)"}
+"""libbpf's words where a feature is not there."""
 PIN = "/sys/fs/bpf/stray"
 
 MANIFEST: dict[str, Any] = {
@@ -64,14 +67,19 @@ def good(
     running: str | None,
     *,
     failed: tuple[str, ...] = (),
+    lacking: Collection[str] = ("btf", "ringbuf"),
     missing_programs: tuple[str, ...] = (),
     absent: tuple[str, ...] = (),
     refusal: str = "no btf, no ringbuf, below kernel 4.14",
 ) -> dict[str, Any]:
-    """What the guest reports when `running` runs on x86_64 without a fault and the variants in `failed` did not load before it."""
+    """What the guest reports when `running` runs on x86_64 without a fault and the variants in `failed` did not load before it.
+
+    They stop where the absence of the first of the features `lacking` stops them.
+    """
     kinds = {"ringbuf": "ringbuf", "perf": "perf_event_array", None: None}
     attempts: list[dict[str, Any]] = []
     for name in failed:
+        needs = collector.variant(name).needs
         programs = {
             "enter": {"id": None, "loaded": False, "attached": False, "error": "EINVAL", "log": "unknown func\nprocessed 3 insns"}
         }
@@ -79,7 +87,7 @@ def good(
             {
                 "variant": name,
                 "stage": "load",
-                "error": {"errno": 22, "text": "failed"},
+                "error": {"errno": 22, "text": next((STOPPED[n] for n in STOPPED if n in needs and n in lacking), "failed")},
                 "programs": programs,
                 "maps": {},
                 "log": [],
@@ -122,6 +130,7 @@ def good(
         "known": {"pid": 42, "cgroup_id": 4711},
         "trigger": {"ok": True},
         "events": events,
+        "counts": {event["event"]: 1 for event in events},
         "unmatched": 0,
         "lost": 0,
         "timings": {},

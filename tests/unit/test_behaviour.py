@@ -15,7 +15,7 @@ from kmatrix.behaviour import Expectation, Verdict
 from kmatrix.collector import BEHAVIOURS, Collector
 from kmatrix.features import FEATURES
 from kmatrix.matrix import Kernel, Matrix, Target
-from tests.unit.facts import MANIFEST, PIN, demo, good
+from tests.unit.facts import MANIFEST, PIN, STOPPED, demo, good
 
 RELEVANT = ("btf", "ringbuf", "kprobes", "cgroup_id_helper")
 subsets = st.sets(st.sampled_from(RELEVANT)).map(frozenset)
@@ -37,14 +37,16 @@ def probe_of(target: Target) -> dict[str, bool | None]:
     return {name: name in target.features for name in FEATURES}
 
 
-def facts_for(collector: Collector, expectation: Expectation) -> dict[str, Any]:
-    """The facts of a collector that does exactly what is expected of it."""
+def facts_for(collector: Collector, target: Target) -> dict[str, Any]:
+    """The facts of a collector that does exactly what is expected of it there."""
+    expectation = expect(collector, target)
     order = [variant.name for variant in collector.variants]
     failed = order[: order.index(expectation.variant)] if expectation.variant else order
     return good(
         collector,
         expectation.variant,
         failed=tuple(failed),
+        lacking=FEATURES.keys() - target.features,
         missing_programs=tuple(d.removeprefix("program:") for d in expectation.degradations if d.startswith("program:")),
         absent=tuple(d for d in expectation.degradations if d.startswith("field:")),
     )
@@ -107,7 +109,7 @@ def test_expect_entry_overrides_with_its_reason() -> None:
 def test_doing_what_is_expected_is_ok_whatever_the_features(features: frozenset[str]) -> None:
     collector, target = demo(), target_with(features)
     expectation = expect(collector, target)
-    facts = facts_for(collector, expectation)
+    facts = facts_for(collector, target)
     assert behaviour.observed(collector, target, facts).behaviour == expectation.behaviour
     found = judge(collector, target, facts)
     assert found.ok, found
@@ -118,7 +120,7 @@ def test_what_fits_one_kernel_is_ok_on_another_only_if_the_promise_is_the_same(h
     """Facts made for the features `there`, judged against the features `here`: ok exactly where the two promise the same."""
     collector = demo()
     wanted, done = expect(collector, target_with(here)), expect(collector, target_with(there))
-    facts = facts_for(collector, done)
+    facts = facts_for(collector, target_with(there))
     found = judge(collector, target_with(here), facts)
     same = (wanted.variant, wanted.behaviour, wanted.degradations) == (done.variant, done.behaviour, done.degradations)
     assert found.ok == same
@@ -136,7 +138,7 @@ def test_what_fits_one_kernel_is_ok_on_another_only_if_the_promise_is_the_same(h
 @given(subsets, st.sampled_from(RELEVANT))
 def test_a_probe_that_disagrees_fails_as_table(features: frozenset[str], name: str) -> None:
     collector, target = demo(), target_with(features)
-    facts = facts_for(collector, expect(collector, target))
+    facts = facts_for(collector, target)
     probe = probe_of(target)
     assert judge(collector, target, facts, probe=probe | {name: None}).ok  # the guest cannot tell
     found = judge(collector, target, facts, probe=probe | {name: not probe[name]})
@@ -146,7 +148,7 @@ def test_a_probe_that_disagrees_fails_as_table(features: frozenset[str], name: s
 
 def test_a_probe_of_a_feature_that_does_not_matter_to_the_collector_does_not_fail_it() -> None:
     collector, target = demo(), target_with(ALL)
-    facts = facts_for(collector, expect(collector, target))
+    facts = facts_for(collector, target)
     assert judge(collector, target, facts, probe=probe_of(target) | {"fentry": True}).ok
 
 
@@ -164,7 +166,7 @@ def _set(facts: dict[str, Any], *path: Any, to: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "failure", "says"),
     [
-        (lambda f: f["events"].clear(), "silent", "no open event"),
+        (lambda f: f["counts"].clear(), "silent", "no open event"),
         (lambda f: _set(f, "events", 0, "fields", "pid", to=43), "wrong-data", "pid is 43, should be 42"),
         (lambda f: _set(f, "events", 0, "fields", "cgroup_id", to=1), "wrong-data", "cgroup_id is 1, should be 4711"),
         (lambda f: _set(f, "events", 0, "fields", "cgroup_id", to=0), "worse", "field:open.cgroup_id is missing too"),
@@ -206,7 +208,7 @@ def test_a_program_that_is_attached_and_never_runs_is_silent(runs: int | None, f
 def test_a_splat_outweighs_everything() -> None:
     collector, target = demo(), target_with(ALL)
     facts = good(collector, "ring")
-    facts["events"].clear()
+    facts["counts"].clear()
     assert judge(collector, target, facts, splat="BUG: unable to handle").failure == "kernel"
 
 
@@ -225,18 +227,80 @@ def test_attach_is_told_apart_from_load() -> None:
 def test_a_refusal_must_name_what_is_missing_and_leave_nothing() -> None:
     collector = demo(variant=[{"name": "ring", "behaviour": "full", "object": "r", "needs": ["btf", "ringbuf"]}], event=[])
     target = target_with(ALL - {"ringbuf"})
-    assert judge(collector, target, good(collector, None, failed=("ring",), refusal="needs ringbuf")).ok
-    mute = judge(collector, target, good(collector, None, failed=("ring",), refusal="sorry"))
+    assert judge(collector, target, good(collector, None, failed=("ring",), lacking=("ringbuf",), refusal="needs ringbuf")).ok
+    mute = judge(collector, target, good(collector, None, failed=("ring",), lacking=("ringbuf",), refusal="sorry"))
     assert (mute.failure, "ringbuf" in mute.reason) == ("worse", True)
-    broken = good(collector, None, failed=("ring",), refusal="needs ringbuf")
+    broken = good(collector, None, failed=("ring",), lacking=("ringbuf",), refusal="needs ringbuf")
     broken["trigger"] = {"ok": False, "exit": None, "error": "no answer", "after_refusal": True}
     cut = judge(collector, target, broken)
     assert (cut.failure, "after the refusal the trigger fails (no answer)" in cut.reason) == ("worse", True)
     broken["trigger"]["ok"] = True
     assert judge(collector, target, broken).ok
-    stray = good(collector, None, failed=("ring",), refusal="needs ringbuf")
+    stray = good(collector, None, failed=("ring",), lacking=("ringbuf",), refusal="needs ringbuf")
     stray["kernel"]["after"]["pins"].append(PIN)
     assert judge(collector, target, stray).failure == "leftover"
+
+
+@pytest.mark.parametrize(
+    ("lacks", "error", "stage", "failure"),
+    [
+        ("ringbuf", (22, "map 'events': failed to create: Invalid argument(-22)"), "load", None),
+        ("ringbuf", (1, "map 'events': failed to create: Operation not permitted(-1)"), "load", "load"),
+        ("ringbuf", (22, "prog 'enter': BPF program load failed: Invalid argument"), "load", "load"),
+        ("ringbuf", (2, "prog 'enter': failed to attach"), "attach", "attach"),
+        ("ringbuf", (None, "the object has no program enter"), "open", "load"),
+        ("btf", (3, "failed to find valid kernel BTF; Error loading vmlinux BTF: -3"), "load", None),
+        ("btf", (22, "map 'events': failed to create: Invalid argument(-22)"), "load", "load"),
+    ],
+)
+def test_a_variant_fails_of_what_it_lacks_and_of_nothing_else(
+    lacks: str, error: tuple[Any, str], stage: str, failure: str | None
+) -> None:
+    """A broken object must not pass for a missing feature: in a refusal, nor where another variant runs instead."""
+    needy = {"name": "ring", "behaviour": "full", "object": "r", "needs": [lacks]}
+    target = target_with(ALL - {lacks})
+    for collector, running in (
+        (demo(variant=[needy], event=[]), None),
+        (demo(variant=[needy, {"name": "bare", "behaviour": "fallback", "object": "b"}], event=[]), "bare"),
+    ):
+        facts = good(collector, running, failed=("ring",), refusal=f"needs {lacks}")
+        facts["attempts"][0].update(stage=stage, error={"errno": error[0], "text": error[1]}, programs={})
+        found = judge(collector, target, facts)
+        assert found.failure == failure, found
+        assert failure is None or error[1] in found.reason
+
+
+def test_an_optional_program_is_missing_of_what_it_lacks_and_of_nothing_else() -> None:
+    programs = [MANIFEST["program"][0], {"name": "extra", "hook": "cgroup_skb/egress", "required": False, "needs": ["cgroup_v2"]}]
+    collector, target = demo(program=programs), target_with(ALL - {"ringbuf"})
+    facts = good(collector, "perf", failed=("ring",), missing_programs=("extra",))
+    facts["attempts"][0]["error"]["text"] = STOPPED["ringbuf"]
+    report = facts["attempts"][-1]["programs"]["extra"]
+    report.update(loaded=True, error="no cgroup2 is mounted")
+    lacking = target_with(target.features - {"cgroup_v2"})
+    assert judge(collector, lacking, facts).ok
+    report.update(loaded=False, error="EINVAL", log="R1 invalid mem access\n")
+    found = judge(collector, lacking, facts)
+    assert (found.failure, "program extra lacks cgroup_v2" in found.reason) == ("load", True)
+
+
+def test_a_refusal_that_an_expect_entry_wants_says_what_it_wants() -> None:
+    entry = {"kernels": "k", "behaviour": "refusal", "message": "no perf [a-z]+ here", "reason": "perf is locked down"}
+    collector, target = demo(expect=[entry]), target_with(ALL)
+    facts = good(collector, None, failed=("ring", "perf", "plain"), refusal="no perf events here")
+    assert judge(collector, target, facts).ok
+    facts["refusal"] = "ENOMEM"
+    assert judge(collector, target, facts).failure == "worse"
+
+
+def test_a_green_cell_in_which_nothing_is_seen_to_run_says_so() -> None:
+    collector = demo(variant=[{"name": "bare", "behaviour": "full", "object": "b"}], event=[])
+    facts = good(collector, "bare")
+    facts["attempts"][0]["programs"]["enter"]["runs"] = None
+    found = judge(collector, target_with(ALL), facts)
+    assert (found.ok, "nothing shows that it ran" in found.reason) == (True, True)
+    facts["attempts"][0]["programs"]["enter"]["runs"] = 1
+    assert "nothing shows" not in judge(collector, target_with(ALL), facts).reason
 
 
 def test_running_where_a_refusal_is_expected_is_better() -> None:
@@ -291,7 +355,7 @@ def test_every_class_has_a_meaning_and_behaviours_are_ordered() -> None:
 
 def test_a_trigger_that_fails_only_while_the_collector_runs_is_worse() -> None:
     facts = good(demo(), "ring")
-    facts["events"].clear()
+    facts["counts"].clear()
     facts["trigger"] = {"ok": False, "error": "openat answers EPERM", "after": {"ok": True}}
     found = judge(demo(), target_with(ALL), facts)
     assert (found.failure, "does not work as before" in found.reason) == ("worse", True)
@@ -301,7 +365,7 @@ def test_more_events_than_max_count_are_wrong_data() -> None:
     collector = demo(event=[{**MANIFEST["event"][0], "max_count": 1}])
     facts = good(collector, "ring")
     assert judge(collector, target_with(ALL), facts).ok
-    facts["events"] *= 2
+    facts["counts"]["open"] = 2
     found = judge(collector, target_with(ALL), facts)
     assert (found.failure, "2 open events arrived, at most 1 should" in found.reason) == ("wrong-data", True)
 

@@ -60,7 +60,15 @@ def event(**changes: Any) -> list[dict[str, Any]]:
         (manifest(event=event(like="opne")), "like names 'opne'"),
         (manifest(expect=[{"kernels": "5.4", "behaviour": "full"}]), "expect[0].reason: missing"),
         (manifest(expect=[{"kernels": "5.4", "behaviour": "full", "reason": "r", "variant": "x"}]), "names 'x'"),
-        (manifest(event=event(max_count=1, min_count=2)), "max_count 1 is below min_count 2"),
+        (manifest(event=event(match={"pid": 1}, max_count=1, min_count=2)), "max_count 1 is below min_count 2"),
+        (manifest(event=event()), "event 'open' asserts nothing"),
+        (manifest(event=[]), "a variant has a transport, but there is no [[event]]"),
+        (manifest(expect=[{"kernels": "5.4", "behaviour": "refusal", "reason": "r"}]), "what must a refusal there say?"),
+        (
+            manifest(expect=[{"kernels": "5.4", "behaviour": "refusal", "reason": "r", "message": "("}]),
+            "is not a regular expression",
+        ),
+        (manifest(trigger={"kind": "open", "family": "ipv6"}), 'family goes with kind = "tcp_connect"'),
         (
             manifest(expect=[{"kernels": "5.4", "behaviour": "partial", "reason": "r", "degraded": ["program:exta"]}]),
             "did you mean program:extra",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kmatrix import cell, config, objects
 from kmatrix import collector as collectors
-from kmatrix import objects
 from kmatrix.errors import InputError
 from tests.cells.broken import compile_object
 
@@ -30,6 +31,10 @@ def manifest_for(folder: Path, **variant: Any) -> collectors.Collector:
         "collector": {"name": "demo"},
         "variant": [{"name": "v", "behaviour": "full", "object": "tiny", "transport": "perf", "buffer": "events"} | variant],
         "program": [{"name": "enter", "hook": "tp/syscalls/sys_enter_openat"}],
+        "trigger": {"kind": "open"},
+        "event": [{"name": "open", "field": [{"name": "pid", "type": "u32", "nonzero": True}]}]
+        if variant.get("buffer", True)
+        else [],
     }
     return collectors.parse(data, path=folder / "collector.toml")
 
@@ -115,3 +120,16 @@ def test_a_variant_that_does_not_need_btf_may_not_use_core(tmp_path: Path) -> No
     compile_object(tmp_path / "tiny.bpf.o", "x86", source=source)
     assert objects.inspect(tmp_path / "tiny.bpf.o").uses_core
     assert "has CO-RE relocations, but the variant does not need btf" in str(refused(tmp_path, transport=None, buffer=None))
+
+
+def test_objects_of_one_name_in_different_folders_are_told_apart(tmp_path: Path) -> None:
+    """As `core/prog` and `plain/prog`: each variant gets its own."""
+    for name, define in (("core", "USE_RINGBUF"), ("plain", "NOTHING")):
+        (tmp_path / name).mkdir()
+        compile_object(tmp_path / name / "prog.bpf.o", "x86", define)
+    collector = manifest_for(tmp_path, object="core/prog.bpf.o")
+    second = collector.variants[0].model_copy(update={"name": "w", "object": "plain/prog.bpf.o"})
+    collector = collector.model_copy(update={"variants": (*collector.variants, second)})
+    asked = cell.request(collector, config.load_matrix().target("6.1-x86_64"))
+    sent = [base64.b64decode(asked["objects"][variant["object"]]) for variant in asked["variants"]]
+    assert sent == [(tmp_path / name / "prog.bpf.o").read_bytes() for name in ("core", "plain")]
