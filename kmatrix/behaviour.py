@@ -284,7 +284,8 @@ def _not_in_kernel(
         if report is None or report["id"] not in in_kernel:
             problems.append(Problem("load", f"{variant.name}: program {program.name} is not in the kernel"))
         elif program.attach and not report["attached"]:
-            problems.append(Problem("attach", f"{variant.name}: program {program.name} is not attached to {program.hook}"))
+            why = f": {report['error']}" if report.get("error") else ""
+            problems.append(Problem("attach", f"{variant.name}: program {program.name} is not attached to {program.hook}{why}"))
     map_types = {entry["id"]: entry["type"] for entry in facts["kernel"]["during"]["maps"]}
     for wanted in collector.maps_of(variant):
         found = map_types.get(attempt["maps"].get(wanted.name, {}).get("id"))

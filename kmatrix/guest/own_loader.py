@@ -275,6 +275,8 @@ class OwnLoader:
             if (entry := found.programs.get(name)) is not None:
                 programs[name].update(id=entry["id"], tag=entry["tag"], type=entry["type"], loaded=True)
                 programs[name].update(attached=name in attached, via=attached.get(name))
+                if recognise.elsewhere(program["hook"], entry["hook"]):
+                    programs[name]["error"] = f"it is attached to {entry['hook']}"
         maps = {name: {"id": entry["id"], "type": entry["type"]} for name, entry in found.maps.items()}
         log = self._outputs["stderr"].text().splitlines()[-50:]
         return {"variant": variant["name"], "stage": None, "error": None, "programs": programs, "maps": maps, "log": log}
@@ -301,9 +303,10 @@ class OwnLoader:
 
     def _attached(self, variant: Mapping[str, Any], found: recognise.Match, via: Mapping[int, str]) -> dict[str, str]:
         """How each program of the variant is attached, by name: those of which the kernel says that they are."""
-        named = {name: via[entry["id"]] for name, entry in found.programs.items() if entry["id"] in via}
+        hooks = {program["name"]: program["hook"] for program in variant["programs"]}
+        there = {name: entry for name, entry in found.programs.items() if not recognise.elsewhere(hooks[name], entry["hook"])}
+        named = {name: via[entry["id"]] for name, entry in there.items() if entry["id"] in via}
         if kernel.version() < (4, 15):  # which does not tell what is at a perf event, but has room for one
-            hooks = {program["name"]: program["hook"] for program in variant["programs"]}
             named |= {name: "perf_event" for name in found.programs if name not in named and _taken(hooks[name])}
         return named
 
@@ -318,7 +321,7 @@ class OwnLoader:
     def note_attached(self) -> None:
         """A program that has run is attached, also where the kernel does not say where to."""
         for report in self._facts["attempts"][-1]["programs"].values():
-            if report["loaded"] and not report["attached"] and report["runs"]:
+            if report["loaded"] and not report["attached"] and report["runs"] and not report["error"]:
                 report.update(attached=True, via="ran")
 
     # -- the end ------------------------------------------------------------------------------------------------------------------

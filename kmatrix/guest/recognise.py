@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +76,18 @@ def _is(program: Mapping[str, Any], entry: Entry) -> bool:
 
 def _is_at(hook: str, entry: Entry) -> bool:
     return entry.get("hook") is not None and entry["hook"] == hook.rsplit("/", 1)[-1].split("+")[0]
+
+
+def elsewhere(hook: str, told: str | None) -> bool:
+    """Whether the kernel tells of a place (a tracepoint, a function) that is not the hook's; of other kinds of hooks it tells nothing alike.
+
+    A loader may put a system call's prefix before a function's name (`__x64_sys_openat` for `sys_openat`), or leave it to whom it asks.
+    """
+    kind, _, name = hook.partition("/")
+    if told is None or not name or kind not in ("tracepoint", "tp", "raw_tracepoint", "raw_tp", "kprobe", "kretprobe"):
+        return False
+    wanted, found = (re.sub(r"^__(x64|arm64|ia32)_(?=sys_)", "", text) for text in (name.rsplit("/", 1)[-1].split("+")[0], told))
+    return found != wanted
 
 
 def _named(name: str, entry: Entry) -> bool:

@@ -85,6 +85,19 @@ def test_it_is_red_without_its_fallback(without_fallback: Path, run: Callable[[P
     assert record.facts["kernel"]["after"] == record.facts["kernel"]["before"]
 
 
+def test_it_is_red_where_it_attaches_elsewhere_than_it_says(
+    go_agent: Path, run: Callable[[Path, str], Record], tmp_path: Path
+) -> None:
+    """By a line it says that it is ready, its programs run and its events come: the kernel says where they come from."""
+    folder = tmp_path / "go-agent"
+    shutil.copytree(go_agent, folder)
+    manifest = folder / "collector.toml"
+    manifest.write_text(manifest.read_text().replace("sys_enter_openat", "sys_exit_openat"))
+    record = run(folder, "5.4-x86_64")
+    assert (record.expected, record.observed, record.failure) == ("partial", None, "attach")
+    assert "open_perf is not attached to tracepoint/syscalls/sys_exit_openat: it is attached to sys_enter_openat" in record.reason
+
+
 def test_and_green_where_it_needs_none(without_fallback: Path, run: Callable[[Path, str], Record]) -> None:
     assert run(without_fallback, "6.1-x86_64").ok
 

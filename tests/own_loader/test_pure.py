@@ -366,3 +366,23 @@ def test_a_key_that_is_not_in_the_line_is_a_field_that_is_absent() -> None:
     event = [{"name": "open", "match": {"pid": "known.pid"}, "field": [{"name": "pid", "type": "int"}, field]}]
     verdict = judged("6.1", facts("ring"), event=event)
     assert (verdict.failure, "field:open.cgroup is missing too" in verdict.reason) == ("worse", True)
+
+
+@pytest.mark.parametrize(
+    ("hook", "told", "elsewhere"),
+    [
+        ("tracepoint/syscalls/sys_enter_openat", "sys_enter_openat", False),
+        ("tracepoint/syscalls/sys_enter_openat", "sys_enter_close", True),
+        ("kprobe/do_exit+0x0", "do_exit", False),
+        ("kprobe/do_exit", "do_fork", True),
+        ("kprobe/sys_openat", "__x64_sys_openat", False),
+        ("kprobe/__arm64_sys_openat", "__arm64_sys_openat", False),
+        ("raw_tp/sched_switch", "sched_wakeup", True),
+        ("raw_tp/sched_switch", None, False),
+        ("ksyscall/openat", "__x64_sys_openat", False),
+        ("uprobe//bin/sh:main", "/bin/sh", False),
+        ("tracepoint", "sched_switch", False),
+    ],
+)
+def test_where_the_kernel_says_that_it_is(hook: str, told: str | None, elsewhere: bool) -> None:
+    assert recognise.elsewhere(hook, told) is elsewhere
