@@ -30,7 +30,7 @@ _OWN_CALLS = frozenset(
         "bpf_cgrp_storage_get", "bpf_get_local_storage", "bpf_dynptr_data",
     )
 )  # fmt: skip
-_NUMBER_CALLS = frozenset({"bpf_get_current_task", "bpf_get_func_ip"})
+NUMBER_CALLS = frozenset({"bpf_get_current_task", "bpf_get_func_ip"})
 READS = (
     "bpf_probe_read", "bpf_probe_read_kernel", "bpf_probe_read_user", "bpf_probe_read_str", "bpf_probe_read_kernel_str", "bpf_probe_read_user_str",
     "bpf_core_read", "bpf_copy_from_user",
@@ -89,12 +89,20 @@ class Flow:
             self._operators[node] = text
         return self._operators[node]
 
-    def origin(self, node: Node) -> Origin:
-        """Where the pointer that an expression gives comes from; `unknown` also where it may come from several places."""
+    def _note_all(self) -> None:
         if not self._noted:
             self._noted = True
             for function in self.unit.functions.values():
                 self._note(function)
+
+    def assigned(self, variable: Node) -> list[Node]:
+        """What is assigned to a variable, in all of the source; nothing where a read fills it in, or it is a parameter."""
+        self._note_all()
+        return [] if variable.key in self._filled else self._values.get(variable.key, [])
+
+    def origin(self, node: Node) -> Origin:
+        """Where the pointer that an expression gives comes from; `unknown` also where it may come from several places."""
+        self._note_all()
         found = self._origins(node, 0) - {"null"}
         return found.pop() if len(found) == 1 else "unknown"  # type: ignore[return-value]
 
@@ -195,7 +203,7 @@ class Flow:
             return {"typed"}
         if name in _OWN_CALLS:
             return {"own"}
-        if name in _NUMBER_CALLS:
+        if name in NUMBER_CALLS:
             return {"number"}
         function = self.unit.functions.get(name)
         if function is None or function.body is None:

@@ -24,6 +24,8 @@ ANTI_PATTERNS = {
     "hard-coded offset in a helper": ("KM202", "static __always_inline int f(struct task_struct *task)\n{\n\treturn *(int *)((char *)task + 1234);\n}\n"),
     "offset by a macro": ("KM202", "#define PID_AT 1234\n" + body(TASK + "\tint pid = 0;\n\tbpf_probe_read_kernel(&pid, 4, (void *)task + PID_AT);")),
     "offset of a number": ("KM202", body("\t__u64 task = bpf_get_current_task();\n\tint pid = 0;\n\tbpf_probe_read_kernel(&pid, 4, (void *)(task + 1234));")),
+    "offset of a variable for bytes": ("KM202", body("\tchar *task = (void *)bpf_get_current_task();\n\tint pid = 0;\n\tbpf_probe_read_kernel(&pid, 4, task + 1234);")),
+    "offset of a structure's bytes": ("KM202", body(TASK + "\tunsigned char *bytes = (unsigned char *)task;\n\treturn *(int *)(bytes + 1234);")),
     "direct structure access": ("KM201", body(TASK + "\tif (task->cgroups != 0)\n\t\treturn 1;")),
     "direct field access": ("KM201", body(TASK + "\tpid_t pid = task->pid;\n\treturn pid;")),
     "direct pointer dereference": ("KM201", body(TASK + "\tstruct task_struct *parent = task->real_parent;\n\treturn parent != 0;")),
@@ -190,6 +192,10 @@ SOUND = {
     "an offset into a packet": body(
         "\tstruct sk_buff *skb = (void *)PT_REGS_PARM1(ctx);\n\tstruct iphdr *ip = (void *)(BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, network_header));\n"
         "\t__u16 port = 0;\n\tif (bpf_probe_read_kernel(&port, sizeof(port), (void *)ip + 20))\n\t\treturn 0;\n\treturn port;"
+    ),
+    "an offset into bytes that a structure points to": body(
+        "\tstruct sk_buff *skb = (void *)PT_REGS_PARM1(ctx);\n\tunsigned char *head = BPF_CORE_READ(skb, head);\n\t__u16 port = 0;\n"
+        "\tif (bpf_probe_read_kernel(&port, sizeof(port), head + 20))\n\t\treturn 0;\n\treturn port;"
     ),
     "a new form, with a ring buffer": RING + body(TASK + "\treturn BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id) != 0;"),
     "a block of __builtin_preserve_access_index": body(

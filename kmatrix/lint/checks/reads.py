@@ -9,6 +9,7 @@ from clang import cindex
 from kmatrix.lint import facts
 from kmatrix.lint.checks import Edit, Finding, Iterator, Place, Source, unevaluated
 from kmatrix.lint.facts import section_kind
+from kmatrix.lint.flow import NUMBER_CALLS
 from kmatrix.lint.source import Function, Node, Record
 
 _READS = ("bpf_probe_read", "bpf_probe_read_kernel", "bpf_probe_read_str", "bpf_probe_read_kernel_str")
@@ -188,11 +189,16 @@ def _is_data(source: Source, node: Node) -> bool:
         return False
     pointee = inner.type.get_pointee()
     record = source.unit.record(pointee)
-    return (record is not None and record.name in facts.PACKET_STRUCTS) or pointee.kind in (
-        cindex.TypeKind.CHAR_S,
-        cindex.TypeKind.SCHAR,
-        cindex.TypeKind.UCHAR,
-    )
+    if record is not None and record.name in facts.PACKET_STRUCTS:
+        return True
+    is_bytes = pointee.kind in (cindex.TypeKind.CHAR_S, cindex.TypeKind.SCHAR, cindex.TypeKind.UCHAR)
+    return is_bytes and not _holds_structure(source, inner)
+
+
+def _holds_structure(source: Source, node: Node) -> bool:
+    """Whether it is a variable for bytes that is never given any but the address of one of the kernel's structures."""
+    values = source.flow.assigned(node) if node.kind == "DECL_REF_EXPR" else []
+    return bool(values) and all(value.bare().callee() in NUMBER_CALLS or _points_into_kernel(source, value) for value in values)
 
 
 def _points_into_kernel(source: Source, node: Node) -> bool:
