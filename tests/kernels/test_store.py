@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -221,8 +223,9 @@ KernelStore(Path(sys.argv[1])).add(sys.argv[2], "x86_64", stage)
 """
 
 
-def _stager(store: KernelStore, name: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", _STAGES_FOREVER, str(store.root), name], stdout=subprocess.PIPE, text=True)
+def _stager(store: KernelStore, name: str, script: str = _STAGES_FOREVER) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", script, str(store.root), name]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "staging\n"
     return process
@@ -243,18 +246,32 @@ def test_what_a_killed_process_left_is_cleaned(store: KernelStore) -> None:
     assert leftovers(store.root) == []
 
 
+_STAGES_WHEN_TOLD = """
+import sys
+from pathlib import Path
+from kmatrix.kernels.store import KernelStore, StagedKernel
+def stage(folder):
+    print("staging", flush=True)
+    sys.stdin.readline()
+    (folder / "boot").mkdir()
+    (folder / "boot/vmlinuz-6.1.9").write_text("other")
+    return StagedKernel("6.1.9", {}, True, "")
+KernelStore(Path(sys.argv[1])).add(sys.argv[2], "x86_64", stage)
+"""
+
+
 def test_the_one_waiting_gets_what_the_other_made(store: KernelStore) -> None:
-    code = _STAGES_FOREVER.replace("time.sleep(600)", "time.sleep(1)").replace(
-        'print("staging", flush=True)',
-        'print("staging", flush=True); (folder / "boot").mkdir(); (folder / "boot/vmlinuz-6.1.9").write_text("other")\n'
-        "    from kmatrix.kernels.store import StagedKernel",
-    )
-    code = code.replace("    time.sleep(1)\n", '    time.sleep(1)\n    return StagedKernel("6.1.9", {}, True, "")\n')
-    process = subprocess.Popen([sys.executable, "-c", code, str(store.root), "6.1"], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "staging\n"
-    start = time.monotonic()
-    entry = store.add("6.1", "x86_64", lambda _folder: pytest.fail("staged beside the other"))
+    other = _stager(store, "6.1", _STAGES_WHEN_TOLD)
+    waited = []
+
+    class Tells:
+        @contextmanager
+        def step(self, label: str) -> Iterator[Any]:
+            if "waiting for another" in label:
+                waited.append(label)
+                other.communicate("\n")
+            yield None
+
+    entry = store.add("6.1", "x86_64", lambda _folder: pytest.fail("staged beside the other"), reporter=Tells())
     assert entry.image.read_text() == "other"
-    assert time.monotonic() - start > 0.2
-    process.wait()
+    assert waited == ["6.1-x86_64: waiting for another kmatrix process"]

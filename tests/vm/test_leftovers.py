@@ -7,12 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from kmatrix.vm import Snapshot, VmSpec
 from tests.vm.test_process import alive, gone
+
+T = TypeVar("T")
 
 RUN = """
 import sys, threading, time
@@ -81,6 +85,15 @@ def start(what: str, spec: VmSpec, root: Path, snapshots: Path) -> tuple[subproc
     return process, pid
 
 
+def wait_for(look: Callable[[], T | None], seconds: float = 60.0) -> T:
+    """What `look` finds, once it finds something."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.01)
+    return found
+
+
 def left(root: Path) -> list[Path]:
     """What lies around of a run, apart from its console and what a store keeps on purpose."""
     return [path for path in root.rglob("*") if not path.is_dir() and path.name not in ("console.log", "lock")]
@@ -117,7 +130,8 @@ def test_ctrl_c_reaches_the_one_who_waits(native: Snapshot, tmp_path: Path) -> N
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
 def test_making_that_is_ended_is_swept_up_by_the_next(how: signal.Signals, native: Snapshot, tmp_path: Path) -> None:
     process, pid = start("making", native.spec, tmp_path, native.store.root)
-    time.sleep(0.5)
+    console = wait_for(lambda: next((tmp_path / "store" / "tmp").glob("*/console.log"), None))
+    wait_for(lambda: console.read_bytes())  # the kernel speaks: it is being booted
     os.killpg(process.pid, how)
     process.communicate()
     assert gone(pid)
