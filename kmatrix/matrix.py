@@ -372,16 +372,31 @@ class Matrix:
 
     def target(self, text: str, *, where: str = "target") -> Target:
         """The target written `5.4-arm64` (arch aliases understood)."""
+        if self.as_target(text) is None and (text in self.kernels or self.variant(text) is not None):
+            written = " or ".join(f"{text}-{arch}" for arch in ARCHES)
+            raise InputError(f"{text!r} is a kernel, and a target (kernel × arch) is wanted", where=where, fix=f"write {written}")
         name, _, arch = text.rpartition("-")
         if not name:
             raise InputError(f"{text!r} is not a target", where=where, fix="write it as KERNEL-ARCH, such as 5.4-arm64")
         return Target(self.kernel(name, where=where), parse_arch(arch, where=where))
+
+    def as_target(self, text: str) -> Target | None:
+        """The target that `text` would be; None where it is none."""
+        kernel, _, arch = text.rpartition("-")
+        try:
+            return Target(self.kernels[kernel], parse_arch(arch))
+        except (KeyError, InputError):
+            return None
 
     def kernel(self, name: str, *, where: str = "--kernels") -> Kernel:
         """The kernel of that name; raises InputError with the nearest names."""
         if name not in self.kernels:
             if (variant := self.variant(name)) is not None:
                 return variant
+            if (target := self.as_target(name)) is not None:
+                option = "--kernels=" if where == "--kernels" else ""
+                fix = f"write {option}{target.kernel.name} --arch={target.arch}"
+                raise InputError(f"{name!r} is a target (kernel × arch), and a kernel is wanted", where=where, fix=fix)
             known = [*self.kernels, *self.sets, "all"]
             raise InputError(f"unknown kernel {name!r}{did_you_mean(name, known)}", where=where, fix=self._choices())
         return self.kernels[name]

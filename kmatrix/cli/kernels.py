@@ -15,6 +15,7 @@ from kmatrix.errors import InfraError, InputError, KmatrixError
 from kmatrix.kernels import build, imported
 from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
 from kmatrix.matrix import BUILD_VARIANTS, DEFAULT_SET, Arch, Matrix, Target, parse_arch, parse_arches
+from kmatrix.nearest import did_you_mean
 from kmatrix.progress import Terminal
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -42,36 +43,34 @@ def group() -> None:
 @_KERNELS_FILE
 @_JSON
 def list_kernels(arch: str, kernels_file: Path | None, as_json: bool) -> None:
-    """Every kernel of the matrix and of the store: what is here, and how to get what is not.
-
-    The column "default" says of the sources that kernels.toml gives: run, where one of them has been run by whoever wrote it down;
-    written, where they only follow their publishers' layout; given, where the kernel has to be imported or built.
-    """
+    """Every kernel of the matrix and of the store: what is here, and how to get what is not."""
     matrix, store, arches = config.load_matrix(file=kernels_file), KernelStore(), parse_arches(arch)
     known = [(kernel.name, each) for kernel in matrix.kernels.values() for each in arches]
     others = [name for name in store.refs() if name[1] in arches and name not in known]
-    rows = [_row(name, matrix, store) | {"default": _default(name, matrix)} for name in [*known, *others]]
+    rows = [_row(name, matrix, store) | {"sources_tried": _tried(name, matrix)} for name in [*known, *others]]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
     table = []
     for row in rows:
+        tried = _TRIED[row["sources_tried"]]
         if row.get("simulated"):
             here = row["release"] if row["present"] else "-"
             btf = "yes" if "btf" in matrix.kernel(row["kernel"]).features(row["arch"]) else "no"
-            table.append([f"~{row['kernel']}", row["arch"], here, btf, "-", row["default"], f"simulated: {row['simulated']}"])
+            table.append([f"~{row['kernel']}", row["arch"], here, btf, "-", tried, f"simulated: {row['simulated']}"])
         elif row.get("set_up"):
             here = row["release"] if row["present"] else "-"
             origin = f"as {matrix.kernel(row['kernel']).image_of.name}, {row['set_up']}"
-            table.append([row["kernel"], row["arch"], here, "-", "-", row["default"], origin])
+            table.append([row["kernel"], row["arch"], here, "-", "-", tried, origin])
         elif row["present"]:
             btf = {True: "yes", False: "beside" if row["btf_file"] else "no", None: "?"}[row["btf"]]
             origin = _origin(row["source"])
-            table.append([row["kernel"], row["arch"], row["release"], btf, _size(row["size"]), row["default"], origin])
+            table.append([row["kernel"], row["arch"], row["release"], btf, _size(row["size"]), tried, origin])
         else:
-            table.append([row["kernel"], row["arch"], "-", "-", "-", row["default"], row["get"] or row["reason"]])
-    heads = ["kernel", "arch", "release", "BTF", "size", "default", "source, or how to get it"]
+            table.append([row["kernel"], row["arch"], "-", "-", "-", tried, row["get"] or row["reason"]])
+    heads = ["kernel", "arch", "release", "BTF", "size", "sources tried", "source, or how to get it"]
     click.echo(tabulate(table, headers=heads, **_PLAIN))
+    click.echo(f"\n{_TRIED_MEANS}")
 
 
 @group.command("fetch")
@@ -268,6 +267,12 @@ def real_targets(targets: Iterable[Target]) -> list[Target]:
 
 
 def _one(matrix: Matrix, kernel: str, arch: str) -> Target:
+    if kernel not in matrix.kernels and matrix.variant(kernel) is None and matrix.as_target(kernel) is None:
+        raise InputError(
+            f"unknown kernel {kernel!r}{did_you_mean(kernel, matrix.kernels)}",
+            where="KERNEL",
+            fix=f'use one of `kmatrix kernels list`, or declare it in a kernels.toml of your own: [kernels."{kernel}"] version = "MAJOR.MINOR"',
+        )
     found = matrix.kernel(kernel, where="KERNEL")
     if found.simulation is not None:
         raise InputError(
@@ -368,16 +373,20 @@ def _result(kernel: str, arch: Arch, result: KernelEntry | KmatrixError) -> dict
     }
 
 
-def _default(name: Name, matrix: Matrix) -> str:
-    """What is known of the sources that kernels.toml gives a kernel: see `list`."""
+_TRIED = {True: "yes", False: "not yet", None: "-"}
+_TRIED_MEANS = """\
+sources tried: whether kernels.toml's places to fetch the kernel from have been used and what came has run (yes), or are only written down from
+their publisher's layout (not yet); "-" where there is none: import or build it. What is in the store already may have come from elsewhere."""
+
+
+def _tried(name: Name, matrix: Matrix) -> bool | None:
+    """Whether one of the sources that kernels.toml would fetch a kernel from has been used by whoever wrote it down; None: there is none."""
     kernel, arch = name
     if kernel not in matrix.kernels:
-        return "-"
+        return None
     known = kernels.sources()
     fetching = [spec for spec in matrix.kernel(kernel).real.sources_for(arch) if known[spec.kind].fetches]
-    if not fetching:
-        return "given"
-    return "written" if all(spec.untried for spec in fetching) else "run"
+    return not all(spec.untried for spec in fetching) if fetching else None
 
 
 def _origin(source: Any) -> str:

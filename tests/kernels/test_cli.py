@@ -62,9 +62,21 @@ def test_list_says_what_has_been_run(run) -> None:  # type: ignore[no-untyped-de
         MATRIX + '[kernels."6.6"]\nversion = "6.6"\n'
         'sources = [{ kind = "oci", ref = "quay.io/x:6.6", trust = "first-use", untried = true }, { kind = "import" }]\n'
     )
-    rows = {(row["kernel"], row["arch"]): row["default"] for row in json.loads(run("list", "--json").stdout)}
-    assert {name: rows[name, "arm64"] for name in ("5.4", "6.1", "6.6")} == {"5.4": "given", "6.1": "run", "6.6": "written"}
-    assert any(line.split()[:2] == ["6.6", "x86_64"] and " written " in line for line in run("list").stdout.splitlines())
+    rows = {(row["kernel"], row["arch"]): row["sources_tried"] for row in json.loads(run("list", "--json").stdout)}
+    assert {name: rows[name, "arm64"] for name in ("5.4", "6.1", "6.6")} == {"5.4": None, "6.1": True, "6.6": False}
+    lines = run("list").stdout.splitlines()
+    assert "sources tried" in lines[0]
+    assert any(line.split()[:2] == ["6.6", "x86_64"] and " not yet " in line for line in lines)
+    assert lines[-2].startswith("sources tried: whether kernels.toml's places")  # the column is explained under the table
+
+
+def test_a_kernel_that_is_nowhere_declared_can_be_declared(run) -> None:  # type: ignore[no-untyped-def]
+    error = run("import", "mine", "--arch", "amd64", "--image", "bzImage", error=InputError).exception
+    assert "unknown kernel 'mine'" in str(error)
+    assert 'declare it in a kernels.toml of your own: [kernels."mine"] version = "MAJOR.MINOR"' in str(error)
+    whole = run("import", "5.4-amd64", "--arch", "amd64", "--image", "bzImage", error=InputError).exception
+    assert "is a target" in str(whole)
+    assert "fix: write 5.4 --arch=x86_64" in str(whole)
 
 
 def test_import_list_verify_remove(run) -> None:  # type: ignore[no-untyped-def]

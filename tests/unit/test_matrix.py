@@ -122,6 +122,16 @@ def test_a_target_is_written_kernel_dash_arch() -> None:
         SHIPPED.target("arm64")
 
 
+def test_a_target_for_a_kernel_and_a_kernel_for_a_target_say_what_to_write() -> None:
+    with pytest.raises(InputError, match=r"'5\.4-aarch64' is a target") as error:
+        SHIPPED.select("6.1,5.4-aarch64")
+    assert error.value.fix == "write --kernels=5.4 --arch=arm64"
+    for kernel in ("5.4", "5.4-sim", "5.4-nobtf"):
+        with pytest.raises(InputError, match="is a kernel, and a target") as error:
+            SHIPPED.target(kernel)
+        assert error.value.fix == f"write {kernel}-x86_64 or {kernel}-arm64"
+
+
 def test_the_standards_feature_table_is_in_the_shipped_matrix() -> None:
     """CORE_STANDARDS.md, "Feature Matrix"."""
     for arch in ARCHES:
