@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix import config, kernels
+from kmatrix import config, kernels, plugin
 from kmatrix.arch import ARCHES
 from kmatrix.kernels.store import KernelStore
 
@@ -25,6 +25,11 @@ Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 
 # What an outer pytest or a CI runner sets and an inner pytest would heed: in CI its summary repeats whole messages.
 AMBIENT = ("PYTEST", "CI", "BUILD_NUMBER")
+
+
+def pytest_xdist_auto_num_workers() -> int | None:
+    """These tests boot VMs too, though no collector.toml stands among them."""
+    return plugin.workers_here()
 
 
 @pytest.fixture

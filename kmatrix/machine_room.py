@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from kmatrix import __version__, guest_image, kernels
 from kmatrix.arch import Arch
-from kmatrix.errors import InfraError, KmatrixError
+from kmatrix.errors import InfraError, InputError, KmatrixError
 from kmatrix.kernels.store import KernelStore
-from kmatrix.matrix import Matrix, Target
+from kmatrix.matrix import Matrix, Target, parse_arches
 from kmatrix.progress import Quiet, Reporter
 from kmatrix.vm import accel as accelerators
 from kmatrix.vm import virtme
@@ -25,6 +25,23 @@ from kmatrix.vm.snapshot import SnapshotStore
 from kmatrix.vm.spec import DEFAULT_MEMORY_MIB, VmSpec
 
 T = TypeVar("T")
+
+
+def refuse_missing(targets: Iterable[Target], missing: Mapping[str, str], *, kernels: str | None, arch: str | None) -> None:
+    """An explicit request is strict. `targets` is what was asked for by --kernels and --arch (None: not given), `missing` those of them
+    that cannot be had, and why.
+
+    Raises InputError for each that --kernels asks for; without it, where there is nothing at all of an arch that --arch asks for.
+    """
+    asked, strict = f"--kernels={kernels} asks for kernels that cannot be had", dict(missing)
+    if kernels is None:
+        had = {target.arch for target in targets if str(target) not in missing}
+        without = [each for each in parse_arches(arch) if each not in had] if arch is not None else []
+        asked = f"--arch={arch}: no kernel for {' or '.join(without)} can be had"
+        strict = {name: reason for name, reason in missing.items() if name.endswith(tuple(f"-{each}" for each in without))}
+    if strict:
+        listed = "\n".join(f"  {name}: {reason}" for name, reason in strict.items())
+        raise InputError(f"{asked}:\n{listed}")
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -47,9 +47,7 @@ def inspect(path: Path) -> ObjectInfo:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(
-            error.strerror or str(error), where=str(path), fix="build the collectors (make collectors), or correct the path"
-        ) from None
+        raise InputError(error.strerror or str(error), where=str(path), fix="compile it, or correct the path") from None
     rebuild = "compile it with clang -target bpf -g -O2"
     try:
         elf = ELFFile(BytesIO(data))
@@ -103,7 +101,7 @@ def _compiled_for(path: Path, btf: bytes) -> Arch | None:
 
 
 def locate(collector: Collector, variant: Variant, arch: Arch) -> Path:
-    """The file of the variant's object for `arch`; raises InputError listing where it was looked for."""
+    """The file of the variant's object for `arch`; raises InputError where there is none, or several."""
     folder = collector.path.parent
     candidates = variant.candidates(arch)
     where = f"{collector.path}: variant {variant.name!r}: object"
@@ -111,13 +109,20 @@ def locate(collector: Collector, variant: Variant, arch: Arch) -> Path:
         raise InputError(
             f"no object is named for {arch}", where=where, fix=f'add {arch} = "…", or say arches = [...] on the variant'
         )
-    found = next((folder / name for name in candidates if (folder / name).is_file()), None)
-    if found is None:
+    found = [path for name in dict.fromkeys(candidates) if (path := folder / name).is_file()]
+    if not found:
         names = ", ".join(dict.fromkeys(candidates))
         raise InputError(
-            f"no object for {arch} (looked in {folder} for {names})", where=where, fix="build the collectors (make collectors)"
+            f"no object for {arch} (looked in {folder} for {names})", where=where, fix=f"compile it for {arch}, or correct `object`"
         )
-    return found
+    if len(found) > 1:
+        names = " and ".join(str(path.relative_to(folder)) for path in found)
+        raise InputError(
+            f"which is the object for {arch}? In {folder} there are {names}",
+            where=where,
+            fix="remove all but one, or name one in `object`",
+        )
+    return found[0]
 
 
 def load(collector: Collector, variant: Variant, arch: Arch) -> ObjectInfo:
@@ -169,6 +174,48 @@ def load(collector: Collector, variant: Variant, arch: Arch) -> ObjectInfo:
                 fix=f"it has: {', '.join(sorted(info.maps)) or 'none'}",
             )
     return info
+
+
+def check(collector: Collector, arches: Iterable[Arch]) -> dict[Path, ObjectInfo]:
+    """Every object that the collector has for `arches`, by its path, checked as `load` does; none where it brings a loader of its own."""
+    if collector.loader is not None:
+        return {}
+    wanted = [(variant, arch) for variant in collector.variants for arch in arches if arch in variant.arches]
+    return {info.path: info for variant, arch in wanted for info in [load(collector, variant, arch)]}
+
+
+STALE_SECONDS = 60
+"""How much older than its source an object may be: a fresh checkout writes all files within seconds, in any order."""
+
+
+def stale(written: Mapping[Path, float], sources: Mapping[Path, float]) -> dict[Path, Path]:
+    """Of the objects those older than a source of theirs, with it. Both are given with the time of their last change, in seconds.
+
+    A source is an object's where the object's name begins with the source's (the longest that does); where none does, each may be.
+    """
+    found = {}
+    for path, when in written.items():
+        named = [source for source in sources if path.name.startswith(source.name.removesuffix(".bpf.c"))]
+        own = [max(named, key=lambda source: len(source.name))] if named else list(sources)
+        newer = [source for source in own if sources[source] - when > STALE_SECONDS]
+        if newer:
+            found[path] = newer[0]
+    return found
+
+
+def out_of_date(collector: Collector, objects: Iterable[Path]) -> str | None:
+    """What to say of the objects that are older than their source beside the manifest; None where none is."""
+    sources = sorted(collector.path.parent.glob("*.bpf.c"))
+    found = stale(*({path: path.stat().st_mtime for path in paths} for paths in (objects, sources)))
+    listed = ", ".join(f"{path.name} is older than {source.name}" for path, source in found.items())
+    return f"{collector.path}: {listed}: compile {'it' if len(found) == 1 else 'them'} again" if found else None
+
+
+def nothing_for(collector: Collector, arch: Arch) -> str | None:
+    """Why there is nothing to try on `arch`, where that is so: then no behaviour could be shown, refusal least of all."""
+    if collector.loader is not None or any(arch in variant.arches for variant in collector.variants):
+        return None
+    return f"no variant of {collector.name} is for {arch} (variant.arches)"
 
 
 def _hook(section: str) -> str:

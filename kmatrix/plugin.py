@@ -6,6 +6,7 @@ A cell runs in its item's setup and is judged in its call: trouble of the machin
 from __future__ import annotations
 
 import ctypes
+import fnmatch
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +19,10 @@ import pytest
 
 from kmatrix import cell as cells
 from kmatrix import config as files
-from kmatrix import download
+from kmatrix import download, objects
 from kmatrix.collector import Collector
 from kmatrix.errors import InputError, KmatrixError
-from kmatrix.machine_room import MachineRoom
+from kmatrix.machine_room import MachineRoom, refuse_missing
 from kmatrix.matrix import DEFAULT_SET, Matrix, Target, parse_arches
 from kmatrix.nearest import did_you_mean
 from kmatrix.progress import Quiet, Step, Terminal
@@ -34,6 +35,8 @@ from kmatrix.vm.spec import DEFAULT_MEMORY_MIB
 DEFAULT_DIRECTORY = ".kmatrix"
 _RECORD = "kmatrix_record"
 """The property that carries a record's path from an xdist worker to the terminal."""
+_SKIPPED = "kmatrix_skipped"
+"""The property that carries why there was nothing to try."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,8 +74,6 @@ def pytest_configure(config: pytest.Config) -> None:
         download.go_offline()
     run = Run(config)
     config.stash[_RUN] = run
-    if config.pluginmanager.hasplugin("xdist"):
-        config.pluginmanager.register(_XdistHooks(), "kmatrix-xdist")
     if run.is_worker:
         _die_with_parent()
         return
@@ -105,6 +106,14 @@ class Run:
         self.is_worker = hasattr(config, "workerinput")
         self.explicit = config.getoption("--kernels") is not None or config.getoption("--arch") is not None
         self.collected: dict[str, Path] = {}
+        """The collectors found, by name (of xdist's controller: what its workers found)."""
+        self.error: str | None = None
+        """Why the run was given up when all was collected."""
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process is the one of several that says what each of them finds."""
+        return not self.is_worker or self.config.workerinput["workerid"] == "gw0"  # type: ignore[attr-defined]
 
     @cached_property
     def matrix(self) -> Matrix:
@@ -149,12 +158,10 @@ class Run:
     def check_explicit(self) -> None:
         """An explicit request is strict: what cannot be had is an error, never a silent skip."""
         parse_arches(self.arch)
-        wanted = self.config.getoption("--kernels")
-        if wanted is None or self.config.getoption("collectonly"):
-            _ = self.selected
-        elif self.unavailable:
-            listed = "\n".join(f"  {target}: {reason}" for target, reason in self.unavailable.items())
-            raise InputError(f"--kernels={wanted} asks for kernels that cannot be had:\n{listed}")
+        kernels, arch = self.config.getoption("--kernels"), self.config.getoption("--arch")
+        targets = self.selected
+        if not self.config.getoption("collectonly"):
+            refuse_missing(targets, self.unavailable, kernels=kernels, arch=arch)
 
     def wants(self, collector: Collector) -> bool:
         """Whether --collectors lets this one run."""
@@ -221,17 +228,30 @@ class CollectorFile(pytest.File):
                     f"the collector {collector.name!r} is also {other}", where=str(self.path), fix="give one another collector.name"
                 )
             if run.wants(collector):
+                built = objects.check(collector, dict.fromkeys(target.arch for target in run.targets))
+                if run.speaks and (old := objects.out_of_date(collector, built)):
+                    self.warn(pytest.PytestWarning(old))
                 yield from [CellItem.from_parent(self, collector=collector, target=target) for target in run.targets]
         except KmatrixError as error:
             raise self.CollectError(str(error)) from None
 
 
-def pytest_collection_modifyitems(config: pytest.Config) -> None:
-    """A collector asked for by name that is not there is an error."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What makes the whole run senseless ends it here: a collector asked for by name that is not there, records that cannot be written."""
+    run = config.stash[_RUN]
     try:
-        config.stash[_RUN].check_collectors()
+        run.check_collectors()
+        if not config.getoption("collectonly") and any(_leaves_records(item) for item in items):
+            result.check_directory(run.directory)
     except KmatrixError as error:
-        raise pytest.UsageError(str(error)) from None
+        if not run.is_worker:
+            raise pytest.UsageError(str(error)) from None
+        run.error = str(error)  # xdist loses what its workers raise here: the controller says it
+        items.clear()
+
+
+def _leaves_records(item: pytest.Item) -> bool:
+    return isinstance(item, CellItem) or {"cell", "vm"} & set(getattr(item, "fixturenames", ())) != set()
 
 
 class CellItem(pytest.Item):
@@ -251,6 +271,10 @@ class CellItem(pytest.Item):
     def setup(self) -> None:
         """Run the cell; raises what is not the collector's fault."""
         run = self.config.stash[_RUN]
+        if why := objects.nothing_for(self.collector, self.target.arch):
+            self.user_properties += [("collector", self.collector.name), ("kernel", self.target.kernel.name)]
+            self.user_properties += [("arch", self.target.arch), (_SKIPPED, why)]
+            pytest.skip(why)
         with _said_plainly():
             self.record = cells.run(self.collector, self.target, run.room, run.directory, options=run.options())
         path = result.path_of(run.directory, self.record.collector, self.record.target)
@@ -352,7 +376,10 @@ def cell(target: Target, request: pytest.FixtureRequest) -> Callable[[Path | str
 
     def run_cell(path: Path | str) -> Record:
         with _said_plainly():
-            return cells.run(files.load_collector(Path(path)), target, run.room, run.directory, options=run.options())
+            collector = files.load_collector(Path(path))
+            if why := objects.nothing_for(collector, target.arch):
+                pytest.skip(why)
+            return cells.run(collector, target, run.room, run.directory, options=run.options())
 
     return run_cell
 
@@ -370,38 +397,74 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """The table."""
-    paths = [
-        Path(value)
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        for name, value in _properties(report)
-        if name == _RECORD
-    ]
+    properties = [_properties(report) for reports in terminalreporter.stats.values() for report in reports]
     run = config.stash[_RUN]
-    records = [result.read(path) for path in dict.fromkeys(paths)]
+    records = [result.read(Path(path)) for path in dict.fromkeys(p[_RECORD] for p in properties if _RECORD in p)]
+    skipped = {(p["collector"], f"{p['kernel']}-{p['arch']}"): p[_SKIPPED] for p in properties if _SKIPPED in p}
     left_out: Mapping[str, str] = {}
-    if records or run.collected:
+    if run.error is None and (records or run.collected):
         with suppress(KmatrixError):  # a wrong kernels.toml was said at collection
             left_out = {} if run.config.getoption("--kernels") is not None else run.unavailable
-    if not records and not (left_out and run.collected):
-        return
-    terminalreporter.section("kmatrix")
-    writer = terminalreporter._tw
-    terminalreporter.write_line(table.render(records, left_out, colour=writer.hasmarkup, width=writer.fullwidth))
+    if records or skipped or (left_out and run.collected):
+        terminalreporter.section("kmatrix")
+        writer = terminalreporter._tw
+        said = table.render(records, left_out, skipped=skipped, colour=writer.hasmarkup, width=writer.fullwidth)
+        terminalreporter.write_line(said)
+    if run.error is not None:
+        terminalreporter.write_line(f"ERROR: {run.error}", red=True)
 
 
-def _properties(report: Any) -> list[tuple[str, str]]:
-    return list(getattr(report, "user_properties", ()))
+def _properties(report: Any) -> dict[str, str]:
+    return dict(getattr(report, "user_properties", ()))
 
 
-class _XdistHooks:
-    """Hooks that only exist where pytest-xdist is loaded."""
+# -- side by side, with pytest-xdist (whose hooks are there only where it is loaded) --------------------------------------------
 
-    @pytest.hookimpl
-    def pytest_xdist_auto_num_workers(self, config: pytest.Config) -> int:
-        """`-n auto`: one worker a core, as far as memory goes (a VM takes its guest's memory and QEMU's own)."""
-        del config
-        return workers(os.cpu_count() or 1, _available_mib())
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker tells the controller, which collects nothing itself, what it found; the controller ends as its workers say."""
+    run = session.config.stash[_RUN]
+    if run.is_worker:
+        found = {name: str(path) for name, path in run.collected.items()}
+        session.config.workeroutput[_RECORD] = {"collected": found, "error": run.error}  # type: ignore[attr-defined]
+    elif run.error is not None:
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a worker found."""
+    told = getattr(node, "workeroutput", {}).get(_RECORD)
+    if told:
+        run = node.config.stash[_RUN]
+        run.collected |= {name: Path(path) for name, path in told["collected"].items()}
+        run.error = run.error or told["error"]
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """`-n auto`: one worker a core, as far as memory goes (a VM takes its guest's memory and QEMU's own).
+
+    None, which leaves it to xdist, where the user has said how many, and for tests that have nothing to do with kmatrix: the plugin is
+    loaded wherever it is installed.
+    """
+    return workers_here() if _in_play(config) else None
+
+
+def _in_play(config: pytest.Config) -> bool:
+    """Whether the run has to do with kmatrix: one of its options says so, or a collector.toml where pytest will look."""
+    if any(config.getoption(option) is not None for option in ("--kernels", "--arch", "--collectors")):
+        return True
+    ignored = config.getini("norecursedirs")
+    for argument in config.args:
+        place = config.invocation_params.dir / argument.partition("::")[0]
+        if place.name == files.COLLECTOR_FILE:
+            return True
+        for _, folders, names in os.walk(place):
+            if files.COLLECTOR_FILE in names:
+                return True
+            folders[:] = [name for name in folders if not any(fnmatch.fnmatch(name, pattern) for pattern in ignored)]
+    return False
 
 
 BESIDE_MIB = 192
@@ -411,6 +474,11 @@ BESIDE_MIB = 192
 def workers(cores: int, available_mib: int) -> int:
     """How many VMs fit side by side: by cores, and by available memory in MiB; at least one."""
     return max(1, min(cores, available_mib // (DEFAULT_MEMORY_MIB + BESIDE_MIB)))
+
+
+def workers_here() -> int | None:
+    """How many VMs fit side by side on what this process may use of this machine; None where $PYTEST_XDIST_AUTO_NUM_WORKERS says it."""
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else workers(len(os.sched_getaffinity(0)), _available_mib())
 
 
 def _available_mib() -> int:

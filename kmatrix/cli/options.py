@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from kmatrix import config
-from kmatrix.errors import InputError
-from kmatrix.machine_room import MachineRoom
+from kmatrix.machine_room import MachineRoom, refuse_missing
 from kmatrix.matrix import DEFAULT_SET, Matrix, Target
 from kmatrix.progress import Terminal
 
@@ -36,13 +35,12 @@ def room(matrix: Matrix, accel: str, cold: bool) -> MachineRoom:
 def select(machine_room: MachineRoom, kernels: str | None, arch: str) -> tuple[list[Target], dict[str, str]]:
     """The targets that run, and those that cannot be had with the reason.
 
-    As for pytest: what is asked for by --kernels and cannot be had is an error; of the default set it is listed and left out.
+    As for pytest: what is asked for by --kernels and cannot be had is an error, and so is an arch of which nothing can; of the default set
+    it is listed and left out.
     """
     targets = machine_room.matrix.targets(kernels or DEFAULT_SET, arch)
     missing = machine_room.unavailable(targets, asked=kernels is not None)
-    if missing and kernels is not None:
-        listed = "\n".join(f"  {name}: {reason}" for name, reason in missing.items())
-        raise InputError(f"--kernels={kernels} asks for kernels that cannot be had:\n{listed}")
+    refuse_missing(targets, missing, kernels=kernels, arch=None if arch == "all" else arch)
     return [target for target in targets if str(target) not in missing], missing
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -89,11 +90,18 @@ def check_directory(directory: Path) -> None:
 
 
 def _unwritable(error: OSError, directory: Path) -> InfraError:
-    return InfraError(
-        f"cannot write records: {error.strerror}",
-        where=str(directory),
-        fix="free space there, or choose another with --kmatrix-dir",
-    )
+    remedy = {
+        errno.ENOSPC: "free space there",
+        errno.EDQUOT: "free space there",
+        errno.EACCES: "give yourself the right to write there",
+        errno.EPERM: "give yourself the right to write there",
+        errno.EROFS: "mount it writable",
+        errno.EEXIST: "move the file that has its name",
+        errno.ENOTDIR: "move the file that has its name, or its parent's",
+    }.get(error.errno or 0)
+    other = "choose another folder with --kmatrix-dir"
+    fix = f"{remedy}, or {other}" if remedy else other
+    return InfraError(f"cannot write records: {error.strerror}", where=str(directory), fix=fix)
 
 
 def read(path: Path) -> Record:

@@ -13,15 +13,21 @@ from kmatrix.report.result import Record
 RED, GREEN, YELLOW, BOLD, DIM, RESET = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
-def render(records: Iterable[Record], unavailable: Mapping[str, str], *, colour: bool, width: int) -> str:
+Skipped = Mapping[tuple[str, str], str]
+"""Collector and target → why there was nothing to try."""
+
+
+def render(
+    records: Iterable[Record], unavailable: Mapping[str, str], *, colour: bool, width: int, skipped: Skipped | None = None
+) -> str:
     """The whole report of a run: table, explanations, failed cells with class, reason and reproduction, and what could not be had.
 
     `unavailable` maps a target to why it did not run; `width` is the terminal's, in columns.
     """
-    found = sorted(records, key=lambda r: (r.collector, _target_key(r.target)))
+    found, skipped = ordered(records), skipped or {}
     parts = []
-    if found:
-        parts += [_tables(found, colour, width), _why(found)]
+    if found or skipped:
+        parts += [_tables(found, skipped, colour, width), _why(found, skipped)]
         simulations = {record.kernel: record.simulated for record in found if record.simulated}
         if simulations:
             parts.append("\n".join(_simulated(name, account) for name, account in simulations.items()))
@@ -33,28 +39,34 @@ def render(records: Iterable[Record], unavailable: Mapping[str, str], *, colour:
     return "\n\n".join(parts)
 
 
-def _target_key(target: str) -> tuple[int, list[tuple[int, str]]]:
+def ordered(records: Iterable[Record]) -> list[Record]:
+    """By collector, and for each by target."""
+    return sorted(records, key=lambda record: (record.collector, target_key(record.target)))
+
+
+def target_key(target: str) -> tuple[int, list[tuple[int, str]]]:
     """x86_64 before arm64; kernels by number, so that 5.4 comes before 5.10."""
     kernel, _, arch = target.rpartition("-")
     pieces = kernel.replace("-", ".").split(".")
     return [*ARCHES].index(arch) if arch in ARCHES else len(ARCHES), [(int(p), "") if p.isdigit() else (10**9, p) for p in pieces]
 
 
-def _tables(records: Sequence[Record], colour: bool, width: int) -> str:
+def _tables(records: Sequence[Record], skipped: Skipped, colour: bool, width: int) -> str:
     """One table if it fits the terminal, else one an arch."""
-    whole = _table(records, colour)
+    simulated = {record.target for record in records if record.simulated}
+    cells = {(record.collector, record.target): _cell(record, colour) for record in records}
+    cells |= dict.fromkeys(skipped, f"{DIM}skipped{RESET}" if colour else "skipped")
+    whole = _table(cells, simulated)
     if max(map(_visible, whole.splitlines())) <= width:
         return whole
-    by_arch = [[record for record in records if record.arch == arch] for arch in ARCHES]
-    return "\n\n".join(_table(part, colour) for part in by_arch if part)
+    by_arch = [{name: text for name, text in cells.items() if name[1].endswith(f"-{arch}")} for arch in ARCHES]
+    return "\n\n".join(_table(part, simulated) for part in by_arch if part)
 
 
-def _table(records: Sequence[Record], colour: bool) -> str:
-    targets = sorted({record.target for record in records}, key=_target_key)
-    cells = {(record.collector, record.target): _cell(record, colour) for record in records}
-    rows = [[name, *(cells.get((name, target), "") for target in targets)] for name in dict.fromkeys(r.collector for r in records)]
+def _table(cells: Mapping[tuple[str, str], str], simulated: Iterable[str]) -> str:
+    targets = sorted({target for _, target in cells}, key=target_key)
+    rows = [[name, *(cells.get((name, target), "") for target in targets)] for name in sorted({name for name, _ in cells})]
     # The arch stands under the kernel: a column is as wide as its widest line.
-    simulated = {record.target for record in records if record.simulated}
     heads = [head(target, simulated=target in simulated) for target in targets]
     return tabulate(rows, headers=["collector", *heads], tablefmt="rounded_outline", disable_numparse=True)
 
@@ -73,26 +85,37 @@ def _simulated(kernel: str, account: Mapping[str, Any]) -> str:
 
 
 def _cell(record: Record, colour: bool) -> str:
-    """`full`, or `✗ full→partial` (expected→observed), or `✗ full→silent` where what was observed is none of the four."""
-    if record.ok:
-        return f"{GREEN}{record.observed}{RESET}" if colour else f"{record.observed}"
-    text = f"✗ {record.expected}→{record.failure if record.observed in (None, record.expected) else record.observed}"
-    paint = YELLOW if record.failure == "infra" else RED
+    text = mark(record)
+    paint = GREEN if record.ok else YELLOW if record.failure == "infra" else RED
     return f"{paint}{text}{RESET}" if colour else text
 
 
-def _why(records: Sequence[Record]) -> str:
-    """For each collector and behaviour, the targets that show it and why: what a green cell rests on."""
-    groups: dict[tuple[str, str, str], list[str]] = {}
-    for record in records:
-        if record.ok:
-            groups.setdefault((record.collector, record.expected, record.reason), []).append(record.target)
-    rows = [[name, behaviour, _shorten(targets), reason] for (name, behaviour, reason), targets in groups.items()]
+def mark(record: Record) -> str:
+    """`full`, or `✗ full→partial` (expected→observed), or `✗ full→silent` where what was observed is none of the four."""
+    if record.ok:
+        return str(record.observed)
+    return f"✗ {record.expected}→{record.failure if record.observed in (None, record.expected) else record.observed}"
+
+
+def _why(records: Sequence[Record], skipped: Skipped) -> str:
+    passed_over: dict[tuple[str, str], list[str]] = {}
+    for (name, target), reason in sorted(skipped.items(), key=lambda each: target_key(each[0][1])):
+        passed_over.setdefault((name, reason), []).append(target)
+    rows = why(records) + [[name, "skipped", _shorten(targets), reason] for (name, reason), targets in passed_over.items()]
     return (
         tabulate(rows, tablefmt="plain", disable_numparse=True, maxcolwidths=[None, None, 40, 72])
         if rows
         else "no cell is as expected"
     )
+
+
+def why(records: Sequence[Record]) -> list[list[str]]:
+    """For each collector and behaviour, the targets that show it and why: what a green cell rests on."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for record in records:
+        if record.ok:
+            groups.setdefault((record.collector, record.expected, record.reason), []).append(record.target)
+    return [[name, behaviour, _shorten(targets), reason] for (name, behaviour, reason), targets in groups.items()]
 
 
 def _shorten(targets: Sequence[str]) -> str:

@@ -80,6 +80,9 @@ def test_an_explicit_kernel_that_cannot_be_had_is_an_error_and_a_bare_run_lists_
     assert "could not be had" in bare.stdout
     assert "3.10-vendor (x86_64, arm64)" in bare.stdout
     assert bare.returncode == 0
+    of_an_arch = run_in("pytest", "--collectors=sound", "--arch=arm64")  # strict only where nothing of it can be had
+    assert "1 passed" in outcome(of_an_arch)
+    assert "3.10-vendor (arm64)" in of_an_arch.stdout
 
 
 def test_a_run_side_by_side_leaves_records_junit_and_the_table(here: Path, run_in: Shell) -> None:

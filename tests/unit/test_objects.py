@@ -61,7 +61,43 @@ def test_the_right_one_is_taken_and_tp_is_tracepoint(built: Path) -> None:
 
 
 def test_missing(tmp_path: Path) -> None:
-    assert "no object for x86_64 (looked in" in str(refused(tmp_path))
+    error = refused(tmp_path)
+    assert "no object for x86_64 (looked in" in str(error)
+    assert error.fix == "compile it for x86_64, or correct `object`"
+
+
+def test_of_two_that_it_may_be_none_is_taken(built: Path, tmp_path: Path) -> None:
+    for name in ("tiny_x86_bpfel.o", "tiny_bpfel_x86.o"):  # bpf2go's, and the older bpf2go's
+        shutil.copy(built / "tiny_x86_bpfel.o", tmp_path / name)
+    assert f"In {tmp_path} there are tiny_x86_bpfel.o and tiny_bpfel_x86.o" in str(refused(tmp_path))
+
+
+def test_all_that_a_run_needs_are_checked_at_once(built: Path) -> None:
+    collector = manifest_for(built)
+    assert [path.name for path in objects.check(collector, ["x86_64", "arm64"])] == ["tiny_x86_bpfel.o", "tiny_arm64_bpfel.o"]
+    assert objects.check(manifest_for(built, arches=["x86_64"], object="tiny_x86_bpfel.o"), ["arm64"]) == {}
+    with pytest.raises(InputError, match="compiled for x86_64, wanted for arm64"):
+        objects.check(manifest_for(built, object="tiny_x86_bpfel.o"), ["x86_64", "arm64"])
+
+
+def test_an_object_is_stale_where_its_own_source_is_newer_by_more_than_a_checkout_takes() -> None:
+    plain, ring = Path("build/a_plain_x86_bpfel.o"), Path("build/a_plain_ring_x86_bpfel.o")
+    sources = {Path("a_plain.bpf.c"): 1000.0, Path("a_plain_ring.bpf.c"): 500.0}
+    assert objects.stale({plain: 939.0, ring: 500.0}, sources) == {plain: Path("a_plain.bpf.c")}
+    assert objects.stale({plain: 940.0, ring: 440.0}, sources) == {}
+    other = Path("other.o")  # of whichever source
+    assert objects.stale({other: 600.0}, sources) == {other: Path("a_plain.bpf.c")}
+    assert objects.stale({other: 600.0}, {}) == {}
+
+
+def test_where_no_variant_is_for_an_arch_there_is_nothing_to_try(built: Path) -> None:
+    collector = manifest_for(built, arches=["x86_64"])
+    assert objects.nothing_for(collector, "arm64") == "no variant of demo is for arm64 (variant.arches)"
+    assert objects.nothing_for(collector, "x86_64") is None
+    loader = collectors.Loader(command=("./agent",))
+    assert (
+        objects.nothing_for(collector.model_copy(update={"loader": loader}), "arm64") is None
+    )  # it refuses by itself, or does not
 
 
 def test_for_the_wrong_arch(built: Path) -> None:

@@ -96,6 +96,15 @@ def test_what_could_not_be_had_is_listed_with_its_reason() -> None:
     assert "  5.4 (arm64): get --arch arm64" in text
 
 
+def test_what_was_skipped_is_in_the_table_with_its_reason_and_is_not_green() -> None:
+    skipped = {("sched", "5.4-arm64"): "no variant", ("openat", "6.1-arm64"): "because"}
+    lines = table.render([record()], {}, skipped=skipped, colour=False, width=200).splitlines()
+    assert [word for word in lines[4].split() if word != "│"] == ["openat", "partial", "skipped"]
+    assert [word for word in lines[5].split() if word != "│"] == ["sched", "skipped"]
+    assert lines[-2].split() == ["sched", "skipped", "5.4-arm64", "no", "variant"]
+    assert "\x1b[32mskipped" not in table.render([], {}, skipped=skipped, colour=True, width=200)
+
+
 def test_errors_survive_the_way_between_processes() -> None:
     import pickle
 
