@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from kmatrix import config, kernels, plugin
 from kmatrix.arch import ARCHES
 from kmatrix.kernels.store import KernelStore
+from kmatrix.matrix import Kernel
 
 # A run that was started in the background (`make test &`, `nohup make test`) ignores these, and so does all that it starts: tests send them.
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+REQUIRE = "KMATRIX_REQUIRE"
+"""Set in CI, to a selection of kernels (`debian`): where one of them, or a program that `make test` installs, is not here, tests fail
+instead of being skipped."""
+
+
+def lacking(what: str) -> NoReturn:
+    """The machine lacks what the test takes."""
+    if REQUIRE in os.environ:
+        pytest.fail(f"{what}, and ${REQUIRE} is set: nothing may be lacking", pytrace=False)
+    pytest.skip(what)
+
+
+def need_programs(*names: str, apt: str = "") -> None:
+    """Skip the test where one of the programs is not installed; `apt` are the packages that have them, where those have other names."""
+    if missing := [name for name in names if shutil.which(name) is None]:
+        lacking(f"{', '.join(missing)} not installed: apt-get install {apt or ' '.join(names)}")
+
+
+def lacking_kernel(kernel: Kernel, why: str) -> NoReturn:
+    """The kernel is not here: as `lacking`, but only those named have to be."""
+    if REQUIRE in os.environ and kernel.image_of in config.load_matrix().select(os.environ[REQUIRE], where=f"${REQUIRE}"):
+        lacking(why)
+    pytest.skip(why)
+
 
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -56,14 +84,14 @@ def run_in(tmp_path: Path) -> Shell:
 
 @pytest.fixture(scope="session")
 def need() -> Callable[[str], None]:
-    """need("5.4-arm64") skips the test where that kernel cannot be had, and says how to get it."""
+    """need("5.4-arm64") skips the test where that kernel cannot be had, and says how to get it (see $KMATRIX_REQUIRE)."""
     matrix, store = config.load_matrix(), KernelStore()
 
     def check(name: str) -> None:
         target = matrix.target(name)
         reason = kernels.availability(target.kernel, target.arch, store)
         if reason is not None:
-            pytest.skip(f"{name} {reason}")
+            lacking_kernel(target.kernel, f"{name} {reason}")
 
     return check
 

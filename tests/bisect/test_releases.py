@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import need_programs
 from tests.cells.broken import compile_object
 
 MANIFEST = """
@@ -65,8 +65,7 @@ def folder(tmp_path: Path, need: Callable[[str], None]) -> Path:
     """The kernels of the store under other names, so that the line has a kernel that is not there."""
     for kernel in ("5.10", "6.1", "6.12"):
         need(f"{kernel}-arm64")
-    if shutil.which("clang") is None:
-        pytest.skip("clang is needed (apt-get install clang)")
+    need_programs("clang")
     (tmp_path / "collector.toml").write_text(MANIFEST)
     (tmp_path / "kernels.toml").write_text(KERNELS)
     for arch in ("x86", "arm64"):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import need_programs
 from kmatrix import cell, config
 from kmatrix.machine_room import MachineRoom
 
@@ -159,8 +160,7 @@ def room() -> MachineRoom:
 
 def broken(trap: Trap, folder: Path) -> Path:
     """The collector with the trap's edits, compiled; its manifest."""
-    if shutil.which("clang") is None:
-        pytest.skip("no clang")
+    need_programs("clang")
     home = folder / "collectors"
     shutil.copytree(COLLECTORS, home, ignore=shutil.ignore_patterns("build"))
     for file, there, instead in trap.edits:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from conftest import need_programs
 from kmatrix.arch import INFO, Arch
 from tests.guest.conftest import boot, room
 
@@ -24,8 +24,7 @@ Build = Callable[..., bytes]
 @pytest.fixture
 def build(tmp_path: Path) -> Build:
     """build("features", "arm64", "CORE_COMPAT_FALLBACK"): the object of features.bpf.c, compiled for the arch with these macros."""
-    if shutil.which("clang") is None:
-        pytest.skip("no clang")
+    need_programs("clang")
 
     def compile_(name: str, arch: Arch, *defines: str, flags: tuple[str, ...] = ()) -> bytes:
         output = tmp_path / "object.o"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import need_programs
 from tests.headers.conftest import COMMON, FLAGS, HERE
 
 CLANGS = [name for name in ("clang", *(f"clang-{number}" for number in range(14, 30))) if shutil.which(name)]
@@ -21,8 +22,7 @@ EVERYTHING = f'#include "{HERE}/everything.h"\n'
 
 def compile_(text: str, folder: Path, *flags: str, clang: str = "clang", arch: str = "x86") -> str:
     """What the compiler has to say; nothing where it compiles without a warning."""
-    if shutil.which(clang) is None:
-        pytest.skip("no clang")
+    need_programs(clang)
     source = folder / "source.bpf.c"
     source.write_text(text)
     target = [f"-D__TARGET_ARCH_{arch}"] if arch else []

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix import guest_image
+from conftest import lacking_kernel
+from kmatrix import config, guest_image
 from kmatrix.arch import parse_arch
 from kmatrix.kernels.store import KernelStore
 from kmatrix.progress import Quiet
@@ -25,7 +26,7 @@ def spec_of(name: str) -> VmSpec:
     kernel, _, arch = name.rpartition("-")
     entry = KernelStore().find(kernel, parse_arch(arch))
     if entry is None:
-        pytest.skip(f"{name} is not in the kernel store: kmatrix kernels list")
+        lacking_kernel(config.load_matrix().kernel(kernel), f"{name} is not in the kernel store: kmatrix kernels list")
     return VmSpec(entry, guest_image.obtain(entry.arch, reporter=Quiet()))
 
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from conftest import need_programs
 from kmatrix import download, paths
 from kmatrix.kernels.store import KernelStore
 
@@ -20,8 +20,7 @@ def store(tmp_path: Path) -> KernelStore:
 
 @pytest.fixture(scope="session")
 def signer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Signer]:
-    if not (shutil.which("gpg") and shutil.which("gpgv")):
-        pytest.skip("gpg and gpgv are needed to make a signed archive (apt-get install gnupg gpgv)")
+    need_programs("gpg", "gpgv", apt="gnupg gpgv")
     signer = Signer.make(tmp_path_factory.mktemp("gpg") / "home")
     yield signer
     signer.close()

@@ -24,7 +24,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-import pytest
 import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -32,6 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from conftest import lacking, need_programs
 from kmatrix.kernels.archive import zstd
 
 from .fabricate import Signer
@@ -139,7 +139,7 @@ def registry(root: Path, extra: str = "") -> Iterator[Registry]:
     """A running docker-registry that keeps its images in `root`; `extra` is more of its configuration."""
     program = shutil.which("docker-registry")
     if program is None:
-        pytest.skip("docker-registry is not installed (apt-get install docker-registry)")
+        lacking("docker-registry is not installed: apt-get install docker-registry")
     port = free_port()
     root.mkdir(parents=True, exist_ok=True)
     config = root / "config.yml"
@@ -350,8 +350,7 @@ def rpm(
     signer: Signer | None = None,
 ) -> Path:
     """An RPM package made by rpmbuild, signed by rpmsign; `payload` as in rpm's macro _binary_payload."""
-    if shutil.which("rpmbuild") is None:
-        pytest.skip("rpmbuild is not installed (apt-get install rpm)")
+    need_programs("rpmbuild", apt="rpm")
     root = folder / f"rpm-{name}-{version}"
     for path, data in files.items():
         (root / "files" / path).parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import need_programs
 from kmatrix import paths
 from kmatrix.arch import ARCHES, host_arch
 from kmatrix.errors import InfraError, InputError
@@ -138,8 +138,7 @@ bzImage Image:
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    if shutil.which("make") is None or shutil.which("gcc") is None:
-        pytest.skip("make and gcc are needed (apt-get install make gcc)")
+    need_programs("make", "gcc")
     monkeypatch.setattr(build._Make, "_require", lambda *_: None)  # flex, pahole, … are not used by this tree
     monkeypatch.setenv("KMATRIX_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "tree"

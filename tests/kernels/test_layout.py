@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from conftest import need_programs
 from kmatrix.errors import InputError
 from kmatrix.kernels import archive, layout
 from kmatrix.kernels.image import BTF_MAGIC
@@ -50,8 +50,7 @@ def test_what_is_no_btf(store: KernelStore, tmp_path: Path) -> None:
 
 
 def test_made_of_its_vmlinux(store: KernelStore, tmp_path: Path) -> None:
-    if shutil.which("pahole") is None or shutil.which("gcc") is None:
-        pytest.skip("pahole and gcc are needed (apt-get install pahole gcc)")
+    need_programs("pahole", "gcc")
     (tmp_path / "v.c").write_text(
         "struct task_struct { int pid; char comm[16]; } init_task; int main(void) { return init_task.pid; }\n"
     )

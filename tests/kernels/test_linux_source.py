@@ -15,6 +15,7 @@ import pytest
 from debian.debfile import DebFile
 from debian.debian_support import Version
 
+from conftest import lacking
 from kmatrix import apt, config, guest_image, kernels
 from kmatrix.arch import INFO, host_arch, parse_arch
 from kmatrix.behaviour import feature_mismatches
@@ -55,7 +56,7 @@ def source(arch: Arch, tmp_path: Path) -> Path:  # noqa: ARG001 - no download wh
         package = max(suite.find("amd64", r"linux-source-6\.1"), key=lambda each: Version(each["Version"]))
         suite.download(package, tmp_path / "source.deb")
     except Unavailable as error:
-        pytest.skip(str(error))
+        lacking(str(error))
     archive = tmp_path / "linux-6.1.tar.xz"
     with (tmp_path / "source.deb").open("rb") as stream:
         data = DebFile(fileobj=stream).data.tgz()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import need_programs
 from kmatrix import kernels
 from kmatrix.errors import InfraError, InputError, Unavailable
 from kmatrix.kernels import trust
@@ -157,8 +158,7 @@ def test_a_deb_by_key(store: KernelStore, tmp_path: Path, web: Served, signer: S
 @pytest.fixture
 def repository(tmp_path: Path, web: Served, signer: Signer) -> str:
     """kernel-core and kernel-modules in three versions, the newest without its modules; and another series."""
-    if shutil.which("createrepo_c") is None:
-        pytest.skip("createrepo_c is not installed (apt-get install createrepo-c)")
+    need_programs("createrepo_c", apt="createrepo-c")
     folder = tmp_path / "web/x86_64"
     folder.mkdir()
     for version, release in (("5.4.9", "1"), ("5.4.10", "2"), ("5.4.11", "1"), ("5.10.1", "1")):

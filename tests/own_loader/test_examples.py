@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Shell
+from conftest import Shell, lacking
 from kmatrix import cell, config, shell
 from kmatrix.arch import ARCHES
 from kmatrix.errors import KmatrixError
@@ -43,7 +43,7 @@ def run(room: MachineRoom, need: Callable[[str], None], tmp_path: Path) -> Calla
 def go_agent() -> Path:
     """The Go agent's folder, the agent built."""
     if shutil.which("go") is None or not Path("/usr/share/gocode/src/github.com/cilium/ebpf").is_dir():
-        pytest.skip("no Go, or no cilium/ebpf for it: apt-get install golang-go golang-github-cilium-ebpf-dev")
+        lacking("no Go, or no cilium/ebpf for it: apt-get install golang-go golang-github-cilium-ebpf-dev")
     done = subprocess.run(["make", "-C", str(EXAMPLES / "go-agent")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return EXAMPLES / "go-agent"
@@ -119,7 +119,7 @@ def test_opensnoop(run: Callable[[Path, str], Record], name: str, behaviour: str
         record = run(EXAMPLES / "opensnoop", name)
     except KmatrixError as error:
         if "libbpf-tools" in str(error) or "mirror" in str(error):
-            pytest.skip(f"the package cannot be had: {error}")
+            lacking(f"the package cannot be had: {error}")
         raise
     assert (record.observed, record.ok) == (behaviour, True), record.reason
     assert record.facts is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from conftest import need_programs
 from kmatrix import cell, config
 from kmatrix.arch import host_arch
 from kmatrix.errors import InputError
@@ -172,10 +173,9 @@ def test_what_cannot_start(own: Own, tmp_path: Path) -> None:
         assert "loader.files" in str(error.value.fix)
 
 
-@pytest.mark.skipif(
-    host_arch() != "x86_64" or shutil.which("clang") is None, reason="takes this machine's clang to an x86_64 guest"
-)
+@pytest.mark.skipif(host_arch() != "x86_64", reason="takes this machine's clang to an x86_64 guest")
 def test_a_library_that_the_guest_has_not(own: Own, tmp_path: Path) -> None:
+    need_programs("clang")
     clang = Path(str(shutil.which("clang"))).resolve()
     shutil.copy(clang, tmp_path / "compiler")
     with pytest.raises(InputError, match=r"cannot start: .*lib(LLVM|clang-cpp)\S*\.so") as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import need_programs
 from kmatrix import config
 from kmatrix.arch import ARCHES, INFO, Arch
 from kmatrix.machine_room import MachineRoom
@@ -42,8 +42,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def compiled(examples: dict[str, Example], workshop: Path) -> Callable[[str, Arch], Path | str]:
     """compiled("headers", "arm64"): the object, or what clang says where it does not compile (warnings are errors)."""
-    if shutil.which("clang") is None:
-        pytest.skip("no clang")
+    need_programs("clang")
     done: dict[tuple[str, Arch], Path | str] = {}
 
     def compile_(name: str, arch: Arch) -> Path | str:

@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 
+from conftest import need_programs
 from kmatrix import cell, config, objects
 from kmatrix import collector as collectors
 from kmatrix.errors import InputError
 from tests.cells.broken import compile_object
 
-pytestmark = pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed: apt-get install clang")
+
+@pytest.fixture(scope="module", autouse=True)
+def _clang() -> None:
+    need_programs("clang")
 
 
 @pytest.fixture(scope="module")

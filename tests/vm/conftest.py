@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from conftest import lacking, lacking_kernel
+from kmatrix import config
 from kmatrix.arch import ARCHES, Arch, host_arch
 from kmatrix.guest_image import ImageStore
 from kmatrix.kernels.store import KernelStore
@@ -22,10 +24,11 @@ def spec_of() -> SpecOf:
     def find(name: str, arch: Arch) -> VmSpec:
         kernel = KernelStore().find(name, arch)
         if kernel is None:
-            pytest.skip(f"no kernel {name}-{arch} in the store: kmatrix kernels fetch {name} --arch {arch}")
+            why = f"no kernel {name}-{arch} in the store: kmatrix kernels fetch {name} --arch {arch}"
+            lacking_kernel(config.load_matrix().kernel(name), why)
         image = ImageStore().find(arch)
         if image is None:
-            pytest.skip(f"no guest image for {arch}: kmatrix images build --arch {arch}")
+            lacking(f"no guest image for {arch}: kmatrix images build --arch {arch}")
         return VmSpec(kernel, image)
 
     return find
