@@ -28,11 +28,10 @@ from kmatrix.nearest import did_you_mean
 from kmatrix.progress import Quiet, Step, Terminal
 from kmatrix.report import result, table
 from kmatrix.report.cell import explain
-from kmatrix.report.result import Record
+from kmatrix.report.result import DEFAULT_DIRECTORY, Record
 from kmatrix.vm.machine import Machine
 from kmatrix.vm.spec import DEFAULT_MEMORY_MIB
 
-DEFAULT_DIRECTORY = ".kmatrix"
 _RECORD = "kmatrix_record"
 """The property that carries a record's path from an xdist worker to the terminal."""
 _SKIPPED = "kmatrix_skipped"

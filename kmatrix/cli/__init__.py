@@ -11,7 +11,7 @@ import sys
 import click
 
 from kmatrix import __version__, download
-from kmatrix.cli import bisect, doctor, features, gc, guest, lint, lock, prepare, run
+from kmatrix.cli import bisect, doctor, features, gc, guest, lint, lock, prepare, report, run
 from kmatrix.cli.images import group as images
 from kmatrix.cli.kernels import group as kernels
 from kmatrix.errors import InputError, KmatrixError
@@ -30,6 +30,7 @@ def cli(offline: bool) -> None:
 
 
 cli.add_command(run.command)
+cli.add_command(report.command)
 cli.add_command(guest.shell)
 cli.add_command(guest.execute)
 cli.add_command(bisect.command)

@@ -14,9 +14,9 @@ from kmatrix.bisect import Found, Outcome, Recipe, Search
 from kmatrix.cli import options
 from kmatrix.errors import InputError
 from kmatrix.matrix import BUILD_VARIANTS
-from kmatrix.plugin import DEFAULT_DIRECTORY
 from kmatrix.progress import Terminal
 from kmatrix.report import result
+from kmatrix.report.result import DEFAULT_DIRECTORY
 
 _PATH = click.Path(path_type=Path)
 

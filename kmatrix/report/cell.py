@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from kmatrix.behaviour import FAILURES
 from kmatrix.report.result import Record, path_of
@@ -25,37 +26,51 @@ def _lines(record: Record, directory: Path) -> Iterator[str]:
     yield f"  expected  {record.expected}: {record.expectation.get('why', '')}"
     yield f"  observed  {record.observed or 'none of the four behaviours'}"
     if record.simulated is not None:
-        as_of = f" as of {record.simulated['as_of']}" if record.simulated["as_of"] else ""
-        yield f"  simulated {record.simulated['base']}{as_of}; hidden: {', '.join(record.simulated['hidden'])}"
-    if record.facts is not None:
-        yield from _attempts(record)
-    if record.failure == "kernel" and record.console is not None:
-        yield from _console(directory / record.console)
+        yield f"  simulated {simulation(record.simulated)}"
+    yield from (f"  {line}" for line in words(record, directory))
     yield f"  record    {path_of(directory, record.collector, record.target)}"
     if record.console is not None:
         yield f"  console   {directory / record.console}"
     yield f"  reproduce {record.reproduce}"
-    yield f"  look in   kmatrix shell {record.kernel} --arch {record.arch} --collector {record.collector}"
+    yield f"  look in   {look_in(record)}"
 
 
-def _attempts(record: Record) -> Iterator[str]:
-    assert record.facts is not None
-    for attempt in record.facts["attempts"]:
+def simulation(account: Mapping[str, Any]) -> str:
+    """What a simulated kernel is, of a record's account of it."""
+    as_of = f" as of {account['as_of']}" if account["as_of"] else ""
+    return f"{account['base']}{as_of}; hidden: {', '.join(account['hidden'])}"
+
+
+def look_in(record: Record) -> str:
+    """The command that opens a shell where the cell ran."""
+    return f"kmatrix shell {record.kernel} --arch {record.arch} --collector {record.collector}"
+
+
+def words(record: Record, directory: Path) -> Iterator[str]:
+    """What loader, verifier and kernel said, line by line."""
+    if record.facts is not None:
+        yield from _attempts(record.facts)
+    if record.failure == "kernel" and record.console is not None:
+        yield from _console(directory / record.console)
+
+
+def _attempts(facts: Mapping[str, Any]) -> Iterator[str]:
+    for attempt in facts["attempts"]:
         error = (attempt.get("error") or {}).get("text")
-        yield f"  variant   {attempt['variant']}: " + (f"failed to {attempt['stage']}: {error}" if attempt["stage"] else "runs")
+        yield f"variant   {attempt['variant']}: " + (f"failed to {attempt['stage']}: {error}" if attempt["stage"] else "runs")
         for name, program in attempt["programs"].items():
             if program.get("error"):
-                yield f"    program {name}: {program['error']}"
+                yield f"  program {name}: {program['error']}"
             if program.get("log") and program.get("error"):
                 lines = program["log"].splitlines()
                 if len(lines) > LOG_LINES:
-                    yield f"      … {len(lines) - LOG_LINES} lines before these are in the record"
-                yield from (f"      {line}" for line in lines[-LOG_LINES:])
+                    yield f"    … {len(lines) - LOG_LINES} lines before these are in the record"
+                yield from (f"    {line}" for line in lines[-LOG_LINES:])
         if attempt["stage"] and not any(p.get("log") for p in attempt["programs"].values()):
-            yield from (f"      {line.rstrip()}" for line in attempt.get("log", [])[-LOG_LINES:])
+            yield from (f"    {line.rstrip()}" for line in attempt.get("log", [])[-LOG_LINES:])
 
 
 def _console(path: Path) -> Iterator[str]:
     if path.exists():
-        yield "  the console's last lines:"
-        yield from (f"    {line}" for line in path.read_text(errors="replace").splitlines()[-CONSOLE_LINES:])
+        yield "the console's last lines:"
+        yield from (f"  {line}" for line in path.read_text(errors="replace").splitlines()[-CONSOLE_LINES:])

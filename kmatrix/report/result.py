@@ -6,13 +6,17 @@ import errno
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from kmatrix import paths
 from kmatrix.errors import InfraError, InputError
 
+DEFAULT_DIRECTORY = ".kmatrix"
+"""Where records and consoles go, where not said otherwise."""
 SCHEMA = "kmatrix.cell/1"
 """Name and version of the record's form; the number grows when a reader of the old form would misread the new one."""
 
@@ -106,20 +110,30 @@ def _unwritable(error: OSError, directory: Path) -> InfraError:
 
 def read(path: Path) -> Record:
     """The record at `path`; raises InputError where it is none, or of a schema this version does not know."""
+    fix = "remove the file and run the cell again"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"not a cell's record ({error})", where=str(path), fix="remove the file and run the cell again") from None
+        raise InputError(f"not a cell's record ({error})", where=str(path), fix=fix) from None
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
-        raise InputError(
-            f"schema {found!r}, this kmatrix reads {SCHEMA}", where=str(path), fix="remove the file and run the cell again"
-        )
-    known = {f.name for f in fields(Record)}
-    return Record(**{name: value for name, value in data.items() if name in known})
+        raise InputError(f"schema {found!r}, this kmatrix reads {SCHEMA}", where=str(path), fix=fix)
+    try:
+        return _RECORD.validate_python(data)
+    except ValidationError as error:
+        wrong = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
+        raise InputError(f"not a whole record (missing or wrong: {wrong})", where=str(path), fix=fix) from None
 
 
-def read_all(directory: Path) -> Iterator[Record]:
-    """The records under the kmatrix directory, by file name."""
+_RECORD = TypeAdapter(Record)
+
+
+def read_all(directory: Path, bad: list[InputError] | None = None) -> Iterator[Record]:
+    """The records under the kmatrix directory, by file name. What is no record is raised, or, where `bad` is given, put there."""
     for path in sorted((directory / "cells").glob("*.json")):
-        yield read(path)
+        try:
+            yield read(path)
+        except InputError as error:
+            if bad is None:
+                raise
+            bad.append(error)

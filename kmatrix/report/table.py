@@ -30,7 +30,7 @@ def render(
         parts += [_tables(found, skipped, colour, width), _why(found, skipped)]
         simulations = {record.kernel: record.simulated for record in found if record.simulated}
         if simulations:
-            parts.append("\n".join(_simulated(name, account) for name, account in simulations.items()))
+            parts.append("\n".join(simulated(name, account) for name, account in simulations.items()))
     failed = [_failed(record, colour) for record in found if not record.ok]
     if failed:
         parts.append("\n".join(failed))
@@ -77,7 +77,7 @@ def head(target: str, *, simulated: bool) -> str:
     return f"{'~' if simulated else ''}{kernel}\n{arch}"
 
 
-def _simulated(kernel: str, account: Mapping[str, Any]) -> str:
+def simulated(kernel: str, account: Mapping[str, Any]) -> str:
     """What a column with a tilde stands for."""
     as_of = f" as of {account['as_of']}" if account["as_of"] else ""
     hidden = "" if account["as_of"] else f" with {', '.join(account['hidden'])} hidden"
@@ -95,6 +95,15 @@ def mark(record: Record) -> str:
     if record.ok:
         return str(record.observed)
     return f"✗ {record.expected}→{record.failure if record.observed in (None, record.expected) else record.observed}"
+
+
+def headline(records: Sequence[Record]) -> str:
+    """The whole run in one sentence."""
+    red = sum(not record.ok for record in records)
+    cells = f"{len(records)} cell{'s' if len(records) != 1 else ''}"
+    if not red:
+        return f"{cells}, {'each' if len(records) != 1 else 'and it is'} as promised"
+    return f"{red} of {cells} {'is' if red == 1 else 'are'} not as promised"
 
 
 def _why(records: Sequence[Record], skipped: Skipped) -> str:

@@ -1,0 +1,74 @@
+"""`kmatrix report`: what a run recorded, once more."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from kmatrix import paths
+from kmatrix.errors import InputError
+from kmatrix.report import html, markdown, result, table
+from kmatrix.report.result import Record
+
+_Renderer = Callable[[Sequence[Record], Path, Sequence[InputError], bool], str]
+
+
+@click.command("report")
+@click.argument("directory", type=click.Path(path_type=Path), default=result.DEFAULT_DIRECTORY)
+@click.option("--format", "form", type=click.Choice(["text", "markdown", "html", "json"]), default="text", show_default=True)
+@click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Write it there (default: standard output).")
+def command(directory: Path, form: str, output: Path | None) -> None:
+    """The report of the records in DIRECTORY (a run's --kmatrix-dir; default: .kmatrix), also long after the run.
+
+    text is the table that ends a run; markdown is for a CI job's summary page; html is one file, each cell of which opens.
+    Exit status 1 where a cell is not as promised, 2 where all are, but a file is no record.
+    """
+    bad: list[InputError] = []
+    records = list(result.read_all(directory, bad))
+    for error in bad:
+        click.echo(f"kmatrix: {error}", err=True)
+    if not records:
+        if bad:
+            raise click.exceptions.Exit(2)
+        fix = "run pytest where your collectors are, or name the folder that was its --kmatrix-dir"
+        raise InputError("there are no records", where=str(directory), fix=fix)
+    text = _FORMATS[form](records, directory.resolve(), bad, output is None and sys.stdout.isatty())
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        _write(output, text)
+    if bad or not all(record.ok for record in records):
+        raise click.exceptions.Exit(2 if all(record.ok for record in records) else 1)
+
+
+def _text(records: Sequence[Record], _directory: Path, _bad: Sequence[InputError], colour: bool) -> str:
+    width = shutil.get_terminal_size((120, 24)).columns
+    return table.render(records, {}, colour=colour, width=width) + "\n"
+
+
+def _json(records: Sequence[Record], _directory: Path, bad: Sequence[InputError], _colour: bool) -> str:
+    not_read = [{"file": error.where, "message": error.message} for error in bad]
+    data = {"ok": all(record.ok for record in records), "cells": [asdict(record) for record in records], "not_read": not_read}
+    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+
+_FORMATS: Mapping[str, _Renderer] = {
+    "text": _text,
+    "markdown": lambda records, directory, bad, _colour: markdown.render(records, directory, bad),
+    "html": lambda records, directory, bad, _colour: html.render(records, directory, bad),
+    "json": _json,
+}
+
+
+def _write(output: Path, text: str) -> None:
+    try:
+        paths.write_whole(output, text)
+    except OSError as error:
+        fix = "choose another FILE for --output"
+        raise InputError(f"cannot be written: {error.strerror}", where=str(output), fix=fix) from None

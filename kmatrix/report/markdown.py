@@ -1,0 +1,72 @@
+"""The records as Markdown, for a CI job's summary page: the table, what failed, and (folded) what the rest rests on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from pathlib import Path
+
+from kmatrix.arch import ARCHES
+from kmatrix.errors import InputError
+from kmatrix.report import table
+from kmatrix.report.cell import explain
+from kmatrix.report.result import Record
+
+
+def render(records: Iterable[Record], directory: Path, bad: Sequence[InputError] = ()) -> str:
+    """The report of the records under the kmatrix directory; `bad` are the files there that are none."""
+    return "\n".join(_lines(table.ordered(records), directory, bad)) + "\n"
+
+
+def _lines(records: Sequence[Record], directory: Path, bad: Sequence[InputError]) -> Iterator[str]:
+    yield f"### kmatrix: {table.headline(records)}"
+    for arch in ARCHES:
+        yield from _matrix(arch, [record for record in records if record.arch == arch])
+    simulated = {record.kernel: table.simulated(record.kernel, record.simulated) for record in records if record.simulated}
+    if simulated:
+        yield from ("", *(f"{_text(line)}  " for line in simulated.values()))
+    yield from (f"\nNot read: {_text(str(error.where))}: {_text(error.message)}" for error in bad)
+    for record in records:
+        if not record.ok:
+            reason, _, _ = record.reason.partition("\n")
+            head = f"<b>{escape(record.cell)}</b> {escape(str(record.failure))}: {escape(reason)}"
+            yield from _folded(head, _fenced(explain(record, directory)))
+    if green := table.why(records):
+        yield from _folded("Why each cell is what it is", _table(["collector", "behaviour", "kernels", "why"], green))
+
+
+def _matrix(arch: str, records: Sequence[Record]) -> Iterator[str]:
+    """The table of one arch: both beside each other are wider than a summary page."""
+    if not records:
+        return
+    simulated = {record.kernel for record in records if record.simulated}
+    kernels = sorted({record.kernel for record in records}, key=lambda kernel: table.target_key(f"{kernel}-{arch}"))
+    marks = {(record.collector, record.kernel): _mark(record) for record in records}
+    rows = [[name, *(marks.get((name, kernel), "") for kernel in kernels)] for name in dict.fromkeys(r.collector for r in records)]
+    yield ""
+    yield from _table([arch, *(f"~{kernel}" if kernel in simulated else kernel for kernel in kernels)], rows)
+
+
+def _mark(record: Record) -> str:
+    return table.mark(record).replace("✗", "❌") if record.failure != "infra" else "⚠️ infra"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    for row in (heads, ["---"] * len(heads), *rows):
+        yield "| " + " | ".join(cell if cell == "---" else _text(cell) for cell in row) + " |"
+
+
+def _folded(head: str, body: Iterable[str]) -> Iterator[str]:
+    yield from ("", f"<details><summary>{head}</summary>", "", *body, "", "</details>")
+
+
+def _fenced(text: str) -> Iterator[str]:
+    """A block that `text` cannot end: its fence is longer than any run of backticks in it."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    yield from (fence, text, fence)
+
+
+def _text(text: str) -> str:
+    """`text` as it is, in a table's cell or a line: neither Markdown's nor HTML's signs mean anything in it."""
+    return re.sub(r"([\\`*_|~\[\]])", r"\\\1", escape(text, quote=False)).replace("\n", "<br>")

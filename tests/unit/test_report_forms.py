@@ -1,0 +1,157 @@
+"""`kmatrix report`: Markdown, HTML and JSON of the records, and what it says of files that are none."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kmatrix.cli import cli
+from kmatrix.errors import InputError
+from kmatrix.report import html, markdown, result
+from kmatrix.report.result import Record
+from tests.unit.test_report import record
+
+EVIL = "<script>alert('|`*')</script>"
+LOG = "0: (79) r1 = *(u64 *)(r1 +0)\n```\nR1 invalid mem access 'scalar' & so on"
+
+
+def refused(**changes: object) -> Record:
+    program = {"error": "Permission denied", "log": LOG, "loaded": False, "attached": False}
+    attempt = {"variant": "core", "stage": "load", "error": {"errno": 13, "text": EVIL}, "programs": {"enter": program}, "log": []}
+    changes = {"ok": False, "observed": "refusal", "failure": "load", "reason": EVIL, "facts": {"attempts": [attempt]}} | changes
+    return record("dns", **changes)
+
+
+RECORDS = [
+    record(timings={"restore": 0.25, "total": 1.5}),
+    record(arch="x86_64", simulated={"base": "6.1", "as_of": "5.4", "hidden": ["ringbuf"]}),
+    refused(),
+    record("oom", ok=False, failure="infra", observed=None, reason="QEMU died"),
+]
+
+
+class Page(HTMLParser):
+    """What is asserted of a page: that every tag is closed, the ids, links, classes and texts."""
+
+    VOID = ("meta", "link", "br", "img")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: dict[str, dict[str, str | None]] = {}
+        self.cells: dict[str, tuple[str, str]] = {}
+        self.pre: list[str] = []
+        self.scripts = 0
+        self.outside: list[str] = []
+        self._link: tuple[str, str] | None = None
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if found.get("id"):
+            assert found["id"] not in self.ids
+            self.ids[str(found["id"])] = found
+        self.scripts += tag == "script"
+        self.outside += [f"{name}={value}" for name, value in attrs if name in ("src", "href") and not str(value).startswith("#")]
+        if tag == "a":
+            self._link = (str(found["href"]), str(found["class"]))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        self._link = None if tag == "a" else self._link
+
+    def handle_data(self, data: str) -> None:
+        if self._link:
+            self.cells[self._link[0].removeprefix("#")] = (self._link[1], data)
+        if self.open and self.open[-1] == "pre":
+            self.pre.append(data)
+
+
+def test_a_page_is_one_file_and_every_cell_opens(tmp_path: Path) -> None:
+    page = Page(html.render(RECORDS, tmp_path))
+    assert page.open == []
+    assert page.outside == []
+    assert page.cells == {
+        "dns@5.4-arm64": ("cell bad", "✗ partial→refusal"),
+        "oom@5.4-arm64": ("cell infra", "✗ partial→infra"),
+        "openat@5.4-arm64": ("cell partial", "partial"),
+        "openat@5.4-x86_64": ("cell partial", "partial"),
+    }
+    assert set(page.cells) == set(page.ids)
+    assert [name for name, attributes in page.ids.items() if "open" in attributes] == ["dns@5.4-arm64", "oom@5.4-arm64"]
+
+
+def test_a_page_holds_what_was_said_and_runs_none_of_it(tmp_path: Path) -> None:
+    text = html.render(RECORDS, tmp_path, [InputError(EVIL, where="x.json")])
+    page = Page(text)
+    (said,) = page.pre
+    assert said.startswith(f"variant   core: failed to load: {EVIL}\n  program enter: Permission denied\n")
+    assert "R1 invalid mem access 'scalar' & so on" in said
+    assert page.scripts == 1  # the page's own
+    assert "restore 0.25, total 1.50" in text
+    assert "6.1 as of 5.4; hidden: ringbuf" in text
+    assert "<th>~5.4</th>" in text
+
+
+def test_markdown_has_a_table_an_arch_and_failures_folded(tmp_path: Path) -> None:
+    lines = markdown.render(RECORDS, tmp_path, [InputError("no record", where="x.json")]).splitlines()
+    assert lines[0] == "### kmatrix: 2 of 4 cells are not as promised"
+    assert lines[2:5] == [r"| x86\_64 | \~5.4 |", "| --- | --- |", "| openat | partial |"]
+    table = lines[6:11]
+    assert table == [
+        "| arm64 | 5.4 |",
+        "| --- | --- |",
+        "| dns | ❌ partial→refusal |",
+        "| oom | ⚠️ infra |",
+        "| openat | partial |",
+    ]
+    assert r"Not read: x.json: no record" in lines
+    assert "<details><summary><b>dns[5.4-arm64]</b> load: &lt;script&gt;alert(&#x27;|`*&#x27;)&lt;/script&gt;</summary>" in lines
+    fences = [number for number, line in enumerate(lines) if line == "````"]
+    assert fences[0] < lines.index("      ```") < fences[1]  # what was said cannot end its block
+
+
+def test_markdown_takes_nothing_in_a_table_for_its_own(tmp_path: Path) -> None:
+    text = markdown.render([record(reason=EVIL)], tmp_path)
+    row = next(line for line in text.splitlines() if line.startswith("| openat | partial | 5.4"))
+    assert row == r"| openat | partial | 5.4-arm64 | &lt;script&gt;alert('\|\`\*')&lt;/script&gt; |"
+
+
+def report(folder: Path, *options: str) -> Result:
+    return CliRunner().invoke(cli, ["report", str(folder), *options])
+
+
+def test_the_command_says_by_its_status_whether_all_is_well(tmp_path: Path) -> None:
+    result.write(RECORDS[0], tmp_path)
+    green = report(tmp_path)
+    assert green.exit_code == 0
+    assert "│ openat      │ partial │" in green.stdout
+    assert "core-perf has all it needs" in green.stdout
+    (tmp_path / "cells" / "bad.json").write_text('{"schema": "kmatrix.cell/1", "cell": 5}')
+    half = report(tmp_path, "--format", "json")
+    assert half.exit_code == 2
+    assert "bad.json: not a whole record (missing or wrong: cell, collector," in half.stderr
+    data = json.loads(half.stdout)
+    assert (data["ok"], len(data["cells"]), len(data["not_read"])) == (True, 1, 1)
+    result.write(refused(), tmp_path)
+    red = report(tmp_path, "--format", "html", "--output", str(tmp_path / "new" / "page.html"))
+    assert (red.exit_code, red.stdout) == (1, "")
+    assert set(Page((tmp_path / "new" / "page.html").read_text()).cells) == {"dns@5.4-arm64", "openat@5.4-arm64"}
+    assert "bad.json" in (tmp_path / "new" / "page.html").read_text()
+
+
+def test_without_records_or_a_place_for_the_file_it_is_wrong_input(tmp_path: Path) -> None:
+    assert "there are no records" in str(report(tmp_path).exception)
+    result.write(RECORDS[0], tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        CliRunner().invoke(
+            cli, ["report", str(tmp_path), "-o", str(tmp_path / "file" / "x.html")], catch_exceptions=False, standalone_mode=False
+        )
