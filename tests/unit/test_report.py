@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +46,26 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
         "schema", "cell", "collector", "kernel", "arch", "expected", "observed", "ok", "failure", "reason",
         "facts", "probe", "timings", "console", "versions",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("number", "fix"),
+    [
+        (errno.ENOSPC, "free space there, or choose another folder with --kmatrix-dir"),
+        (errno.EROFS, "mount it writable, or choose another folder with --kmatrix-dir"),
+        (errno.ENOENT, "choose another folder with --kmatrix-dir"),
+    ],
+)
+def test_records_that_cannot_be_written_are_an_error_with_the_fix_for_why(
+    number: int, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(InfraError, match=os.strerror(number)) as error:
+        result.check_directory(tmp_path / "records")
+    assert error.value.fix == fix
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "kmatrix.cell/2"}'])

@@ -27,7 +27,7 @@ def refused(**changes: object) -> Record:
 
 
 RECORDS = [
-    record(timings={"restore": 0.25, "total": 1.5}),
+    record(timings={"restore": 0.25, "total": 1.5}, started="2026-11-24T23:59:59Z", retried="QEMU <died>"),
     record(arch="x86_64", simulated={"base": "6.1", "as_of": "5.4", "hidden": ["ringbuf"]}),
     refused(),
     record("oom", ok=False, failure="infra", observed=None, reason="QEMU died"),
@@ -96,6 +96,8 @@ def test_a_page_holds_what_was_said_and_runs_none_of_it(tmp_path: Path) -> None:
     assert "R1 invalid mem access 'scalar' & so on" in said
     assert page.scripts == 1  # the page's own
     assert "restore 0.25, total 1.50" in text
+    assert "<dd>2026-11-24T23:59:59Z</dd>" in text
+    assert "<dd>after QEMU &lt;died&gt;</dd>" in text
     assert "6.1 as of 5.4; hidden: ringbuf" in text
     assert "<th>~5.4</th>" in text
 
