@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import ctypes
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from conftest import lacking, need_programs
 from kmatrix import config
 from kmatrix.arch import INFO
 from kmatrix.machine_room import MachineRoom
@@ -71,7 +71,7 @@ def libbpf_here() -> None:
     try:
         ctypes.CDLL("libbpf.so.1")
     except OSError as error:
-        pytest.skip(f"{error}: apt-get install libbpf1")
+        lacking(f"{error}: apt-get install libbpf1")
 
 
 @pytest.fixture(scope="session")
@@ -102,8 +102,7 @@ def guest(request: pytest.FixtureRequest, boot: Callable[[str], Guest]) -> Guest
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Target], bytes]:
     """compiled("many", target): the object of bpf/many.bpf.c for the target's arch."""
-    if shutil.which("clang") is None:
-        pytest.skip("no clang")
+    need_programs("clang")
     out = tmp_path_factory.mktemp("bpf")
 
     def compile_(name: str, target: Target) -> bytes:
