@@ -26,9 +26,9 @@ import filelock
 from kmatrix import cell, config, kernels, lease, paths
 from kmatrix.arch import Arch
 from kmatrix.collector import Collector
-from kmatrix.errors import InfraError, InputError, KmatrixError
+from kmatrix.errors import InfraError, InputError, KmatrixError, StoreError
 from kmatrix.kernels import build
-from kmatrix.kernels.store import KernelStore, StoreError
+from kmatrix.kernels.store import KernelStore
 from kmatrix.machine_room import MachineRoom
 from kmatrix.matrix import Kernel, Matrix, Target
 from kmatrix.progress import Reporter

@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-import filelock
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase, HTTPBasicAuth
 
-from kmatrix import paths
-from kmatrix.errors import InfraError, Unavailable
+from kmatrix import lease, paths
+from kmatrix.errors import InfraError, Unavailable, without_credentials
+from kmatrix.progress import Quiet, Reporter
 
 SCHEMES = ("http", "https", "file", "copy")
 """What an address may begin with; `copy:` is apt's other word for `file:`."""
@@ -43,12 +44,15 @@ ATTEMPTS = 4
 """Tries of a transfer that get no further than the one before."""
 
 _TIMEOUT = (15, 60)  # seconds to connect, and between two reads
+_SLOWEST = 120.0, 120 << 10  # seconds, and the bytes that at least must come in so many: less is no transfer
 _PATIENCE = 60.0  # seconds that a server's Retry-After is heeded for
 _CHUNK = 1 << 18
 _LIMIT = 16 << 30  # bytes of a file whose size nobody has said
 _HEADERS = {"User-Agent": "kmatrix", "Accept-Encoding": "identity"}
 
 Progress = Callable[[int, int | None], None]
+Expect = Callable[[str, str | None], str | None]
+"""Given an address and the sha256 that somebody vouches for, the sha256 that must come; raises a KmatrixError where the two differ."""
 
 
 # --- what the user has set
@@ -64,9 +68,14 @@ def go_offline() -> None:
     os.environ[OFFLINE] = "1"
 
 
+def on_disk(url: str) -> bool:
+    """Whether an address (as it is really asked for: see `mirrored`) is on this machine."""
+    return urlsplit(url).scheme in ("file", "copy", "")
+
+
 def require_network(url: str) -> None:
     """Raises Unavailable where `url` is not on this machine and nothing may be fetched: for who lets a program fetch (git, mmdebstrap)."""
-    if offline() and urlsplit(url).scheme not in ("file", "copy", ""):
+    if offline() and not on_disk(url):
         raise Unavailable("not fetched: kmatrix is offline", where=url, fix=f"leave out --offline, and unset {OFFLINE}")
 
 
@@ -79,16 +88,60 @@ def use_mirrors(mirrors: Mapping[str, str]) -> None:
     _mirrors.update((prefix, mirror) for prefix, mirror in mirrors.items() if "://" in prefix)
 
 
-def mirrored(url: str) -> str:
-    """The address that `url` is really asked for at: its longest prefix that has a mirror, replaced."""
-    for prefix in sorted(_mirrors, key=len, reverse=True):
+def mirrored(url: str, mirrors: Mapping[str, str] | None = None) -> str:
+    """The address that `url` is really asked for at: its longest prefix that has a mirror (of those in use, or `mirrors`), replaced."""
+    known = _mirrors if mirrors is None else mirrors
+    for prefix in sorted(known, key=len, reverse=True):
         base = prefix.rstrip("/")
         if url == base or url.startswith(f"{base}/"):
-            return _mirrors[prefix].rstrip("/") + url[len(base) :]
+            return known[prefix].rstrip("/") + url[len(base) :]
     return url
 
 
+# --- what a thread's transfers have to know of the work that they are for
+
+_local = threading.local()
+
+
+@contextlib.contextmanager
+def working_for(reporter: Reporter, expect: Expect | None = None) -> Iterator[None]:
+    """While the block lasts, this thread's transfers show their waits as steps of `reporter`, which ends them when they are not wanted any
+    more; and what they fetch is what `expect` says.
+    """
+    before = getattr(_local, "work", None)
+    _local.work = reporter, expect
+    try:
+        yield
+    finally:
+        _local.work = before
+
+
+def _work() -> tuple[Reporter, Expect | None]:
+    return getattr(_local, "work", None) or (Quiet(), None)
+
+
+def _expected(url: str, digest: str | None) -> str | None:
+    """`digest`, or else the one that whoever fetches expects of `url`."""
+    expect = _work()[1]
+    if expect is None or (digest is not None and _digest_of(digest)[0] != "sha256"):
+        return digest
+    return expect(url, digest) or digest
+
+
 # --- the one door
+
+
+class _Credentials(AuthBase):
+    """What requests does by itself (an address's own user and password, else ~/.netrc's), but never over a header that the caller gave."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if "Authorization" not in request.headers:
+            url = str(request.url)
+            given = requests.utils.get_auth_from_url(url)
+            found = given if any(given) else requests.utils.get_netrc_auth(url)
+            if found is not None:
+                HTTPBasicAuth(*found)(request)
+        return request
 
 
 class _Door(HTTPAdapter):
@@ -106,8 +159,10 @@ class _Session(requests.Session):
             kwargs.setdefault("proxies", dict(proxies()))
         return super().request(method, address, *args, **kwargs)
 
-
-_local = threading.local()
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        if self.should_strip_auth(str(response.request.url), str(prepared_request.url)):  # type: ignore[no-untyped-call]
+            prepared_request.headers.pop("Authorization", None)
+        _Credentials()(prepared_request)
 
 
 def session() -> requests.Session:
@@ -116,6 +171,7 @@ def session() -> requests.Session:
     if found is None:
         found = _local.session = _Session()
         found.headers.update(_HEADERS)
+        found.auth = _Credentials()
         for scheme in ("http://", "https://"):
             found.mount(scheme, _Door())
     return found
@@ -150,7 +206,7 @@ def fetch(
     `advance(done, size)` is progress. Raises Unavailable when it cannot be fetched, InfraError when it is not what it must be, or larger
     than `limit` bytes.
     """
-    return _Transfer(url, size, digest, headers or {}, advance, limit).run(out)
+    return _Transfer(url, size, _expected(url, digest), headers or {}, advance, limit).run(out)
 
 
 def fetch_file(
@@ -168,19 +224,40 @@ def fetch_file(
     However many processes ask for the same at once, one fetches and the others wait. With `keep` (and a digest) the file stays in the
     cache as well, until `kmatrix kernels gc`, for the next who asks: a source archive is built for two arches.
     """
-    name = "-".join(_digest_of(digest)) if digest is not None else f"url-{hashlib.sha256(url.encode()).hexdigest()}"
     folder = paths.cache_dir("downloads")
+    try:
+        return _fetch_file(url, size, _expected(url, digest), to, advance, headers or {}, folder, keep=keep)
+    except OSError as error:
+        if (said := paths.cache_error(error, folder)) is not None:
+            raise said from error
+        raise
+
+
+def _fetch_file(
+    url: str,
+    size: int | None,
+    digest: str | None,
+    to: Path,
+    advance: Progress | None,
+    headers: Mapping[str, str],
+    folder: Path,
+    *,
+    keep: bool,
+) -> tuple[int, str]:
+    name = "-".join(_digest_of(digest)) if digest is not None else f"url-{hashlib.sha256(url.encode()).hexdigest()}"
     part, about, whole = (folder / f"{name}{suffix}" for suffix in (".part", ".json", ""))
-    with filelock.FileLock(folder / f"{name}.lock"):
-        transfer = _Transfer(url, size, digest, headers or {}, advance, note=about)
-        if whole.exists():
+    with lease.exclusive(folder / f"{name}.lock", urlsplit(url).path.rsplit("/", 1)[-1], _work()[0]):
+        transfer = _Transfer(url, size, digest, headers, advance, note=about)
+        if digest is None:  # nothing tells whether one that another process left behind is still what the server has
+            whole.unlink(missing_ok=True)
+        elif whole.exists():
             with whole.open("rb") as stream:
                 transfer.take_up(stream)
             if transfer.is_right():
                 _place(whole, to, keep=True)
                 return transfer.found()
             whole.unlink()
-            transfer = _Transfer(url, size, digest, headers or {}, advance, note=about)
+            transfer = _Transfer(url, size, digest, headers, advance, note=about)
         with part.open("a+b") as out:
             transfer.take_up(out)
             try:
@@ -261,7 +338,7 @@ class _Transfer:
         if self.note is not None:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 kept = json.loads(self.note.read_text())
-                self.validator = kept["validator"] if kept["url"] == mirrored(self.url) else None
+                self.validator = kept["validator"] if kept["url"] == without_credentials(mirrored(self.url)) else None
 
     def run(self, out: IO[bytes]) -> tuple[int, str]:
         """Fetch what is missing."""
@@ -290,9 +367,14 @@ class _Transfer:
         resumed = self.seen > 0
         self._keep(answer.validator)
         end = self.size if self.size is not None else answer.total
+        since, had = time.monotonic(), self.seen
         try:
             for chunk in answer.chunks:
                 self._count(chunk)
+                if time.monotonic() - since > _SLOWEST[0]:
+                    if self.seen - had < _SLOWEST[1] and self.seen != end:
+                        raise _CutShort(f"the server sends less than {_SLOWEST[1] / _SLOWEST[0] / 1024:.1g} KiB a second")
+                    since, had = time.monotonic(), self.seen
                 if self.seen > (self.size if self.size is not None else self.limit):
                     break
                 out.write(chunk)
@@ -312,6 +394,7 @@ class _Transfer:
             self._restart(out)
             self._once(out)
             return
+        _expected(self.url, self._sha256.hexdigest())  # a lock says better what it is and should be
         raise self._wrong(f"is not what it must be ({self._algorithm} differs)")
 
     def _wrong(self, what: str) -> InfraError:
@@ -324,7 +407,7 @@ class _Transfer:
     def _keep(self, validator: str | None) -> None:
         self.validator = validator
         if self.note is not None:
-            self.note.write_text(json.dumps({"url": mirrored(self.url), "validator": validator}))
+            self.note.write_text(json.dumps({"url": without_credentials(mirrored(self.url)), "validator": validator}))
 
 
 @dataclass
@@ -349,7 +432,7 @@ def _open(url: str, headers: Mapping[str, str] | None = None, *, start: int = 0,
         if validator is not None:
             wanted["If-Range"] = validator
     answer = session().get(url, stream=True, headers=wanted)
-    if answer.status_code == 416:  # nothing after `start`: what is here is of another version
+    if answer.status_code == 416 and start:  # nothing after `start`: what is here is of another version
         answer.close()
         return _open(url, headers)
     answer.raise_for_status()
@@ -369,8 +452,10 @@ def _open(url: str, headers: Mapping[str, str] | None = None, *, start: int = 0,
 
 def _body(answer: requests.Response) -> Iterator[bytes]:
     with answer:
-        # Not iter_content: it would undo a Content-Encoding that some servers put on .xz files, and the digest is of the file.
-        yield from answer.raw.stream(_CHUNK, decode_content=False)
+        # Not iter_content: it would undo a Content-Encoding that some servers put on .xz files, and the digest is of the file. And what has
+        # come so far, not whole chunks: of a server that sends a byte a minute there would be none for weeks.
+        while chunk := answer.raw.read1(_CHUNK, decode_content=False):
+            yield chunk
 
 
 class _CutShort(Exception):
@@ -387,14 +472,10 @@ def _attempt(url: str, once: Callable[[], None], transfer: _Transfer | None = No
             return
         except (_CutShort, requests.RequestException, urllib3.exceptions.HTTPError) as error:
             answer = error.response if isinstance(error, requests.HTTPError) else None
-            passing = answer is None or answer.status_code in (408, 429, 500, 502, 503, 504)
-            if attempt >= ATTEMPTS or not passing:
-                raise Unavailable(
-                    f"cannot be fetched: {_plain(error)}",
-                    where=mirrored(url),
-                    fix="check the network and the proxy (http_proxy), or name a mirror in kernels.toml: [mirrors]",
-                ) from error
-            if transfer is not None and transfer.seen > furthest:
+            if attempt >= ATTEMPTS or not _passing(error):
+                said, fix = _plain(error)
+                raise Unavailable(f"cannot be fetched: {said}", where=mirrored(url), fix=fix) from error
+            if transfer is not None and transfer.seen - furthest >= _SLOWEST[1]:
                 furthest, attempt = transfer.seen, 1
             _pause(_delay(attempt, answer))
             attempt += 1
@@ -407,17 +488,65 @@ def _delay(attempt: int, answer: requests.Response | None) -> float:
 
 
 def _pause(seconds: float) -> None:
-    time.sleep(seconds)
+    end = time.monotonic() + seconds
+    with _work()[0].step(f"waiting {seconds:.0f} s before the next try") as step:
+        while (left := end - time.monotonic()) > 0:
+            step.advance(0)  # which ends it when it is not wanted any more: an interrupt reaches the main thread alone
+            time.sleep(min(left, 0.2))
 
 
-def _plain(error: Exception) -> str:
+_NEVER = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema)
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+
+
+def _passing(error: Exception) -> bool:
+    """Whether the next try may do better."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"the server says {error.response.status_code} {error.response.reason}"
+        return error.response.status_code in (408, 429, 500, 502, 503, 504)
+    return not isinstance(error, _NEVER) and _UNTRUSTED not in str(error)
+
+
+def _plain(error: Exception) -> tuple[str, str]:
+    """What is the matter, and what to do about it."""
+    fix = "check the network and the proxy (http_proxy), or name a mirror in kernels.toml: [mirrors]"
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"the server says {error.response.status_code} {error.response.reason}", fix
+    if isinstance(error, _NEVER):
+        return (
+            f"that is no address ({error})",
+            "correct it in kernels.toml, or the proxy's in the environment (http_proxy, https_proxy)",
+        )
+    host = urlsplit(str(error.request.url)).hostname if isinstance(error, requests.RequestException) and error.request else None
+    if isinstance(error, requests.exceptions.SSLError):
+        if _UNTRUSTED in str(error):
+            fix = "check this machine's clock; name the bundle of certificates of your own server in REQUESTS_CA_BUNDLE"
+            return f"the certificate of {host} is not trusted ({_cause(error)})", fix
+        return (
+            f"no TLS with {host} ({_cause(error)})",
+            "check that it speaks https at that port, and the proxy between (https_proxy)",
+        )
+    if isinstance(error, requests.exceptions.ProxyError):
+        return f"no connection to {host} through the proxy ({_cause(error)})", (
+            "correct http_proxy and https_proxy (or apt's Acquire::http::Proxy), or name the host in no_proxy"
+        )
     if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
-        return "the server does not answer"
+        return "the server does not answer", fix
     if isinstance(error, requests.ConnectionError):
-        return f"no connection to {urlsplit(str(error.request.url)).netloc if error.request else 'the server'}"
-    return str(error)
+        address = urlsplit(str(error.request.url)).netloc.rpartition("@")[2] if error.request else "the server"
+        return f"no connection to {address} ({_cause(error)})", fix
+    return str(error), fix
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost words of an error that others were wrapped around: what the operating system, or OpenSSL, says."""
+    while True:
+        inside = [each for each in (getattr(error, "reason", None), getattr(error, "original_error", None), *error.args) if each]
+        inner = next((each for each in inside if isinstance(each, BaseException)), None)
+        if inner is None:
+            break
+        error = inner
+    said = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    return (said.strerror if isinstance(said, OSError) and said.strerror else str(said)).strip()
 
 
 def _file_chunks(path: Path, url: str) -> Iterator[bytes]:

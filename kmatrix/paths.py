@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
+
+from kmatrix.errors import StoreError
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -22,12 +25,34 @@ def data(name: str) -> Path:
 def cache_dir(kind: str) -> Path:
     """The cache folder for `kind` ("kernels", "images", "snapshots", "packages", "downloads"), made if it is not there.
 
-    `$KMATRIX_CACHE` if set, else the user's cache directory (`$XDG_CACHE_HOME/kmatrix`).
+    `$KMATRIX_CACHE` if set, else the user's cache directory (`$XDG_CACHE_HOME/kmatrix`). Raises StoreError where it cannot be made.
     """
     root = Path(os.environ.get("KMATRIX_CACHE") or platformdirs.user_cache_dir("kmatrix"))
     path = root / kind
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cache_error(error, path) or _unwritable(error, path) from None
     return path
+
+
+def cache_error(error: OSError, where: Path) -> StoreError | None:
+    """The StoreError for a full disk, or for something in the folder `where` of the cache that cannot be written; None for another error."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = "free some space (kmatrix kernels gc, kmatrix kernels remove …)"
+        return StoreError("the disk is full", where=str(where), fix=f"{free}, or set KMATRIX_CACHE to a folder on another disk")
+    inside = str(error.filename or "").startswith(str(where))
+    if inside and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return _unwritable(error, where)
+    return None
+
+
+def _unwritable(error: OSError, where: Path) -> StoreError:
+    return StoreError(
+        f"the cache cannot be written: {error.strerror} ({error.filename})",
+        where=str(where),
+        fix="set KMATRIX_CACHE (or XDG_CACHE_HOME) to a folder of your own",
+    )
 
 
 @contextmanager

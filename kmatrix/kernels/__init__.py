@@ -13,7 +13,7 @@ from typing import Protocol
 
 from kmatrix import download, lease
 from kmatrix.arch import Arch
-from kmatrix.errors import InfraError, InputError, KmatrixError, Unavailable
+from kmatrix.errors import InfraError, InputError, KmatrixError, StoreError, Unavailable
 from kmatrix.kernels.build import BuildSource
 from kmatrix.kernels.debian import DebianSource
 from kmatrix.kernels.git import GitSource
@@ -22,7 +22,7 @@ from kmatrix.kernels.layout import check_series
 from kmatrix.kernels.mainline import MainlineSource
 from kmatrix.kernels.oci import OciSource
 from kmatrix.kernels.package import PackageSource
-from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel, StoreError
+from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
 from kmatrix.kernels.tarball import TarballSource
 from kmatrix.kernels.trust import pinned
 from kmatrix.lock import Lock, Locked

@@ -16,7 +16,6 @@ there whole or not at all. What a killed process left in tmp/ is removed by the 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -30,11 +29,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from kmatrix import paths
+from kmatrix import lease, paths
 from kmatrix.arch import ARCHES, Arch
-from kmatrix.errors import InfraError, InputError
+from kmatrix.errors import InfraError, InputError, StoreError
 from kmatrix.progress import Quiet, Reporter
 
 SCHEMA = 1
@@ -44,11 +41,8 @@ MTIME = 1_000_000_000
 # depmod's indices and the image of the modules; what a package brings of modules.* is not among them (modules.INDEX_FILES).
 _MADE_HERE = re.compile(r"modules\.ext4|lib/modules/[^/]+/modules\.(?!(?:builtin|builtin\.modinfo|order)$).+")
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
-
-
-class StoreError(InfraError):
-    """The store itself is in trouble (a full disk, a damaged entry): no other source of the kernel would help."""
 
 
 @dataclass(frozen=True)
@@ -165,14 +159,14 @@ class KernelStore:
         with self._guard(), self._lock(f"{name}-{arch}", reporter):
             if not replace and (entry := self.find(name, arch)) is not None:
                 return entry
-            with self._staging(f"{name}-{arch}") as folder:
+            with self._staging(f"{name}-{arch}", reporter) as folder:
                 tree = folder / "tree"
                 tree.mkdir()
                 staged = stage(tree)
                 digest = _seal(tree, staged, arch)
                 if accept is not None:
                     accept(_entry(tree, digest, arch, json.loads((tree / "manifest.json").read_text()), staged.source))
-                with self._lock("store"):
+                with self._lock("store", reporter):
                     previous = self._ref_digest(name, arch)
                     self._publish(tree, digest)
                     self._write_ref(name, arch, digest, staged)
@@ -192,6 +186,18 @@ class KernelStore:
                 return False
             self._drop(digest)
             return True
+
+    def orphans(self) -> list[Path]:
+        """The folders of entries that no name means: left where a process was killed between storing one and naming it."""
+        with self._guard(), self._lock("store"):
+            named = {self._ref_digest(name, arch) for name, arch in self.refs()}
+            return sorted(path for path in self.root.iterdir() if _DIGEST.fullmatch(path.name) and path.name not in named)
+
+    def remove_orphan(self, folder: Path) -> bool:
+        """Delete one of them. False where a name means it by now."""
+        with self._guard(), self._lock("store"):
+            self._drop(folder.name)
+            return not folder.exists()
 
     def verify(self, name: str, arch: Arch) -> list[str]:
         """Every file of the entry read and its sha256 compared; the problems found, none for a sound entry."""
@@ -224,7 +230,7 @@ class KernelStore:
         path = self._ref_path(name, arch)
         try:
             ref = json.loads(path.read_text())
-            if re.fullmatch(r"[0-9a-f]{64}", ref["digest"]) and isinstance(ref["source"], dict):
+            if _DIGEST.fullmatch(ref["digest"]) and isinstance(ref["source"], dict):
                 return dict(ref)
         except FileNotFoundError:
             return None
@@ -292,25 +298,17 @@ class KernelStore:
     def _lock(self, name: str, reporter: Reporter | None = None) -> Iterator[None]:
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / f"{name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            with (reporter or Quiet()).step(f"{name}: waiting for another kmatrix process"):
-                lock.acquire()
-        try:
+        with lease.exclusive(folder / f"{name}.lock", name, reporter or Quiet()):
             yield
-        finally:
-            lock.release()
 
     @contextmanager
-    def _staging(self, label: str) -> Iterator[Path]:
+    def _staging(self, label: str, reporter: Reporter | None) -> Iterator[Path]:
         """A folder in the store's file system, gone when the block ends.
 
         It is held by flock: one that nobody holds was left by a process that died, however it died (and in whatever PID namespace).
         """
         base = self.root / "tmp"
-        with self._lock("store"):
+        with self._lock("store", reporter):
             self._clean()
             base.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix=f"{label}.", dir=base))
@@ -344,22 +342,9 @@ class KernelStore:
         try:
             yield
         except OSError as error:
-            raise disk_error(error, self.root) or error from error
-
-
-def disk_error(error: OSError, where: Path) -> StoreError | None:
-    """The StoreError for a full disk or a folder that cannot be written; None when `error` is something else."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = "free some space (kmatrix kernels remove …)"
-        return StoreError("the disk is full", where=str(where), fix=f"{free}, or set KMATRIX_CACHE to a folder on another disk")
-    inside = str(error.filename or "").startswith(str(where))
-    if inside and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StoreError(
-            f"the cache cannot be written: {error.strerror} ({error.filename})",
-            where=str(where),
-            fix="set KMATRIX_CACHE to a folder of your own",
-        )
-    return None
+            if (said := paths.cache_error(error, self.root)) is not None:
+                raise said from error
+            raise
 
 
 def _entry(path: Path, digest: str, arch: Arch, manifest: Mapping[str, Any], source: Mapping[str, Any]) -> KernelEntry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -10,17 +11,20 @@ import os
 import random
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from kmatrix import download, paths
-from kmatrix.errors import InfraError, Unavailable
+from kmatrix.errors import InfraError, StoreError, Unavailable
+from kmatrix.progress import Quiet
 
 DATA = random.Random(1).randbytes(3 << 20)  # the same in the processes that a test starts
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -35,6 +39,8 @@ class Server:
         self.ranges = True
         self.cuts: list[int] = []
         self.statuses: list[int] = []
+        self.slowly = 0.0
+        """Seconds between two bytes, where not 0."""
         self.asked: list[dict[str, str]] = []
         served = self
 
@@ -46,6 +52,18 @@ class Server:
                     self.send_header("Retry-After", "7")
                     self.send_header("Content-Length", "0")
                     self.end_headers()
+                    return
+                if served.slowly:
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(served.data)))
+                    self.end_headers()
+                    while served.slowly:
+                        try:
+                            self.wfile.write(b"x")
+                        except OSError:
+                            break
+                        time.sleep(served.slowly)
+                    self.close_connection = True
                     return
                 body, status = served.data, 200
                 wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
@@ -225,6 +243,156 @@ def test_a_stalled_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(download, "_TIMEOUT", (1, 0.1))
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unavailable, match="does not answer"):
         download.fetch_file(f"http://127.0.0.1:{silent.getsockname()[1]}/x", None, DIGEST, tmp_path / "out")
+
+
+def test_a_server_that_hardly_sends_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then ends no read, and would go on for weeks."""
+    monkeypatch.setattr(download, "_SLOWEST", (0.3, 1 << 10))
+    server.slowly = 0.02
+    with pytest.raises(Unavailable, match="sends less than"):
+        fetch(server, tmp_path / "out")
+    assert len(server.asked) == download.ATTEMPTS
+
+
+def test_no_range_was_asked_for_and_refused(server: Server) -> None:
+    server.statuses = [416] * 3
+    with pytest.raises(Unavailable, match="the server says 416"):
+        download.get(server.url)
+    assert len(server.asked) == 1
+
+
+def test_what_no_digest_tells_is_asked_for(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process killed when it had all, and before it was put where it was wanted, leaves a file that the server may have changed since."""
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "_place", lambda *_arguments, **_more: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            download.fetch_file(server.url, None, None, tmp_path / "out")
+    server.data = b"newer"
+    download.fetch_file(server.url, None, None, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == b"newer"
+
+
+def test_the_sha256_that_is_expected(server: Server, tmp_path: Path) -> None:
+    """A lock's: checked as the file comes, where nobody else knows one, and against what somebody else says."""
+    other = "0" * 64
+
+    def expect(url: str, digest: str | None) -> str | None:
+        if digest not in (None, other):
+            raise InfraError(f"refused: {url} has {digest}")
+        return other
+
+    with download.working_for(Quiet(), expect):
+        with pytest.raises(InfraError, match=f"refused: {server.url} has {DIGEST}"):
+            download.fetch_file(server.url, None, None, tmp_path / "out")
+        asked = len(server.asked)
+        with pytest.raises(InfraError, match="refused"):
+            download.fetch_file(server.url, None, DIGEST, tmp_path / "out")
+        assert len(server.asked) == asked
+    assert in_downloads() == []
+    fetch(server, tmp_path / "out")
+
+
+@pytest.mark.parametrize("folder", ["/dev/null/x", "/proc/x"])
+def test_a_cache_that_cannot_be(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    monkeypatch.setenv("KMATRIX_CACHE", folder)
+    with pytest.raises(StoreError, match="the cache cannot be written") as caught:
+        fetch(server, tmp_path / "out")
+    assert caught.value.where == f"{folder}/downloads"
+    assert "KMATRIX_CACHE (or XDG_CACHE_HOME)" in str(caught.value.fix)
+
+
+def test_a_file_where_the_cache_has_a_folder(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/downloads").write_text("")
+    with pytest.raises(StoreError, match=r"File exists \(.*/cache/downloads\)"):
+        fetch(server, tmp_path / "out")
+
+
+# --- who asks
+
+
+def test_credentials(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """~/.netrc's and an address's own are for requests that bring none: a token is not replaced."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login u password p\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    download.get(server.url, headers={"Authorization": "Bearer T"})
+    download.get(server.url)
+    download.get(server.url.replace("://", "://me:secret@"))
+    basic = [f"Basic {base64.b64encode(text).decode()}" for text in (b"u:p", b"me:secret")]
+    assert [each["authorization"] for each in server.asked] == ["Bearer T", *basic]
+
+
+def test_a_password_is_not_said(server: Server, tmp_path: Path) -> None:
+    url = server.url.replace("://", "://me:secret@")
+    server.cuts = [1 << 20] + [0] * 10
+    with pytest.raises(Unavailable) as caught:
+        download.fetch_file(url, None, DIGEST, tmp_path / "out")
+    assert "secret" not in repr(caught.value) + str(caught.value)
+    assert str(caught.value.where) == server.url
+    (note,) = [path for path in paths.cache_dir("downloads").iterdir() if path.suffix == ".json"]
+    assert json.loads(note.read_text()) == {"url": server.url, "validator": '"one"'}
+    server.cuts = []
+    download.fetch_file(url, None, DIGEST, tmp_path / "out")
+    assert server.asked[-1]["range"] == f"bytes={1 << 20}-"
+
+
+# --- what is the matter
+
+
+def test_no_address_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(download, "_pause", waited.append)
+    for url in ("http://", "ftp://x/y", "x/y"):
+        with pytest.raises(Unavailable, match="that is no address") as caught:
+            download.get(url)
+        assert "kernels.toml" in str(caught.value.fix)
+    assert waited == []
+
+
+def test_what_keeps_from_connecting(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused, no TLS, a certificate nobody knows, a dead proxy: each said as what it is, with what to do."""
+
+    def said(url: str) -> tuple[str, str]:
+        with pytest.raises(Unavailable) as caught:
+            download.get(url)
+        return caught.value.message, str(caught.value.fix)
+
+    assert said("http://127.0.0.1:1/x")[0] == "cannot be fetched: no connection to 127.0.0.1:1 (Connection refused)"
+    message, fix = said(server.url.replace("http:", "https:"))
+    assert "no TLS with 127.0.0.1 (" in message
+    assert "https" in fix
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ed25519",
+        "-nodes",
+        "-subj",
+        "/CN=127.0.0.1",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    ]
+    subprocess.run([*made, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    tls = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    tls.socket = context.wrap_socket(tls.socket, server_side=True)
+    threading.Thread(target=tls.serve_forever, args=(0.02,), daemon=True).start()
+    waited: list[float] = []
+    monkeypatch.setattr(download, "_pause", waited.append)
+    message, fix = said(f"https://127.0.0.1:{tls.server_address[1]}/x")
+    tls.shutdown()
+    tls.server_close()
+    assert message.startswith("cannot be fetched: the certificate of 127.0.0.1 is not trusted (")
+    assert "self-signed" in message
+    assert "REQUESTS_CA_BUNDLE" in fix
+    assert waited == []
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    message, fix = said("http://kernels.invalid/x")
+    assert message == "cannot be fetched: no connection to kernels.invalid through the proxy (Connection refused)"
+    assert "http_proxy" in fix
 
 
 def _fetch_elsewhere(url: str, to: Path) -> None:

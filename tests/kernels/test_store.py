@@ -17,6 +17,7 @@ import pytest
 
 from kmatrix.errors import InfraError, InputError
 from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.progress import Quiet
 
 from .fabricate import leftovers, staged
 
@@ -215,6 +216,7 @@ _STAGES_FOREVER = """
 import sys, time
 from pathlib import Path
 from kmatrix.kernels.store import KernelStore
+from kmatrix.progress import Quiet
 def stage(folder):
     (folder / "half").write_text("half")
     print("staging", flush=True)
@@ -250,6 +252,7 @@ _STAGES_WHEN_TOLD = """
 import sys
 from pathlib import Path
 from kmatrix.kernels.store import KernelStore, StagedKernel
+from kmatrix.progress import Quiet
 def stage(folder):
     print("staging", flush=True)
     sys.stdin.readline()
@@ -264,13 +267,14 @@ def test_the_one_waiting_gets_what_the_other_made(store: KernelStore) -> None:
     other = _stager(store, "6.1", _STAGES_WHEN_TOLD)
     waited = []
 
-    class Tells:
+    class Tells(Quiet):
         @contextmanager
         def step(self, label: str) -> Iterator[Any]:
             if "waiting for another" in label:
                 waited.append(label)
                 other.communicate("\n")
-            yield None
+            with super().step(label) as step:
+                yield step
 
     entry = store.add("6.1", "x86_64", lambda _folder: pytest.fail("staged beside the other"), reporter=Tells())
     assert entry.image.read_text() == "other"
