@@ -76,15 +76,15 @@ INFO: Mapping[Arch, ArchInfo] = {
 _BY_ALIAS: Mapping[str, Arch] = {alias: info.name for info in INFO.values() for alias in info.aliases}
 
 
-def parse_arch(text: str, *, where: str = "--arch") -> Arch:
-    """The arch that `text` means; aliases (`amd64`, `aarch64`, `x86`…) are understood.
+def parse_arch(text: str, *, where: str = "--arch", or_: str = "") -> Arch:
+    """The arch that `text` means; aliases (`amd64`, `aarch64`, `x86`…) are understood. `or_` is what else may be written there.
 
     Raises InputError, with the nearest name, for anything else.
     """
     arch = _BY_ALIAS.get(text.strip().lower())
     if arch is None:
         raise InputError(
-            f"unknown arch {text!r}{did_you_mean(text, _BY_ALIAS)}", where=where, fix=f"use one of: {', '.join(ARCHES)} (or all)"
+            f"unknown arch {text!r}{did_you_mean(text, _BY_ALIAS)}", where=where, fix=f"use one of: {', '.join(ARCHES)}{or_}"
         )
     return arch
 
@@ -94,7 +94,9 @@ def parse_arches(text: str, *, where: str = "--arch") -> tuple[Arch, ...]:
     terms = [term for term in (t.strip() for t in text.split(",")) if term]
     if not terms:
         raise InputError("no arch given", where=where, fix=f"use one or more of: {', '.join(ARCHES)} (or all)")
-    chosen = {arch for term in terms for arch in (ARCHES if term.lower() == "all" else (parse_arch(term, where=where),))}
+    chosen = {
+        arch for term in terms for arch in (ARCHES if term.lower() == "all" else (parse_arch(term, where=where, or_=" (or all)"),))
+    }
     return tuple(arch for arch in ARCHES if arch in chosen)
 
 

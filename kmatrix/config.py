@@ -28,7 +28,7 @@ def load_matrix(start: Path | None = None, *, file: Path | None = None) -> matri
     if own is not None and own.resolve() != shipped_path.resolve():
         found = matrix.parse(read_toml(own), where=str(own), base=found)
     path = lock_path(start, file=file)
-    return replace(found, lock=lock.parse(read_toml(path), path=path)) if path.is_file() else found
+    return replace(found, lock=read_lock(path))
 
 
 def lock_path(start: Path | None = None, *, file: Path | None = None) -> Path:
@@ -41,6 +41,11 @@ def lock_path(start: Path | None = None, *, file: Path | None = None) -> Path:
     if own is not None:
         return own.with_suffix(".lock")
     return _nearest_above(start, LOCK_FILE) or start.resolve() / LOCK_FILE
+
+
+def read_lock(path: Path) -> lock.Lock | None:
+    """The kernels.lock at `path`; None where there is none. Raises InputError."""
+    return lock.parse(read_toml(path), path=path) if path.is_file() else None
 
 
 def write_lock(made: lock.Lock) -> None:

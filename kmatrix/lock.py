@@ -7,16 +7,16 @@ this host make of them (KernelEntry.content leaves it out) may differ from host 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kmatrix.arch import ARCHES, Arch
-from kmatrix.errors import InfraError, InputError, Unavailable
+from kmatrix.errors import InfraError, InputError, Unavailable, without_credentials
 from kmatrix.validation import Strict, validate
 
 _HEAD = """\
@@ -32,11 +32,27 @@ class _FileModel(Strict):
     size: int | None = None
 
 
+class _PinModel(Strict):
+    """The options that make a source get exactly that again, with kernels.toml's types."""
+
+    url: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
+    sha256: Annotated[tuple[_Digest, ...], Field(strict=False)] | None = None
+    version: str | None = None
+    ref: str | None = None
+    commit: Annotated[str, Field(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")] | None = None
+
+    @model_validator(mode="after")
+    def _a_digest_each(self) -> _PinModel:
+        if self.sha256 is not None and len(self.sha256) != len(self.url or ()):
+            raise ValueError(f"{len(self.url or ())} url and {len(self.sha256)} sha256: each url has one")
+        return self
+
+
 class _LockedModel(Strict):
     release: str
     source: str
     digest: _Digest
-    pin: dict[str, Any] = {}
+    pin: _PinModel = _PinModel()
     files: Annotated[tuple[_FileModel, ...], Field(strict=False)] = ()
 
 
@@ -82,6 +98,27 @@ class Lock:
             )
         return found
 
+    def expect(self, locked: Locked) -> Callable[[str, str | None], str | None]:
+        """What `download.working_for` is given: the sha256 that an address of the lock must have.
+
+        The file's name counts where the address itself is not in it: each host's apt has a mirror of its own.
+        """
+        exact = {str(file["url"]): str(file["sha256"]) for file in locked.files}
+        named: dict[str, set[str]] = {}
+        for url, digest in exact.items():
+            named.setdefault(url.rsplit("/", 1)[-1], set()).add(digest)
+
+        def expected(url: str, digest: str | None) -> str | None:
+            url = without_credentials(url)
+            held = exact.get(url)
+            if held is None and len(same := named.get(url.rsplit("/", 1)[-1], set())) == 1:
+                (held,) = same
+            if held is not None and digest not in (None, held):
+                raise self._refused(locked, f"{url} has sha256 {digest}, and the lock asks for {held}")
+            return held
+
+        return expected
+
     def check_files(self, locked: Locked, artifacts: Iterable[Mapping[str, Any]]) -> None:
         """Raises InfraError unless the files that a source used are those of the lock."""
         used = {str(file["sha256"]): str(file["url"]) for file in artifacts}
@@ -91,52 +128,57 @@ class Lock:
                 expected = next((held for held, address in wanted.items() if address == url), "/".join(wanted) or "none")
                 raise self._refused(locked, f"{url} has sha256 {digest}, and the lock asks for {expected}")
 
-    def check(self, locked: Locked, digest: str, release: str, origin: str) -> None:
-        """Raises InfraError unless the kernel with this digest is the one held."""
+    def check(self, locked: Locked, digest: str, release: str, origin: str, get: str | None = None) -> None:
+        """Raises InfraError unless the kernel with this digest is the one held; `get` is the command that gets that one."""
         if digest != locked.digest:
             raise self._refused(
                 locked,
                 f"{origin} is {release} (digest {digest}), and the lock asks for {locked.release} (digest {locked.digest}, from {locked.source})",
+                get,
             )
 
     def gone(self, locked: Locked, error: InfraError) -> Unavailable:
         """`error`, of the one source that could have had it, with what it means: that kernel is no longer to be had there."""
+        command = f"kmatrix kernels lock {locked.kernel} --arch {locked.arch}"
+        given = locked.source in ("import", "build")
         return Unavailable(
-            f"{self.path} holds it to {locked.release}, and {error.message.removeprefix('is ')}",
+            f"{self.path} holds it to {locked.release} (from {locked.source}), which {error.message}",
             where=locked.target,
-            fix=f"{error.fix}; or hold it to the newest: kmatrix kernels lock {locked.kernel} --arch {locked.arch} --update",
+            fix=f"{error.fix}; or hold it to {f'another: give that, then {command}' if given else f'the newest: {command} --update'}",
         )
 
-    def _refused(self, locked: Locked, what: str) -> InfraError:
-        return InfraError(f"refused by {self.path}: {what}", where=locked.target, fix=self._accept(locked.kernel, locked.arch))
-
-    def _accept(self, kernel: str, arch: Arch) -> str:
-        command = f"kmatrix kernels lock {kernel} --arch {arch}"
-        return f"get the one it asks for, or take into the lock what is here: {command}  (the newest: {command} --update)"
+    def _refused(self, locked: Locked, what: str, get: str | None = None) -> InfraError:
+        command = f"kmatrix kernels lock {locked.kernel} --arch {locked.arch}"
+        wanted = f"get the one it asks for{f' ({get})' if get else ''}"
+        newest = "" if get else f"  (the newest: {command} --update)"
+        fix = f"{wanted}, or take into the lock what is here: {command}{newest}"
+        return InfraError(f"refused by {self.path}: {what}", where=locked.target, fix=fix)
 
 
 def parse(data: object, *, path: Path) -> Lock:
     """The lock of a parsed kernels.lock. Raises InputError naming the file, the key and the fix."""
     model = validate(_LockModel, data, where=str(path))
     kernels = {
-        (name, arch): Locked(name, arch, each.release, each.source, each.digest, each.pin, tuple(map(_plain, each.files)))
+        (name, arch): Locked(name, arch, each.release, each.source, each.digest, _plain(each.pin), tuple(map(_plain, each.files)))
         for name, arches in model.kernels.items()
         for arch, each in arches.items()
     }
     return Lock(path, kernels)
 
 
-def _plain(file: _FileModel) -> Mapping[str, Any]:
-    return file.model_dump(exclude_none=True)
+def _plain(model: _FileModel | _PinModel) -> Mapping[str, Any]:
+    return model.model_dump(exclude_none=True)
 
 
 def record(kernel: str, arch: Arch, *, release: str, digest: str, source: Mapping[str, Any]) -> Locked:
-    """What the lock says of an entry of the store."""
+    """What the lock says of an entry of the store; of an address, not the password that it may have."""
     artifacts = source.get("artifacts")
     if artifacts is None:  # an entry of before there were any
         artifacts = [source] if "url" in source and "sha256" in source else []
     files = tuple({name: file[name] for name in ("url", "sha256", "size") if file.get(name) is not None} for file in artifacts)
-    pin = source.get("pin", {"version": source["version"]} if source["kind"] == "debian" else {})
+    files = tuple({**file, "url": without_credentials(str(file["url"]))} for file in files)
+    pin = dict(source.get("pin", {"version": source["version"]} if source["kind"] == "debian" else {}))
+    pin |= {name: tuple(map(without_credentials, pin[name])) for name in ("url", "sha256") if name in pin}
     return Locked(kernel, arch, release, str(source["kind"]), digest, pin, files)
 
 

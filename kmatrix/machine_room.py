@@ -68,14 +68,15 @@ class MachineRoom:
         A source that builds, or that nobody has tried, counts only for kernels `asked` for by name: those are fetched now, side by side.
         """
         chosen = {str(target): target for target in targets}
-        lock, store = self.matrix.lock, self.store
-        reasons = {name: kernels.availability(t.kernel, t.arch, store, lock=lock) for name, t in chosen.items()}
+        lock, mirrors, store = self.matrix.lock, self.matrix.mirrors, self.store
+        reasons = {name: kernels.availability(t.kernel, t.arch, store, lock=lock, mirrors=mirrors) for name, t in chosen.items()}
         missing = {name: reason for name, reason in reasons.items() if reason is not None}
         if asked:
             tried = [
                 chosen[name]
                 for name in missing
-                if kernels.availability(chosen[name].kernel, chosen[name].arch, store, lock=lock, asked=True) is None
+                if kernels.availability(chosen[name].kernel, chosen[name].arch, store, lock=lock, mirrors=mirrors, asked=True)
+                is None
             ]
             found = kernels.obtain_all(tried, store, reporter=self.reporter, mirrors=self.matrix.mirrors, lock=lock)
             for target, result in found:

@@ -11,8 +11,9 @@ import click
 from tabulate import tabulate
 
 from kmatrix import config, kernels
+from kmatrix.arch import INFO
 from kmatrix.errors import InfraError, InputError, KmatrixError
-from kmatrix.kernels import build, imported
+from kmatrix.kernels import build, imported, meant
 from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
 from kmatrix.matrix import BUILD_VARIANTS, DEFAULT_SET, Arch, Matrix, Target, parse_arch, parse_arches
 from kmatrix.nearest import did_you_mean
@@ -82,12 +83,14 @@ def list_kernels(arch: str, kernels_file: Path | None, as_json: bool) -> None:
 def fetch(kernel: tuple[str, ...], arch: str, replace: bool, kernels_file: Path | None, as_json: bool) -> None:
     """Download KERNEL… (default: all of the default set that can be), side by side.
 
-    Exit status 3 where one could not be had; the others are in the store then.
+    Exit status 3 where one could not be had (2 where kernels.toml or the lock is why); the others are in the store then.
     """
     matrix, store = config.load_matrix(file=kernels_file), KernelStore()
     targets = real_targets(named_targets(matrix, kernel or (DEFAULT_SET,), arch))
     if not kernel:
-        targets = [t for t in targets if kernels.availability(t.kernel, t.arch, store, lock=matrix.lock) is None]
+        targets = [
+            t for t in targets if kernels.availability(t.kernel, t.arch, store, lock=matrix.lock, mirrors=matrix.mirrors) is None
+        ]
     results = kernels.obtain_all(targets, store, reporter=Terminal(), mirrors=matrix.mirrors, lock=matrix.lock, replace=replace)
     if as_json:
         click.echo(json.dumps([_result(target.kernel.name, target.arch, result) for target, result in results], indent=1))
@@ -247,6 +250,7 @@ def verify(kernel: tuple[str, ...], arch: str, kernels_file: Path | None, as_jso
 
 # --- shared by the verbs
 
+_ARCH_NAMES = {alias for info in INFO.values() for alias in info.aliases}
 _PLAIN: dict[str, Any] = {"tablefmt": "simple", "disable_numparse": True}
 
 
@@ -254,8 +258,8 @@ def named_targets(matrix: Matrix, terms: Iterable[str], arch: str) -> list[Targe
     """What the arguments mean: targets (5.4-arm64) as they are, expressions × --arch."""
     chosen: list[Target] = []
     for term in terms:
-        if any(f"-{alias}" in term for alias in ("x86_64", "amd64", "arm64", "aarch64")) and term not in matrix.kernels:
-            chosen.append(matrix.target(term))
+        if term.rpartition("-")[2] in _ARCH_NAMES and term not in matrix.kernels:
+            chosen.append(matrix.target(term, where="KERNEL"))
         else:
             chosen += matrix.targets(term, arch, where="KERNEL")
     return list({str(target): target for target in chosen}.values())
@@ -309,9 +313,9 @@ def _add(target: Target, stage: Any, replace: bool, as_json: bool, label: str | 
 
     def staged(into: Path) -> StagedKernel:
         if label is None:
-            return kernels.same_series(target.kernel, stage(into))
+            return _meant(target, stage(into))
         with reporter.step(label):
-            return kernels.same_series(target.kernel, stage(into))
+            return _meant(target, stage(into))
 
     if not replace and (entry := store.find(name, target.arch)) is not None:
         raise InputError(
@@ -328,6 +332,15 @@ def _add(target: Target, stage: Any, replace: bool, as_json: bool, label: str | 
             click.echo(f"note: {note}")
 
 
+def _meant(target: Target, staged: StagedKernel) -> StagedKernel:
+    """`staged`, unless kernels.toml says that the name is another kernel: nothing would use it then."""
+    kernels.same_series(target.kernel, staged)
+    if (other := meant.differs(target.kernel, target.arch, staged)) is not None:
+        fix = f'add {{ kind = "{staged.source["kind"]}" }} to its sources, or a kernel of another name'
+        raise InputError(f"would not be used: {other}", where=str(target), fix=fix)
+    return staged
+
+
 def _print_entries(entries: list[tuple[str, Arch, KernelEntry]]) -> None:
     rows = [[name, arch, e.release, "yes" if e.btf else "no", _size(e.size), _origin(e.source)] for name, arch, e in entries]
     if rows:
@@ -340,15 +353,17 @@ def _row(name: Name, matrix: Matrix, store: KernelStore) -> dict[str, Any]:
     if kernel in matrix.kernels and (image := (found := matrix.kernel(kernel)).image_of) is not found:
         told = {"simulated": str(found.simulation)} if found.simulation is not None else {"set_up": " ".join(found.cmdline)}
         return _row((image.name, arch), matrix, store) | {"kernel": kernel} | told
+    declared = matrix.kernels.get(kernel)
     try:
-        entry = store.find(kernel, arch)
+        entry = store.find(kernel, arch) if declared is None else meant.find(declared, arch, store)
     except InfraError as error:
         return {"kernel": kernel, "arch": arch, "present": False, "reason": error.message, "get": error.fix}
     if entry is not None:
         return _result(kernel, arch, entry)
-    declared = matrix.kernel(kernel)
+    if declared is None:  # removed since it was listed
+        return {"kernel": kernel, "arch": arch, "present": False, "reason": "is not in the kernel store", "get": None}
     hints = kernels.hints(declared, arch)
-    reason = kernels.availability(declared, arch, store, lock=matrix.lock)
+    reason = kernels.availability(declared, arch, store, lock=matrix.lock, mirrors=matrix.mirrors)
     return {"kernel": kernel, "arch": arch, "present": False, "reason": reason, "get": "  or  ".join(hints) or None}
 
 

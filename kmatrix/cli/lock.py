@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
-from kmatrix import config, kernels
+from kmatrix import config, kernels, lease, paths
 from kmatrix.arch import Arch
 from kmatrix.cli import options
 from kmatrix.cli.kernels import named_targets, real_targets
@@ -21,7 +22,7 @@ from kmatrix.progress import Terminal
 @click.command("lock")
 @click.argument("kernel", nargs=-1)
 @options.ARCH
-@click.option("--update", is_flag=True, help="Fetch anew what can be fetched: the newest of each source.")
+@click.option("--update", is_flag=True, help="Fetch anew, the newest of each source, what can be fetched and is not built here.")
 @click.option(
     "--check", is_flag=True, help="Write nothing; exit status 1 where kernels.lock is not up to date. No network is used."
 )
@@ -32,7 +33,7 @@ def command(kernel: tuple[str, ...], arch: str, update: bool, check: bool, kerne
     Without KERNEL… the lock gets what it lacks of the default set, and loses what kernels.toml no longer has; with it, those kernels are
     taken into it as the store has them now. What the store lacks is fetched.
     """
-    matrix, store = config.load_matrix(file=kernels_file), KernelStore()
+    matrix, store, reporter = config.load_matrix(file=kernels_file), KernelStore(), Terminal()
     before = matrix.lock or Lock(config.lock_path(file=kernels_file))
     if check and update:
         raise InputError("--check writes nothing, and --update fetches", where="kernels lock", fix="give one of the two")
@@ -41,11 +42,14 @@ def command(kernel: tuple[str, ...], arch: str, update: bool, check: bool, kerne
         _check(matrix, store, before, wanted)
         return
     anew = [t for t in wanted if kernel or update or (t.kernel.name, t.arch) not in before.kernels]
-    fetchable = [t for t in anew if kernels.availability(t.kernel, t.arch, store, asked=bool(kernel)) is None]
+    missing_because = {
+        str(t): kernels.availability(t.kernel, t.arch, store, asked=bool(kernel), mirrors=matrix.mirrors) for t in anew
+    }
+    fetchable = [t for t in anew if missing_because[str(t)] is None]
     renewed = [t for t in fetchable if update and _source_fetches(t)]
     found: dict[str, KernelEntry | KmatrixError] = {}
     for targets, replace in ((renewed, True), ([t for t in fetchable if t not in renewed], False)):
-        results = kernels.obtain_all(targets, store, reporter=Terminal(), mirrors=matrix.mirrors, replace=replace)
+        results = kernels.obtain_all(targets, store, reporter=reporter, mirrors=matrix.mirrors, replace=replace)
         found |= {str(target): result for target, result in results}
     failed = [result for result in found.values() if isinstance(result, KmatrixError)]
     had = {target.kernel.name for target in fetchable}
@@ -55,18 +59,26 @@ def command(kernel: tuple[str, ...], arch: str, update: bool, check: bool, kerne
         for error in failed:
             click.echo(f"kmatrix: {error}", err=True)
         for target in missing:
-            click.echo(f"kmatrix: {target}: {kernels.availability(target.kernel, target.arch, store, asked=True)}", err=True)
+            click.echo(f"kmatrix: {target}: {missing_because[str(target)]}", err=True)
         click.echo(f"kmatrix: {before.path} is left as it was", err=True)
         raise click.exceptions.Exit(3)
     entries = [(t, entry) for t in fetchable if isinstance(entry := found[str(t)], KernelEntry)]
-    after = Lock(before.path, _kept(before, matrix) | _recorded(entries))
-    if render(after) == (before.path.read_text(encoding="utf-8") if before.path.is_file() else None):
-        click.echo(f"{before.path}: up to date")
-        return
-    config.write_lock(after)
+    with lease.exclusive(_guard(before.path), before.path.name, reporter):
+        # As it is by now: another process may have taken other kernels into it meanwhile.
+        before = config.read_lock(before.path) or Lock(before.path)
+        after = Lock(before.path, _kept(before, matrix) | _recorded(entries))
+        if render(after) == (before.path.read_text(encoding="utf-8") if before.path.is_file() else None):
+            click.echo(f"{before.path}: up to date")
+            return
+        config.write_lock(after)
     for line in _changes(before, after):
         click.echo(line)
     click.echo(f"wrote {after.path}")
+
+
+def _guard(path: Path) -> Path:
+    """The file whose lock keeps others from writing `path`: in the cache, as it is no part of the project."""
+    return paths.cache_dir("locks") / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.lock"
 
 
 def _source_fetches(target: Target) -> bool:
@@ -110,10 +122,10 @@ def _check(matrix: Matrix, store: KernelStore, lock: Lock, wanted: Iterable[Targ
     for target in wanted:
         key = (target.kernel.name, target.arch)
         if key not in lock.kernels:
-            if kernels.availability(target.kernel, target.arch, store) is None:
+            if kernels.availability(target.kernel, target.arch, store, mirrors=matrix.mirrors) is None:
                 problems.append(f"{target}: can be had, and is not locked")
             continue
-        reason = kernels.availability(target.kernel, target.arch, store, asked=True, lock=lock)
+        reason = kernels.availability(target.kernel, target.arch, store, asked=True, lock=lock, mirrors=matrix.mirrors)
         if reason is not None:
             problems.append(f"{target}: {reason}")
     for problem in problems:

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from kmatrix import download, lease
+from kmatrix import apt, download, lease
 from kmatrix.arch import Arch
-from kmatrix.errors import InfraError, InputError, KmatrixError, StoreError, Unavailable
+from kmatrix.errors import InfraError, InputError, KmatrixError, StoreError, Unavailable, without_credentials
+from kmatrix.kernels import meant
 from kmatrix.kernels.build import BuildSource
 from kmatrix.kernels.debian import DebianSource
 from kmatrix.kernels.git import GitSource
@@ -24,7 +25,7 @@ from kmatrix.kernels.oci import OciSource
 from kmatrix.kernels.package import PackageSource
 from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
 from kmatrix.kernels.tarball import TarballSource
-from kmatrix.kernels.trust import pinned
+from kmatrix.kernels.trust import expand, pinned
 from kmatrix.lock import Lock, Locked
 from kmatrix.matrix import Kernel, SourceSpec, Target
 from kmatrix.progress import Reporter, Step
@@ -35,6 +36,7 @@ __all__ = [
     "Source",
     "StagedKernel",
     "availability",
+    "find",
     "hints",
     "obtain",
     "obtain_all",
@@ -87,28 +89,49 @@ def obtain(
 ) -> KernelEntry:
     """The kernel from the store, or else from the first of its sources that has it; why others before it did not is in its notes.
 
+    One that the store has by that name and kernels.toml does not mean (see `meant`) is left there, for the project that does.
     Raises what the only source raised; of several, Unavailable with what each said and the command that gets the kernel, or InfraError
     where one of them was more than unavailable (a bad signature). A full disk or a damaged entry ends it at once. With `replace` it is
     fetched anew. With `lock` it is the one that the lock holds it to, or an error: InputError where the lock does not have it.
     """
     kernel = kernel.image_of
+    while True:
+        if replace or (entry := find(kernel, arch, store, lock)) is None:
+            entry = _get(kernel, arch, store, reporter, mirrors, lock, replace=replace)
+        # Else removed (`kmatrix kernels gc`) since it was found, or another project was quicker to put its own under the name.
+        if entry is not None and lease.hold(entry.path):
+            return entry
+
+
+def _get(
+    kernel: Kernel,
+    arch: Arch,
+    store: KernelStore,
+    reporter: Reporter,
+    mirrors: Mapping[str, str] | None,
+    lock: Lock | None,
+    *,
+    replace: bool,
+) -> KernelEntry | None:
+    """The kernel from the first of its sources that has it; None where the store has another by its name since it was looked for."""
     locked = lock.held(kernel.name, arch) if lock is not None else None
-    if not replace and (entry := _find(kernel, arch, store, locked)) is not None:
-        lease.hold(entry.path)
-        return entry
     known = sources(mirrors)
     download.use_mirrors(mirrors or {})
     failed: list[tuple[SourceSpec, KmatrixError]] = []
+    other = _other(kernel, arch, store, locked, replace=replace)
+    made = False
     for spec in kernel.sources_for(arch) if locked is None else _locked_to(kernel, locked):
         source = known[spec.kind]
         if not source.fetches:
-            if lock is not None and locked is not None and (here := store.find(kernel.name, arch)) is not None:
-                lock.check(locked, here.content, here.release, "the one in the store")
-            given = source.hint(spec, kernel, arch)
+            given = _given_by(source, spec, kernel, arch, other)
+            if lock is not None and locked is not None and other is not None:
+                lock.check(locked, other.content, other.release, "the one in the store", given)
             failed.append((spec, Unavailable("nothing given yet", fix=given)))
             continue
 
         def stage(into: Path, source: Source = source, spec: SourceSpec = spec) -> StagedKernel:
+            nonlocal made
+            made = True
             staged = same_series(kernel, source.stage(spec, kernel, arch, into, reporter))
             if lock is not None and locked is not None:
                 lock.check_files(locked, staged.source.get("artifacts", ()))
@@ -119,52 +142,94 @@ def obtain(
             if lock is not None and locked is not None:
                 lock.check(locked, staged.content, staged.release, f"what {spec.kind} has")
 
-        # The store may be shared with projects that hold the name to something else: theirs stays.
-        free = locked is None or replace or store.find(kernel.name, arch) is None
-        name = kernel.name if free or locked is None else f"{kernel.name}.{locked.digest[:12]}"
+        # The store is shared with projects that mean something else by the name, or hold it to something else: theirs stays.
+        name = kernel.name
+        if other is not None:
+            name = meant.beside(kernel, spec) if locked is None else f"{kernel.name}.{locked.digest[:12]}"
+        expect = lock.expect(locked) if lock is not None and locked is not None else None
         try:
-            entry = store.add(name, arch, stage, replace=replace, accept=accept, reporter=reporter)
-            lease.hold(entry.path)
-            return entry
+            with download.working_for(reporter, expect):
+                entry = store.add(name, arch, stage, replace=replace, accept=accept, reporter=reporter)
+            return entry if made or name != kernel.name or find(kernel, arch, store, lock) is not None else None
         except StoreError:
             raise
         except KmatrixError as error:
             failed.append((spec, error))
-    outcome = _all_failed(kernel, arch, failed)
+    outcome = _all_failed(kernel, arch, failed, other)
     if lock is not None and locked is not None and isinstance(outcome, Unavailable):
         raise lock.gone(locked, outcome)
     raise outcome
 
 
-def _find(kernel: Kernel, arch: Arch, store: KernelStore, locked: Locked | None) -> KernelEntry | None:
-    """The store's entry for a kernel; of a locked one, whatever its name there."""
-    entry = store.find(kernel.name, arch)
-    if locked is None or (entry is not None and entry.content == locked.digest):
+def find(kernel: Kernel, arch: Arch, store: KernelStore, lock: Lock | None = None) -> KernelEntry | None:
+    """The store's entry that kernels.toml means by the kernel's name; with `lock` the one that it holds it to, whatever its name there.
+
+    Raises InputError where the lock does not have it.
+    """
+    kernel = kernel.image_of
+    if lock is None:
+        return meant.find(kernel, arch, store)
+    locked, entry = lock.held(kernel.name, arch), store.find(kernel.name, arch)
+    if entry is not None and entry.content == locked.digest:
         return entry
     return store.find_content(locked.digest, arch)
+
+
+def _other(kernel: Kernel, arch: Arch, store: KernelStore, locked: Locked | None, *, replace: bool) -> KernelEntry | None:
+    """What the store has by the kernel's name where that is another project's kernel."""
+    try:
+        entry = store.find(kernel.name, arch)
+    except StoreError:
+        if replace:  # is to mend that
+            return None
+        raise
+    if entry is None:
+        return None
+    ours = meant.differs(kernel, arch, entry) is None if locked is None else entry.content == locked.digest
+    return None if ours else entry
+
+
+def _given_by(source: Source, spec: SourceSpec, kernel: Kernel, arch: Arch, other: KernelEntry | None) -> str:
+    """The command that gives a kernel by hand."""
+    return source.hint(spec, kernel, arch) + (" --replace" if other is not None and not source.fetches else "")
 
 
 def _locked_to(kernel: Kernel, locked: Locked) -> tuple[SourceSpec, ...]:
     """The source that the lock names, made to get exactly what it got then."""
     found = [spec for spec in kernel.sources_for(locked.arch) if spec.kind == locked.source]
+    if not found and locked.source in meant.GIVEN:  # any kernel may be given by hand, whatever its sources
+        found = [SourceSpec(locked.source)]
     if not found:
         raise InputError(
             f"kernels.lock has it from a source of kind {locked.source!r}, and {kernel.declared_in} gives it none",
             where=locked.target,
             fix=f"kmatrix kernels lock {kernel.name} --arch {locked.arch}",
         )
-    return tuple(pinned(spec, {"pin": locked.pin}) for spec in found)
+    return tuple(pinned(spec, {"pin": _with_credentials(locked.pin, spec)}) for spec in found)
+
+
+def _with_credentials(pin: Mapping[str, Any], spec: SourceSpec) -> Mapping[str, Any]:
+    """A lock's pin, its addresses with the user and password that kernels.toml has for that host: they are in no lock."""
+    known = {without_credentials(url).split("/")[2]: url.split("/")[2] for url in spec.options.get("url", ()) if "@" in url}
+
+    def whole(url: str) -> str:
+        parts = url.split("/")
+        return "/".join([*parts[:2], known.get(parts[2], parts[2]), *parts[3:]]) if len(parts) > 2 else url
+
+    return {**pin, "url": tuple(map(whole, pin["url"]))} if "url" in pin and known else pin
 
 
 def _said(spec: SourceSpec, error: KmatrixError) -> str:
     return f"{spec.kind}: {error.message}" + (f" ({error.where})" if error.where else "")
 
 
-def _all_failed(kernel: Kernel, arch: Arch, failed: list[tuple[SourceSpec, KmatrixError]]) -> KmatrixError:
+def _all_failed(
+    kernel: Kernel, arch: Arch, failed: list[tuple[SourceSpec, KmatrixError]], other: KernelEntry | None
+) -> KmatrixError:
     if len(failed) == 1 and not isinstance(failed[0][1], Unavailable):
         return failed[0][1]
     unavailable = _unavailable(
-        kernel, arch, [_said(*each) for each in failed], [error.fix for _, error in failed if error.fix is not None]
+        kernel, arch, [_said(*each) for each in failed], [error.fix for _, error in failed if error.fix is not None], other
     )
     if all(isinstance(error, Unavailable) for _, error in failed):
         return unavailable
@@ -196,8 +261,8 @@ def obtain_all(
 
     # Some wait for the network while others unpack: a few more than there are CPUs.
     with ThreadPoolExecutor(max_workers=max(1, min(len(chosen), (os.cpu_count() or 1) + 1))) as pool:
-        futures = [pool.submit(one, target) for target in chosen]
         try:
+            futures = [pool.submit(one, target) for target in chosen]
             return list(zip(chosen, [future.result() for future in futures], strict=True))
         except BaseException:
             stop.set()
@@ -246,34 +311,61 @@ def hints(kernel: Kernel, arch: Arch) -> list[str]:
     return list(dict.fromkeys(commands)) or [f"kmatrix kernels import {kernel.name} --arch {arch} --image FILE"]
 
 
-def availability(kernel: Kernel, arch: Arch, store: KernelStore, *, asked: bool = False, lock: Lock | None = None) -> str | None:
+def availability(
+    kernel: Kernel,
+    arch: Arch,
+    store: KernelStore,
+    *,
+    asked: bool = False,
+    lock: Lock | None = None,
+    mirrors: Mapping[str, str] | None = None,
+) -> str | None:
     """None when the kernel is in the store or a source can fetch it; else why it cannot be had, and the command. No network is used.
 
-    A source that builds or that nobody has tried counts only where the kernel was `asked` for by name. A simulated kernel is had where its
+    Offline, a source can where it, or its mirror, is on this machine. A source that builds or that nobody has tried counts only where the kernel was `asked` for by name. A simulated kernel is had where its
     base is, one that is only set up differently where what it is a variant of is. With `lock` it is the kernel that the lock holds it to.
     """
     kernel = kernel.image_of
     try:
         locked = lock.held(kernel.name, arch) if lock is not None else None
-        if _find(kernel, arch, store, locked) is not None:
+        if find(kernel, arch, store, lock) is not None:
             return None
-        known = sources()
-        for spec in kernel.sources_for(arch) if locked is None else _locked_to(kernel, locked):
-            fetches = known[spec.kind].fetches and not download.offline()
+        known, other = sources(), _other(kernel, arch, store, locked, replace=False)
+        specs = kernel.sources_for(arch) if locked is None else _locked_to(kernel, locked)
+        for spec in specs:
+            fetches = known[spec.kind].fetches and (not download.offline() or _on_disk(spec, arch, mirrors or {}))
             if fetches and (asked or not (spec.untried or known[spec.kind].slow)):
                 return None
-        if lock is not None and locked is not None and (here := store.find(kernel.name, arch)) is not None:
-            lock.check(locked, here.content, here.release, "the one in the store")
+        gets = [_given_by(known[spec.kind], spec, kernel, arch, other) for spec in specs]
+        if lock is not None and locked is not None and other is not None:
+            lock.check(
+                locked, other.content, other.release, "the one in the store", gets[0] if locked.source in meant.GIVEN else None
+            )
     except (InfraError, InputError) as error:
         return f"{error.message}; {error.fix}"
-    unavailable = _unavailable(kernel, arch, [], [])
+    unavailable = _unavailable(kernel, arch, [], gets, other)
     return f"{unavailable.message}; {unavailable.fix}"
 
 
-def _unavailable(kernel: Kernel, arch: Arch, said: list[str], fixes: list[str]) -> Unavailable:
+def _on_disk(spec: SourceSpec, arch: Arch, mirrors: Mapping[str, str]) -> bool:
+    """Whether all that a source fetches is on this machine, by the mirrors in force."""
+    if spec.kind == "debian":
+        urls = [archive.uri for archive in apt.archives(spec.options["suite"], mirrors.get("debian"))]
+        return any(download.on_disk(download.mirrored(url, mirrors)) for url in urls)
+    if spec.kind == "oci":  # a registry is asked, not read
+        return False
+    keys = [key for key in spec.options.get("key", ()) if "://" in key]
+    urls = [*spec.options.get("url", ()), *filter(None, [spec.options.get("repository")]), *keys]
+    return all(download.on_disk(download.mirrored(expand(url, arch), mirrors)) for url in urls)
+
+
+def _unavailable(kernel: Kernel, arch: Arch, said: list[str], fixes: list[str], other: KernelEntry | None) -> Unavailable:
     if not kernel.sources_for(arch):
         said = [f"{kernel.declared_in} gives it no source for {arch}"]
     offline = ", and kmatrix is offline" if download.offline() else ""
-    message = "is not in the kernel store" + (f", and no source has it: {'; '.join(said)}" if said else offline)
+    message = "is not in the kernel store"
+    if other is not None and (why := meant.differs(kernel, arch, other)) is not None:
+        message += f" (what is there by that name is {other.release}, which is not meant: {why})"
+    message += f", and no source has it: {'; '.join(said)}" if said else offline
     commands = dict.fromkeys(fixes or hints(kernel, arch))
     return Unavailable(message, where=f"{kernel.name}-{arch}", fix="  or  ".join(commands))

@@ -74,8 +74,8 @@ def _commit(spec: SourceSpec, kernel: Kernel, scratch: Path, label: str, reporte
             raise Unavailable("there is no such repository", where=str(repository))
         wanted = pinned or ref
     else:
-        download.require_network(url)
         url, repository = download.mirrored(url), scratch / "repository"
+        download.require_network(url)
         wanted = "refs/kmatrix/wanted"
         _git(scratch, "init", "--quiet", "--bare", str(repository))
         with reporter.step(f"{label}: fetching {ref} of {url}"):

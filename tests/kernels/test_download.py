@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
@@ -10,6 +11,7 @@ import multiprocessing
 import os
 import random
 import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -20,6 +22,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
+import filelock
 import pytest
 
 from kmatrix import download, paths
@@ -39,6 +42,7 @@ class Server:
         self.ranges = True
         self.cuts: list[int] = []
         self.statuses: list[int] = []
+        self.retry_after = "7"
         self.slowly = 0.0
         """Seconds between two bytes, where not 0."""
         self.asked: list[dict[str, str]] = []
@@ -49,7 +53,7 @@ class Server:
                 served.asked.append({"path": self.path, **{name.lower(): value for name, value in self.headers.items()}})
                 if served.statuses:
                     self.send_response(served.statuses.pop(0))
-                    self.send_header("Retry-After", "7")
+                    self.send_header("Retry-After", served.retry_after)
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
@@ -306,6 +310,43 @@ def test_a_file_where_the_cache_has_a_folder(server: Server, tmp_path: Path) -> 
     (tmp_path / "cache/downloads").write_text("")
     with pytest.raises(StoreError, match=r"File exists \(.*/cache/downloads\)"):
         fetch(server, tmp_path / "out")
+
+
+_OBTAINS = """
+from contextlib import contextmanager
+from kmatrix import config, kernels, progress
+class Loud(progress.Quiet):
+    @contextmanager
+    def step(self, label):
+        print(label, flush=True)
+        with super().step(label) as step:
+            yield step
+kernels.obtain_all([config.load_matrix().target("5.4-x86_64")], kernels.KernelStore(), reporter=Loud())
+"""
+
+
+@pytest.mark.parametrize("waits", ["the store's lock", "another's transfer", "a busy server"])
+def test_an_interrupt_ends_what_waits(server: Server, tmp_path: Path, waits: str) -> None:
+    """It reaches the main thread alone, and the waiting is done in others."""
+    text = f'sources = [{{ kind = "package", url = "{server.url}", sha256 = "{DIGEST}" }}]\n'
+    (tmp_path / "kernels.toml").write_text(f'schema = 1\nextends = false\n[kernels."5.4"]\nversion = "5.4"\n{text}')
+    server.statuses = [503] * 100
+    if waits == "a busy server":
+        server.retry_after = "50"
+    label, folder = ("5.4-x86_64", "kernels/locks") if "store" in waits else (f"sha256-{DIGEST}", "downloads")
+    (tmp_path / "cache" / folder).mkdir(parents=True)
+    holding = (
+        filelock.FileLock(tmp_path / "cache" / folder / f"{label}.lock") if waits != "a busy server" else contextlib.nullcontext()
+    )
+    with holding:
+        process = subprocess.Popen([sys.executable, "-c", _OBTAINS], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert any("waiting" in step for step in iter(process.stdout.readline, ""))
+        sent = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == -signal.SIGINT
+        assert time.monotonic() - sent < 10
+    assert len(server.asked) == (1 if waits == "a busy server" else 0)
 
 
 # --- who asks

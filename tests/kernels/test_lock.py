@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
+import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import filelock
 import pytest
 
 from kmatrix import config, kernels, lock
+from kmatrix.cli import lock as command_module
 from kmatrix.errors import InfraError, InputError, Unavailable
+from kmatrix.kernels import layout
 from kmatrix.kernels.debian import DebianSource
 from kmatrix.kernels.store import KernelEntry, KernelStore
 from kmatrix.lock import Lock
+from kmatrix.matrix import SourceSpec
 from kmatrix.progress import Quiet
 
 from .fabricate import Archive, Served, bzimage, debian_kernel, kernel, kernel_deb, leftovers, staged
 
 KERNEL = debian_kernel()
+ONE = f'schema = 1\n[kernels."6.1".arm64]\nrelease = "x"\nsource = "package"\ndigest = "{"0" * 64}"\n'
 NAME = ("6.1", "x86_64")
 
 
@@ -127,6 +134,80 @@ def test_what_is_given_by_hand_is_held_too(store: KernelStore) -> None:
     assert "refused by /p/kernels.lock" in reason
 
 
+@pytest.mark.parametrize("kind", ["import", "build"])
+def test_given_by_hand_under_a_name_that_is_fetched(store: KernelStore, tmp_path: Path, kind: str) -> None:
+    """No source of kernels.toml has it: the command that gives it is said, wherever it is missing, and not to lock anew."""
+    entry = store.add("6.1", "x86_64", lambda into: replace(staged(into, "6.1.1"), source={"kind": kind, "image": "x"}))
+    held, command = locked(entry), f"kmatrix kernels {kind} 6.1 --arch x86_64"
+    assert obtain(store, held) == entry
+    fresh = KernelStore(tmp_path / "fresh")
+    assert kernels.availability(KERNEL, "x86_64", fresh, lock=held) is not None
+    assert command in str(kernels.availability(KERNEL, "x86_64", fresh, lock=held))
+    with pytest.raises(Unavailable, match=rf"holds it to 6\.1\.1 \(from {kind}\), which is not in the kernel store") as caught:
+        obtain(fresh, held)
+    assert str(caught.value.fix).startswith(command)
+    assert "--update" not in str(caught.value.fix)
+    obtain(fresh)
+    with pytest.raises(InfraError, match="the one in the store is") as refused:
+        obtain(fresh, held)
+    assert f"{command}" in str(refused.value.fix)
+    assert "--replace" in str(refused.value.fix)
+
+
+def test_a_file_is_held_to_its_digest_before_it_is_unpacked(
+    store: KernelStore, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signed, and another: not even fetched. Whatever address the host's apt has for it."""
+    held = locked(obtain(store))
+    files = tuple(
+        {**file, "url": f"http://elsewhere.invalid/{file['url'].rsplit('/', 1)[-1]}"} for file in held.kernels[NAME].files
+    )
+    held = Lock(held.path, {NAME: replace(held.kernels[NAME], files=files)})
+    assert obtain(KernelStore(tmp_path / "same"), held).release == "6.1.0-9-amd64"
+    at = next(n for n, p in enumerate(archive.packages["amd64"]) if p[0] == "linux-image-6.1.0-9-amd64")
+    del archive.packages["amd64"][at]
+    archive.add("linux-image-6.1.0-9-amd64", "6.1.9-1", "amd64", kernel_deb(image=bzimage(btf=False)))
+    archive.publish()
+    monkeypatch.setattr(layout, "lay_out", lambda *_arguments, **_more: pytest.fail("unpacked"))
+    with pytest.raises(InfraError, match="and the lock asks for"):
+        obtain(KernelStore(tmp_path / "fresh"), held)
+
+
+def test_a_password_is_in_no_lock(store: KernelStore, web: Served, tmp_path: Path) -> None:
+    """And is used all the same where kernels.toml has it."""
+    data = kernel_deb("5.4.1-amd64")
+    (tmp_path / "web/k.deb").write_bytes(data)
+    url, digest = f"{web.uri}/k.deb".replace("://", "://me:secret@"), hashlib.sha256(data).hexdigest()
+    mine = kernel("5.4", (5, 4), SourceSpec("package", options={"url": (url,), "sha256": (digest,)}))
+    held = locked(kernels.obtain(mine, "x86_64", store, reporter=Quiet()), tmp_path / "kernels.lock", "5.4")
+    text = lock.render(held)
+    assert "secret" not in text
+    assert f"{web.uri}/k.deb" in text
+    assert lock.parse(tomllib.loads(text), path=held.path) == held
+    (spec,) = kernels._locked_to(mine, held.kernels["5.4", "x86_64"])
+    assert spec.options["url"] == (url,)
+    assert kernels.obtain(mine, "x86_64", KernelStore(tmp_path / "fresh"), reporter=Quiet(), lock=held).release == "5.4.1-amd64"
+
+
+def test_two_that_write_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fetches for a while, and takes its own kernels into what the other has written meanwhile."""
+    kinds = "".join(f'[kernels."{name}"]\nversion = "{name}"\nsources = [{{ kind = "import" }}]\n' for name in ("5.4", "5.10"))
+    (tmp_path / "kernels.toml").write_text(f"schema = 1\nextends = false\n{kinds}")
+    cached = KernelStore(tmp_path / "cache/kernels")
+    for name in ("5.4", "5.10"):
+        cached.add(name, "x86_64", lambda into, name=name: staged(into, f"{name}.1", text=name))  # type: ignore[misc]
+    monkeypatch.undo()  # conftest's own downloads: here all of the cache is the test's
+    monkeypatch.setenv("KMATRIX_CACHE", str(tmp_path / "cache"))
+    with filelock.FileLock(command_module._guard(tmp_path / "kernels.lock")):
+        command = [sys.executable, "-c", "from kmatrix.cli import main; main()", "kernels", "lock", "--arch=x86_64"]
+        both = [subprocess.Popen([*command, name], cwd=tmp_path) for name in ("5.4", "5.10")]
+        time.sleep(3)
+        assert [each.poll() for each in both] == [None, None]
+        assert not (tmp_path / "kernels.lock").exists()
+    assert [each.wait(60) for each in both] == [0, 0]
+    assert set(tomllib.loads((tmp_path / "kernels.lock").read_text())["kernels"]) == {"5.4", "5.10"}
+
+
 def test_what_is_not_locked_is_refused(store: KernelStore, served: Served) -> None:
     empty = Lock(Path("/p/kernels.lock"))
     with pytest.raises(InputError, match=r"6\.1-x86_64 is not in it"):
@@ -154,6 +235,11 @@ def test_derived_files_do_not_count(store: KernelStore) -> None:
         ('schema = 1\n[kernels."6.1".arm64]\nrelease = "x"\nsource = "import"\ndigest = "abc"', "digest"),
         ('schema = 1\n[kernels."6.1".arm64]\nrelease = "x"\nsource = "import"', "digest: missing"),
         ("schema = ", "not TOML"),
+        (f"{ONE}pin = {{ sha256 = 3 }}", r"pin\.sha256"),
+        (f'{ONE}pin = {{ url = "http://x/y" }}', r"pin\.url"),
+        (f'{ONE}pin = {{ url = ["http://x/y"], sha256 = [] }}', "each url has one"),
+        (f'{ONE}pin = {{ commit = "main" }}', r"pin\.commit"),
+        (f'{ONE}pin = {{ vesrion = "1" }}', "unknown key; did you mean version"),
     ],
 )
 def test_a_damaged_lock_is_said(tmp_path: Path, text: str, said: str) -> None:

@@ -11,10 +11,10 @@ from kmatrix import apt, download, kernels
 from kmatrix.errors import InfraError, Unavailable
 from kmatrix.kernels.debian import DebianSource
 from kmatrix.kernels.store import KernelEntry, KernelStore
-from kmatrix.matrix import Target
+from kmatrix.matrix import SourceSpec, Target
 from kmatrix.progress import Quiet
 
-from .fabricate import Archive, Served, Signer, apt_root, debian_archive, debian_kernel, kernel_deb, leftovers, serve
+from .fabricate import Archive, Served, Signer, apt_root, debian_archive, debian_kernel, kernel, kernel_deb, leftovers, serve
 
 KERNEL = debian_kernel()
 
@@ -218,6 +218,37 @@ def test_file_mirror(store: KernelStore, archive: Archive, monkeypatch: pytest.M
     monkeypatch.setattr(kernels, "DebianSource", DebianSource)
     entry = kernels.obtain(KERNEL, "x86_64", store, reporter=Quiet(), mirrors={"debian": archive.root.as_uri() + "/"})
     assert entry.source["url"].startswith("file:///")
+
+
+def test_offline_a_mirror_on_disk_is_as_good(store: KernelStore, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apt, "KEYRING", archive.signer.keyring)
+    monkeypatch.setattr(kernels, "DebianSource", DebianSource)
+    monkeypatch.setenv(download.OFFLINE, "1")
+    served, on_disk = {"debian": "http://mirror.invalid/debian"}, {"debian": archive.root.as_uri()}
+    assert "kmatrix is offline" in str(kernels.availability(KERNEL, "x86_64", store, mirrors=served))
+    assert kernels.availability(KERNEL, "x86_64", store, mirrors=on_disk) is None
+    assert kernels.obtain(KERNEL, "x86_64", store, reporter=Quiet(), mirrors=on_disk).release == "6.1.0-9-amd64"
+
+
+def test_offline_every_kind_of_source(tmp_path: Path, store: KernelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its addresses must be on this machine, its key's too; a registry cannot be."""
+    monkeypatch.setenv(download.OFFLINE, "1")
+    mirrors = {"https://x.invalid/": tmp_path.as_uri()}
+    here, there = ("https://x.invalid/a",), ("https://y.invalid/a",)
+    cases = [
+        (SourceSpec("package", options={"url": here, "sha256": ("0" * 64,)}), True),
+        (SourceSpec("package", options={"url": (*here, *there)}), False),
+        (SourceSpec("package", options={"url": here, "key": there}), False),
+        (SourceSpec("package", options={"repository": "https://y.invalid/{machine}/", "packages": ("k",)}), False),
+        (SourceSpec("git", options={"url": ("../linux",), "ref": "v5.4"}), True),
+        (SourceSpec("git", options={"url": here, "ref": "v5.4"}), True),
+        (SourceSpec("mainline", options={"url": there, "series": "5.4"}), False),
+        (SourceSpec("oci", options={"ref": "x.invalid/a:1"}), False),
+    ]
+    for spec, can_be_had in cases:
+        target = kernel("5.4", (5, 4), spec)
+        reason = kernels.availability(target, "x86_64", store, asked=True, mirrors=mirrors)
+        assert (reason is None) == can_be_had, spec
 
 
 def test_trixies_layout(store: KernelStore, tmp_path: Path, signer: Signer) -> None:
