@@ -10,18 +10,24 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
 
 from kmatrix import lease, paths
+from kmatrix.arch import Arch
+from kmatrix.errors import InfraError
 from kmatrix.guest_image import ImageStore
-from kmatrix.kernels.store import KernelStore
+from kmatrix.kernels import meant
+from kmatrix.kernels.store import KernelEntry, KernelStore
 from kmatrix.matrix import Matrix
 
 DAYS = 7.0
 """What was used within so many days is kept, unless it cannot be used again."""
+_BUILDING = 1 / 24
+"""Days within which a build that goes on has written to its log."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +54,44 @@ def _kernels(matrix: Matrix, days: float) -> Iterator[Item]:
     store = KernelStore()
     held = {locked.digest for locked in matrix.lock.kernels.values()} if matrix.lock is not None else set()
     for name, arch in store.refs():
-        if name in matrix.kernels or matrix.variant(name) is not None:
-            continue
         folder = store.folder(name, arch)
-        if folder is None or lease.idle_days(folder) < days:
+        if folder is None or not folder.is_dir():  # a damaged ref, or one whose files are gone: it says nothing any more
+
+            def forget(name: str = name, arch: Arch = arch) -> bool:
+                return store.remove(name, arch)
+
+            yield Item(f"kernel {name}-{arch}", 0, "damaged: its files are not known", forget)
+            continue
+        if lease.idle_days(folder) < days:
             continue
         size = _size(folder)
         try:
             entry = store.find(name, arch)
-            if entry is not None and entry.content in held:
+            if entry is not None and (entry.content in held or _meant(matrix, name, arch, entry)):
                 continue
-        except Exception:  # a damaged one: it goes
-            pass
+        except InfraError:  # a damaged one goes, unless kernels.toml has it: then who uses it is told
+            if name in matrix.kernels or matrix.variant(name) is not None:
+                continue
 
-        def remove(name: str = name, arch: str = arch, folder: Path = folder) -> bool:
+        def remove(name: str = name, arch: Arch = arch, folder: Path = folder) -> bool:
             with lease.unused(folder) as free:
-                return free and store.remove(name, arch)  # type: ignore[arg-type]
+                return free and store.remove(name, arch)
 
         yield Item(f"kernel {name}-{arch}", size, f"in no kernels.toml or lock, {_idle(folder)}", remove)
+    for folder in store.orphans():
+
+        def remove_orphan(folder: Path = folder) -> bool:
+            with lease.unused(folder) as free:
+                return free and store.remove_orphan(folder)
+
+        yield Item(f"kernel files {folder.name[:12]}…", _size(folder), "no kernel has them", remove_orphan)
+
+
+def _meant(matrix: Matrix, name: str, arch: Arch, entry: KernelEntry) -> bool:
+    """Whether kernels.toml means this one by a name of its own; or by one that it has because another project's has that name."""
+    named = [matrix.kernels.get(name) or matrix.variant(name)]
+    named += [kernel for kernel in matrix.kernels.values() if meant.is_beside(name, kernel.name)]
+    return any(kernel is not None and meant.differs(kernel, arch, entry) is None for kernel in named)
 
 
 def _images(days: float) -> Iterator[Item]:
@@ -100,14 +126,15 @@ def _downloads(days: float) -> Iterator[Item]:
             except filelock.Timeout:
                 return False
 
-        yield Item(f"download {stem[:24]}…", path.stat().st_size, f"{why}, {_idle(path)}", remove)
+        yield Item(f"download {stem[:24]}…", _size(path), f"{why}, {_idle(path)}", remove)
 
 
 def _work(days: float) -> Iterator[Item]:
     """Logs of builds, and what searches over commits were built in."""
     for kind, what in (("builds", "build log"), ("bisect", "bisect's clone and build")):
         for path in sorted(paths.cache_dir(kind).iterdir()):
-            if lease.idle_days(path) < days:
+            # The log of a build under way grows all the time.
+            if lease.idle_days(path) < max(days, 0 if path.is_dir() else _BUILDING):
                 continue
 
             def remove(path: Path = path) -> bool:
@@ -151,5 +178,8 @@ def _idle(path: Path) -> str:
 
 def _size(path: Path) -> int:
     """Bytes on the disk: a snapshot's memory is mostly holes."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_blocks * 512 for file in files)
+    total = 0
+    for file in [path, *path.rglob("*")]:
+        with suppress(OSError):  # gone, or renamed, since it was listed
+            total += file.stat(follow_symlinks=False).st_blocks * 512 if not file.is_dir() else 0
+    return total

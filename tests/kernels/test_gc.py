@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -55,6 +56,57 @@ def test_kernels() -> None:
     assert collect(matrix(), days=0) == ["kernel held-x86_64", "kernel recent-x86_64"]
     assert [name for name, _ in store.refs()] == ["5.4", "5.4-nobtf"]
     assert leftovers(store.root) == []
+
+
+def test_what_no_name_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between storing an entry and naming it; a ref that says nothing; one whose files are gone."""
+    store = KernelStore()
+    kept = store.add("5.4", "x86_64", lambda into: staged(into, "5.4.1"))
+    with monkeypatch.context() as patch:
+        patch.setattr(KernelStore, "_write_ref", lambda *_: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            store.add("6.1", "x86_64", lambda into: staged(into, "6.1.1", text="orphan"))
+    (orphan,) = store.orphans()
+    (store.root / "refs/6.6-x86_64.json").write_text("{")
+    gone = store.add("6.12", "x86_64", lambda into: staged(into, "6.12.1", text="gone"))
+    shutil.rmtree(gone.path)
+    lease.hold(orphan)
+    assert collect(matrix()) == ["kernel 6.6-x86_64", "kernel 6.12-x86_64"]
+    assert store.orphans() == [orphan]
+    os.close(lease._held.pop(orphan))
+    (item,) = gc.items(matrix())
+    assert item.name == f"kernel files {orphan.name[:12]}…"
+    assert item.size > 0
+    assert item.remove()
+    assert store.refs() == [("5.4", "x86_64")]
+    assert [path.name for path in store.root.iterdir() if len(path.name) == 64] == [kept.digest]
+
+
+def test_an_orphan_that_is_named_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = KernelStore()
+    entry = store.add("5.4", "x86_64", lambda into: staged(into, "5.4.1"))
+    monkeypatch.setattr(KernelStore, "orphans", lambda _: [entry.path])
+    assert collect(matrix()) == []
+    assert entry.image.exists()
+
+
+def test_a_build_under_way_keeps_its_log() -> None:
+    logs = {minutes: paths.cache_dir("builds") / f"5.4-{minutes}.log" for minutes in (5, 100)}
+    for minutes, log in logs.items():
+        log.write_text("CC a.o")
+        age(log, minutes / 1440)
+    assert collect(matrix(), days=0) == ["build log 5.4-100.log"]
+    assert logs[5].exists()
+
+
+def test_a_file_renamed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download that was finished between being listed and being looked at."""
+    (paths.cache_dir("downloads") / "sha256-a.part").write_bytes(b"x")
+    listed = Path.iterdir
+    monkeypatch.setattr(
+        Path, "iterdir", lambda path: [*listed(path), path / "sha256-b.part"] if path.name == "downloads" else listed(path)
+    )
+    assert collect(matrix(), days=0) == ["download sha256-a…", "download sha256-b…"]
 
 
 def test_what_a_process_uses_stays() -> None:
