@@ -23,10 +23,10 @@ from typing import Any, Literal
 
 import filelock
 
-from kmatrix import cell, config, kernels, lease, paths
+from kmatrix import cell, config, kernels, lease, loader_files, paths
 from kmatrix.arch import Arch
 from kmatrix.collector import Collector
-from kmatrix.errors import InfraError, InputError, KmatrixError, StoreError
+from kmatrix.errors import InfraError, InputError, KmatrixError, StoreError, Unavailable
 from kmatrix.kernels import build
 from kmatrix.kernels.store import KernelStore
 from kmatrix.machine_room import MachineRoom
@@ -76,6 +76,8 @@ class Outcome:
     record: str = ""
     reproduce: str = ""
     skipped: str | None = None
+    passing: bool = False
+    """Whether it was skipped for what may be otherwise the next time (no network, a machine room in trouble): another run tries it again."""
 
     @property
     def shown(self) -> str:
@@ -111,11 +113,15 @@ class State:
 
     @classmethod
     def load(cls, path: Path, question: Mapping[str, Any]) -> State:
-        """The state of the same question asked before, or a new one. Raises InputError where another search was left unfinished."""
+        """The state of the same question asked before, but for what is to be tried again; or a new one.
+
+        Raises InputError where another search was left unfinished.
+        """
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept["schema"] == SCHEMA and kept["question"] == question:
-                return cls(path, question, {name: Outcome(**each) for name, each in kept["outcomes"].items()})
+                outcomes = {name: Outcome(**each) for name, each in kept["outcomes"].items()}
+                return cls(path, question, {name: outcome for name, outcome in outcomes.items() if not outcome.passing})
         except FileNotFoundError:
             return cls(path, question)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -152,11 +158,14 @@ class Search:
         return self.directory / "bisect" / f"{self.collector.name}@{self.arch}"
 
     def question(self, **more: object) -> dict[str, Any]:
-        """What is asked; the collector by its manifest and objects, so that one rebuilt meanwhile is another question."""
+        """What is asked; the collector by its manifest and all files that it is run from, so that one rebuilt meanwhile is another question."""
+        folder = self.collector.path.parent
+        objects = [folder / name for variant in self.collector.variants for name in variant.candidates(self.arch)]
+        given = [folder / name for name in (self.collector.trigger.files if self.collector.trigger else ())]
         digest = hashlib.sha256(self.collector.path.read_bytes())
-        for variant in self.collector.variants:
-            for file in sorted(self.collector.path.parent.glob(f"{variant.object}*")):
-                digest.update(file.read_bytes())
+        for file in dict.fromkeys([*objects, *loader_files.on_host(self.collector, self.arch), *given]):
+            if file.is_file():
+                digest.update(f"{file.name} {file.stat().st_size}\0".encode() + file.read_bytes())
         return {"collector": digest.hexdigest(), "arch": self.arch, **more}
 
     def reset(self) -> None:
@@ -172,10 +181,10 @@ class Search:
         except StoreError:
             raise
         except InfraError as error:
-            return Outcome(kernel.name, title, skipped=error.message)
+            return Outcome(kernel.name, title, skipped=error.message, passing=True)
         path = str(result.path_of(self.directory, record.collector, record.target))
         if record.failure == "infra":
-            return Outcome(kernel.name, title, record=path, skipped=record.reason)
+            return Outcome(kernel.name, title, record=path, skipped=record.reason, passing=True)
         return Outcome(kernel.name, title, record.observed, record.failure, record.reason, path, record.reproduce)
 
 
@@ -183,9 +192,10 @@ def _ends(state: State, names: tuple[str, str], attempt: Callable[[str], Outcome
     """What the good and the bad end say. Raises where one says nothing, or both the same."""
     found = []
     for name, side in zip(names, ("--good", "--bad"), strict=True):
-        outcome = state.outcomes.get(name) or attempt(name)
+        outcome = state.outcomes.get(name)
+        if outcome is None or outcome.skipped is not None:  # without it there is no search: whatever it was, it is tried again
+            outcome = attempt(name)
         if outcome.skipped is not None:
-            state.outcomes.pop(name, None)  # to be tried again
             raise InfraError(
                 f"nothing is known of this end: {outcome.skipped}", where=f"{side} {name}", fix="mend that, or choose another"
             )
@@ -234,9 +244,11 @@ def releases(search: Search, matrix: Matrix, good: str, bad: str, kernels_file: 
 
     def attempt(name: str) -> Outcome:
         target = Target(by_name[name], search.arch)
-        reason = kernels.availability(target.kernel, target.arch, room.store, asked=name in (good, bad), lock=matrix.lock)
+        reason = kernels.availability(
+            target.kernel, target.arch, room.store, asked=name in (good, bad), lock=matrix.lock, mirrors=matrix.mirrors
+        )
         if reason is not None:
-            return state.keep(name, Outcome(name, str(target), skipped=reason))
+            return state.keep(name, Outcome(name, str(target), skipped=reason, passing=True))
         return state.keep(name, search.run(by_name[name], str(target), room, options))
 
     first, last = _ends(state, (good, bad), attempt)
@@ -285,6 +297,7 @@ def commits(search: Search, recipe: Recipe, good: str, bad: str) -> Found:
     """The first commit of a git tree, from `good` on towards `bad`, whose kernel makes the collector behave otherwise."""
     work = _work(search, recipe.tree)
     ends = {name: _commit(recipe.tree, ref, side) for name, ref, side in (("good", good, "--good"), ("bad", bad, "--bad"))}
+    _check_ancestry(recipe.tree, good, bad)
     state = State.load(search.folder / "state.json", search.question(tree=str(recipe.tree.resolve()), recipe=recipe.digest, **ends))
     with _alone(work, fresh=not state.outcomes):
         return _walk(search, recipe, state, ends, work)
@@ -330,7 +343,7 @@ def _walk(search: Search, recipe: Recipe, state: State, ends: Mapping[str, str],
         except StoreError:
             raise
         except KmatrixError as error:
-            return state.keep(commit, Outcome(name, title, skipped=error.message))
+            return state.keep(commit, Outcome(name, title, skipped=error.message, passing=isinstance(error, Unavailable)))
         room = MachineRoom(matrix, accel=search.accel, cold=search.cold, reporter=search.reporter)
         return state.keep(commit, search.run(kernel, title, room, _options(search, search.folder / "kernels.toml")))
 
@@ -373,6 +386,20 @@ def _commit(tree: Path, ref: str, side: str) -> str:
     if done.returncode != 0:
         raise InputError(f"{tree} has no commit {ref!r}", where=side, fix=f"git -C {tree} log")
     return done.stdout.strip()
+
+
+def _check_ancestry(folder: Path, good: str, bad: str) -> None:
+    """Raises InputError unless the good commit is one of those that led to the bad one: git would ask for their merge base for ever."""
+    if _git(folder, "merge-base", "--is-ancestor", f"{good}^{{commit}}", f"{bad}^{{commit}}").returncode == 0:
+        return
+    base = _git(folder, "merge-base", good, bad).stdout.strip()
+    if base and base == _git(folder, "rev-parse", f"{bad}^{{commit}}").stdout.strip():
+        fix = "exchange the two: the good one comes after the bad one, and the change between them is the same"
+    elif base:
+        fix = f"try the last commit that they share, which may be good: --good {base[:12]}"
+    else:
+        fix = "choose two commits of one history (of a shallow clone: git fetch --unshallow)"
+    raise InputError("the good commit is no ancestor of the bad one", where=f"--good {good}, --bad {bad}", fix=fix)
 
 
 def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -423,15 +450,12 @@ class _Clone:
 
     def start(self, bad: str, good: str) -> None:
         """Begin, also where an earlier run had begun: what that found out is known, and told to git again."""
+        _check_ancestry(self.source, good, bad)
         self("bisect", "reset")
         done = _git(self.source, "bisect", "start", "--no-checkout", bad, good)
         if done.returncode != 0:
             said = (done.stderr or done.stdout).strip().splitlines()
-            raise InputError(
-                f"git says: {said[0] if said else '?'}",
-                where="--good, --bad",
-                fix="the good commit must be an ancestor of the bad one",
-            )
+            raise InputError(f"git says: {said[0] if said else '?'}", where="--good, --bad", fix="choose other ends")
 
     def current(self) -> str | None:
         """The commit to try; None when the search is over."""
@@ -443,6 +467,9 @@ class _Clone:
     def mark(self, mark: Mark, commit: str) -> str:
         """Tell git; what it says of how many are left."""
         done = _git(self.source, "bisect", mark, commit)
+        if done.returncode != 0 and self.current() is not None:  # 2 where only skipped ones are left, which is an end
+            said = (done.stderr or done.stdout).strip().splitlines()
+            raise InfraError(f"git bisect {mark} failed: {said[0] if said else '?'}", where=str(self.source), fix="--reset")
         match = re.search(r"\((roughly \d+ steps?)\)", done.stdout)
         return match[1] if match else ""
 

@@ -47,6 +47,22 @@ def collect(
     return files
 
 
+def on_host(collector: Collector, arch: Arch) -> tuple[Path, ...]:
+    """Where on the host the loader's files for `arch` are, whether or not they are there; those of a Debian package have no such place."""
+    sources = [
+        each if isinstance(each, str) else each.get(arch) for each in (collector.loader.files if collector.loader else {}).values()
+    ]
+    return tuple(
+        collector.path.parent / _for_arch(source, arch)
+        for source in sources
+        if source is not None and not source.startswith("deb:")
+    )
+
+
+def _for_arch(source: str, arch: Arch) -> str:
+    return source.replace("{arch}", arch).replace("{goarch}", INFO[arch].debian)
+
+
 def _find(collector: Collector, name: str, arch: Arch, mirrors: Mapping[str, str] | None, reporter: Reporter) -> LoaderFile:
     assert collector.loader is not None
     where = f"{collector.path}: loader.files: {name}"
@@ -55,7 +71,7 @@ def _find(collector: Collector, name: str, arch: Arch, mirrors: Mapping[str, str
         if arch not in source:
             raise InputError(f"no file is named for {arch}", where=where, fix=f'add {arch} = "…"')
         source = source[arch]
-    source = source.replace("{arch}", arch).replace("{goarch}", INFO[arch].debian)
+    source = _for_arch(source, arch)
     if source.startswith("deb:"):
         deb, _, inside = source.removeprefix("deb:").partition("/")
         data, mode = _from_package(deb, inside, arch, mirrors, reporter, where)

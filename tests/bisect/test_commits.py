@@ -23,7 +23,7 @@ from kmatrix.kernels.store import KernelStore
 COLLECTOR = Path(__file__).parents[2] / "collectors/openat"
 
 MAKEFILE = """VERSION = 5
-PATCHLEVEL = 15
+PATCHLEVEL = SERIES
 SUBLEVEL = 0
 allnoconfig:
 \t@cp $(KCONFIG_ALLCONFIG) $(O)/.config
@@ -52,9 +52,11 @@ def tree(tmp_path: Path, need: Callable[[str], None]) -> Iterator[Path]:
 
     git("init", "--quiet")
     (tree / "Kconfig").write_text("")
-    (tree / "Makefile").write_text(MAKEFILE.replace("bzImage Image", INFO[arch].image))
     for number in range(1, 13):
-        (tree / "image").write_text("/nowhere" if number == 6 else str(images["5.15" if number < 8 else "5.4"]))
+        series = "5.15" if number < 8 else "5.4"
+        makefile = MAKEFILE.replace("bzImage Image", INFO[arch].image).replace("SERIES", series.removeprefix("5."))
+        (tree / "Makefile").write_text(makefile)
+        (tree / "image").write_text("/nowhere" if number == 6 else str(images[series]))
         (tree / "number").write_text(str(number))
         git("add", ".")
         git("commit", "--quiet", "-m", f"change {number}")

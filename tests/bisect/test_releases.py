@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from conftest import need_programs
+from kmatrix.kernels.imported import stage_package
+from kmatrix.kernels.store import KernelStore
 from tests.cells.broken import compile_object
 
 MANIFEST = """
@@ -122,6 +124,16 @@ def test_ends_that_say_nothing(folder: Path) -> None:
     alike = bisect(folder, "--good=a", "--bad=b")
     assert alike.returncode == 2
     assert "behaves the same on both ends: refusal" in alike.stderr
-    missing = bisect(folder, "--good=a", "--bad=nobody-has", "--reset")
-    assert missing.returncode == 3
-    assert "kernels import nobody-has" in missing.stderr
+    (folder / "kernels.toml").write_text(KERNELS + '[kernels.given]\nversion = "6.12"\nsources = [{ kind = "import" }]\n')
+    for more in (["--reset"], []):
+        missing = bisect(folder, "--good=a", "--bad=given", *more)
+        assert missing.returncode == 3
+        assert "kernels import given" in missing.stderr
+    # Mended as it says, the same command goes on.
+    entry = KernelStore().find("6.12", "arm64")
+    assert entry is not None
+    KernelStore().add("given", "arm64", lambda into: stage_package([entry.path], "arm64", into))
+    try:
+        assert "the first bad kernel is given-arm64" in bisect(folder, "--good=a", "--bad=given").stdout
+    finally:
+        KernelStore().remove("given", "arm64")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from kmatrix import bisect, config
 from kmatrix.bisect import Mark, Outcome, State, narrow
 from kmatrix.errors import InfraError, InputError
+from kmatrix.progress import Quiet
 
 
 @given(st.integers(2, 200), st.data())
@@ -75,6 +77,95 @@ def test_state_is_of_one_question(tmp_path: Path) -> None:
     state.path.write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         State.load(state.path, state.question)
+
+
+def attempts(state: State, says: dict[str, Outcome]) -> tuple[Callable[[str], Outcome], list[str]]:
+    asked: list[str] = []
+
+    def attempt(name: str) -> Outcome:
+        asked.append(name)
+        return state.keep(name, says[name])
+
+    return attempt, asked
+
+
+@pytest.mark.parametrize("passing", [True, False])
+def test_an_end_is_tried_again(tmp_path: Path, passing: bool) -> None:
+    """What the error says would be of no use otherwise: whatever kept it, a build that failed too."""
+    path, question = tmp_path / "state.json", {"good": "5.4", "bad": "6.1"}
+    dead = Outcome("6.1", "6.1", skipped="gcc is not installed", passing=passing)
+    for _ in range(2):
+        state = State.load(path, question)
+        attempt, asked = attempts(state, {"5.4": outcome("5.4"), "6.1": dead})
+        with pytest.raises(InfraError, match="gcc is not installed"):
+            bisect._ends(state, ("5.4", "6.1"), attempt)
+        assert "6.1" in asked
+    state = State.load(path, question)
+    attempt, asked = attempts(state, {"6.1": outcome("6.1", "partial")})
+    assert bisect._ends(state, ("5.4", "6.1"), attempt)[1].behaviour == "partial"
+    assert asked == ["6.1"]
+
+
+def test_what_was_passed_over_for_a_passing_reason_is_tried_again(tmp_path: Path) -> None:
+    state = State.load(tmp_path / "state.json", {})
+    state.keep("a", outcome("a", skipped="does not build"))
+    state.keep("b", Outcome("b", "b", skipped="no network", passing=True))
+    assert set(state.outcomes) == {"a", "b"}  # not twice in one run
+    assert set(State.load(state.path, {}).outcomes) == {"a"}
+
+
+MANIFEST = """
+schema = 1
+[collector]
+name = "x"
+[[variant]]
+name = "only"
+behaviour = "full"
+object = {object}
+[[program]]
+name = "p"
+hook = "kprobe/x"
+"""
+LOADER = """
+schema = 1
+[collector]
+name = "x"
+[loader]
+command = ["./agent"]
+files = { agent = "build/agent-{goarch}", cat = "deb:coreutils/bin/cat", lib = { x86_64 = "lib.so" } }
+[[variant]]
+name = "only"
+behaviour = "full"
+[[program]]
+name = "p"
+hook = "kprobe/x"
+"""
+
+
+@pytest.mark.parametrize(
+    ("manifest", "file"),
+    [
+        (MANIFEST.format(object='"build/x"'), "build/x_x86_bpfel.o"),
+        (MANIFEST.format(object='"build/x-{arch}.o"'), "build/x-x86_64.o"),
+        (MANIFEST.format(object='{ x86_64 = "build/one.o", arm64 = "build/two.o" }'), "build/one.o"),
+        (LOADER, "build/agent-amd64"),
+        (LOADER, "lib.so"),
+    ],
+)
+def test_a_rebuilt_collector_is_another_question(tmp_path: Path, manifest: str, file: str) -> None:
+    (tmp_path / "build").mkdir()
+    (tmp_path / "collector.toml").write_text(manifest)
+
+    def asked() -> str:
+        search = bisect.Search(config.load_collector(tmp_path), "x86_64", tmp_path, "auto", False, Quiet(), print)
+        return str(search.question()["collector"])
+
+    (tmp_path / file).write_text("1")
+    first = asked()
+    (tmp_path / "build/two.o").write_text("of the other arch")
+    assert asked() == first
+    (tmp_path / file).write_text("2")
+    assert asked() != first
 
 
 @pytest.fixture
@@ -156,10 +247,35 @@ def test_one_process_a_search(tmp_path: Path) -> None:
         assert not (tmp_path / "work/source").exists()
 
 
+def test_ends_of_two_branches(repository: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """git would begin, ask for the merge base, and ask again and again."""
+    tree, commits = repository
+    stream = b"commit refs/heads/stable\nmark :1\ncommitter t <t@example.org> 2000000000 +0000\ndata 3\nfix\n"
+    stream += b"from %s\nM 644 inline fix\ndata 1\n1\n" % commits[10].encode()
+    stream += b"commit refs/heads/other\ncommitter t <t@example.org> 2000000000 +0000\ndata 5\nother\nM 644 inline x\ndata 1\n1\n"
+    subprocess.run(["git", "-C", tree, "fast-import", "--quiet"], input=stream, check=True)
+    with pytest.raises(InputError, match="no ancestor") as caught:
+        bisect._Clone(tmp_path / "work", tree).start(commits[-1], "refs/remotes/origin/stable")
+    assert f"--good {commits[10][:12]}" in str(caught.value.fix)
+    with pytest.raises(InputError, match="no ancestor") as caught:
+        bisect._check_ancestry(tree, "other", "main")
+    assert "one history" in str(caught.value.fix)
+
+
+def test_git_that_does_not_go_on(repository: tuple[Path, list[str]], tmp_path: Path) -> None:
+    tree, commits = repository
+    clone = bisect._Clone(tmp_path / "work", tree)
+    clone.start(commits[-1], commits[0])
+    (clone.source / ".git/BISECT_TERMS").write_text("old\nnew\n")
+    with pytest.raises(InfraError, match="git bisect bad failed"):
+        clone.mark("bad", commits[15])
+
+
 def test_ends_the_wrong_way_round(repository: tuple[Path, list[str]], tmp_path: Path) -> None:
     tree, commits = repository
-    with pytest.raises(InputError, match="git says"):
+    with pytest.raises(InputError, match="no ancestor") as caught:
         bisect._Clone(tmp_path / "work", tree).start(commits[0], commits[-1])
+    assert "exchange the two" in str(caught.value.fix)
     with pytest.raises(InputError, match="no commit 'nosuch'"):
         bisect._commit(tree, "nosuch", "--bad")
     with pytest.raises(InputError, match="no git tree"):
