@@ -212,9 +212,10 @@ class ImageStore:
 
 def obtain(arch: Arch, *, reporter: Reporter, mirrors: Mapping[str, str] | None = None) -> GuestImage:
     """The guest image for `arch`, from the cache or built now; in use by this process from now on. Raises InfraError."""
-    image = ImageStore().obtain(arch, reporter=reporter, mirrors=mirrors)
-    lease.hold(image.folder)
-    return image
+    while True:
+        image = ImageStore().obtain(arch, reporter=reporter, mirrors=mirrors)
+        if lease.hold(image.folder):  # else removed (`kmatrix kernels gc`) since it was found
+            return image
 
 
 def obtain_all(
