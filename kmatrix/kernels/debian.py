@@ -79,7 +79,7 @@ class DebianSource:
         with reporter.step(f"{label}: fetching {chosen['Package']} {chosen['Version']}") as step:
             url = suite.download(chosen, file, advance=step.advance)
         with reporter.step(f"{label}: unpacking") as step:
-            laid_out = layout.lay_out([archive.deb(file)], arch, into, where=url, step=step)
+            laid_out = layout.lay_out([archive.deb(file, url)], arch, into, where=url, step=step)
         file.unlink()
         vouched = "nobody ([trusted=yes])" if suite.archive.trusted else f"Debian {suite_name}'s signed Release"
         artifact = Artifact(url, chosen["SHA256"], int(chosen["Size"]), vouched)

@@ -53,7 +53,7 @@ class GitSource:
         file = into.parent / "source.tar"
         with reporter.step(f"{label}: taking commit {commit[:12]}"):
             _git(repository, "archive", "--format=tar", f"--output={file}", commit)
-        tree = unpack(file, into.parent / "source", label, reporter)
+        tree = unpack(file, into.parent / "source", label, reporter, where=f"{spec.options['url'][0]} {commit}")
         built = build.stage(build.Recipe(tree, arch), kernel, into, reporter)
         about = {key: value for key, value in built.source.items() if key not in ("kind", "tree")}
         about |= {"url": spec.options["url"][0], "ref": spec.options["ref"], "commit": commit, "trust": vouched}

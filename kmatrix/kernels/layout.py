@@ -63,7 +63,7 @@ def lay_out(packages: Iterable[Package], arch: Arch, into: Path, *, where: str, 
             detached[member.path] = member.read()
         return modules.wanted(_below(member.path))
 
-    _take(packages, into, first_pass)
+    _take(packages, into, where, first_pass)
     if not images:
         raise InputError("holds no kernel image (boot/vmlinuz-…)", where=where, fix="give the image itself: --image FILE")
     found = {name: _facts(data, arch, f"{where}: {name}") for name, data in images.items()}
@@ -80,7 +80,7 @@ def lay_out(packages: Iterable[Package], arch: Arch, into: Path, *, where: str, 
     if release.is_dir():
         while missing := modules.missing_dependencies(release):
             before = len(list(release.rglob("*.ko")))
-            _take(packages, into, lambda member: modules.module_name(member.path) in missing)
+            _take(packages, into, where, lambda member: modules.module_name(member.path) in missing)
             if len(list(release.rglob("*.ko"))) == before:
                 break  # the package itself lacks them: depmod and modprobe will say so
     write_boot(into, facts)
@@ -142,7 +142,7 @@ def _below(path: str) -> str:
     return match[2] if match else ""
 
 
-def _take(packages: Iterable[Package], into: Path, wanted: Callable[[Member], bool]) -> None:
+def _take(packages: Iterable[Package], into: Path, where: str, wanted: Callable[[Member], bool]) -> None:
     """One pass: every module that is `wanted`, and depmod's index files, to `into`/lib/modules."""
     written = 0
     for package in packages:
@@ -153,12 +153,13 @@ def _take(packages: Iterable[Package], into: Path, wanted: Callable[[Member], bo
                 continue
             name = match[2].rsplit("/", 1)[-1]
             target = into / "lib/modules" / match[1] / match[2].removesuffix(name)
-            if match[2] in modules.INDEX_FILES:
-                modules.write_file(member.read(), target / name)
-            elif take and modules.is_module(name):
-                written += modules.write_module(member.read(), name, target)
-                if written > TOTAL:
-                    raise InputError(f"its modules unpack to more than {TOTAL >> 20} MiB", where=member.path)
+            with sound(where, "kernel package"):
+                if match[2] in modules.INDEX_FILES:
+                    modules.write_file(member.read(), target / name)
+                elif take and modules.is_module(name):
+                    written += modules.write_module(member.read(), name, target)
+                    if written > TOTAL:
+                        raise ValueError(f"its modules unpack to more than {TOTAL >> 20} MiB")
 
 
 def staged(laid_out: LaidOut, source: Mapping[str, object]) -> StagedKernel:

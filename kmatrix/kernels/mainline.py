@@ -62,7 +62,7 @@ class MainlineSource:
             file = into.parent / f"package{number}.deb"
             url, doing = urljoin(build.url, name), f"{label}: fetching {name}"
             artifacts.append(trust.fetch(url, file, doing, reporter, digest=build.digests[name], trust=build.vouched))
-            packages.append(archive.deb(file))
+            packages.append(archive.deb(file, url))
         with reporter.step(f"{label}: unpacking") as step:
             laid_out = layout.lay_out(packages, arch, into, where=build.url, step=step)
         return layout.staged(laid_out, trust.provenance(self.kind, artifacts, {"version": version}, version=version))

@@ -105,7 +105,7 @@ class OciSource:
                 )
             )
         with reporter.step(f"{label}: unpacking") as progress:
-            laid_out = layout.lay_out([archive.layers(files)], arch, into, where=where, step=progress)
+            laid_out = layout.lay_out([archive.layers(files, where)], arch, into, where=where, step=progress)
         source = trust.provenance(self.kind, artifacts, {"ref": reference.at(top.digest)}, ref=spec.options["ref"])
         return layout.staged(laid_out, source)
 

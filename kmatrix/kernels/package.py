@@ -102,7 +102,7 @@ def _fetch(wanted: Wanted, file: Path, keys: Keys | None, label: str, reporter: 
 
 def _package(file: Path, url: str) -> archive.Package:
     with file.open("rb") as stream:
-        package = archive.package(file, stream.read(8))
+        package = archive.package(file, stream.read(8), url)
     if package is None:
         raise InputError("is no Debian or RPM package", where=url)
     return package

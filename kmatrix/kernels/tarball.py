@@ -45,18 +45,18 @@ class TarballSource:
         """
         label, file = f"{kernel.name}-{arch}", into.parent / "source.tar"
         artifact = _fetch(spec, kernel, file, label, reporter)
-        tree = unpack(file, into.parent / "source", label, reporter)
+        tree = unpack(file, into.parent / "source", label, reporter, where=artifact.url)
         built = build.stage(build.Recipe(tree, arch), kernel, into, reporter)
         pin = {"url": (artifact.url,), "sha256": (artifact.sha256,)}
         about = {key: value for key, value in built.source.items() if key not in ("kind", "tree")}
         return replace(built, source=trust.provenance(self.kind, [artifact], pin, **about))
 
 
-def unpack(file: Path, into: Path, label: str, reporter: Reporter) -> Path:
-    """The tree in the source archive `file` (which is removed), unpacked into the new folder `into`."""
+def unpack(file: Path, into: Path, label: str, reporter: Reporter, *, where: str) -> Path:
+    """The tree in the source archive `file` (which is removed), unpacked into the new folder `into`; `where` is what errors call it."""
     into.mkdir()
     with reporter.step(f"{label}: unpacking the source") as step:
-        archive.unpack_tree(file, into, step.advance)
+        archive.unpack_tree(file, into, step.advance, where)
     file.unlink()
     inside = list(into.iterdir())
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else into
