@@ -27,7 +27,9 @@ def select(packages: Sequence[Package], series: str, arch: str, version: str | N
     several ABIs). Kernels of another flavour (-cloud, -rt, -16k), unsigned images and debug packages are no candidates.
     """
     candidates = {
-        p["Package"]: p for p in packages if is_plain_kernel(p["Package"], series, arch) and version in (None, p["Version"])
+        p["Package"]: p
+        for p in sorted(packages, key=lambda p: Version(p["Version"]))  # of one in several versions, the newest
+        if is_plain_kernel(p["Package"], series, arch) and version in (None, p["Version"])
     }
     if not candidates:
         return None

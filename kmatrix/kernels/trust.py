@@ -6,15 +6,16 @@ into its SourceSpec, make it get exactly that again: what a lock records.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from kmatrix import download
 from kmatrix.arch import INFO, Arch
-from kmatrix.errors import InputError
+from kmatrix.errors import InfraError, InputError
 from kmatrix.gpgv import Keys, armor
 from kmatrix.matrix import Kernel, SourceSpec
 from kmatrix.progress import Reporter
@@ -47,6 +48,19 @@ def pinned(spec: SourceSpec, source: Mapping[str, Any]) -> SourceSpec:
 def expand(text: str, arch: Arch) -> str:
     """An address of kernels.toml with {debian} (amd64, arm64) and {machine} (x86_64, aarch64) put in."""
     return text.replace("{debian}", INFO[arch].debian).replace("{machine}", INFO[arch].machine)
+
+
+def linked(base: str, link: str) -> str:
+    """The address that an index or registry at `base` gives by `link`: on the network where `base` is, and not on less than https where it is on that.
+
+    Raises InfraError for another: what comes over the network has no say in which of this machine's files are read.
+    """
+    scheme = urlsplit(base).scheme
+    with contextlib.suppress(ValueError):
+        url = urljoin(base, link)
+        if urlsplit(url).scheme in (("http", "https") if scheme == "http" else (scheme,)):
+            return url
+    raise InfraError(f"leads to {link!r}, which is not followed", where=base, fix="try again later, or from another source")
 
 
 def fetch(
