@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -19,8 +18,8 @@ from kmatrix.kernels.store import StagedKernel
 from kmatrix.kernels.tarball import unpack
 from kmatrix.matrix import Kernel, SourceSpec
 from kmatrix.progress import Reporter
+from kmatrix.sources import REMOTE
 
-_REMOTE = re.compile(r"(https?|git|ssh|file)://.+")
 _ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ALLOW_PROTOCOL": "https:http:git:ssh:file",  # not ext:, which runs what it is told
@@ -63,7 +62,7 @@ class GitSource:
 def _commit(spec: SourceSpec, kernel: Kernel, scratch: Path, label: str, reporter: Reporter) -> tuple[Path, str, str]:
     """A repository on disk with the commit wanted in it, that commit, and why it is believed."""
     (url, *more), ref, where = spec.options["url"], spec.options["ref"], f'{kernel.declared_in}: kernels."{kernel.name}".sources'
-    pinned, keys, local = spec.options.get("commit"), trust.keys(spec, kernel), not _REMOTE.fullmatch(url)
+    pinned, keys, local = spec.options.get("commit"), trust.keys(spec, kernel), not REMOTE.fullmatch(url)
     if more or ref.startswith("-") or (urlsplit(url).scheme and local):
         raise InputError("a git source has one url (https://…, or a folder) and one ref", where=where, fix="correct url and ref")
     if not (pinned or keys or local or trust.first_use(spec)):

@@ -21,8 +21,8 @@ from kmatrix.kernels.store import StagedKernel
 from kmatrix.kernels.trust import Artifact
 from kmatrix.matrix import Kernel, SourceSpec
 from kmatrix.progress import Reporter
+from kmatrix.sources import ARCHIVE
 
-_ARCHIVE = re.compile(r"(.*\.tar)\.(xz|gz|zst|bz2)")
 _FIX = "try again later; the key is kernels.toml's"
 
 
@@ -68,9 +68,10 @@ def _fetch(spec: SourceSpec, kernel: Kernel, file: Path, label: str, reporter: R
     keys, digests = trust.keys(spec, kernel), spec.options.get("sha256", ())
     if more or len(digests) > 1:
         raise InputError("a tarball source has one url and one sha256", where=where, fix="write one source for each")
-    if not (digests or keys or trust.first_use(spec)):
+    is_folder = ARCHIVE.fullmatch(url) is None
+    if not (keys or trust.first_use(spec) or (digests and not is_folder)):
         raise trust.refuse(url, where)
-    if not _ARCHIVE.fullmatch(url):
+    if is_folder:
         folder = url.rstrip("/") + "/"
         series = spec.options.get("series") or ".".join(map(str, kernel.version))
         listed = _sums(folder, keys)
@@ -88,7 +89,7 @@ def _fetch(spec: SourceSpec, kernel: Kernel, file: Path, label: str, reporter: R
         listed = {}
     if name in listed:
         return _get(url, file, label, reporter, listed[name], "the signed sha256sums.asc")
-    signature = download.get(re.sub(_ARCHIVE, r"\1.sign", url), 1 << 16)
+    signature = download.get(re.sub(ARCHIVE, r"\1.sign", url), 1 << 16)
     artifact = _get(url, file, label, reporter, None, "the archive's signature")
     plain = file.with_suffix(".plain")
     with reporter.step(f"{label}: verifying"), archive.sound(url, "archive"):

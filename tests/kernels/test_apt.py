@@ -129,7 +129,10 @@ def test_dearmor(signer: Signer) -> None:
     ("status", "fingerprints", "accepted"),
     [
         ([["GOODSIG", "K"], ["VALIDSIG", "AAAA1111", "PRIM"]], (), True),
-        ([["GOODSIG", "K"], ["VALIDSIG", "AAAA1111", "PRIM"]], ("1111",), True),
+        ([["GOODSIG", "K"], ["VALIDSIG", "AAAA1111", "PRIM"]], ("AAAA1111",), True),
+        ([["GOODSIG", "K"], ["VALIDSIG", "AAAA1111", "PRIM"]], ("2222", "PRIM"), True),
+        ([["GOODSIG", "K"], ["VALIDSIG", "AAAA1111", "PRIM"]], ("1111",), False),
+        ([["GOODSIG", "K"], ["VALIDSIG", "AAAA1111", "PRIM"]], ("",), False),
         ([["GOODSIG", "K"], ["VALIDSIG", "AAAA1111", "PRIM"]], ("2222",), False),
         ([["EXPKEYSIG", "K"], ["VALIDSIG", "AAAA1111", "PRIM"]], (), False),
         ([["ERRSIG", "K"], ["NO_PUBKEY", "K"], ["GOODSIG", "L"], ["VALIDSIG", "BB", "PRIM"]], (), True),
