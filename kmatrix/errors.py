@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import re
+
+_CREDENTIALS = re.compile(r"\b(https?://)[^/@\s]+@", re.IGNORECASE)
+
+
+def without_credentials(text: str) -> str:
+    """`text`, with the user and password that its http addresses may have left out."""
+    return _CREDENTIALS.sub(r"\1", text)
+
 
 class KmatrixError(Exception):
     """Anything kmatrix stops for on purpose.
 
     `message` says what is wrong in one sentence, `where` names the file, key or target it is about, `fix` is what to do next
-    (a command where there is one). The CLI prints the three and no traceback.
+    (a command where there is one). The CLI prints the three and no traceback. A password in an address never gets into any of them.
     """
 
     def __init__(self, message: str, *, fix: str | None = None, where: str | None = None) -> None:
-        self.message = message
-        self.fix = fix
-        self.where = where
+        self.message = without_credentials(message)
+        self.fix = None if fix is None else without_credentials(fix)
+        self.where = None if where is None else without_credentials(where)
         super().__init__(str(self))
 
     def __str__(self) -> str:

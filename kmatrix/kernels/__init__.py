@@ -18,7 +18,7 @@ from kmatrix.kernels.build import BuildSource
 from kmatrix.kernels.debian import DebianSource
 from kmatrix.kernels.git import GitSource
 from kmatrix.kernels.imported import ImportSource
-from kmatrix.kernels.layout import check_series
+from kmatrix.kernels.layout import check_series, check_variant
 from kmatrix.kernels.mainline import MainlineSource
 from kmatrix.kernels.oci import OciSource
 from kmatrix.kernels.package import PackageSource
@@ -234,8 +234,9 @@ class _StoppableStep:
 
 
 def same_series(kernel: Kernel, staged: StagedKernel) -> StagedKernel:
-    """`staged`, if it is of the version that kernels.toml gives `kernel`; InputError otherwise."""
+    """`staged`, if it is of the version that kernels.toml gives `kernel`, and without BTF where it says so; InputError otherwise."""
     check_series(kernel, staged.release)
+    check_variant(kernel, staged.btf)
     return staged
 
 

@@ -10,7 +10,7 @@ from debian.debian_support import NativeVersion as Version
 
 from kmatrix import apt
 from kmatrix.arch import INFO, Arch
-from kmatrix.errors import Unavailable
+from kmatrix.errors import Unavailable, without_credentials
 from kmatrix.kernels import archive, layout
 from kmatrix.kernels.store import StagedKernel
 from kmatrix.kernels.trust import Artifact, provenance
@@ -79,7 +79,7 @@ class DebianSource:
             raise Unavailable(f"Debian {suite_name} has no kernel {version or series} for {debian_arch}", where=suite.archive.uri)
         file = into.parent / "package.deb"  # beside the tree, in the staging folder: gone with it
         with reporter.step(f"{label}: fetching {chosen['Package']} {chosen['Version']}") as step:
-            url = suite.download(chosen, file, advance=step.advance)
+            url = without_credentials(suite.download(chosen, file, advance=step.advance))
         with reporter.step(f"{label}: unpacking") as step:
             laid_out = layout.lay_out([archive.deb(file, url)], arch, into, where=url, step=step)
         file.unlink()

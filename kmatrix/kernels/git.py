@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from kmatrix import download
 from kmatrix.arch import Arch
-from kmatrix.errors import InfraError, InputError, Unavailable
+from kmatrix.errors import InfraError, InputError, Unavailable, without_credentials
 from kmatrix.gpgv import dearmor, verify
 from kmatrix.kernels import build, trust
 from kmatrix.kernels.store import StagedKernel
@@ -55,7 +55,12 @@ class GitSource:
         tree = unpack(file, into.parent / "source", label, reporter, where=f"{spec.options['url'][0]} {commit}")
         built = build.stage(build.Recipe(tree, arch), kernel, into, reporter)
         about = {key: value for key, value in built.source.items() if key not in ("kind", "tree")}
-        about |= {"url": spec.options["url"][0], "ref": spec.options["ref"], "commit": commit, "trust": vouched}
+        about |= {
+            "url": without_credentials(spec.options["url"][0]),
+            "ref": spec.options["ref"],
+            "commit": commit,
+            "trust": vouched,
+        }
         return replace(built, source=trust.provenance(self.kind, [], {"commit": commit}, **about))
 
 
@@ -77,7 +82,7 @@ def _commit(spec: SourceSpec, kernel: Kernel, scratch: Path, label: str, reporte
         url, repository = download.mirrored(url), scratch / "repository"
         wanted = "refs/kmatrix/wanted"
         _git(scratch, "init", "--quiet", "--bare", str(repository))
-        with reporter.step(f"{label}: fetching {ref} of {url}"):
+        with reporter.step(f"{label}: fetching {ref} of {without_credentials(url)}"):
             _git(repository, "fetch", "--quiet", "--depth=1", "--no-tags", url, f"+{pinned or ref}:{wanted}")
     tag = _git(repository, "rev-parse", "--verify", "--end-of-options", wanted).strip()
     commit = _git(repository, "rev-parse", "--verify", "--end-of-options", f"{wanted}^{{commit}}").strip()
@@ -96,6 +101,9 @@ def _commit(spec: SourceSpec, kernel: Kernel, scratch: Path, label: str, reporte
             signature=dearmor(begin + signature),
             fix="the key is kernels.toml's",
         )
+        said = next((line.removeprefix("tag ") for line in text.splitlines() if line.startswith("tag ")), "")
+        if said != ref.removeprefix("refs/").removeprefix("tags/"):  # an old release under a new name is signed all the same
+            raise InfraError(f"is the signed tag {said!r}", where=f"{url} {ref}", fix="try again later, or from another repository")
         return repository, commit, "the signed tag"
     return repository, commit, "a repository on this machine" if local else trust.FIRST_USE
 

@@ -14,7 +14,7 @@ from urllib.parse import urljoin
 
 from kmatrix import download
 from kmatrix.arch import Arch
-from kmatrix.errors import InputError, Unavailable
+from kmatrix.errors import InfraError, InputError, Unavailable
 from kmatrix.gpgv import Keys, verify
 from kmatrix.kernels import archive, build, trust
 from kmatrix.kernels.store import StagedKernel
@@ -46,6 +46,8 @@ class TarballSource:
         label, file = f"{kernel.name}-{arch}", into.parent / "source.tar"
         artifact = _fetch(spec, kernel, file, label, reporter)
         tree = unpack(file, into.parent / "source", label, reporter, where=artifact.url)
+        if artifact.trust != trust.GIVEN:
+            _check_version(tree, artifact.url)
         built = build.stage(build.Recipe(tree, arch), kernel, into, reporter)
         pin = {"url": (artifact.url,), "sha256": (artifact.sha256,)}
         about = {key: value for key, value in built.source.items() if key not in ("kind", "tree")}
@@ -60,6 +62,14 @@ def unpack(file: Path, into: Path, label: str, reporter: Reporter, *, where: str
     file.unlink()
     inside = list(into.iterdir())
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else into
+
+
+def _check_version(tree: Path, url: str) -> None:
+    """Raises InfraError where the tree is not the release that the archive's name says: an old one is signed all the same."""
+    named = re.search(r"/linux-(\d+\.\d+(?:\.\d+)?)\.tar\.", url)
+    version = build.tree_version(tree)
+    if named and version not in (named[1], f"{named[1]}.0"):
+        raise InfraError(f"holds Linux {version}", where=url, fix="try again later, or from a mirror")
 
 
 def _fetch(spec: SourceSpec, kernel: Kernel, file: Path, label: str, reporter: Reporter) -> Artifact:

@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 from kmatrix import download
 from kmatrix.arch import INFO, Arch
-from kmatrix.errors import InfraError, InputError
+from kmatrix.errors import InfraError, InputError, without_credentials
 from kmatrix.gpgv import Keys, armor
 from kmatrix.matrix import Kernel, SourceSpec
 from kmatrix.progress import Reporter
@@ -42,7 +42,20 @@ def provenance(kind: str, artifacts: Iterable[Artifact], pin: Mapping[str, Any],
 
 def pinned(spec: SourceSpec, source: Mapping[str, Any]) -> SourceSpec:
     """`spec`, made to get exactly what `source` (of an entry, or a lock) was."""
-    return replace(spec, options={**spec.options, **source.get("pin", {})})
+    pin = dict(source.get("pin", {}))
+    if "url" in pin:
+        pin["url"] = tuple(_with_credentials(url, spec) for url in pin["url"])
+    return replace(spec, options={**spec.options, **pin})
+
+
+def _with_credentials(url: str, spec: SourceSpec) -> str:
+    """`url` with the user and password that kernels.toml has for its server: they are in nothing that was recorded."""
+    for given in (*spec.options.get("url", ()), spec.options.get("repository", "")):
+        parts = urlsplit(given)
+        credentials, at, host = parts.netloc.rpartition("@")
+        if at and url.startswith(f"{parts.scheme}://{host}/"):
+            return url.replace("://", f"://{credentials}@", 1)
+    return url
 
 
 def expand(text: str, arch: Arch) -> str:
@@ -83,7 +96,7 @@ def fetch(
     """
     with reporter.step(label) as step:
         size, digest = download.fetch_file(url, size, digest, to, step.advance, headers=headers, keep=keep)
-    return Artifact(url, digest, size, trust)
+    return Artifact(without_credentials(url), digest, size, trust)
 
 
 def first_use(spec: SourceSpec) -> bool:

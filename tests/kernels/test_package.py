@@ -155,6 +155,29 @@ def test_a_deb_by_key(store: KernelStore, tmp_path: Path, web: Served, signer: S
         obtain(store, spec(f"{web.uri}/k.deb", key=str(signer.keyring)))
 
 
+def test_a_password_is_not_kept(store: KernelStore, tmp_path: Path, web: Served) -> None:
+    """Not in an error, a manifest or a lock; and what is pinned is asked for with it again."""
+    (tmp_path / "web/k.deb").write_bytes(kernel_deb("5.4.9-amd64"))
+    address = web.uri.replace("://", "://user:hunter2@")
+    source = spec(f"{address}/k.deb", trust="first-use")
+    entry = obtain(store, source)
+    assert entry.source["artifacts"][0]["url"] == f"{web.uri}/k.deb"
+    assert not [file for file in store.root.rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()]
+    assert trust.pinned(source, entry.source).options["url"] == (f"{address}/k.deb",)
+    repository = spec(repository=f"{address}/repo/")
+    assert trust.pinned(repository, entry.source).options["url"] == (f"{address}/k.deb",)
+    assert trust.pinned(spec("http://user:hunter2@elsewhere.example/"), entry.source).options["url"] == (f"{web.uri}/k.deb",)
+    for wrong in (
+        spec(f"{address}/none.deb", trust="first-use"),
+        spec(f"{address}/k.deb"),
+        spec(f"{address}/k.deb", sha256="0" * 64),
+    ):
+        with pytest.raises(KmatrixError) as caught:
+            obtain(KernelStore(tmp_path / "2"), wrong)
+        assert "hunter2" not in str(caught.value)
+        assert web.uri in str(caught.value)
+
+
 # --- repositories
 
 
