@@ -293,13 +293,23 @@ class Gate:
             def do_HEAD(self) -> None:
                 self.do_GET()
 
+            def do_POST(self) -> None:
+                self.do_GET()
+
             def do_GET(self) -> None:
                 gate.requests.append(f"{self.command} {self.path}")
                 headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
                 answer = requests.request(
-                    self.command, gate.upstream + self.path, headers=headers, timeout=30, allow_redirects=False
+                    self.command,
+                    gate.upstream + self.path,
+                    headers=headers,
+                    data=self.rfile.read(int(self.headers.get("Content-Length") or 0)),
+                    timeout=30,
+                    allow_redirects=False,
                 )
-                body, spoilt = answer.content, self.command == "GET" and bool(gate.fault) and self.path.endswith(gate.ending)
+                body, spoilt = answer.content, self.command != "HEAD" and bool(gate.fault) and self.path.endswith(gate.ending)
+                if spoilt and gate.fault == "portal":
+                    body = b"<html><body>please log in<br></body>"
                 status = 404 if spoilt and gate.fault == "404" else answer.status_code
                 if spoilt and gate.fault == "corrupt":
                     body = body[: len(body) // 2] + bytes([body[len(body) // 2] ^ 1]) + body[len(body) // 2 + 1 :]
