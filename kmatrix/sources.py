@@ -90,9 +90,15 @@ def _fingerprint(value: str) -> str:
     return digits
 
 
-_ONE_OR_MORE = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+def _one_or_more(value: Any) -> Any:
+    if value == []:
+        raise _Wrong("is empty", "write what it is, or leave it out")
+    return [value] if isinstance(value, str) else value
+
+
+_ONE_OR_MORE = BeforeValidator(_one_or_more)
 _Text = Annotated[str, AfterValidator(_text)]
-_Texts = Annotated[tuple[_Text, ...], Field(strict=False, min_length=1), _ONE_OR_MORE]
+_Texts = Annotated[tuple[_Text, ...], Field(strict=False), _ONE_OR_MORE]
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -100,7 +106,7 @@ class SourceModel(Strict):
     """One entry of `sources`."""
 
     kind: str
-    arches: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = ARCHES
+    arches: Annotated[tuple[str, ...], Field(strict=False), _ONE_OR_MORE] = ARCHES
     untried: bool = False
     suite: _Text | None = None
     series: Annotated[str, AfterValidator(_series)] | None = None
@@ -111,11 +117,11 @@ class SourceModel(Strict):
     url: _Texts | None = None
     repository: _Text | None = None
     packages: _Texts | None = None
-    sha256: Annotated[tuple[_Sha256, ...], Field(strict=False, min_length=1), _ONE_OR_MORE] | None = None
+    sha256: Annotated[tuple[_Sha256, ...], Field(strict=False), _ONE_OR_MORE] | None = None
     key: _Texts | None = None
-    fingerprint: (
-        Annotated[tuple[Annotated[str, AfterValidator(_fingerprint)], ...], Field(strict=False, min_length=1), _ONE_OR_MORE] | None
-    ) = None
+    fingerprint: Annotated[tuple[Annotated[str, AfterValidator(_fingerprint)], ...], Field(strict=False), _ONE_OR_MORE] | None = (
+        None
+    )
     trust: Literal["first-use"] | None = None
 
     @model_validator(mode="before")

@@ -39,7 +39,7 @@ def parse(source: dict[str, Any]) -> SourceSpec:
         ),
         ({"kind": "package", "url": URL, "sha256": SHA, "version": "5.4"}, "version: for a repository"),
         ({"kind": "package", "url": [URL, URL], "sha256": SHA}, "2 addresses and 1 digests"),
-        ({"kind": "package", "url": URL, "sha256": []}, "sha256"),
+        ({"kind": "package", "url": URL, "sha256": []}, "sha256: is empty"),
         (
             {"kind": "package", "url": URL, "sha256": SHA, "key": "k.asc"},
             "sha256 says what it must be, and key would not be looked at",
@@ -70,7 +70,7 @@ def parse(source: dict[str, Any]) -> SourceSpec:
         ({"kind": "debian", "suite": "x", "series": ""}, "series: '' is no series"),
         ({"kind": "debian", "suite": "x", "series": "5"}, "series: '5' is no series"),
         ({"kind": "package", "repository": FOLDER, "packages": ["k", " "]}, "packages[1]: is empty"),
-        ({"kind": "import", "arches": []}, "arches"),
+        ({"kind": "import", "arches": []}, "arches: is empty"),
         # Keys of the file: those of this kind are offered, and no others.
         ({"kind": "debian", "suite": "x", "sries": "5.4"}, "a debian source takes no sries; did you mean series"),
     ],
@@ -83,6 +83,7 @@ def test_a_wrong_source(source: dict[str, Any], says: str) -> None:
     assert says in said
     assert said.startswith('my.toml: kernels."5.9".sources[0]')
     assert caught.value.fix
+    assert "; " not in caught.value.fix  # one thing is wrong, and it is said once
 
 
 def test_the_keys_of_a_kind() -> None:
