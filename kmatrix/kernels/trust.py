@@ -105,11 +105,14 @@ def first_use(spec: SourceSpec) -> bool:
 
 
 def keys(spec: SourceSpec, kernel: Kernel) -> Keys | None:
-    """The keys of the source's `key` (files, relative to its kernels.toml, or addresses) and `fingerprint`; None where it names none.
+    """The keys of the source's `key` (files, relative to its kernels.toml, or addresses) and `fingerprint`; None where it names none, and where
+    a digest (of a lock) says what must come: a key server that is gone is in nobody's way then.
 
     Raises InputError for an address without a fingerprint (the key would be whatever comes) and for a missing file, Unavailable when a key
     cannot be fetched.
     """
+    if "sha256" in spec.options or "commit" in spec.options:
+        return None
     given: tuple[str, ...] = spec.options.get("key", ())
     fingerprints = tuple(text.replace(" ", "").upper() for text in spec.options.get("fingerprint", ()))
     where = f'{kernel.declared_in}: kernels."{kernel.name}".sources'

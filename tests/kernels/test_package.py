@@ -81,6 +81,8 @@ def test_rpm_by_signature(store: KernelStore, tmp_path: Path, web: Served, signe
     assert entry.source["artifacts"][0]["trust"] == "the package's own signature"
     again = obtain(KernelStore(tmp_path / "again"), trust.pinned(spec(f"{web.uri}/other.rpm"), entry.source))
     assert again.digest == entry.digest
+    (tmp_path / "web/KEY").unlink()  # what is pinned needs no key server
+    assert obtain(KernelStore(tmp_path / "pinned"), trust.pinned(source, entry.source)).digest == entry.digest
 
 
 def test_a_key_of_another_fingerprint(store: KernelStore, tmp_path: Path, web: Served, signed: Path, signer: Signer) -> None:
