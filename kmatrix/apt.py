@@ -13,11 +13,13 @@ import io
 import lzma
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from debian.deb822 import Deb822
+from debian.debian_support import NativeVersion as Version
 
 from kmatrix.download import SCHEMES, Progress, fetch, fetch_file, get, proxies
 from kmatrix.errors import InfraError, Unavailable
@@ -41,6 +43,9 @@ APT_ROOT = Path("/etc/apt")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 """All keys of Debian's releases, from the package debian-archive-keyring."""
 
+_UNPACKED = 1 << 30
+"""Bytes of a Packages index (Debian's main: 60 million)."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SUITES = {"stable", "testing", "unstable", "oldstable", "oldoldstable", "sid", "experimental"} | {
     *("buster", "bullseye", "bookworm", "trixie", "forky", "duke")
 }
@@ -225,14 +230,27 @@ class Suite:
             except Unavailable:
                 if not last:
                     raise
-        try:
-            return lzma.decompress(data.getvalue())
-        except lzma.LZMAError as error:
-            raise InfraError(f"does not decompress: {error}", where=self.archive.url(f"{folder}/Packages.xz")) from error
+        with _sound(self.archive.url(f"{folder}/Packages.xz")):
+            data.seek(0)
+            with lzma.open(data) as stream:
+                text = stream.read(_UNPACKED + 1)
+            if len(text) > _UNPACKED:
+                raise ValueError(f"it unpacks to more than {_UNPACKED >> 20} MiB")
+            return text
 
     def find(self, arch: str, pattern: str, *, advance: Progress | None = None) -> list[Mapping[str, str]]:
-        """The stanzas of the packages for `arch` whose whole name matches the regular expression `pattern`."""
-        return list(stanzas(self.packages(arch, advance=advance), pattern))
+        """The stanzas of the packages for `arch` whose whole name matches the regular expression `pattern`.
+
+        Each has its Version, Filename, Size and SHA256. Raises what `packages` raises, and InfraError for one that has not.
+        """
+        packages = self.packages(arch, advance=advance)
+        with _sound(f"{self.archive.uri} {self.archive.suite}"):
+            found = list(stanzas(packages, pattern))
+            for package in found:
+                Version(package["Version"])
+                if not (package["Filename"] and int(package["Size"]) >= 0 and _SHA256.fullmatch(package["SHA256"])):
+                    raise ValueError(f"{package['Package']} has no place, size or sha256")
+            return found
 
     def download(self, package: Mapping[str, str], to: Path, *, advance: Progress | None = None) -> str:
         """Fetch the .deb of a Packages stanza into the file `to`; returns its address.
@@ -242,6 +260,16 @@ class Suite:
         url = self.archive.url(package["Filename"])
         fetch_file(url, int(package["Size"]), package["SHA256"], to, advance)
         return url
+
+
+@contextmanager
+def _sound(where: str) -> Iterator[None]:
+    """Says what an index that is none makes its readers stumble over as one error."""
+    try:
+        yield
+    except (lzma.LZMAError, EOFError, ValueError, KeyError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise InfraError(f"is malformed: {what}", where=where, fix="check the mirror") from error
 
 
 def stanzas(packages: bytes, pattern: str) -> Iterator[Mapping[str, str]]:
@@ -295,16 +323,20 @@ def _open(archive: Archive, *, origin: str | None = "Debian") -> Suite:
         text = plain
     else:
         text = _unwrap(signed) if archive.trusted else verify(signed, archive.trust, where=where)
-    release = Deb822(text)
+    with _sound(where):
+        release = Deb822(text)
     if origin is not None and release.get("Origin") not in (origin, f"{origin} Backports"):
         raise Unavailable(f"is not {origin}'s archive: its Release says Origin: {release.get('Origin')}", where=where)
     if archive.suite not in (release.get("Codename"), release.get("Suite")):
         raise InfraError(f"is the Release of {release.get('Codename')}, not of {archive.suite}", where=where)
     files = {}
-    for line in release.get("SHA256", "").splitlines():
-        words = line.split()
-        if len(words) == 3:
-            files[words[2]] = (int(words[1]), words[0])
+    with _sound(where):
+        for line in release.get("SHA256", "").splitlines():
+            words = line.split()
+            if len(words) == 3:
+                if not _SHA256.fullmatch(words[0]):
+                    raise ValueError(f"{words[0][:70]!r} is no sha256")
+                files[words[2]] = (int(words[1]), words[0])
     return Suite(archive, release, files)
 
 

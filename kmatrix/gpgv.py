@@ -18,8 +18,8 @@ from kmatrix.errors import InfraError
 class Keys:
     """What a signature is checked with.
 
-    `files` are binary or armoured key files; `texts`, armoured keys themselves; `fingerprints`, where there are any, the only keys
-    accepted.
+    `files` are binary or armoured key files; `texts`, armoured keys themselves; `fingerprints` (whole, in upper case), where there are any,
+    the only keys accepted.
     """
 
     files: tuple[Path, ...] = ()
@@ -80,7 +80,7 @@ def _accepted(status: list[list[str]], fingerprints: tuple[str, ...]) -> bool:
             good = line[0] == "GOODSIG"
         elif line[0] == "VALIDSIG" and good:
             keys = {line[1], line[-1]}  # the (sub)key that signed, and its primary key
-            if not fingerprints or any(key.endswith(fingerprint) for key in keys for fingerprint in fingerprints):
+            if not fingerprints or keys & set(fingerprints):
                 return True
     return False
 

@@ -1,4 +1,5 @@
-"""kernels.toml → frozen Kernel and Target, and the expressions that select them. All validation of the matrix stands here.
+"""kernels.toml → frozen Kernel and Target, and the expressions that select them. All validation of the matrix stands here, and
+that of its sources in kmatrix.sources.
 
 Nothing here reads a file (kmatrix.config does): a matrix is made from the parsed TOML, and every error names the file and key.
 """
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from kmatrix.arch import ARCHES, Arch, parse_arch, parse_arches
 from kmatrix.errors import InputError
@@ -19,6 +20,7 @@ from kmatrix.features import FEATURES, Version, status
 from kmatrix.lock import Lock
 from kmatrix.nearest import did_you_mean
 from kmatrix.simulation import HIDEABLE, OLDEST_BASE, Simulation, not_hideable
+from kmatrix.sources import SourceModel
 from kmatrix.validation import Strict, validate
 
 __all__ = ["ARCHES", "Arch", "Kernel", "Matrix", "SourceSpec", "Target", "parse_arch", "parse_arches"]
@@ -28,81 +30,7 @@ _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._]*(-[0-9A-Za-z._]+)*")
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 
 
-@dataclass(frozen=True)
-class SourceOptions:
-    """The options that a kind of source takes in kernels.toml."""
-
-    required: tuple[str, ...] = ()
-    one_of: tuple[str, ...] = ()
-    """Exactly one of these, where there are any."""
-    optional: tuple[str, ...] = ()
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        """Every option."""
-        return (*self.required, *self.one_of, *self.optional)
-
-
-# How a file is known to be the right one: its digest, or a signature by a key; without either, only by an explicit trust = "first-use".
-_TRUST = ("sha256", "key", "fingerprint", "trust")
-SOURCE_OPTIONS: Mapping[str, SourceOptions] = {
-    "debian": SourceOptions(("suite", "series"), optional=("version",)),
-    "import": SourceOptions(),
-    "build": SourceOptions(optional=("tree",)),
-    "oci": SourceOptions(("ref",), optional=("trust",)),
-    "package": SourceOptions((), ("url", "repository"), ("packages", "suite", "series", "version", *_TRUST)),
-    "mainline": SourceOptions(("url", "series"), optional=("version", "key", "fingerprint", "trust")),
-    "tarball": SourceOptions(("url",), optional=("series", "version", *_TRUST)),
-    "git": SourceOptions(("url", "ref"), optional=("commit", "key", "fingerprint", "trust")),
-}
-"""The kinds of source, and the options each takes (docs/kernels-toml.md says what they mean)."""
-_ONE_OR_MORE = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
-_Texts = Annotated[tuple[str, ...], Field(strict=False, min_length=1), _ONE_OR_MORE]
-_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
 MIRROR_SCHEMES = ("http://", "https://", "file:/")
-
-
-class _SourceModel(Strict):
-    kind: str
-    arches: Annotated[tuple[str, ...], Field(strict=False)] = ARCHES
-    untried: bool = False
-    suite: str | None = None
-    series: str | None = None
-    version: str | None = None
-    tree: str | None = None
-    ref: str | None = None
-    commit: Annotated[str, Field(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")] | None = None
-    url: _Texts | None = None
-    repository: str | None = None
-    packages: _Texts | None = None
-    sha256: Annotated[tuple[_Sha256, ...], Field(strict=False), _ONE_OR_MORE] | None = None
-    key: _Texts | None = None
-    fingerprint: _Texts | None = None
-    trust: Literal["first-use"] | None = None
-
-    @model_validator(mode="after")
-    def _fits_kind(self) -> _SourceModel:
-        if self.kind not in SOURCE_OPTIONS:
-            raise ValueError(
-                f"unknown source kind {self.kind!r}{did_you_mean(self.kind, SOURCE_OPTIONS)}; known: {', '.join(SOURCE_OPTIONS)}"
-            )
-        known, given = SOURCE_OPTIONS[self.kind], set(self.options())
-        if wrong := given - set(known.all):
-            raise ValueError(f"a {self.kind} source takes no {', '.join(sorted(wrong))}")
-        if set(known.required) - given:
-            raise ValueError(f"a {self.kind} source needs {', '.join(sorted(known.required))}")
-        if known.one_of and len(given & set(known.one_of)) != 1:
-            raise ValueError(f"a {self.kind} source needs one of {', '.join(known.one_of)}")
-        if self.repository is not None and self.packages is None:
-            raise ValueError("a repository holds many packages: name the kernel's in packages")
-        return self
-
-    def options(self) -> dict[str, str | tuple[str, ...]]:
-        """What was given for the source's kind."""
-        given = {name: getattr(self, name) for name in type(self).model_fields if name not in ("kind", "arches", "untried")}
-        return {name: value for name, value in given.items() if value is not None}
 
 
 BUILD_VARIANTS: Mapping[str, Mapping[str, bool]] = {
@@ -134,7 +62,7 @@ class _KernelModel(Strict):
     config: dict[str, bool] = {}
     cmdline: Annotated[tuple[str, ...], Field(strict=False)] = ()
     memory: Annotated[int, Field(ge=64, le=65536)] | None = None
-    sources: Annotated[tuple[_SourceModel, ...], Field(strict=False)] = ()
+    sources: Annotated[tuple[SourceModel, ...], Field(strict=False)] = ()
 
     @field_validator("version", "as_of")
     @classmethod
@@ -239,7 +167,7 @@ class SourceSpec:
     kind: str
     arches: tuple[Arch, ...] = ARCHES
     options: Mapping[str, Any] = field(default_factory=dict)
-    """As SOURCE_OPTIONS names them; those that may be given several times (url, sha256, key, …) are tuples of strings."""
+    """As sources.SOURCE_OPTIONS names them; those that may be given several times (url, sha256, key, …) are tuples of strings."""
     untried: bool = False
     """Written from its publisher's layout, and never run by whoever wrote it: a bare run does not use it."""
 
@@ -620,7 +548,7 @@ def _check_status(kernel: Kernel, entry: _KernelModel, where: str) -> None:
                 )
 
 
-def _source(model: _SourceModel, where: str) -> SourceSpec:
+def _source(model: SourceModel, where: str) -> SourceSpec:
     return SourceSpec(model.kind, tuple(parse_arch(arch, where=where) for arch in model.arches), model.options(), model.untried)
 
 

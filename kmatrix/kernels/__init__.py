@@ -9,17 +9,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from kmatrix import apt, download, lease
 from kmatrix.arch import Arch
-from kmatrix.errors import InfraError, InputError, KmatrixError, StoreError, Unavailable, without_credentials
+from kmatrix.errors import InfraError, InputError, KmatrixError, StoreError, Unavailable
 from kmatrix.kernels import meant
 from kmatrix.kernels.build import BuildSource
 from kmatrix.kernels.debian import DebianSource
 from kmatrix.kernels.git import GitSource
 from kmatrix.kernels.imported import ImportSource
-from kmatrix.kernels.layout import check_series
+from kmatrix.kernels.layout import check_series, check_variant
 from kmatrix.kernels.mainline import MainlineSource
 from kmatrix.kernels.oci import OciSource
 from kmatrix.kernels.package import PackageSource
@@ -205,18 +205,7 @@ def _locked_to(kernel: Kernel, locked: Locked) -> tuple[SourceSpec, ...]:
             where=locked.target,
             fix=f"kmatrix kernels lock {kernel.name} --arch {locked.arch}",
         )
-    return tuple(pinned(spec, {"pin": _with_credentials(locked.pin, spec)}) for spec in found)
-
-
-def _with_credentials(pin: Mapping[str, Any], spec: SourceSpec) -> Mapping[str, Any]:
-    """A lock's pin, its addresses with the user and password that kernels.toml has for that host: they are in no lock."""
-    known = {without_credentials(url).split("/")[2]: url.split("/")[2] for url in spec.options.get("url", ()) if "@" in url}
-
-    def whole(url: str) -> str:
-        parts = url.split("/")
-        return "/".join([*parts[:2], known.get(parts[2], parts[2]), *parts[3:]]) if len(parts) > 2 else url
-
-    return {**pin, "url": tuple(map(whole, pin["url"]))} if "url" in pin and known else pin
+    return tuple(pinned(spec, {"pin": locked.pin}) for spec in found)
 
 
 def _said(spec: SourceSpec, error: KmatrixError) -> str:
@@ -299,8 +288,9 @@ class _StoppableStep:
 
 
 def same_series(kernel: Kernel, staged: StagedKernel) -> StagedKernel:
-    """`staged`, if it is of the version that kernels.toml gives `kernel`; InputError otherwise."""
+    """`staged`, if it is of the version that kernels.toml gives `kernel`, and without BTF where it says so; InputError otherwise."""
     check_series(kernel, staged.release)
+    check_variant(kernel, staged.btf)
     return staged
 
 

@@ -9,9 +9,12 @@ signature before it comes here, and is still not given the run of the machine.
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
+import os
+import posixpath
 import struct
 import sys
 import tarfile
@@ -22,6 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
+from xml.etree import ElementTree
 
 from debian.arfile import ArError, ArFile
 
@@ -40,13 +44,18 @@ TOTAL = 8 << 30
 FILE = 512 << 20
 """Bytes of one file that is read into memory."""
 _HEADER = 1 << 20  # of a tar header's own text (long names, pax records)
+_NAME = 255  # bytes of a file's name: what every file system that matters allows
+
+FIX = "get it from its publisher again, or from another source"
+"""What to do about an archive that is broken, or means harm."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A regular file of a package: its path (relative, as packed) and a way to read it before the next one is asked for."""
+    """A regular file of a package: its path (relative, as packed), its size and a way to read it before the next one is asked for."""
 
     path: str
+    size: int
     read: Callable[[], bytes]
 
 
@@ -54,40 +63,45 @@ Package = Callable[[], Iterator[Member]]
 """One pass over a package's regular files."""
 
 
-def package(path: Path, magic: bytes) -> Package | None:
-    """The package in the file `path` that begins with `magic` (8 bytes); None where it is neither a .deb nor an .rpm."""
+def package(path: Path, magic: bytes, where: str | None = None) -> Package | None:
+    """The package in the file `path` that begins with `magic` (8 bytes); None where it is neither a .deb nor an .rpm.
+
+    `where` is what errors call it (its address), here and below: a file that was fetched stands under a name that says nothing to anyone.
+    """
     if magic.startswith(b"!<arch>\n"):
-        return deb(path)
-    return rpm_package(path) if magic.startswith(rpm.LEAD) else None
+        return deb(path, where)
+    return rpm_package(path, where) if magic.startswith(rpm.LEAD) else None
 
 
-def deb(path: Path) -> Package:
+def deb(path: Path, where: str | None = None) -> Package:
     """A .deb file, read as a stream: nothing is unpacked but what is asked for. Raises InputError when it is no sound one."""
+    name = where or str(path)
 
     def members() -> Iterator[Member]:
-        with sound(path, "Debian package"), path.open("rb") as stream:
+        with sound(name, "Debian package"), path.open("rb") as stream:
             data = [member for member in ArFile(fileobj=stream).getmembers() if member.name.startswith("data.tar")]
             if len(data) != 1:
-                raise InputError("is no sound Debian package: it has no data.tar", where=str(path))
-            for member, _ in _tar(cast(IO[bytes], data[0]), path):
+                raise ValueError("it has no data.tar")
+            for member, _ in _tar(cast(IO[bytes], data[0]), name):
                 if member is not None:
                     yield member
 
     return members
 
 
-def rpm_package(path: Path) -> Package:
+def rpm_package(path: Path, where: str | None = None) -> Package:
     """An .rpm file, read as a stream. Raises InputError when it is no sound one."""
+    name = where or str(path)
 
     def members() -> Iterator[Member]:
-        with sound(path, "RPM package"), path.open("rb") as stream:
-            stream.seek(rpm.read(stream, str(path)).payload)
-            yield from _cpio(decompressed(stream), path)
+        with sound(name, "RPM package"), path.open("rb") as stream:
+            stream.seek(rpm.read(stream, name).payload)
+            yield from _cpio(decompressed(stream), name)
 
     return members
 
 
-def layers(paths: Sequence[Path]) -> Package:
+def layers(paths: Sequence[Path], where: str | None = None) -> Package:
     """The root file system that a container image's layers (tar archives, lowest first) make: the uppermost file of each path.
 
     A layer hides what is below it by whiteouts: `.wh.NAME` a path, `.wh..wh..opq` all of its folder.
@@ -97,8 +111,8 @@ def layers(paths: Sequence[Path]) -> Package:
         gone: set[str] = set()
         for path in reversed(paths):
             here: set[str] = set()
-            with sound(path, "layer"), path.open("rb") as stream:
-                for member, name in _tar(stream, path):
+            with sound(where or path, "layer"), path.open("rb") as stream:
+                for member, name in _tar(stream, where or str(path)):
                     folder, _, base = name.rpartition("/")
                     if base == ".wh..wh..opq":
                         here.add(folder)
@@ -128,7 +142,7 @@ def folder(path: Path) -> Package:
             base = path / place
             for file in sorted(base.rglob("*")) if base.is_dir() else ():
                 if file.is_file():
-                    yield Member(file.relative_to(path).as_posix(), partial(read_file, file))
+                    yield Member(file.relative_to(path).as_posix(), file.stat().st_size, partial(read_file, file))
 
     return members
 
@@ -141,36 +155,94 @@ def read_file(path: Path) -> bytes:
         raise InputError(f"cannot be read: {error.strerror}", where=str(path), fix="check the path") from None
 
 
-def unpack_tree(path: Path, into: Path, advance: Callable[[int], None] | None = None) -> None:
+def unpack_tree(path: Path, into: Path, advance: Callable[[int], None] | None = None, where: str | None = None) -> None:
     """Unpack the tar archive `path` into the empty folder `into`: regular files, folders and links that stay inside, modes made plain.
 
-    Raises InputError for anything that leads out, a device, or more than FILES or TOTAL; `into` is to be thrown away then.
+    Done here and not by tarfile, whose filters came in the course of Python 3.11. No symbolic link exists before all files are written, so
+    none is written through one. Raises InputError for anything that leads out, a device, or more than FILES or TOTAL; `into` is to be
+    thrown away then.
     """
-    with sound(path, "archive"), path.open("rb") as stream, _open_tar(decompressed(stream)) as tar:
-        for count, info in enumerate(tar, 1):
-            _checked_name(info.name, path)
-            _check_count(count, path)
-            tar.extract(info, into, filter="data")
+    root, links = into.resolve(), dict[str, str]()
+    with sound(where or path, "archive"), path.open("rb") as stream, _open_tar(decompressed(stream)) as tar:
+        for count, (info, name) in enumerate(_members(tar, where or str(path)), 1):
+            if info.issym():
+                links[name] = info.linkname
+            elif not name:
+                continue
+            elif info.isdir():
+                (into / name).mkdir(parents=True, exist_ok=True)
+            elif info.isreg() or info.islnk():
+                _place(tar, info, into, name, where or str(path))
+            else:
+                raise ValueError(f"{name!r} is neither file, folder nor link")
             if advance is not None and count % 100 == 0:
                 advance(count)
+        for name, target in links.items():
+            folder = posixpath.dirname(name)
+            out = target.startswith("/") or posixpath.normpath(posixpath.join(folder, target)).split("/")[0] == ".."
+            if out or Path(os.path.realpath(into / folder)) != root / folder:
+                raise _leads_out(f"{name} -> {target}", where or str(path))
+            (into / folder).mkdir(parents=True, exist_ok=True)
+            (into / name).symlink_to(target)
+        for name in links:  # one may lead out by way of another
+            if not Path(os.path.realpath(into / name)).is_relative_to(root):
+                raise _leads_out(name, where or str(path))
+
+
+def _place(tar: tarfile.TarFile, info: tarfile.TarInfo, into: Path, name: str, where: str) -> None:
+    """Write a regular file of a source tree, or make it the same file as one before it."""
+    place = into / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)  # of two members with a name the later one counts
+    if info.islnk():
+        before = into / _checked_name(info.linkname, where)
+        if not before.is_file():
+            raise ValueError(f"{name!r} is a link to a file that is not there before it")
+        os.link(before, place)
+        return
+    file = tar.extractfile(info)
+    assert file is not None
+    with place.open("xb") as out:
+        while chunk := file.read(1 << 20):
+            out.write(chunk)
+    place.chmod(0o755 if info.mode & 0o100 else 0o644)
+    os.utime(place, (info.mtime, info.mtime))
 
 
 @contextmanager
-def sound(path: Path | str, what: str) -> Iterator[None]:
-    """Says what the readers of the archive's layers stumble over as one error."""
+def sound(where: Path | str, what: str) -> Iterator[None]:
+    """Says what the readers of an archive's (or an answer's) layers stumble over as one error; `where` is what the user knows it by."""
     try:
         yield
     except MALFORMED as error:
-        raise InputError(f"is no sound {what}: {error or type(error).__name__}", where=str(path)) from error
+        raise InputError(f"is no sound {what}: {_words(error)}", where=str(where), fix=FIX) from error
     except OSError as error:
+        if error.errno in _NAMES:
+            raise InputError(
+                f"is no sound {what}: {error.strerror} ({_brief(str(error.filename))})", where=str(where), fix=FIX
+            ) from error
         if error.errno is not None:  # the system's own, a full disk; python-debian and bz2 raise it bare for what they cannot read
             raise
-        raise InputError(f"is no sound {what}: {error}", where=str(path)) from error
+        raise InputError(f"is no sound {what}: {error}", where=str(where), fix=FIX) from error
 
+
+def _words(error: BaseException) -> str:
+    """What an error says, in one line; of those that say nothing to a reader, what they are."""
+    text = " ".join(str(error).split())
+    return text if text and not isinstance(error, KeyError | TypeError) else f"{type(error).__name__} {_brief(text)}".strip()
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:40]}…{text[-40:]}"
+
+
+_NAMES = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""What the system says of names that cannot stand beside each other, such as `a` and `a/b` for two files."""
 
 MALFORMED = (
     *(ArError, tarfile.TarError, lzma.LZMAError, zlib.error, zstd.ZstdError, gzip.BadGzipFile),
-    *(EOFError, struct.error, ValueError, IndexError, OverflowError),
+    *(EOFError, struct.error, ValueError, IndexError, OverflowError, KeyError, TypeError, UnicodeError),
+    *(RecursionError, ElementTree.ParseError),
 )
 
 _DECOMPRESSORS: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
@@ -182,22 +254,23 @@ _DECOMPRESSORS: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
 )
 
 
-def decompressed(stream: IO[bytes]) -> IO[bytes]:
-    """What `stream` holds from where it is on, decompressed as its first bytes say; `Limited` in what it gives."""
+def decompressed(stream: IO[bytes], limit: int | None = None) -> IO[bytes]:
+    """What `stream` holds from where it is on, decompressed as its first bytes say; it ends with an error past `limit` (TOTAL) bytes."""
     start = stream.tell()
     magic = stream.read(6)
     stream.seek(start)
     for known, opened in _DECOMPRESSORS:
         if magic.startswith(known):
-            return cast(IO[bytes], _Limited(opened(stream)))
-    return cast(IO[bytes], _Limited(stream))
+            return cast(IO[bytes], _Limited(opened(stream), limit or TOTAL))
+    return cast(IO[bytes], _Limited(stream, limit or TOTAL))
 
 
 class _Limited(io.RawIOBase):
-    """A stream that ends with an error where it gives more than TOTAL: a bomb."""
+    """A stream that ends with an error where it gives more than `limit` bytes: a bomb."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], limit: int) -> None:
         self._stream = stream
+        self._limit = limit
         self._seen = 0
 
     def readable(self) -> bool:
@@ -207,8 +280,8 @@ class _Limited(io.RawIOBase):
         assert size is not None
         data = self._stream.read(size)
         self._seen += len(data)
-        if self._seen > TOTAL:
-            raise ValueError(f"it unpacks to more than {TOTAL >> 20} MiB")
+        if self._seen > self._limit:
+            raise ValueError(f"it unpacks to more than {self._limit >> 20} MiB")
         return data
 
     def tell(self) -> int:
@@ -229,24 +302,36 @@ def _open_tar(stream: IO[bytes]) -> tarfile.TarFile:
     return tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarInfo)
 
 
-def _tar(stream: IO[bytes], path: Path) -> Iterator[tuple[Member | None, str]]:
+def _members(tar: tarfile.TarFile, where: str) -> Iterator[tuple[tarfile.TarInfo, str]]:
+    """The archive's members and their checked names. A sparse file is refused: it takes no room in the archive, and any in what it unpacks to."""
+    total = 0
+    for count, info in enumerate(tar, 1):
+        name = _checked_name(info.name, where)
+        _check_count(count, where)
+        if info.issparse() or info.size < 0:
+            raise ValueError(f"{name!r} is a sparse file")
+        total += info.size
+        if total > TOTAL:
+            raise ValueError(f"it unpacks to more than {TOTAL >> 20} MiB")
+        yield info, name
+
+
+def _tar(stream: IO[bytes], where: str) -> Iterator[tuple[Member | None, str]]:
     """Every member's name, cleaned; with the member where it is a regular file. A folder's name ends in "/"."""
     with _open_tar(decompressed(stream)) as tar:
-        for count, info in enumerate(tar, 1):
-            name = _checked_name(info.name, path)
-            _check_count(count, path)
+        for info, name in _members(tar, where):
             if info.isreg():
                 file = tar.extractfile(info)
                 assert file is not None
-                yield Member(name, partial(_read, file, info.size, path)), name
+                yield Member(name, info.size, partial(_read, file, info.size, where)), name
             else:
                 yield None, name + "/" * info.isdir()
 
 
-def _cpio(stream: IO[bytes], path: Path) -> Iterator[Member]:
+def _cpio(stream: IO[bytes], where: str) -> Iterator[Member]:
     """The regular files of a cpio archive in the "newc" format (cpio(5)), which is what RPM packs."""
     for count in range(1, FILES + 2):
-        _check_count(count, path)
+        _check_count(count, where)
         header = _exactly(stream, 110)
         if header[:6] not in (b"070701", b"070702"):
             raise ValueError(f"its payload has a header {header[:6]!r} that is not cpio's")
@@ -258,9 +343,9 @@ def _cpio(stream: IO[bytes], path: Path) -> Iterator[Member]:
         if raw == b"TRAILER!!!":
             return
         rest = _Rest(stream, size)
-        name = _checked_name(raw.decode(errors="surrogateescape"), path)
+        name = _checked_name(raw.decode(errors="surrogateescape"), where)
         if mode & 0o170000 == 0o100000:
-            yield Member(name, partial(_read, rest, size, path))
+            yield Member(name, size, partial(_read, rest, size, where))
         rest.skip()
         _exactly(stream, -size % 4)
 
@@ -292,25 +377,36 @@ def _exactly(stream: IO[bytes], size: int) -> bytes:
     return data
 
 
-def _read(file: Any, size: int, path: Path) -> bytes:
-    with sound(path, "archive"):
+def _read(file: Any, size: int, where: str) -> bytes:
+    with sound(where, "archive"):
         if size > FILE:
             raise ValueError(f"a file in it has {size >> 20} MiB")
         data: bytes = file.read()
         return data
 
 
-def _check_count(count: int, path: Path) -> None:
+def _check_count(count: int, where: str) -> None:
     if count > FILES:
-        raise InputError(f"holds more than {FILES} files: not what it should be", where=str(path))
+        raise InputError(f"holds more than {FILES} files: not what it should be", where=where, fix=FIX)
 
 
-def _checked_name(name: str, path: Path) -> str:
-    """The name, relative and without "./"; InputError where it leads out of the archive."""
+def _checked_name(name: str, where: str) -> str:
+    """The name, relative and without "./"; InputError where it leads out of the archive, or cannot be a file's as it stands.
+
+    A control character in a name (a newline) would make a line of digests mean two things.
+    """
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts or name.startswith("/") or "\0" in name:
-        raise InputError(f"holds a path that leads out of it ({name!r}): nothing of it is used", where=str(path))
+        raise _leads_out(name, where)
+    if any(ord(each) < 32 or 0x7F <= ord(each) < 0xA0 or 0xD800 <= ord(each) < 0xE000 for each in name):
+        raise InputError(f"holds a name that is no text ({_brief(ascii(name))}): nothing of it is used", where=where, fix=FIX)
+    if any(len(part.encode()) > _NAME for part in parts):
+        raise InputError(f"holds a name of more than {_NAME} bytes ({_brief(name)}): nothing of it is used", where=where, fix=FIX)
     return "/".join(parts)
+
+
+def _leads_out(name: str, where: str) -> InputError:
+    return InputError(f"holds a path that leads out of it ({_brief(repr(name))}): nothing of it is used", where=where, fix=FIX)
 
 
 def bounded(data: bytes, limit: int = FILE) -> bytes:

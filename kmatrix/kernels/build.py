@@ -33,13 +33,15 @@ FRAGMENTS = Path(__file__).resolve().parent / "config"
 
 @dataclass(frozen=True)
 class Fix:
-    """What an old tree needs to be built by a new compiler: words added to a variable of make's, and why."""
+    """What an old tree needs to be built by new tools: words added to a variable of make's, and why."""
 
     variable: str
     words: str
     until: Version
     """The first release that needs it no more."""
     why: str
+    pahole: Version = (0, 0)
+    """The first pahole that needs it, and knows the words."""
 
 
 _ALWAYS: Version = (999, 0)
@@ -51,13 +53,31 @@ FIXES = (
         (5, 7),
         "scripts/dtc defines yylloc in two objects, which gcc 10 and later refuse to link (e33a814e772c, scripts/dtc: Remove redundant YYLOC)",
     ),
+    *(
+        Fix(
+            compiler,
+            "-std=gnu11",
+            (6, 15),
+            "gcc 15 takes what is compiled without -std for C23, where false is a keyword and not include/linux/stddef.h's enumerator: x86's boot "
+            "code (x86/boot: Use '-std=gnu11' to fix build with GCC 15), and 4.14's host tools, whose -std giving HOSTCFLAGS replaces",
+        )
+        for compiler in ("CC", "HOSTCC")
+    ),
+    Fix(
+        "PAHOLE",
+        "--skip_encoding_btf_enum64",
+        (6, 0),
+        "BTF_KIND_ENUM64 came with 6.0 (bpf: Add btf enum64 support): no older kernel parses BTF with it, and no loader of its time; the scripts of "
+        "later stable releases say so to pahole by themselves, but not 5.4's",
+        pahole=(1, 24),
+    ),
     Fix("KCFLAGS", "-w", _ALWAYS, "a compiler newer than the tree warns of thousands of things that nobody will change in it"),
 )
 
 
-def make_variables(version: Version) -> dict[str, str]:
-    """The variables that FIXES asks for in a tree of `version`."""
-    chosen = [fix for fix in FIXES if version < fix.until]
+def make_variables(version: Version, pahole: Version) -> dict[str, str]:
+    """What FIXES adds to make's variables in a tree of `version`, with that `pahole`."""
+    chosen = [fix for fix in FIXES if version < fix.until and pahole >= fix.pahole]
     return {name: " ".join(fix.words for fix in chosen if fix.variable == name) for name in {fix.variable for fix in chosen}}
 
 
@@ -293,6 +313,14 @@ def _configure(recipe: Recipe, make: _Make, options: Sequence[Option]) -> tuple[
     return found.unknown
 
 
+def _pahole() -> Version:
+    """Of the pahole that is installed; (0, 0) where none is."""
+    binary = shutil.which("pahole")
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout if binary else ""
+    match = re.match(r"v(\d+)\.(\d+)", said)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
 class _Make:
     """The kernel's make, with one arch's compiler, an output folder and a log."""
 
@@ -306,9 +334,14 @@ class _Make:
         self._require(prefix, recipe.arch)
         ccache = "ccache " if shutil.which("ccache") else ""
         self._command = ["make", "-C", str(recipe.tree), f"O={out}", f"-j{recipe.jobs or os.cpu_count() or 1}"]
-        self._command += [f"ARCH={info.kbuild}", f"CROSS_COMPILE={prefix}", f"CC={ccache}{self._gcc}", f"HOSTCC={ccache}gcc"]
+        self._command += [f"ARCH={info.kbuild}", f"CROSS_COMPILE={prefix}"]
+        added, programs = (
+            make_variables(version, _pahole()),
+            {"CC": f"{ccache}{self._gcc}", "HOSTCC": f"{ccache}gcc", "PAHOLE": "pahole"},
+        )
+        variables = {name: f"{programs.get(name, '')} {added.get(name, '')}".strip() for name in {*added, *programs}}
         # An empty LOCALVERSION keeps a git tree's "+" out of the release.
-        self._command += [*(f"{name}={value}" for name, value in sorted(make_variables(version).items())), "LOCALVERSION="]
+        self._command += [*(f"{name}={value}" for name, value in sorted(variables.items())), "LOCALVERSION="]
 
     def compiler_version(self) -> str:
         """What the compiler says of itself."""

@@ -10,7 +10,7 @@ from debian.debian_support import NativeVersion as Version
 
 from kmatrix import apt
 from kmatrix.arch import INFO, Arch
-from kmatrix.errors import Unavailable
+from kmatrix.errors import Unavailable, without_credentials
 from kmatrix.kernels import archive, layout
 from kmatrix.kernels.store import StagedKernel
 from kmatrix.kernels.trust import Artifact, provenance
@@ -27,7 +27,9 @@ def select(packages: Sequence[Package], series: str, arch: str, version: str | N
     several ABIs). Kernels of another flavour (-cloud, -rt, -16k), unsigned images and debug packages are no candidates.
     """
     candidates = {
-        p["Package"]: p for p in packages if is_plain_kernel(p["Package"], series, arch) and version in (None, p["Version"])
+        p["Package"]: p
+        for p in sorted(packages, key=lambda p: Version(p["Version"]))  # of one in several versions, the newest
+        if is_plain_kernel(p["Package"], series, arch) and version in (None, p["Version"])
     }
     if not candidates:
         return None
@@ -77,9 +79,9 @@ class DebianSource:
             raise Unavailable(f"Debian {suite_name} has no kernel {version or series} for {debian_arch}", where=suite.archive.uri)
         file = into.parent / "package.deb"  # beside the tree, in the staging folder: gone with it
         with reporter.step(f"{label}: fetching {chosen['Package']} {chosen['Version']}") as step:
-            url = suite.download(chosen, file, advance=step.advance)
+            url = without_credentials(suite.download(chosen, file, advance=step.advance))
         with reporter.step(f"{label}: unpacking") as step:
-            laid_out = layout.lay_out([archive.deb(file)], arch, into, where=url, step=step)
+            laid_out = layout.lay_out([archive.deb(file, url)], arch, into, where=url, step=step)
         file.unlink()
         vouched = "nobody ([trusted=yes])" if suite.archive.trusted else f"Debian {suite_name}'s signed Release"
         artifact = Artifact(url, chosen["SHA256"], int(chosen["Size"]), vouched)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -12,15 +11,15 @@ from urllib.parse import urlsplit
 
 from kmatrix import download
 from kmatrix.arch import Arch
-from kmatrix.errors import InfraError, InputError, Unavailable
+from kmatrix.errors import InfraError, InputError, Unavailable, without_credentials
 from kmatrix.gpgv import dearmor, verify
 from kmatrix.kernels import build, trust
 from kmatrix.kernels.store import StagedKernel
 from kmatrix.kernels.tarball import unpack
 from kmatrix.matrix import Kernel, SourceSpec
 from kmatrix.progress import Reporter
+from kmatrix.sources import REMOTE
 
-_REMOTE = re.compile(r"(https?|git|ssh|file)://.+")
 _ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ALLOW_PROTOCOL": "https:http:git:ssh:file",  # not ext:, which runs what it is told
@@ -53,17 +52,22 @@ class GitSource:
         file = into.parent / "source.tar"
         with reporter.step(f"{label}: taking commit {commit[:12]}"):
             _git(repository, "archive", "--format=tar", f"--output={file}", commit)
-        tree = unpack(file, into.parent / "source", label, reporter)
+        tree = unpack(file, into.parent / "source", label, reporter, where=f"{spec.options['url'][0]} {commit}")
         built = build.stage(build.Recipe(tree, arch), kernel, into, reporter)
         about = {key: value for key, value in built.source.items() if key not in ("kind", "tree")}
-        about |= {"url": spec.options["url"][0], "ref": spec.options["ref"], "commit": commit, "trust": vouched}
+        about |= {
+            "url": without_credentials(spec.options["url"][0]),
+            "ref": spec.options["ref"],
+            "commit": commit,
+            "trust": vouched,
+        }
         return replace(built, source=trust.provenance(self.kind, [], {"commit": commit}, **about))
 
 
 def _commit(spec: SourceSpec, kernel: Kernel, scratch: Path, label: str, reporter: Reporter) -> tuple[Path, str, str]:
     """A repository on disk with the commit wanted in it, that commit, and why it is believed."""
     (url, *more), ref, where = spec.options["url"], spec.options["ref"], f'{kernel.declared_in}: kernels."{kernel.name}".sources'
-    pinned, keys, local = spec.options.get("commit"), trust.keys(spec, kernel), not _REMOTE.fullmatch(url)
+    pinned, keys, local = spec.options.get("commit"), trust.keys(spec, kernel), not REMOTE.fullmatch(url)
     if more or ref.startswith("-") or (urlsplit(url).scheme and local):
         raise InputError("a git source has one url (https://…, or a folder) and one ref", where=where, fix="correct url and ref")
     if not (pinned or keys or local or trust.first_use(spec)):
@@ -78,7 +82,7 @@ def _commit(spec: SourceSpec, kernel: Kernel, scratch: Path, label: str, reporte
         download.require_network(url)
         wanted = "refs/kmatrix/wanted"
         _git(scratch, "init", "--quiet", "--bare", str(repository))
-        with reporter.step(f"{label}: fetching {ref} of {url}"):
+        with reporter.step(f"{label}: fetching {ref} of {without_credentials(url)}"):
             _git(repository, "fetch", "--quiet", "--depth=1", "--no-tags", url, f"+{pinned or ref}:{wanted}")
     tag = _git(repository, "rev-parse", "--verify", "--end-of-options", wanted).strip()
     commit = _git(repository, "rev-parse", "--verify", "--end-of-options", f"{wanted}^{{commit}}").strip()
@@ -97,6 +101,9 @@ def _commit(spec: SourceSpec, kernel: Kernel, scratch: Path, label: str, reporte
             signature=dearmor(begin + signature),
             fix="the key is kernels.toml's",
         )
+        said = next((line.removeprefix("tag ") for line in text.splitlines() if line.startswith("tag ")), "")
+        if said != ref.removeprefix("refs/").removeprefix("tags/"):  # an old release under a new name is signed all the same
+            raise InfraError(f"is the signed tag {said!r}", where=f"{url} {ref}", fix="try again later, or from another repository")
         return repository, commit, "the signed tag"
     return repository, commit, "a repository on this machine" if local else trust.FIRST_USE
 

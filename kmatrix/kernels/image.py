@@ -109,7 +109,7 @@ def _unwrap_arm64(data: bytes, where: str) -> bytes:
         for _ in range(2):
             if data[:2] == b"\x1f\x8b":
                 data = _decompress(data)
-            elif data[:2] == b"MZ" and data[4:8] == b"zimg":
+            elif data[:2] == b"MZ" and data[4:8] == b"zimg" and len(data) >= 16:
                 offset, size = struct.unpack_from("<II", data, 8)
                 data = _decompress(data[offset : offset + size])
     except _Unreadable as error:
@@ -120,7 +120,7 @@ def _unwrap_arm64(data: bytes, where: str) -> bytes:
 def has_btf(vmlinux: bytes) -> bool:
     """Whether the uncompressed kernel carries a .BTF section: its header is looked for, and must add up."""
     at = vmlinux.find(BTF_MAGIC)
-    while at >= 0:
+    while 0 <= at <= len(vmlinux) - 24:
         type_length, string_offset, string_length = struct.unpack_from("<III", vmlinux, at + 12)
         end = at + 24 + string_offset + string_length
         # A real one has types, strings right after them, and begins its strings with the empty one.

@@ -43,7 +43,8 @@ def stage_image(
     (CONFIG_IKCONFIG). Raises InputError when the image is not a kernel for `arch`, or the modules are not its own.
     """
     data = archive.read_file(image)
-    facts = read_image(data, arch, where=str(image))
+    with archive.sound(image, "kernel image"):
+        facts = read_image(data, arch, where=str(image))
     text = archive.read_file(config).decode(errors="replace") if config is not None else facts.config
     if config is not None and "CONFIG_" not in (text or ""):
         raise InputError("is not a kernel configuration", where=str(config), fix="give a build tree's .config, or boot/config-…")

@@ -13,7 +13,7 @@ from pathlib import Path
 from kmatrix.arch import Arch
 from kmatrix.errors import InputError
 from kmatrix.kernels import modules
-from kmatrix.kernels.archive import TOTAL, Member, Package, sound
+from kmatrix.kernels.archive import FILE, FIX, TOTAL, Member, Package, sound
 from kmatrix.kernels.image import BTF_MAGIC, ImageFacts, read_image
 from kmatrix.kernels.store import StagedKernel
 from kmatrix.matrix import Kernel
@@ -25,6 +25,9 @@ _IMAGE = re.compile(r"(?:.*/)?boot/(?:vmlinuz|Image|bzImage)(?:-[^/]+)?|(?:.*?/)
 _CONFIG = re.compile(r"(?:.*/)?boot/config-[^/]+|(?:.*?/)?lib/modules/[^/]+/config")
 _BTF = re.compile(r"(?:.*/)?boot/btf-[^/]+|(?:.*/)?[^/]+\.btf")
 _VMLINUX = re.compile(r"(?:.*/)?boot/vmlinux-[^/]+|(?:.*?/)?lib/modules/[^/]+/(?:build/)?vmlinux")
+
+# What is held in memory of one kernel: files of a kind (the image packed and unpacked, under two names), bytes of all, and of a configuration.
+_MANY, _HELD, _CONFIG_SIZE = 4, 1 << 30, 4 << 20
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,14 @@ def lay_out(packages: Iterable[Package], arch: Arch, into: Path, *, where: str, 
     images: dict[str, bytes] = {}
     configs: dict[str, bytes] = {}
     detached: dict[str, bytes] = {}
-    seen = 0
+    seen = held = 0
+
+    def hold(kind: dict[str, bytes], member: Member, largest: int) -> None:
+        nonlocal held
+        held += member.size
+        if len(kind) >= _MANY or member.size > largest or held > _HELD:
+            raise InputError(f"holds more than a kernel's package does ({member.path}, {member.size} bytes)", where=where, fix=FIX)
+        kind[member.path] = member.read()
 
     def first_pass(member: Member) -> bool:
         nonlocal seen
@@ -56,14 +66,14 @@ def lay_out(packages: Iterable[Package], arch: Arch, into: Path, *, where: str, 
         if step is not None:
             step.advance(seen)
         if _IMAGE.fullmatch(member.path):
-            images[member.path] = member.read()
+            hold(images, member, FILE)
         elif _CONFIG.fullmatch(member.path):
-            configs[member.path] = member.read()
+            hold(configs, member, _CONFIG_SIZE)
         elif _BTF.fullmatch(member.path):
-            detached[member.path] = member.read()
+            hold(detached, member, FILE)
         return modules.wanted(_below(member.path))
 
-    _take(packages, into, first_pass)
+    _take(packages, into, where, first_pass)
     if not images:
         raise InputError("holds no kernel image (boot/vmlinuz-…)", where=where, fix="give the image itself: --image FILE")
     found = {name: _facts(data, arch, f"{where}: {name}") for name, data in images.items()}
@@ -80,7 +90,7 @@ def lay_out(packages: Iterable[Package], arch: Arch, into: Path, *, where: str, 
     if release.is_dir():
         while missing := modules.missing_dependencies(release):
             before = len(list(release.rglob("*.ko")))
-            _take(packages, into, lambda member: modules.module_name(member.path) in missing)
+            _take(packages, into, where, lambda member: modules.module_name(member.path) in missing)
             if len(list(release.rglob("*.ko"))) == before:
                 break  # the package itself lacks them: depmod and modprobe will say so
     write_boot(into, facts)
@@ -108,8 +118,11 @@ def _detached_btf(packages: Iterable[Package], files: Mapping[str, bytes], to: P
         to.write_bytes(data)
         return f"the file {path.rsplit('/', 1)[-1]} beside the image"
     pahole = shutil.which("pahole")
-    vmlinux = next((m.read() for package in packages for m in package() if _VMLINUX.fullmatch(m.path)), None) if pahole else None
-    if pahole is None or vmlinux is None:
+    if pahole is None:
+        return None
+    # One too large to be held has no BTF made of it, and its kernel is good all the same.
+    found = (m.read() for package in packages for m in package() if _VMLINUX.fullmatch(m.path) and m.size <= FILE)
+    if (vmlinux := next(found, None)) is None:
         return None
     with tempfile.NamedTemporaryFile(dir=to.parent.parent.parent, suffix=".vmlinux") as file:
         file.write(vmlinux)
@@ -142,7 +155,7 @@ def _below(path: str) -> str:
     return match[2] if match else ""
 
 
-def _take(packages: Iterable[Package], into: Path, wanted: Callable[[Member], bool]) -> None:
+def _take(packages: Iterable[Package], into: Path, where: str, wanted: Callable[[Member], bool]) -> None:
     """One pass: every module that is `wanted`, and depmod's index files, to `into`/lib/modules."""
     written = 0
     for package in packages:
@@ -153,12 +166,13 @@ def _take(packages: Iterable[Package], into: Path, wanted: Callable[[Member], bo
                 continue
             name = match[2].rsplit("/", 1)[-1]
             target = into / "lib/modules" / match[1] / match[2].removesuffix(name)
-            if match[2] in modules.INDEX_FILES:
-                modules.write_file(member.read(), target / name)
-            elif take and modules.is_module(name):
-                written += modules.write_module(member.read(), name, target)
-                if written > TOTAL:
-                    raise InputError(f"its modules unpack to more than {TOTAL >> 20} MiB", where=member.path)
+            with sound(where, "kernel package"):
+                if match[2] in modules.INDEX_FILES:
+                    modules.write_file(member.read(), target / name)
+                elif take and modules.is_module(name):
+                    written += modules.write_module(member.read(), name, target)
+                    if written > TOTAL:
+                        raise ValueError(f"its modules unpack to more than {TOTAL >> 20} MiB")
 
 
 def staged(laid_out: LaidOut, source: Mapping[str, object]) -> StagedKernel:
@@ -187,4 +201,14 @@ def check_series(kernel: Kernel, release: str) -> None:
             f"the kernel is {release}, and {kernel.declared_in} says that {kernel.name!r} is a {version}",
             where=kernel.name,
             fix="name the kernel that it is (kmatrix kernels list), or add one to your kernels.toml",
+        )
+
+
+def check_variant(kernel: Kernel, btf: bool | None) -> None:
+    """Raises InputError where `kernel` is declared to be built without BTF, and there is `btf`: each cell would fail of it, and say less."""
+    if "nobtf" in kernel.build and btf:
+        raise InputError(
+            f"the kernel has BTF, and {kernel.declared_in} says that {kernel.name!r} is built without",
+            where=kernel.name,
+            fix=f"give one built without CONFIG_DEBUG_INFO_BTF: kmatrix kernels build {kernel.name} --arch … --tree DIR",
         )

@@ -62,7 +62,7 @@ class MainlineSource:
             file = into.parent / f"package{number}.deb"
             url, doing = urljoin(build.url, name), f"{label}: fetching {name}"
             artifacts.append(trust.fetch(url, file, doing, reporter, digest=build.digests[name], trust=build.vouched))
-            packages.append(archive.deb(file))
+            packages.append(archive.deb(file, url))
         with reporter.step(f"{label}: unpacking") as step:
             laid_out = layout.lay_out(packages, arch, into, where=build.url, step=step)
         return layout.staged(laid_out, trust.provenance(self.kind, artifacts, {"version": version}, version=version))
@@ -87,10 +87,10 @@ def packages(names: Iterable[str], debian: str) -> tuple[str, ...]:
 
 
 def _newest(base: str, series: str, version: str | None, arch: Arch, keys: Keys | None) -> tuple[str, _Build]:
-    listed = [version] if version else releases(_listing(base), series)
+    listed = [f"v{version.removeprefix('v')}"] if version else releases(_listing(base), series)
     incomplete = []
     for each in listed[:_LOOKED_AT]:
-        if build := _build(urljoin(base, f"{each}/"), arch, keys):
+        if build := _build(urljoin(base, f"{each}/"), each, arch, keys):
             return each, build
         incomplete.append(each)
     said = f"; {', '.join(incomplete)} lack files" if incomplete else ""
@@ -105,14 +105,18 @@ def _listing(url: str) -> str:
     return download.get(url, 4 << 20).decode(errors="replace")
 
 
-def _build(folder: str, arch: Arch, keys: Keys | None) -> _Build | None:
-    """The build in `folder` for `arch`, in its own folder or (as once) among the others'; None where files are missing."""
+def _build(folder: str, version: str, arch: Arch, keys: Keys | None) -> _Build | None:
+    """The build of `version` in `folder` for `arch`, in its own folder or (as once) among the others'; None where files are missing.
+
+    What is signed is a list of names and digests: an old release's would be good in a new one's folder, but for the names.
+    """
     debian, links = INFO[arch].debian, _links(folder)
     below = [link.removeprefix(f"{debian}/") for link in links if link.startswith(f"{debian}/")]
     if below:  # a page that lists the files of all arches, or one that links to the folder
         folder = urljoin(folder, f"{debian}/")
         links = below if any(below) else _links(folder)
-    files = packages(links, debian)
+    release = version.removeprefix("v") + ".0" * (version.count(".") == 1)
+    files = packages([link for link in links if f"-{release}-" in link], debian)
     if not files or "CHECKSUMS" not in links:
         return None
     where = urljoin(folder, "CHECKSUMS")

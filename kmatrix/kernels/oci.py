@@ -25,12 +25,13 @@ from kmatrix.kernels.store import StagedKernel
 from kmatrix.kernels.trust import Artifact
 from kmatrix.matrix import Kernel, SourceSpec
 from kmatrix.progress import Reporter
+from kmatrix.sources import REFERENCE
 
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
 _LAYERS = 128
-_REST = re.compile(r"([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)(?::(\w[\w.-]{0,127}))?(?:@(sha256:[0-9a-f]{64}))?")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_LOCAL = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Reference:
     def base(self) -> str:
         """The address of the repository in the registry's API."""
         # As for Docker: a registry on this machine needs no certificate.
-        local = re.fullmatch(r"(localhost|127\.[\d.]+|\[::1\])(:\d+)?", self.registry) is not None
+        local = _LOCAL.fullmatch(self.registry) is not None
         host = "registry-1.docker.io" if self.registry == "docker.io" else self.registry
         return f"{'http' if local else 'https'}://{host}/v2/{self.repository}"
 
@@ -57,12 +58,11 @@ class Reference:
 
 def parse(text: str, where: str) -> Reference:
     """The reference that `text` is; InputError when it is none."""
-    registry, _, rest = text.partition("/")
-    match = _REST.fullmatch(rest)
-    if match is None or not (match[2] or match[3]) or not ("." in registry or ":" in registry or registry == "localhost"):
+    match = REFERENCE.fullmatch(text)
+    if match is None or not (match["tag"] or match["digest"]):
         fix = "write REGISTRY/REPOSITORY:TAG, or REGISTRY/REPOSITORY@sha256:…"
         raise InputError(f"{text!r} names no image in a registry", where=where, fix=fix)
-    return Reference(registry, match[1], match[2], match[3])
+    return Reference(match["registry"], match["repository"], match["tag"], match["digest"])
 
 
 class OciSource:
@@ -105,7 +105,7 @@ class OciSource:
                 )
             )
         with reporter.step(f"{label}: unpacking") as progress:
-            laid_out = layout.lay_out([archive.layers(files)], arch, into, where=where, step=progress)
+            laid_out = layout.lay_out([archive.layers(files, where)], arch, into, where=where, step=progress)
         source = trust.provenance(self.kind, artifacts, {"ref": reference.at(top.digest)}, ref=spec.options["ref"])
         return layout.staged(laid_out, source)
 
@@ -152,10 +152,17 @@ class _Registry:
                 for each in top.body["manifests"]:
                     platform = each.get("platform", {})
                     if (platform.get("os"), platform.get("architecture")) == ("linux", INFO[arch].debian):
-                        return top, self._get(str(each["digest"]))
+                        digest = str(each["digest"])
+                        if not _DIGEST.fullmatch(digest):  # nothing would tell that what comes is what was meant
+                            raise ValueError(f"an image has no sha256 but {digest[:80]!r}")
+                        break
                     platforms.append(str(platform.get("architecture")))
+                else:
+                    digest = ""
             except (KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"it does not list its images ({error})") from error
+        if digest:
+            return top, self._get(digest)
         raise Unavailable(f"has no image for {INFO[arch].debian} (it has {', '.join(platforms) or 'none'})", where=where)
 
     def authorization(self) -> Mapping[str, str]:
@@ -195,7 +202,8 @@ class _Registry:
                 "wants a password: only what is public is fetched", where=url, fix="choose a public image, or a mirror of it"
             )
         asked = {name: parts[name] for name in ("service", "scope") if name in parts}
-        realm = requests.Request("GET", parts["realm"], params=asked).prepare().url
+        # By the rule for the registry itself: what it says leads to no file of this machine, nor to a server that anyone may listen to.
+        realm = requests.Request("GET", trust.linked(self._reference.base, parts["realm"]), params=asked).prepare().url
         with archive.sound(str(realm), "token"):
             answer = json.loads(download.get(str(realm), 1 << 20))
             token = answer.get("token") or answer.get("access_token") if isinstance(answer, dict) else None

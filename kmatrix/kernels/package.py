@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urljoin
 from xml.etree import ElementTree
 
 from debian.debian_support import NativeVersion as Version
@@ -24,6 +23,8 @@ from kmatrix.progress import Reporter
 
 _COMMON = "{http://linux.duke.edu/metadata/common}"
 _REPO = "{http://linux.duke.edu/metadata/repo}"
+_INDEX, _INDEX_UNPACKED = 256 << 20, 1 << 30
+"""Bytes of a repository's list of packages that are read at most, packed and not."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Wanted:
     sha256: str | None = None
     vouched: str | None = None
     """Why `sha256` is believed; None where that of the package itself is still to be seen (its signature, or first use)."""
+    name: str | None = None
+    """What an RPM has to call itself (`rpm.Rpm.name`), where an index that nobody signed led to it."""
 
 
 class PackageSource:
@@ -96,13 +99,13 @@ def _fetch(wanted: Wanted, file: Path, keys: Keys | None, label: str, reporter: 
             if stream.read(4) != rpm.LEAD:
                 fix = "give its sha256 in kernels.toml, or the repository it is in (which is signed)"
                 raise InputError("is no RPM package, and no other kind carries a signature", where=wanted.url, fix=fix)
-        rpm.verified(file, keys, where=wanted.url)
+        rpm.verified(file, keys, where=wanted.url, name=wanted.name)
     return artifact
 
 
 def _package(file: Path, url: str) -> archive.Package:
     with file.open("rb") as stream:
-        package = archive.package(file, stream.read(8))
+        package = archive.package(file, stream.read(8), url)
     if package is None:
         raise InputError("is no Debian or RPM package", where=url)
     return package
@@ -117,7 +120,8 @@ def _apt(spec: SourceSpec, kernel: Kernel, arch: Arch, keys: Keys | None) -> lis
     if keys is None and not trust.first_use(spec):
         raise trust.refuse(f"the repository {uri}", f'{kernel.declared_in}: kernels."{kernel.name}".sources')
     suite = apt.open_foreign(uri, spec.options["suite"], keys)
-    known = {p["Package"]: p for p in suite.find(debian, r"linux-(image|modules)-.*")}  # of several versions, the last
+    found = sorted(suite.find(debian, r"linux-(image|modules)-.*"), key=lambda p: Version(p["Version"]))
+    known = {p["Package"]: p for p in found}  # of several versions, the newest
     chosen: dict[str, Mapping[str, str]] = {}
     queue = list(spec.options["packages"])
     for name in queue:
@@ -155,27 +159,32 @@ def _rpm_md(spec: SourceSpec, kernel: Kernel, arch: Arch, keys: Keys | None) -> 
         lines = download.get(base, 1 << 16).decode(errors="replace").split()
         if not lines:
             raise Unavailable("names no mirror", where=base)
-        base = trust.expand(lines[0].replace("$basearch", "{machine}"), arch)
+        base = trust.linked(base, trust.expand(lines[0].replace("$basearch", "{machine}"), arch))
     base = base.rstrip("/") + "/"
     names: tuple[str, ...] = spec.options["packages"]
-    series = spec.options.get("series", "")
+    series, version = spec.options.get("series", ""), spec.options.get("version")
     versions: dict[str, dict[str, _Listed]] = {}
     for each in _primary(base, names, INFO[arch].machine):
-        if not series or re.match(rf"\d+:{re.escape(series)}[.-]", each.version):
+        if (not series or re.match(rf"\d+:{re.escape(series)}[.-]", each.version)) and version in (None, *_spelt(each.version)):
             versions.setdefault(each.version, {})[each.name] = each
     whole = [version for version, found in versions.items() if set(names) <= set(found)]
     if not whole:
-        raise Unavailable(f"has no {' and '.join(names)} {series}".rstrip() + f" for {INFO[arch].machine}", where=base)
-    # Debian's order of versions is RPM's for anything a kernel's packages are called (RPM has no tilde there, and no caret).
-    newest = versions[max(whole, key=Version)]
+        raise Unavailable(f"has no {' and '.join(names)} {version or series}".rstrip() + f" for {INFO[arch].machine}", where=base)
+    newest = versions[max(whole, key=rpm.version_key)]
     # The packages' own signatures are what is believed; the index only says where they are.
     vouched = None if keys is not None else trust.FIRST_USE
-    return [Wanted(p.url, p.size, p.sha256, vouched) for p in (newest[name] for name in names)]
+    return [Wanted(p.url, p.size, p.sha256, vouched, f"{p.name} {p.version}") for p in (newest[name] for name in names)]
+
+
+def _spelt(version: str) -> tuple[str, str, str]:
+    """The ways to write an EPOCH:VERSION-RELEASE."""
+    rest = version.partition(":")[2]
+    return version, rest, rest.partition("-")[0]
 
 
 def _primary(base: str, names: Iterable[str], machine: str) -> Iterator[_Listed]:
     """The packages `names` of a repository's index (createrepo's repodata/)."""
-    where = urljoin(base, "repodata/repomd.xml")
+    where = f"{base}repodata/repomd.xml"
     with archive.sound(where, "index of a repository"):
         index = ElementTree.fromstring(download.get(where, 1 << 20))
         for data in index.iter(f"{_REPO}data"):
@@ -185,17 +194,18 @@ def _primary(base: str, names: Iterable[str], machine: str) -> Iterator[_Listed]
         else:
             raise InfraError("names no index of packages", where=where)
         packed = io.BytesIO()
-        known = checksum.text if checksum.get("type") == "sha256" else None
-        url = urljoin(base, location.get("href", ""))
-        download.fetch(url, None, known, packed)
+        known = _sha256(checksum) if checksum.get("type") == "sha256" else None
+        download.fetch(trust.linked(base, location.get("href", "")), None, known, packed, limit=_INDEX)
         packed.seek(0)
         wanted = set(names)
-        for _, package in ElementTree.iterparse(archive.decompressed(packed)):
-            if package.tag != f"{_COMMON}package":
+        steps = ElementTree.iterparse(archive.decompressed(packed, _INDEX_UNPACKED), events=("start", "end"))
+        _, root = next(steps)
+        for event, package in steps:
+            if event == "start" or package.tag != f"{_COMMON}package":
                 continue
             if package.findtext(f"{_COMMON}name") in wanted and package.findtext(f"{_COMMON}arch") == machine:
                 yield _listed(package, base)
-            package.clear()
+            root.clear()
 
 
 def _listed(package: ElementTree.Element, base: str) -> _Listed:
@@ -205,8 +215,15 @@ def _listed(package: ElementTree.Element, base: str) -> _Listed:
         raise ValueError("an entry of it lacks its version, place, size or sha256")
     return _Listed(
         package.findtext(f"{_COMMON}name", ""),
-        f"{version.get('epoch', '0')}:{version.get('ver')}-{version.get('rel')}",
-        urljoin(base, location.get("href", "")),
-        int(size.get("package", "")),
-        (checksum.text or "").strip(),
+        f"{int(version.get('epoch', '0'))}:{version.attrib['ver']}-{version.attrib['rel']}",
+        trust.linked(base, location.attrib["href"]),
+        int(size.attrib["package"]),
+        _sha256(checksum),
     )
+
+
+def _sha256(checksum: ElementTree.Element) -> str:
+    text = (checksum.text or "").strip().lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError(f"{text[:70]!r} is no sha256")
+    return text

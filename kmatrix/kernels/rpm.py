@@ -1,4 +1,4 @@
-"""RPM packages: where their payload is, and whether it is what was signed.
+"""RPM packages: where their payload is, whether it is what was signed, and which of two versions is the newer.
 
 The format: rpm.org, "RPM V4 Package format" and "Signatures and digests": a lead (96 bytes), a header of signatures, the header, the
 payload (a compressed cpio archive). Numbers are big-endian.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -28,6 +29,7 @@ _OPENPGP = 278  # RPMSIGTAG_OPENPGP: rpm 6, base64, over the header
 _WHOLE_SIGNATURES = (1002, 1005)  # RPMSIGTAG_PGP, RPMSIGTAG_GPG
 _PAYLOAD_DIGEST, _PAYLOAD_ALGORITHM = 5092, 5093
 _SHA256 = 8  # PGPHASHALGO_SHA256
+_NAME, _VERSION, _RELEASE, _EPOCH = 1000, 1001, 1002, 1003
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,30 @@ class Rpm:
     def text(self, tag: int) -> str:
         """A tag's (first) string."""
         return self.tags.get(tag, b"").split(b"\0", 1)[0].decode(errors="replace")
+
+    @property
+    def name(self) -> str:
+        """NAME EPOCH:VERSION-RELEASE."""
+        epoch = int.from_bytes(self.tags.get(_EPOCH, b"")[:4], "big")
+        return f"{self.text(_NAME)} {epoch}:{self.text(_VERSION)}-{self.text(_RELEASE)}"
+
+
+def version_key(version: str) -> tuple[object, ...]:
+    """A key by which EPOCH:VERSION-RELEASE sorts as rpm sorts it (rpm-version(7), rpmvercmp): by digits as numbers, letters below
+    digits, `~` below the end, `^` just above it, and nothing else counting but to divide. Debian's order is another, and knows no `_`.
+    """
+    epoch, _, rest = version.rpartition(":")
+    upstream, _, release = rest.partition("-")
+    return (int(epoch or 0), *(tuple(_ranked(part)) for part in (upstream, release)))
+
+
+def _ranked(text: str) -> Iterator[tuple[int, int, str]]:
+    for part in re.findall(r"[0-9]+|[a-zA-Z]+|~|\^", text):
+        if part.isdigit():
+            yield (3, int(part), "")
+        else:
+            yield {"~": (-1, 0, ""), "^": (1, 0, "")}.get(part, (2, 0, part))
+    yield (0, 0, "")
 
 
 def read(stream: IO[bytes], where: str) -> Rpm:
@@ -77,10 +103,14 @@ def _read_header(stream: IO[bytes], at: int, where: str) -> tuple[dict[int, byte
     return found, at + 16 + count * 16 + size
 
 
-def verified(path: Path, keys: Keys, *, where: str) -> None:
-    """Raises InfraError unless one of `keys` signed the package, payload and all."""
+def verified(path: Path, keys: Keys, *, where: str, name: str | None = None) -> None:
+    """Raises InfraError unless one of `keys` signed the package, payload and all, and it is the one that `Rpm.name` calls `name`, if given."""
     with path.open("rb") as stream:
         package = read(stream, where)
+        if name is not None and package.name != name:  # it may be signed all the same: an old one, with the holes of its day
+            raise InfraError(
+                f"is {package.name}, and the index calls it {name}", where=where, fix="try again later, or from a mirror"
+            )
         stream.seek(package.header)
         header = stream.read(package.payload - package.header)
         payload = stream.read()

@@ -14,15 +14,15 @@ from urllib.parse import urljoin
 
 from kmatrix import download
 from kmatrix.arch import Arch
-from kmatrix.errors import InputError, Unavailable
+from kmatrix.errors import InfraError, InputError, Unavailable
 from kmatrix.gpgv import Keys, verify
 from kmatrix.kernels import archive, build, trust
 from kmatrix.kernels.store import StagedKernel
 from kmatrix.kernels.trust import Artifact
 from kmatrix.matrix import Kernel, SourceSpec
 from kmatrix.progress import Reporter
+from kmatrix.sources import ARCHIVE
 
-_ARCHIVE = re.compile(r"(.*\.tar)\.(xz|gz|zst|bz2)")
 _FIX = "try again later; the key is kernels.toml's"
 
 
@@ -45,21 +45,31 @@ class TarballSource:
         """
         label, file = f"{kernel.name}-{arch}", into.parent / "source.tar"
         artifact = _fetch(spec, kernel, file, label, reporter)
-        tree = unpack(file, into.parent / "source", label, reporter)
+        tree = unpack(file, into.parent / "source", label, reporter, where=artifact.url)
+        if artifact.trust != trust.GIVEN:
+            _check_version(tree, artifact.url)
         built = build.stage(build.Recipe(tree, arch), kernel, into, reporter)
         pin = {"url": (artifact.url,), "sha256": (artifact.sha256,)}
         about = {key: value for key, value in built.source.items() if key not in ("kind", "tree")}
         return replace(built, source=trust.provenance(self.kind, [artifact], pin, **about))
 
 
-def unpack(file: Path, into: Path, label: str, reporter: Reporter) -> Path:
-    """The tree in the source archive `file` (which is removed), unpacked into the new folder `into`."""
+def unpack(file: Path, into: Path, label: str, reporter: Reporter, *, where: str) -> Path:
+    """The tree in the source archive `file` (which is removed), unpacked into the new folder `into`; `where` is what errors call it."""
     into.mkdir()
     with reporter.step(f"{label}: unpacking the source") as step:
-        archive.unpack_tree(file, into, step.advance)
+        archive.unpack_tree(file, into, step.advance, where)
     file.unlink()
     inside = list(into.iterdir())
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else into
+
+
+def _check_version(tree: Path, url: str) -> None:
+    """Raises InfraError where the tree is not the release that the archive's name says: an old one is signed all the same."""
+    named = re.search(r"/linux-(\d+\.\d+(?:\.\d+)?)\.tar\.", url)
+    version = build.tree_version(tree)
+    if named and version not in (named[1], f"{named[1]}.0"):
+        raise InfraError(f"holds Linux {version}", where=url, fix="try again later, or from a mirror")
 
 
 def _fetch(spec: SourceSpec, kernel: Kernel, file: Path, label: str, reporter: Reporter) -> Artifact:
@@ -68,9 +78,10 @@ def _fetch(spec: SourceSpec, kernel: Kernel, file: Path, label: str, reporter: R
     keys, digests = trust.keys(spec, kernel), spec.options.get("sha256", ())
     if more or len(digests) > 1:
         raise InputError("a tarball source has one url and one sha256", where=where, fix="write one source for each")
-    if not (digests or keys or trust.first_use(spec)):
+    is_folder = ARCHIVE.fullmatch(url) is None
+    if not (keys or trust.first_use(spec) or (digests and not is_folder)):
         raise trust.refuse(url, where)
-    if not _ARCHIVE.fullmatch(url):
+    if is_folder:
         folder = url.rstrip("/") + "/"
         series = spec.options.get("series") or ".".join(map(str, kernel.version))
         listed = _sums(folder, keys)
@@ -88,7 +99,7 @@ def _fetch(spec: SourceSpec, kernel: Kernel, file: Path, label: str, reporter: R
         listed = {}
     if name in listed:
         return _get(url, file, label, reporter, listed[name], "the signed sha256sums.asc")
-    signature = download.get(re.sub(_ARCHIVE, r"\1.sign", url), 1 << 16)
+    signature = download.get(re.sub(ARCHIVE, r"\1.sign", url), 1 << 16)
     artifact = _get(url, file, label, reporter, None, "the archive's signature")
     plain = file.with_suffix(".plain")
     with reporter.step(f"{label}: verifying"), archive.sound(url, "archive"):

@@ -6,15 +6,16 @@ into its SourceSpec, make it get exactly that again: what a lock records.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from kmatrix import download
 from kmatrix.arch import INFO, Arch
-from kmatrix.errors import InputError
+from kmatrix.errors import InfraError, InputError, without_credentials
 from kmatrix.gpgv import Keys, armor
 from kmatrix.matrix import Kernel, SourceSpec
 from kmatrix.progress import Reporter
@@ -41,12 +42,38 @@ def provenance(kind: str, artifacts: Iterable[Artifact], pin: Mapping[str, Any],
 
 def pinned(spec: SourceSpec, source: Mapping[str, Any]) -> SourceSpec:
     """`spec`, made to get exactly what `source` (of an entry, or a lock) was."""
-    return replace(spec, options={**spec.options, **source.get("pin", {})})
+    pin = dict(source.get("pin", {}))
+    if "url" in pin:
+        pin["url"] = tuple(_with_credentials(url, spec) for url in pin["url"])
+    return replace(spec, options={**spec.options, **pin})
+
+
+def _with_credentials(url: str, spec: SourceSpec) -> str:
+    """`url` with the user and password that kernels.toml has for its server: they are in nothing that was recorded."""
+    for given in (*spec.options.get("url", ()), spec.options.get("repository", "")):
+        parts = urlsplit(given)
+        credentials, at, host = parts.netloc.rpartition("@")
+        if at and url.startswith(f"{parts.scheme}://{host}/"):
+            return url.replace("://", f"://{credentials}@", 1)
+    return url
 
 
 def expand(text: str, arch: Arch) -> str:
     """An address of kernels.toml with {debian} (amd64, arm64) and {machine} (x86_64, aarch64) put in."""
     return text.replace("{debian}", INFO[arch].debian).replace("{machine}", INFO[arch].machine)
+
+
+def linked(base: str, link: str) -> str:
+    """The address that an index or registry at `base` gives by `link`: on the network where `base` is, and not on less than https where it is on that.
+
+    Raises InfraError for another: what comes over the network has no say in which of this machine's files are read.
+    """
+    scheme = urlsplit(base).scheme
+    with contextlib.suppress(ValueError):
+        url = urljoin(base, link)
+        if urlsplit(url).scheme in (("http", "https") if scheme == "http" else (scheme,)):
+            return url
+    raise InfraError(f"leads to {link!r}, which is not followed", where=base, fix="try again later, or from another source")
 
 
 def fetch(
@@ -69,7 +96,7 @@ def fetch(
     """
     with reporter.step(label) as step:
         size, digest = download.fetch_file(url, size, digest, to, step.advance, headers=headers, keep=keep)
-    return Artifact(url, digest, size, trust)
+    return Artifact(without_credentials(url), digest, size, trust)
 
 
 def first_use(spec: SourceSpec) -> bool:
@@ -78,11 +105,14 @@ def first_use(spec: SourceSpec) -> bool:
 
 
 def keys(spec: SourceSpec, kernel: Kernel) -> Keys | None:
-    """The keys of the source's `key` (files, relative to its kernels.toml, or addresses) and `fingerprint`; None where it names none.
+    """The keys of the source's `key` (files, relative to its kernels.toml, or addresses) and `fingerprint`; None where it names none, and where
+    a digest (of a lock) says what must come: a key server that is gone is in nobody's way then.
 
     Raises InputError for an address without a fingerprint (the key would be whatever comes) and for a missing file, Unavailable when a key
     cannot be fetched.
     """
+    if "sha256" in spec.options or "commit" in spec.options:
+        return None
     given: tuple[str, ...] = spec.options.get("key", ())
     fingerprints = tuple(text.replace(" ", "").upper() for text in spec.options.get("fingerprint", ()))
     where = f'{kernel.declared_in}: kernels."{kernel.name}".sources'

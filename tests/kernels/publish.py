@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -292,13 +293,23 @@ class Gate:
             def do_HEAD(self) -> None:
                 self.do_GET()
 
+            def do_POST(self) -> None:
+                self.do_GET()
+
             def do_GET(self) -> None:
                 gate.requests.append(f"{self.command} {self.path}")
                 headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
                 answer = requests.request(
-                    self.command, gate.upstream + self.path, headers=headers, timeout=30, allow_redirects=False
+                    self.command,
+                    gate.upstream + self.path,
+                    headers=headers,
+                    data=self.rfile.read(int(self.headers.get("Content-Length") or 0)),
+                    timeout=30,
+                    allow_redirects=False,
                 )
-                body, spoilt = answer.content, self.command == "GET" and bool(gate.fault) and self.path.endswith(gate.ending)
+                body, spoilt = answer.content, self.command != "HEAD" and bool(gate.fault) and self.path.endswith(gate.ending)
+                if spoilt and gate.fault == "portal":
+                    body = b"<html><body>please log in<br></body>"
                 status = 404 if spoilt and gate.fault == "404" else answer.status_code
                 if spoilt and gate.fault == "corrupt":
                     body = body[: len(body) // 2] + bytes([body[len(body) // 2] ^ 1]) + body[len(body) // 2 + 1 :]
@@ -336,6 +347,27 @@ class Gate:
 
 
 # --- RPM packages
+
+
+def rpm_index(folder: Path, packages: Mapping[str, tuple[str, str, bytes]], *, machine: str = "x86_64") -> None:
+    """The index of a repository by hand, so that it can lie: file → (name, EPOCH:VERSION-RELEASE, content)."""
+    text = '<metadata xmlns="http://linux.duke.edu/metadata/common">'
+    for file, (name, version, data) in packages.items():
+        epoch, ver, rel = re.split("[:-]", version)
+        text += (
+            f'<package type="rpm"><name>{name}</name><arch>{machine}</arch><version epoch="{epoch}" ver="{ver}" rel="{rel}"/>'
+            f'<checksum type="sha256" pkgid="YES">{hashlib.sha256(data).hexdigest()}</checksum>'
+            f'<size package="{len(data)}"/><location href="{file}"/></package>'
+        )
+        if "/" not in file:
+            (folder / file).write_bytes(data)
+    primary = gzip.compress((text + "</metadata>").encode())
+    (folder / "repodata").mkdir(exist_ok=True)
+    (folder / "repodata/primary.xml.gz").write_bytes(primary)
+    (folder / "repodata/repomd.xml").write_text(
+        '<repomd xmlns="http://linux.duke.edu/metadata/repo"><data type="primary">'
+        f'<checksum type="sha256">{hashlib.sha256(primary).hexdigest()}</checksum><location href="repodata/primary.xml.gz"/></data></repomd>'
+    )
 
 
 def rpm(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import lzma
 from pathlib import Path
 
 import pytest
@@ -127,7 +129,10 @@ def test_dearmor(signer: Signer) -> None:
     ("status", "fingerprints", "accepted"),
     [
         ([["GOODSIG", "K"], ["VALIDSIG", "AAAA1111", "PRIM"]], (), True),
-        ([["GOODSIG", "K"], ["VALIDSIG", "AAAA1111", "PRIM"]], ("1111",), True),
+        ([["GOODSIG", "K"], ["VALIDSIG", "AAAA1111", "PRIM"]], ("AAAA1111",), True),
+        ([["GOODSIG", "K"], ["VALIDSIG", "AAAA1111", "PRIM"]], ("2222", "PRIM"), True),
+        ([["GOODSIG", "K"], ["VALIDSIG", "AAAA1111", "PRIM"]], ("1111",), False),
+        ([["GOODSIG", "K"], ["VALIDSIG", "AAAA1111", "PRIM"]], ("",), False),
         ([["GOODSIG", "K"], ["VALIDSIG", "AAAA1111", "PRIM"]], ("2222",), False),
         ([["EXPKEYSIG", "K"], ["VALIDSIG", "AAAA1111", "PRIM"]], (), False),
         ([["ERRSIG", "K"], ["NO_PUBKEY", "K"], ["GOODSIG", "L"], ["VALIDSIG", "BB", "PRIM"]], (), True),
@@ -190,6 +195,39 @@ def test_without_it_the_highest_version() -> None:
 def test_only_the_stanzas_asked_for_are_parsed() -> None:
     text = b"Package: a\nVersion: 1\n\nPackage: linux-image-x\nVersion: 2\nDescription: x\n more\n\nPackage: linux-images\nVersion: 3\n\n"
     assert [(p["Package"], p["Version"]) for p in apt.stanzas(text, "linux-image-.*")] == [("linux-image-x", "2")]
+
+
+@pytest.mark.parametrize(
+    ("release", "packages", "says"),
+    [
+        (b" zz abc main/binary-amd64/Packages.xz\n", b"", "'zz' is no sha256"),
+        (b" " + b"0" * 64 + b" abc main/binary-amd64/Packages.xz\n", b"", "invalid literal"),
+        (b"", b"not packed with xz", "not in xz format|Input format not supported|is malformed"),
+        (b"", lzma.compress(b"Package: k\nVersion: 1\n\n"), "it lacks 'Filename'"),
+        (b"", lzma.compress(b"Package: k\nVersion: 1\nFilename: k\nSize: x\nSHA256: 0\n\n"), "invalid literal"),
+        (
+            b"",
+            lzma.compress(b"Package: k\nVersion: 1\nFilename: k\nSize: 1\nSHA256: sha999:0\n\n"),
+            "k has no place, size or sha256",
+        ),
+        (b"", lzma.compress(b"Package: k\nVersion: a b\nFilename: k\nSize: 1\nSHA256: 0\n\n"), "is malformed: "),
+        (b"", lzma.compress(b"Package: k\nX: \xff\n\n"), "is malformed: "),
+        (b"", lzma.compress(b"Package: k\n" + b"X: y\n" * 9999), "unpacks to more than"),
+    ],
+)
+def test_an_archive_of_another_kind(
+    release: bytes, packages: bytes, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Release or an index is no such thing: one error, whatever is wrong with it."""
+    monkeypatch.setattr(apt, "_UNPACKED", 10_000)
+    folder = tmp_path / "dists/s/main/binary-amd64"
+    folder.mkdir(parents=True)
+    (folder / "Packages.xz").write_bytes(packages)
+    line = f" {hashlib.sha256(packages).hexdigest()} {len(packages)} main/binary-amd64/Packages.xz\n".encode()
+    (tmp_path / "dists/s/InRelease").write_bytes(b"Suite: s\nSHA256:\n" + (release or line))
+    with pytest.raises(InfraError, match=says) as caught:
+        apt.open_foreign(tmp_path.as_uri(), "s", None).find("amd64", "k")
+    assert "is malformed: " in caught.value.message
 
 
 def test_no_keys_is_said() -> None:

@@ -63,6 +63,38 @@ def test_a_release_that_leads_out(tmp_path: Path) -> None:
             layout.lay_out([READERS["deb"](tmp_path, {"boot/vmlinuz": bzimage(release)})], "x86_64", tmp_path, where="x")
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (f"lib/modules/{RELEASE}/extra/{'n' * 300}.ko", "a name of more than 255 bytes"),
+        (f"lib/modules/{RELEASE}/extra/a\nb.ko", "a name that is no text"),
+        (f"lib/modules/{RELEASE}/extra/\udcff.ko", "a name that is no text"),
+        (f"lib/modules/{RELEASE}/extra/a.ko/b.ko", r"is no sound kernel package: (File exists|Not a directory) \(.*a\.ko"),
+    ],
+    ids=["long", "newline", "bytes", "file-and-folder"],
+)
+def test_names_that_cannot_be(tmp_path: Path, name: str, says: str) -> None:
+    """As a layer has them: the one that can hold any name."""
+    files = KERNEL | {f"lib/modules/{RELEASE}/extra/a.ko": module("a"), name: module("b")}
+    with pytest.raises(InputError, match=says) as caught:
+        layout.lay_out([READERS["layers"](tmp_path, files)], "x86_64", tmp_path, where="x")
+    assert "\n" not in caught.value.message
+    assert caught.value.fix == archive.FIX
+
+
+def test_a_broken_archive_is_called_what_the_user_knows_it_by(tmp_path: Path) -> None:
+    for data in (b"!<arch>\nx", b"\xed\xab\xee\xdb"):
+        path = write(tmp_path / "package0", data)
+        package = archive.package(path, data[:8], "http://here/k.pkg")
+        assert package is not None
+        with pytest.raises(InputError) as caught:
+            list(package())
+        assert caught.value.where == "http://here/k.pkg"
+    with pytest.raises(InputError) as caught:
+        list(archive.layers([write(tmp_path / "layer0", b"\x1f\x8bx")], "registry/x@sha256:0")())
+    assert caught.value.where == "registry/x@sha256:0"
+
+
 def test_too_many_files(tmp_path: Path, reader: Callable[..., archive.Package], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "FILES", 20)
     with pytest.raises(InputError, match="more than 20 files"):
@@ -126,6 +158,45 @@ def test_a_header_of_its_own_size(tmp_path: Path) -> None:
         list(archive.layers([path])())
 
 
+def chained(count: int = 3000) -> bytes:
+    """Long-name headers of GNU's that each announce the next."""
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 2
+    return (header.tobuf(tarfile.GNU_FORMAT) + b"a\0".ljust(512, b"\0")) * count + tarfile.TarInfo("x").tobuf() + bytes(1024)
+
+
+def sparse(name: str, size: int) -> bytes:
+    """An archive with a file of `size` bytes that takes none in it."""
+    info = tarfile.TarInfo(name)
+    info.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[386:410], header[482] = b"%011o\0" % 0 * 2, 0
+    header[483:495] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)  # type: ignore[attr-defined]
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(1024)
+
+
+def test_headers_without_end(tmp_path: Path) -> None:
+    path = write(tmp_path / "x", chained())
+    (tmp_path / "into").mkdir()
+    with pytest.raises(InputError, match="recursion"):
+        list(archive.layers([path])())
+    with pytest.raises(InputError, match="recursion"):
+        archive.unpack_tree(path, tmp_path / "into")
+
+
+def test_a_sparse_file(tmp_path: Path) -> None:
+    """8 TiB of nothing."""
+    path = write(tmp_path / "x", sparse("linux/Kconfig", 1 << 43))
+    (tmp_path / "into").mkdir()
+    with pytest.raises(InputError, match="'linux/Kconfig' is a sparse file"):
+        archive.unpack_tree(path, tmp_path / "into", where="http://here/linux.tar")
+    with pytest.raises(InputError, match="is a sparse file"):
+        list(archive.layers([path])())
+    assert list((tmp_path / "into").iterdir()) == []
+
+
 def test_pax_and_gnu_headers(tmp_path: Path) -> None:
     """Long names and fractional times: what tar and git archive write."""
     for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
@@ -171,8 +242,36 @@ def test_a_source_tree(tmp_path: Path) -> None:
     archive.unpack_tree(write(tmp_path / "x", tree([link("linux/link", "Makefile")])), tmp_path / "into")
     makefile = tmp_path / "into/linux/Makefile"
     assert makefile.read_bytes() == b"VERSION = 5\n"
-    assert makefile.stat().st_mode & 0o7022 == 0  # neither setuid nor for others to write
+    assert makefile.stat().st_mode & 0o7777 == 0o755  # neither setuid nor for others to write
     assert (tmp_path / "into/linux/link").readlink() == Path("Makefile")
+
+
+def test_all_that_a_source_tree_may_hold(tmp_path: Path) -> None:
+    """Folders, links up and down, one file under two names, times, a name that comes twice."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+
+        def add(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", data: bytes = b"") -> None:
+            info = link(name, target, kind)
+            info.size, info.mtime, info.mode = len(data), 1e9, 0o644
+            tar.addfile(info, io.BytesIO(data))
+
+        add("./linux", tarfile.DIRTYPE)
+        add("linux/empty/deep", tarfile.DIRTYPE)
+        add("linux/scripts/dtc/include-prefixes/arm", tarfile.SYMTYPE, "../../../arch/arm/dts")
+        add("linux/arch/arm/dts/a.dtsi", data=b"old")
+        add("linux/arch/arm/dts/a.dtsi", data=b"dts")
+        add("linux/hard", tarfile.LNKTYPE, "linux/arch/arm/dts/a.dtsi")
+        add("linux/dangling", tarfile.SYMTYPE, "not/there")
+    (tmp_path / "into").mkdir()
+    archive.unpack_tree(write(tmp_path / "x", out.getvalue()), tmp_path / "into")
+    linux = tmp_path / "into/linux"
+    assert (linux / "empty/deep").is_dir()
+    assert (linux / "scripts/dtc/include-prefixes/arm/a.dtsi").read_bytes() == b"dts"
+    assert (linux / "hard").samefile(linux / "arch/arm/dts/a.dtsi")
+    assert (linux / "hard").stat().st_mtime == 1e9
+    assert (linux / "hard").stat().st_mode & 0o7777 == 0o644
+    assert (linux / "dangling").is_symlink()
 
 
 @pytest.mark.parametrize(
@@ -181,11 +280,14 @@ def test_a_source_tree(tmp_path: Path) -> None:
         link("linux/out", "/etc/passwd"),
         link("linux/out", "../../../etc/passwd"),
         link("linux/out", "../../outside", tarfile.LNKTYPE),
+        link("linux/out", "linux/nothing", tarfile.LNKTYPE),
         link("linux/device", "", tarfile.CHRTYPE),
+        link("linux/pipe", "", tarfile.FIFOTYPE),
+        link("linux/Makefile", "x"),
         link("../outside", "x"),
         link("/outside", "x"),
     ],
-    ids=["absolute", "relative", "hard", "device", "name", "root"],
+    ids=["absolute", "relative", "hard", "hard-to-nothing", "device", "pipe", "on-a-file", "name", "root"],
 )
 def test_a_source_tree_that_leads_out(tmp_path: Path, member: tarfile.TarInfo) -> None:
     (tmp_path / "into").mkdir()
@@ -202,6 +304,16 @@ def test_a_source_tree_through_a_link(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         archive.unpack_tree(write(tmp_path / "x", tree([link("linux/sub", "../.."), through])), tmp_path / "into")
     assert not (tmp_path / "outside").exists()
+
+
+@pytest.mark.parametrize("last", [[], [link("linux/a/b/out/outside", "x")]], ids=["", "and-through-it"])
+def test_links_that_lead_out_together(tmp_path: Path, last: list[tarfile.TarInfo]) -> None:
+    """Each looks as if it stayed inside; the second, by way of the first, is the folder above."""
+    (tmp_path / "into").mkdir()
+    links = [link("linux/a/b/up", "../.."), link("linux/a/b/out", "up/../.."), *last]
+    with pytest.raises(InputError, match="leads out of it"):
+        archive.unpack_tree(write(tmp_path / "x", tree(links)), tmp_path / "into")
+    assert not (tmp_path / "outside").is_symlink()
 
 
 def test_a_source_tree_that_is_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from kmatrix.arch import ARCHES, host_arch
 from kmatrix.errors import InfraError, InputError
 from kmatrix.kernels import build
 from kmatrix.kernels.build import Option, Recipe
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
 from kmatrix.matrix import BUILD_VARIANTS, Arch
 from kmatrix.progress import Quiet
 
@@ -95,9 +96,31 @@ def test_the_variants_fragments(variant: str) -> None:
 
 
 def test_fixes_for_old_trees() -> None:
-    assert build.make_variables((4, 14)) == {"HOSTCFLAGS": "-O2 -fcommon", "KCFLAGS": "-w"}
-    assert build.make_variables((6, 1)) == {"HOSTCFLAGS": "-O2", "KCFLAGS": "-w"}
+    skip, gnu11 = {"PAHOLE": "--skip_encoding_btf_enum64"}, {"CC": "-std=gnu11", "HOSTCC": "-std=gnu11"}
+    assert build.make_variables((4, 14), (1, 24)) == {"HOSTCFLAGS": "-O2 -fcommon", "KCFLAGS": "-w"} | gnu11 | skip
+    assert build.make_variables((5, 15), (1, 23)) == {"HOSTCFLAGS": "-O2", "KCFLAGS": "-w"} | gnu11  # which has no such option
+    assert build.make_variables((6, 1), (1, 24)) == {"HOSTCFLAGS": "-O2", "KCFLAGS": "-w"} | gnu11
+    assert build.make_variables((6, 18), (1, 30)) == {"HOSTCFLAGS": "-O2", "KCFLAGS": "-w"}
     assert all(fix.why for fix in build.FIXES)
+
+
+def test_the_fixes_reach_make(store: KernelStore, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/pahole").write_text("#!/bin/sh\necho v1.25\n")
+    (tmp_path / "bin/pahole").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    _write_makefile(tree, build='echo "$(CC);$(HOSTCC);$(PAHOLE)" > $(O)/../said')
+    said: list[str] = []
+
+    def stage(into: Path) -> StagedKernel:
+        staged = build.stage(Recipe(tree, HOST), KERNEL, into, Quiet())
+        said.extend((into.parent / "said").read_text().strip().split(";"))
+        return staged
+
+    store.add("5.4", HOST, stage)
+    assert said[0].endswith("gcc -std=gnu11")
+    assert said[1].endswith("gcc -std=gnu11")
+    assert said[2] == "pahole --skip_encoding_btf_enum64"
 
 
 def test_symbols_of_another_arch_are_unknown(tmp_path: Path) -> None:

@@ -54,6 +54,19 @@ def test_arm64_is_unwrapped(wrap) -> None:  # type: ignore[no-untyped-def]
     assert facts.boot == plain
 
 
+@pytest.mark.parametrize("end", range(1, 25))
+def test_cut_off_in_btfs_header(end: int) -> None:
+    """It begins in the last bytes of the file."""
+    data = arm64_image(btf=False) + btf_section()[:end]
+    assert read_image(data, "arm64", where="x").btf is False
+
+
+@pytest.mark.parametrize("length", [*range(16), 40, 59])
+def test_cut_off_in_a_wrappers_header(length: int) -> None:
+    with pytest.raises(InputError, match="is not a kernel image"):
+        read_image(zboot(arm64_image())[:length], "arm64", where="x")
+
+
 @pytest.mark.parametrize(
     ("data", "arch", "message"),
     [

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from conftest import need_programs
+from kmatrix import kernels
 from kmatrix.errors import InputError
 from kmatrix.kernels import archive, layout
 from kmatrix.kernels.image import BTF_MAGIC
 from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.matrix import SourceSpec
+from kmatrix.progress import Quiet
 
-from .fabricate import CONFIG, btf_section, bzimage, deb
+from .fabricate import CONFIG, btf_section, bzimage, deb, kernel, kernel_deb
 
 RELEASE = "5.4.286"
 
@@ -65,3 +70,46 @@ def test_made_of_its_vmlinux(store: KernelStore, tmp_path: Path) -> None:
     assert [path.name for path in entry.path.rglob("*vmlinux*")] == []
     without = store_it(KernelStore(tmp_path / "2"), tmp_path, config | {"boot/vmlinux": (tmp_path / "vmlinux-g0").read_bytes()})
     assert without.btf_file is None
+
+
+def test_a_vmlinux_too_large_to_be_held(store: KernelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No BTF is made of it; the kernel beside it is good."""
+    for module in (archive, layout):
+        monkeypatch.setattr(module, "FILE", 1 << 20)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")  # pahole is not run
+    entry = store_it(store, tmp_path, {f"boot/vmlinux-{RELEASE}": bytes(2 << 20)})
+    assert (entry.release, entry.btf_file) == (RELEASE, None)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {f"usr/share/{number}.btf": btf_section() for number in range(5)},
+        {f"boot/config-{number}": b"CONFIG_X=y\n" for number in range(5)},
+        {f"boot/vmlinuz-{number}": bzimage(RELEASE) for number in range(5)},
+        {"boot/config-1": bytes((4 << 20) + 1)},
+        {f"usr/share/{number}.btf": bytes(300) for number in range(4)},
+    ],
+    ids=["btf", "config", "image", "large", "together"],
+)
+def test_more_than_is_held_in_memory(
+    store: KernelStore, tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "usr/share/3.btf" in files and "usr/share/4.btf" not in files:
+        monkeypatch.setattr(layout, "_HELD", len(bzimage(RELEASE, btf=False)) + 1000)
+    with pytest.raises(InputError, match=r"holds more than a kernel's package does \("):
+        store_it(store, tmp_path, files)
+
+
+def test_one_with_btf_is_no_kernel_without(store: KernelStore, tmp_path: Path) -> None:
+    """Each cell would fail as `table`, and not say why."""
+    image = tmp_path / "image.deb"
+    image.write_bytes(kernel_deb("5.4.9-amd64"))
+    source = SourceSpec("package", options={"url": (image.as_uri(),), "trust": "first-use"})
+    plain = kernel("5.4", (5, 4), source)
+    without = replace(plain, name="5.4-nobtf", build=("nobtf",))
+    with pytest.raises(InputError, match=r"the kernel has BTF, and kernels\.toml says that '5\.4-nobtf' is built without"):
+        kernels.obtain(without, "x86_64", store, reporter=Quiet())
+    assert store.refs() == []
+    image.write_bytes(kernel_deb("5.4.9-amd64", bzimage("5.4.9-amd64", btf=False)))
+    assert kernels.obtain(without, "x86_64", store, reporter=Quiet()).btf is False

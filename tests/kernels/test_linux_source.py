@@ -57,7 +57,7 @@ def source(arch: Arch, tmp_path: Path) -> Path:  # noqa: ARG001 - no download wh
         suite.download(package, tmp_path / "source.deb")
     except Unavailable as error:
         lacking(str(error))
-    archive = tmp_path / "linux-6.1.tar.xz"
+    archive = tmp_path / f"linux-{package['Version'].split('-')[0]}.tar.xz"
     with (tmp_path / "source.deb").open("rb") as stream:
         data = DebFile(fileobj=stream).data.tgz()
         packed = data.extractfile(next(info for info in data if info.name.endswith("linux-source-6.1.tar.xz")))
@@ -99,7 +99,7 @@ def test_a_kernel_with_and_without_btf(arch: Arch, source: Path, web: Served, si
     check_booted(kernel, entry, tmp_path)
 
     kernel = matrix.kernel("6.1-own-nobtf")
-    tree = tarball.unpack(source, tmp_path / "source", kernel.name, Terminal())
+    tree = tarball.unpack(source, tmp_path / "source", kernel.name, Terminal(), where="linux-source")
     recipe = Recipe(tree, arch, out=tmp_path / "build")  # beside the tree, as the first is: ccache goes by relative paths
     entry = store.add(kernel.name, arch, lambda into: build.stage(recipe, kernel, into, Terminal()))
     assert not entry.btf

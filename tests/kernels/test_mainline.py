@@ -84,6 +84,20 @@ def test_the_newest_with_all_files(store: KernelStore, tmp_path: Path, web: Serv
     assert pinned.release == "5.4.9-050409-generic"
 
 
+def test_an_old_build_in_a_new_folder(store: KernelStore, tmp_path: Path, web: Served, signer: Signer) -> None:
+    """Its list is signed, its names say what it is."""
+    build(tmp_path / "mainline", "5.4.9", signer)
+    (tmp_path / "mainline/v5.4.9").rename(tmp_path / "mainline/v5.4.10")
+    with pytest.raises(Unavailable, match=r"no complete build of 5\.4 for amd64; v5\.4\.10 lack files"):
+        obtain(store, web, key=(str(signer.keyring),))
+
+
+def test_the_first_of_a_series(store: KernelStore, tmp_path: Path, web: Served, signer: Signer) -> None:
+    build(tmp_path / "mainline", "5.4.0", signer)
+    (tmp_path / "mainline/v5.4.0").rename(tmp_path / "mainline/v5.4")
+    assert obtain(store, web, key=(str(signer.keyring),), version="5.4").release == "5.4.0-050400-generic"
+
+
 def test_the_old_flat_layout(store: KernelStore, tmp_path: Path, web: Served, signer: Signer) -> None:
     build(tmp_path / "mainline", "5.4.1", signer, flat=True)
     for arch in ("x86_64", "arm64"):

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from kmatrix import download, kernels
 from kmatrix.errors import InfraError, InputError, Unavailable
-from kmatrix.kernels import archive, oci
+from kmatrix.kernels import archive, oci, trust
 from kmatrix.kernels.store import KernelEntry, KernelStore
 from kmatrix.matrix import Arch, SourceSpec
 from kmatrix.progress import Quiet
 
 from .fabricate import CONFIG, arm64_image, btf_section, bzimage, kernel, leftovers, module
-from .publish import Gate, Registry, layer, registry, registry_with_tokens
+from .publish import Gate, Registry, http, layer, registry, registry_with_tokens
 
 RELEASE = "5.4.286"
 
@@ -131,6 +134,89 @@ def test_a_token_is_asked_for(store: KernelStore, tmp_path: Path) -> None:
         assert obtain(store, f"{server.address}/lvh/kernel-images:5.4").release == RELEASE
     assert asked
     assert set(asked) == {"repository:lvh/kernel-images:pull"}
+
+
+@contextmanager
+def lying_registry(answers: dict[str, tuple[int, bytes, dict[str, str]]]) -> Iterator[tuple[str, list[str]]]:
+    """A registry by hand: the end of a path → status, body, headers. Gives HOST:PORT, and what it was sent as Authorization."""
+    sent: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            sent.append(self.headers.get("Authorization") or "")
+            found = next((answer for ending, answer in answers.items() if self.path.endswith(ending)), (404, b"", {}))
+            status, body, headers = found
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+            pass
+
+    with http(Handler) as address:
+        yield address.removeprefix("http://"), sent
+
+
+@pytest.mark.parametrize("realm", ["file://{file}", "copy:{file}", "ftp://127.0.0.1/x", "http://["])
+def test_a_registry_has_no_say_in_what_is_read_here(store: KernelStore, tmp_path: Path, realm: str) -> None:
+    """It names a file of this machine as where a token is to be had, and would be sent it."""
+    (tmp_path / "secret.json").write_text('{"token": "secret"}')
+    challenge = f'Bearer realm="{realm.format(file=tmp_path / "secret.json")}",service="x"'
+    with (
+        lying_registry({"/manifests/5.4": (401, b"", {"WWW-Authenticate": challenge})}) as (address, sent),
+        pytest.raises(InfraError, match="which is not followed"),
+    ):
+        obtain(store, f"{address}/evil/k:5.4")
+    assert sent
+    assert not any(sent)
+
+
+def test_where_links_lead() -> None:
+    for base, link, follows in (
+        ("http://127.0.0.1:5000/v2/x", "http://127.0.0.1:5001/token", True),
+        ("http://127.0.0.1:5000/v2/x", "https://auth.example/token", True),
+        ("https://r.example/v2/x", "https://auth.example/token", True),
+        ("https://r.example/v2/x", "http://auth.example/token", False),
+        ("https://r.example/v2/x", "file:///etc/passwd", False),
+        ("https://r.example/repo/", "Packages/k.rpm", True),
+        ("file:///srv/repo/", "Packages/k.rpm", True),
+        ("file:///srv/repo/", "http://elsewhere.example/k.rpm", False),
+    ):
+        if follows:
+            assert trust.linked(base, link).endswith(link)
+        else:
+            with pytest.raises(InfraError, match="which is not followed"):
+                trust.linked(base, link)
+
+
+def test_an_image_by_a_digest_that_is_not_compared(store: KernelStore) -> None:
+    platform = {"os": "linux", "architecture": "amd64"}
+    index = json.dumps({"manifests": [{"digest": "sha512:abc", "platform": platform}]}).encode()
+    manifest = json.dumps({"layers": []}).encode()
+    with (
+        lying_registry({"/manifests/5.4": (200, index, {}), "/manifests/sha512:abc": (200, manifest, {})}) as (address, sent),
+        pytest.raises(InputError, match="an image has no sha256 but 'sha512:abc'"),
+    ):
+        obtain(store, f"{address}/k:5.4")
+    assert len(sent) == 2  # the tag, asked for and fetched
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>please log in", b"[" * 100_000, b'{"manifests": 5}', b'{"manifests": [5]}', b"{}", b"\xff\xfe\xfd"]
+)
+def test_an_answer_that_is_no_manifest(store: KernelStore, body: bytes) -> None:
+    with (
+        lying_registry({"/manifests/5.4": (200, body, {})}) as (address, _),
+        pytest.raises(InputError, match=r"is no sound image (manifest|index)"),
+    ):
+        obtain(store, f"{address}/k:5.4")
 
 
 def test_a_tag_alone_is_refused(store: KernelStore, server: Registry) -> None:

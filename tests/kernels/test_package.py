@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import shutil
 import subprocess
@@ -11,15 +12,17 @@ import pytest
 
 from conftest import need_programs
 from kmatrix import kernels
-from kmatrix.errors import InfraError, InputError, Unavailable
-from kmatrix.kernels import trust
+from kmatrix.errors import InfraError, InputError, KmatrixError, Unavailable
+from kmatrix.kernels import package, trust
 from kmatrix.kernels.archive import zstd
+from kmatrix.kernels.rpm import version_key
 from kmatrix.kernels.store import KernelEntry, KernelStore
 from kmatrix.matrix import Arch, SourceSpec
 from kmatrix.progress import Quiet
 
 from .fabricate import CONFIG, Archive, Served, Signer, arm64_image, bzimage, deb, kernel, kernel_deb, leftovers, module
-from .publish import rpm
+from .publish import rpm, rpm_index
+from .test_sources import bare_rpm
 
 RELEASE = "5.4.286-1.el9.x86_64"
 
@@ -78,6 +81,8 @@ def test_rpm_by_signature(store: KernelStore, tmp_path: Path, web: Served, signe
     assert entry.source["artifacts"][0]["trust"] == "the package's own signature"
     again = obtain(KernelStore(tmp_path / "again"), trust.pinned(spec(f"{web.uri}/other.rpm"), entry.source))
     assert again.digest == entry.digest
+    (tmp_path / "web/KEY").unlink()  # what is pinned needs no key server
+    assert obtain(KernelStore(tmp_path / "pinned"), trust.pinned(source, entry.source)).digest == entry.digest
 
 
 def test_a_key_of_another_fingerprint(store: KernelStore, tmp_path: Path, web: Served, signed: Path, signer: Signer) -> None:
@@ -152,6 +157,29 @@ def test_a_deb_by_key(store: KernelStore, tmp_path: Path, web: Served, signer: S
         obtain(store, spec(f"{web.uri}/k.deb", key=str(signer.keyring)))
 
 
+def test_a_password_is_not_kept(store: KernelStore, tmp_path: Path, web: Served) -> None:
+    """Not in an error, a manifest or a lock; and what is pinned is asked for with it again."""
+    (tmp_path / "web/k.deb").write_bytes(kernel_deb("5.4.9-amd64"))
+    address = web.uri.replace("://", "://user:hunter2@")
+    source = spec(f"{address}/k.deb", trust="first-use")
+    entry = obtain(store, source)
+    assert entry.source["artifacts"][0]["url"] == f"{web.uri}/k.deb"
+    assert not [file for file in store.root.rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()]
+    assert trust.pinned(source, entry.source).options["url"] == (f"{address}/k.deb",)
+    repository = spec(repository=f"{address}/repo/")
+    assert trust.pinned(repository, entry.source).options["url"] == (f"{address}/k.deb",)
+    assert trust.pinned(spec("http://user:hunter2@elsewhere.example/"), entry.source).options["url"] == (f"{web.uri}/k.deb",)
+    for wrong in (
+        spec(f"{address}/none.deb", trust="first-use"),
+        spec(f"{address}/k.deb"),
+        spec(f"{address}/k.deb", sha256="0" * 64),
+    ):
+        with pytest.raises(KmatrixError) as caught:
+            obtain(KernelStore(tmp_path / "2"), wrong)
+        assert "hunter2" not in str(caught.value)
+        assert web.uri in str(caught.value)
+
+
 # --- repositories
 
 
@@ -191,11 +219,110 @@ def test_a_repository_without_it(store: KernelStore, repository: str, signer: Si
         obtain(store, spec(repository=f"{repository}/x86_64/", packages=("kernel-core",)))
 
 
+@pytest.mark.parametrize(
+    "rising",
+    [
+        ["0:4.18.0-553.9.1.el8_10", "0:4.18.0-553.16.1.el8_10", "0:4.18.0-553.16.1.el9_4", "0:4.19.0-1.el8", "1:4.14.1-1.amzn2"],
+        ["0:5.14.0-427.el9", "0:5.14.0-427.el9_4", "0:5.14.0-427.13.1.el9_4", "0:5.14.0-503.11.1.el9_5"],
+        ["0:6.1~rc9-1", "0:6.1-1", "0:6.1^git1-1", "0:6.1.a-1", "0:6.1.1-1", "0:6.01.2-1", "0:6.10~1-1", "0:6.10-1"],
+    ],
+)
+def test_rpms_order_of_versions(rising: list[str]) -> None:
+    """As rpm's own `rpm.vercmp` has it (compared by hand with 4.18 for 8281 pairs)."""
+    for count, version in enumerate(rising):
+        assert all(version_key(older) < version_key(version) for older in rising[:count])
+    assert version_key("0:5.0_1-1") == version_key("0:5.0.1-1") == version_key("5.00.01-01")
+
+
+RHEL = {
+    f"kernel-core-{number}.rpm": ("kernel-core", f"0:5.4.0-{release}", bare_rpm(core(f"5.4.0-{release}.x86_64")))
+    for number, release in enumerate(("553.16.1.el8_10", "553.9.1.el8_10", "80.el8"))
+}
+
+
+def test_rhels_versions(store: KernelStore, tmp_path: Path, web: Served) -> None:
+    """Underscores in them; and by version, in each way that one may be written."""
+    rpm_index(tmp_path / "web", RHEL)
+    options = {"packages": ("kernel-core",), "trust": "first-use"}
+    assert obtain(store, spec(repository=web.uri, **options)).release == "5.4.0-553.16.1.el8_10.x86_64"
+    for number, version in enumerate(("0:5.4.0-80.el8", "5.4.0-80.el8")):
+        older = obtain(KernelStore(tmp_path / str(number)), spec(repository=web.uri, **options, version=version))
+        assert older.release == "5.4.0-80.el8.x86_64"
+    with pytest.raises(Unavailable, match=r"has no kernel-core 5\.4\.1 for x86_64"):
+        obtain(KernelStore(tmp_path / "x"), spec(repository=web.uri, **options, version="5.4.1"))
+
+
+def test_an_old_package_under_a_new_name(store: KernelStore, tmp_path: Path, web: Served, signed: Path, signer: Signer) -> None:
+    """Signed, and not the one that the index calls it."""
+    data = signed.read_bytes()
+    options = {"repository": web.uri, "packages": ("kernel-core",), "key": str(signer.keyring)}
+    rpm_index(tmp_path / "web", {"k.rpm": ("kernel-core", "0:5.4.999-1", data)})
+    with pytest.raises(InfraError, match=r"is kernel-core 0:5\.4\.286-1, and the index calls it kernel-core 0:5\.4\.999-1"):
+        obtain(store, spec(**options))
+    version = "0:5.4.286-1"
+    rpm_index(tmp_path / "web", {"k.rpm": ("kernel-core", version, data)})
+    assert obtain(store, spec(**options)).release == RELEASE
+
+
+@pytest.mark.parametrize("index", ["repomd.xml", "primary.xml.gz"])
+def test_an_index_that_is_none(store: KernelStore, tmp_path: Path, web: Served, index: str) -> None:
+    """A captive portal's page; and the next source is tried (test_sources)."""
+    rpm_index(tmp_path / "web", RHEL)
+    page = b"<html><body>please log in<br></body>"
+    file = tmp_path / "web/repodata" / index
+    if index == "primary.xml.gz":
+        repomd = tmp_path / "web/repodata/repomd.xml"
+        repomd.write_text(repomd.read_text().replace(sha256(file), hashlib.sha256(page).hexdigest()))
+    file.write_bytes(page)
+    with pytest.raises(InputError, match="is no sound index of a repository: mismatched tag") as caught:
+        obtain(store, spec(repository=web.uri, packages=("kernel-core",), trust="first-use"))
+    assert caught.value.where == f"{web.uri}/repodata/repomd.xml"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('href="kernel-core-0', 'href="file:///etc/passwd', "leads to 'file:///etc/passwd"),
+        ('href="kernel-core-0', 'href="http://[', "leads to 'http://"),
+        ('ver="5.4.0"', 'v="5.4.0"', "KeyError 'ver'"),
+        ('epoch="0"', 'epoch="x"', "no sound index"),
+        ('pkgid="YES">', 'pkgid="YES">md5:', "is no sha256"),
+    ],
+)
+def test_an_index_that_lies(store: KernelStore, tmp_path: Path, web: Served, old: str, new: str, says: str) -> None:
+    rpm_index(tmp_path / "web", RHEL)
+    repomd, primary = (tmp_path / "web/repodata" / name for name in ("repomd.xml", "primary.xml.gz"))
+    before, text = sha256(primary), gzip.decompress(primary.read_bytes()).decode()
+    assert old in text
+    primary.write_bytes(gzip.compress(text.replace(old, new).encode()))
+    repomd.write_text(repomd.read_text().replace(before, sha256(primary)))
+    with pytest.raises(KmatrixError, match=says):
+        obtain(store, spec(repository=web.uri, packages=("kernel-core",), trust="first-use"))
+
+
+def test_an_index_that_is_a_bomb(store: KernelStore, tmp_path: Path, web: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    rpm_index(tmp_path / "web", RHEL)
+    monkeypatch.setattr(package, "_INDEX_UNPACKED", 500)
+    with pytest.raises(InputError, match="unpacks to more than"):
+        obtain(store, spec(repository=web.uri, packages=("kernel-core",), trust="first-use"))
+    monkeypatch.setattr(package, "_INDEX", 100)
+    with pytest.raises(InfraError, match="is larger than"):
+        obtain(store, spec(repository=web.uri, packages=("kernel-core",), trust="first-use"))
+
+
 def test_ubuntus_archive(store: KernelStore, tmp_path: Path, web: Served, signer: Signer) -> None:
     """A metapackage leads to the image, and that to the modules; an older image that is still there is passed over."""
     archive = Archive(tmp_path / "web/ubuntu", signer, suite="focal-updates", origin="Ubuntu")
     for abi in (215, 216):
         release = f"5.4.0-{abi}-generic"
+        if abi == 216:  # in two versions, of which the newer stands first
+            archive.add(
+                f"linux-image-{release}",
+                f"5.4.0-{abi}.10",
+                "amd64",
+                deb({f"boot/vmlinuz-{release}": bzimage(release)}),
+                f"linux-modules-{release}",
+            )
         modules = f"linux-modules-{release}"
         archive.add(
             f"linux-image-{release}",
@@ -213,5 +340,6 @@ def test_ubuntus_archive(store: KernelStore, tmp_path: Path, web: Served, signer
     assert entry.release == "5.4.0-216-generic"
     assert entry.modules is not None
     assert {artifact["trust"] for artifact in entry.source["artifacts"]} == {"the signed Release of focal-updates"}
+    assert f"linux-image-{entry.release}_5.4.0-216.10_amd64.deb" in {Path(a["url"]).name for a in entry.source["artifacts"]}
     with pytest.raises(Unavailable, match=r"has no package linux-image-generic for arm64|has no packages for arm64"):
         obtain(KernelStore(tmp_path / "2"), spec(repository=f"{web.uri}/ubuntu", **options), "arm64")

@@ -6,8 +6,9 @@ import gzip
 import hashlib
 import io
 import struct
+import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import pytest
 from conftest import Shell
 from kmatrix import download, kernels
 from kmatrix.errors import InfraError, KmatrixError, Unavailable
+from kmatrix.kernels import git
 from kmatrix.kernels.store import KernelEntry, KernelStore
 from kmatrix.matrix import SourceSpec
 from kmatrix.progress import Quiet
 
-from .fabricate import Served, Signer, arm64_image, bzimage, deb, kernel, kernel_deb, leftovers
-from .publish import Gate, Registry, layer
+from .fabricate import Archive, Served, Signer, arm64_image, bzimage, deb, kernel, kernel_deb, leftovers, module
+from .publish import Gate, Registry, git_server, layer, rpm_index
 
 RELEASE = "5.4.286"
 
@@ -96,18 +98,60 @@ class Publisher:
         (self.folder / name / "sha256sums.asc").write_bytes(self.signer.clearsign(sums))
         return {"url": (f"http://GATE/{name}/",), "key": (str(self.signer.keyring),)}, "linux-5.4.286.tar.xz"
 
+    def package_index(self, files: dict[str, bytes], name: str) -> tuple[dict[str, Any], str]:
+        """A repository of RPM packages."""
+        (self.folder / name).mkdir()
+        rpm_index(self.folder / name, {f"{name}.rpm": ("kernel", "0:5.4.286-1", bare_rpm(files))})
+        return {"repository": f"http://GATE/{name}/", "packages": ("kernel",), "trust": "first-use"}, f"{name}.rpm"
 
-KINDS = ("oci", "package", "package_rpm", "mainline", "tarball")
+    def package_apt(self, files: dict[str, bytes], name: str) -> tuple[dict[str, Any], str]:
+        """A repository of Debian packages."""
+        archive = Archive(self.folder / name, self.signer, suite="s")
+        archive.add("linux-image-5.4.286", "5.4.286-1", "amd64", deb(files))
+        archive.publish()
+        options = {"repository": f"http://GATE/{name}", "suite": "s", "packages": ("linux-image-5.4.286",)}
+        return options | {"key": (str(self.signer.keyring),)}, "linux-image-5.4.286_5.4.286-1_amd64.deb"
+
+    def git(self, files: dict[str, bytes], name: str) -> tuple[dict[str, Any], str]:
+        """A repository of a tree with these files; one with a path that leads out (which git would not have) is a link there."""
+        tree = self.folder / name
+
+        def git(*arguments: str) -> None:
+            author = ("-c", "user.name=Someone", "-c", "user.email=someone@example.org")
+            subprocess.run(["git", "-C", str(tree), *author, *arguments], capture_output=True, check=True)
+
+        tree.mkdir()
+        git("init", "--quiet", "--initial-branch=main")
+        for path, data in files.items():
+            if ".." in path:
+                (tree / "link").symlink_to(path)
+            else:
+                (tree / path).parent.mkdir(parents=True, exist_ok=True)
+                (tree / path).write_bytes(data)
+        git("add", ".")
+        git("commit", "--quiet", "--message=one")
+        return {"url": (f"http://GATE/{name}/.git",), "ref": "main", "trust": "first-use"}, "git-upload-pack"
+
+
+KINDS = ("oci", "package", "package_rpm", "package_index", "package_apt", "mainline", "tarball", "git")
+BUILT = ("tarball", "git")
 
 
 @pytest.fixture(params=KINDS)
 def publisher(request: pytest.FixtureRequest, tmp_path: Path, web: Served, signer: Signer) -> Publisher:
     images = request.getfixturevalue("images") if request.param == "oci" else None
-    upstream = f"http://{images.address}" if images else web.uri
+    upstream = f"http://{images.address}" if images else request.getfixturevalue("forge") if request.param == "git" else web.uri
     return Publisher(request.param, tmp_path / "web", upstream, signer, images)
 
 
+@pytest.fixture
+def forge(tmp_path: Path, web: Served) -> Iterator[str]:  # noqa: ARG001 - which makes the folder
+    with git_server(tmp_path / "web") as address:
+        yield address
+
+
 GOOD = {"boot/vmlinuz-5.4.286": bzimage(RELEASE)}
+MODULES = f"lib/modules/{RELEASE}/extra"
 FAULTS = {
     "404": (GOOD, "404"),
     "corrupt": (GOOD, "is not what it must be|sha256 differs"),
@@ -115,18 +159,36 @@ FAULTS = {
     "stalled": (GOOD, "cannot be fetched: (the server does not answer|.*timed out)"),
     "wrong-arch": ({"boot/vmlinuz-5.4.286": arm64_image(RELEASE)}, "for arm64, and x86_64 was asked for"),
     "malicious": (GOOD | {"../../../../evil": b"x"}, "leads out of it"),
+    "portal": (GOOD, "is no sound|no complete build|signature is not good|sha256 differs|ended after|git says: "),
+    "file-and-folder": (
+        GOOD | {f"{MODULES}/a.ko": module("a"), f"{MODULES}/a.ko/b.ko": module("b")},
+        "File exists|Not a directory",
+    ),
+    "long": (GOOD | {f"{MODULES}/{'n' * 300}.ko": module("a")}, "a name of more than 255 bytes"),
+    "newline": (GOOD | {f"{MODULES}/a\nb.ko": module("a")}, "a name that is no text"),
+}
+# What a publisher's tools would not make, or a source tree has not.
+NOT_OF = {"wrong-arch": BUILT, "file-and-folder": ("git",), "long": ("git",)}
+# Git checks what it fetches, and says in its own words what is wrong with it.
+OF_GIT = {
+    "404": "git says: .*not found",
+    "corrupt": "git says: ",
+    "truncated": "git says: ",
+    "stalled": "git says: .*(transfer closed|Operation too slow)",
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault(store: KernelStore, tmp_path: Path, publisher: Publisher, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if publisher.kind == "tarball" and fault == "wrong-arch":
-        pytest.skip("a source tree is of every arch")
+    if publisher.kind in NOT_OF.get(fault, ()):
+        pytest.skip(f"{publisher.kind} has no such thing")
     monkeypatch.setattr(download, "_TIMEOUT", (5, 0.4))
+    monkeypatch.setattr(git, "_STALLED", 1)
     files, says = FAULTS[fault]
+    says = OF_GIT.get(fault, says) if publisher.kind == "git" else says
     options, ending = publisher.publish(files, f"{publisher.kind}-{fault}")
     gate = Gate(publisher.upstream)
-    gate.ending, gate.fault = (ending,), fault
+    gate.ending, gate.fault = ("" if fault == "portal" else ending,), fault  # a captive portal answers everything
     with gate.open() as address:
         options = _at(options, address)
         spec = SourceSpec(publisher.kind.split("_")[0], options=options)
@@ -159,8 +221,8 @@ def obtain(store: KernelStore, *specs: SourceSpec) -> KernelEntry:
 
 
 def test_without_a_fault(store: KernelStore, publisher: Publisher) -> None:
-    """The faults above are what fails, not the way there (tarball: test_tarball)."""
-    if publisher.kind == "tarball":
+    """The faults above are what fails, not the way there (of a tree that is built: test_tree_sources)."""
+    if publisher.kind in BUILT:
         return
     options, _ = publisher.publish(GOOD, f"{publisher.kind}-good")
     with Gate(publisher.upstream).open() as address:

@@ -108,6 +108,25 @@ def test_tarball_by_digest_or_nothing(store: KernelStore, tmp_path: Path, releas
     assert entry.source["artifacts"][0]["trust"] == trust.GIVEN
 
 
+def test_an_old_release_under_a_new_name(store: KernelStore, tmp_path: Path, release: Callable[..., str], signer: Signer) -> None:
+    """The publisher's own, signed, and not the one that is asked for."""
+    old = release("5.4.9", sums=False)
+    new, folder = old.replace("5.4.9", "5.4.10"), tmp_path / "v5.x"
+    for ending in ("tar.xz", "tar.sign"):
+        (folder / f"linux-5.4.9.{ending}").rename(folder / f"linux-5.4.10.{ending}")
+    with pytest.raises(InfraError, match=r"linux-5\.4\.10\.tar\.xz: holds Linux 5\.4\.9"):
+        obtain(store, "tarball", url=new, key=str(signer.keyring))
+    assert store.refs() == []
+    digest = hashlib.sha256((folder / "linux-5.4.10.tar.xz").read_bytes()).hexdigest()
+    assert obtain(store, "tarball", url=new, sha256=digest).source["version"] == "5.4.9"  # exactly that one was asked for
+
+
+def test_the_first_release_of_a_series(store: KernelStore, tree: Path, release: Callable[..., str], signer: Signer) -> None:  # noqa: F811
+    """Its archive has two numbers, and its makefile three."""
+    (tree / "Makefile").write_text((tree / "Makefile").read_text().replace("SUBLEVEL = 9", "SUBLEVEL = 0"))
+    assert obtain(store, "tarball", url=release("5.4"), key=str(signer.keyring)).source["version"] == "5.4.0"
+
+
 def test_no_such_release(store: KernelStore, web: Served, release: Callable[..., str], signer: Signer) -> None:
     release("5.15.2")
     with pytest.raises(Unavailable, match=r"has no release 5\.4"):
@@ -187,6 +206,13 @@ def test_a_signed_tag(store: KernelStore, tmp_path: Path, tree: Path, repository
     assert obtain(store, "git", url=str(tree), ref="v5.4.9", key=key).source["trust"] == "the signed tag"
     with pytest.raises(InfraError, match="is no signed tag"):
         obtain(KernelStore(tmp_path / "2"), "git", url=str(tree), ref="v5.4.9-unsigned", key=key)
+    assert (
+        obtain(KernelStore(tmp_path / "3"), "git", url=str(tree), ref="refs/tags/v5.4.9", key=key).source["trust"]
+        == "the signed tag"
+    )
+    repository("update-ref", "refs/tags/v5.4.10", "refs/tags/v5.4.9")  # an old release under a new name
+    with pytest.raises(InfraError, match=r"v5\.4\.10: is the signed tag 'v5\.4\.9'"):
+        obtain(KernelStore(tmp_path / "2"), "git", url=str(tree), ref="v5.4.10", key=key)
     stranger = Signer.make(tmp_path / "stranger")
     stranger.close()
     with pytest.raises(InfraError, match="none of the known keys"):
