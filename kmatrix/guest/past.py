@@ -299,7 +299,7 @@ GONE: Mapping[str, Gone] = {
 """The features that can be hidden. The others are the kernel's own (cgroup file systems, the clsact qdisc): no answer of bpf(2) hides them."""
 
 IMPLIED: Mapping[str, tuple[str, ...]] = {
-    "btf": ("fentry", "lsm", "task_storage", "current_task_btf", "btf_modules"),
+    "btf": ("fentry", "lsm", "current_task_btf", "btf_modules"),
     "btf_load": ("btf", "fentry", "lsm", "task_storage", "current_task_btf", "btf_modules"),
     "kprobes": ("kprobe_pmu", "kprobe_multi"),
     "bpf_link": ("perf_link", "kprobe_multi"),
