@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from kmatrix import bisect, config
+from kmatrix import bisect, config, objects
 from kmatrix.arch import ARCHES, host_arch, parse_arch
 from kmatrix.bisect import Found, Outcome, Recipe, Search
 from kmatrix.cli import options
@@ -64,6 +64,8 @@ def command(
     """
     found = config.find_collector(collector)
     chosen = parse_arch(arch) if arch is not None else host_arch() or ARCHES[0]
+    if (why := objects.nothing_for(found, chosen)) is not None:
+        raise InputError(why, where="--arch", fix="choose the other arch")
     directory = kmatrix_dir.resolve()
     result.check_directory(directory)
     if tree is None and (fragments or variants or jobs):

@@ -120,6 +120,13 @@ def test_the_first_release_that_changes_it(folder: Path) -> None:
     assert (end["good"]["kernel"], end["bad"]["kernel"]) == ("c", "b")
 
 
+def test_an_arch_that_no_variant_is_for(folder: Path) -> None:
+    manifest = folder / "collector.toml"
+    manifest.write_text(manifest.read_text().replace('needs = ["fentry"]', 'needs = ["fentry"]\narches = ["x86_64"]'))
+    done = bisect(folder, "--good=a", "--bad=c")
+    assert (done.returncode, "no variant of fentry is for arm64" in done.stderr) == (2, True)
+
+
 def test_ends_that_say_nothing(folder: Path) -> None:
     alike = bisect(folder, "--good=a", "--bad=b")
     assert alike.returncode == 2
