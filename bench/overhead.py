@@ -143,7 +143,7 @@ def pairs(vm: Machine, timer: Machine | None, collector: Collector, target: Targ
     variant = core_variant(collector, target, room)
     if variant is None:
         return []
-    path = collector.path.parent / "build" / variant["object"]
+    path = objects.locate(collector, collector.variant(variant["name"]), target.arch)
     source = path.parent.parent / (re.sub(r"_(x86|arm64)_bpfel\.o$", "", path.name) + ".bpf.c")
     with tempfile.TemporaryDirectory(prefix="kmatrix-twin-") as work:
         other = twin.compile_twin(source.resolve(), target.arch, Btf(vm.get(BTF_FILE, timeout=PATIENCE)), Path(work))
