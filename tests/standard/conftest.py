@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from conftest import need_programs
-from kmatrix import config
 from kmatrix.arch import ARCHES, INFO, Arch
-from kmatrix.machine_room import MachineRoom
-from tests.guest.conftest import Guest
+from tests.guest.conftest import Guest, boot, room
 from tests.standard import document
 from tests.standard.document import Example
+
+__all__ = ["boot", "room"]
 
 COLLECTORS = Path(__file__).parents[2] / "collectors"
 LICENSE = '\nchar LICENSE[] SEC("license") = "Dual BSD/GPL";\n'
@@ -69,21 +68,6 @@ def _whole(example: Example, examples: dict[str, Example]) -> str:
     )
     licensed = "unlicensed" in example.options or 'SEC("license")' in example.text
     return headers + example.text + ("" if licensed else LICENSE)
-
-
-@pytest.fixture
-def boot(need: Callable[[str], None], tmp_path: Path) -> Iterator[Callable[[str], Guest]]:
-    """boot("6.1-arm64"): a pristine guest."""
-    room = MachineRoom(config.load_matrix())
-    with ExitStack() as stack:
-
-        def start(name: str) -> Guest:
-            need(name)
-            target = room.matrix.target(name)
-            vm, probe = stack.enter_context(room.machine(target, tmp_path / f"console-{name}.log"))
-            return Guest(target, vm, dict(probe))
-
-        yield start
 
 
 NAMES = (*document.KERNELS, *document.STAND_INS.values(), document.WITHOUT_BTF)

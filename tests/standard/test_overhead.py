@@ -21,11 +21,6 @@ Compiled = Callable[[str, Arch], Path | str]
 FREE = ("`INIT_CORE_COMPAT()`", "`get_arg0(ctx)`", "`get_return_value(ctx)`", '`bpf_debug_printk("…", …)`')
 
 
-@pytest.fixture(scope="module")
-def room() -> MachineRoom:
-    return MachineRoom(config.load_matrix())
-
-
 class Lab(NamedTuple):
     """A guest that programs are loaded into; nothing of one stays for the next."""
 
