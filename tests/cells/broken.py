@@ -7,15 +7,16 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("tiny.bpf.c")
 
-VARIANTS = """
+RING = """
 [[variant]]
 name = "ring"
 behaviour = "full"
 object = "ring"
-needs = [{ring_needs}]
+needs = [{needs}]
 transport = "ringbuf"
 buffer = "events"
-
+"""
+PERF = """
 [[variant]]
 name = "perf"
 behaviour = "fallback"
@@ -63,11 +64,12 @@ def write(
     files: dict[str, str] | None = None,
     check: str = 'equals = "known.uid"',
     program: str = "",
+    fallback: bool = True,
 ) -> Path:
-    """A tiny collector in folder/name, compiled for both arches with `defines`; returns its manifest."""
+    """A tiny collector in folder/name, compiled for both arches with `defines`, with a variant to fall back on or not; returns its manifest."""
     home = folder / name
     home.mkdir(parents=True)
-    variants = VARIANTS.format(ring_needs=ring_needs)
+    variants = RING.format(needs=ring_needs) + PERF * fallback
     manifest = home / "collector.toml"
     manifest.write_text(MANIFEST.format(name=name, variants=variants, trigger=trigger, check=check, program=program))
     for file, text in (files or {}).items():
