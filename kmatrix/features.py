@@ -32,7 +32,8 @@ class Feature:
     """Where the release comes from: kernel commit, document, or what was seen on booted kernels."""
     config: tuple[str, ...] = ()
     stops: tuple[Step, ...] = ()
-    """Where its absence stops a loader: a variant that needs it and is stopped elsewhere fails for another reason. Seen on booted kernels."""
+    """Where its absence stops a loader: a variant that needs it and is stopped elsewhere fails for another reason. tests/guest/test_stops.py
+    shows it of those that a kernel at hand lacks and an object can ask for; of the others it follows from libbpf's order."""
     until: Version | None = None
     """The first release without it, where it went away."""
 

@@ -312,8 +312,9 @@ def availability(
 ) -> str | None:
     """None when the kernel is in the store or a source can fetch it; else why it cannot be had, and the command. No network is used.
 
-    Offline, a source can where it, or its mirror, is on this machine. A source that builds or that nobody has tried counts only where the kernel was `asked` for by name. A simulated kernel is had where its
-    base is, one that is only set up differently where what it is a variant of is. With `lock` it is the kernel that the lock holds it to.
+    Offline, a source can where it, or its mirror, is on this machine. A source that builds or that nobody has tried counts only where the
+    kernel was `asked` for by name. A simulated kernel is had where its base is, one that is only set up differently where what it is a
+    variant of is. With `lock` it is the kernel that the lock holds it to.
     """
     kernel = kernel.image_of
     try:
