@@ -92,11 +92,12 @@ def test_the_kernels_type_of_the_buffer_counts(boot: Callable[[str], Guest], com
 
 
 def test_below_the_floor_nothing_is_tried(boot: Callable[[str], Guest], compiled: Compiled) -> None:
-    guest = boot("5.4-x86_64")
-    facts = guest.cell(compiled("hooks", guest.target), programs=["works"], min_kernel=[5, 8])
+    guest = boot("6.1-x86_64")
+    facts = guest.cell(compiled("hooks", guest.target), programs=["works"], min_kernel=[6, 2])
     assert facts["attempts"] == []
-    assert "kernel 5.8" in facts["refusal"]
-    assert "5.4.286" in facts["refusal"]
+    assert "needs kernel 6.2" in facts["refusal"]
+    assert facts["release"] in facts["refusal"]
+    assert (facts["trigger"]["after_refusal"], facts["trigger"]["ok"]) == (True, True)  # but the guest has to work
 
 
 def test_after_a_refusal_the_guest_works_as_before(boot: Callable[[str], Guest], compiled: Compiled) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from kmatrix import cell, config
 from kmatrix import collector as collectors
-from kmatrix import config
 from kmatrix.errors import InputError
 from tests.unit.facts import demo, manifest
 
@@ -78,6 +78,12 @@ def event(**changes: Any) -> list[dict[str, Any]]:
 )
 def test_a_wrong_manifest_is_one_error_naming_file_key_and_fix(data: dict[str, Any], says: str) -> None:
     assert says in wrong({key: value for key, value in data.items() if value is not None})
+
+
+def test_the_trigger_connects_over_the_family_that_is_asked_for() -> None:
+    asked = cell._trigger(demo(trigger={"kind": "tcp_connect", "family": "ipv6"}))
+    assert asked == {"kind": "tcp_connect", "command": [], "env": {}, "family": 6}
+    assert "family" not in (cell._trigger(demo(trigger={"kind": "tcp_connect"})) or {})
 
 
 def test_bpf2go_names_are_understood() -> None:
