@@ -57,7 +57,7 @@ def run(collector: Collector, target: Target, room: MachineRoom, directory: Path
     Infra trouble is retried once; what remains of it is in the record (`failure` is `infra`). Raises InputError where the manifest, an
     object or the trigger is wrong: then there is no record, and an earlier one is gone.
     """
-    result.path_of(directory, collector.name, str(target)).unlink(missing_ok=True)
+    result.forget(directory, collector.name, str(target))
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     expectation = behaviour.expected(collector, target, room.matrix)
     question = request(collector, target)

@@ -273,9 +273,7 @@ class CellItem(pytest.Item):
         if why := objects.nothing_for(self.collector, self.target.arch):
             self.user_properties += [("collector", self.collector.name), ("kernel", self.target.kernel.name)]
             self.user_properties += [("arch", self.target.arch), (_SKIPPED, why)]
-            result.path_of(run.directory, self.collector.name, str(self.target)).unlink(
-                missing_ok=True
-            )  # of when there was a variant
+            result.forget(run.directory, self.collector.name, str(self.target))  # of when there was a variant
             pytest.skip(why)
         with _said_plainly():
             self.record = cells.run(self.collector, self.target, run.room, run.directory, options=run.options())

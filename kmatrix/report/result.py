@@ -72,6 +72,11 @@ def path_of(directory: Path, collector: str, target: str) -> Path:
     return directory / "cells" / f"{collector}@{target}.json"
 
 
+def forget(directory: Path, collector: str, target: str) -> None:
+    """Remove the record of an earlier run of a cell: it must not be taken for this one's."""
+    path_of(directory, collector, target).unlink(missing_ok=True)
+
+
 def write(record: Record, directory: Path) -> Path:
     """Write the record, whole or not at all; returns its path."""
     path = path_of(directory, record.collector, record.target)
