@@ -13,10 +13,11 @@ from typing import NoReturn
 
 import pytest
 
-from kmatrix import config, kernels, plugin
-from kmatrix.arch import ARCHES
+from kmatrix import kernels, plugin
 from kmatrix.kernels.store import KernelStore
-from kmatrix.matrix import Kernel
+from kmatrix.matrix.arch import ARCHES
+from kmatrix.matrix.kernel import Kernel
+from kmatrix.matrix.load import load_matrix
 
 # A run that was started in the background (`make test &`, `nohup make test`) ignores these, and so does all that it starts: tests send them.
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -43,7 +44,7 @@ def need_programs(*names: str, apt: str = "") -> None:
 
 def lacking_kernel(kernel: Kernel, why: str) -> NoReturn:
     """The kernel is not here: as `lacking`, but only those named have to be."""
-    if REQUIRE in os.environ and kernel.image_of in config.load_matrix().select(os.environ[REQUIRE], where=f"${REQUIRE}"):
+    if REQUIRE in os.environ and kernel.image_of in load_matrix().select(os.environ[REQUIRE], where=f"${REQUIRE}"):
         lacking(why)
     pytest.skip(why)
 
@@ -85,7 +86,7 @@ def run_in(tmp_path: Path) -> Shell:
 @pytest.fixture(scope="session")
 def need() -> Callable[[str], None]:
     """need("5.4-arm64") skips the test where that kernel cannot be had, and says how to get it (see $KMATRIX_REQUIRE)."""
-    matrix, store = config.load_matrix(), KernelStore()
+    matrix, store = load_matrix(), KernelStore()
 
     def check(name: str) -> None:
         target = matrix.target(name)

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kmatrix import cell, config
-from kmatrix.collector import Collector
-from kmatrix.machine_room import MachineRoom
-from kmatrix.matrix import Target
-from kmatrix.report.result import Record
-from kmatrix.simulation import OLDEST_BASE, Simulation
+from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.load import load_collector
+from kmatrix.matrix.kernel import Simulation, Target
+from kmatrix.matrix.load import load_matrix
+from kmatrix.matrix.simulation import OLDEST_BASE
+from kmatrix.runs import cell
+from kmatrix.runs.cell_records import Record
+from kmatrix.runs.machine_room import MachineRoom
 
 STAGES = ("restore", "inventory", "open", "load", "attach", "trigger", "events", "teardown", "kill", "judge")
 COLUMNS = ("cell", "behaviour", "total", "min", "max", *STAGES)
@@ -21,10 +23,10 @@ COLUMNS = ("cell", "behaviour", "total", "min", "max", *STAGES)
 
 def measure(targets: Sequence[str], collectors: Sequence[str], *, rounds: int) -> Iterator[list[str]]:
     """A row a cell: medians of `rounds` runs in seconds, after one that is not counted (it makes the snapshot)."""
-    matrix = config.load_matrix()
+    matrix = load_matrix()
     room = MachineRoom(matrix)
     for name in collectors:
-        collector = config.load_collector(Path("collectors") / name)
+        collector = load_collector(Path("collectors") / name)
         for target in targets:
             records = [_run(collector, matrix.target(target), room) for _ in range(rounds + 1)][1:]
             totals = [record.timings["total"] for record in records]
@@ -43,8 +45,8 @@ SIMULATED_COLUMNS = ("cell", "as it is", "simulated as itself", "ratio", "min", 
 
 def measure_simulation(targets: Sequence[str], name: str, *, rounds: int) -> Iterator[list[str]]:
     """What the simulation costs: a cell with and without the supervisor that hides nothing, in turns; medians in seconds, ratios in pairs."""
-    matrix = config.load_matrix()
-    room, collector = MachineRoom(matrix), config.load_collector(Path("collectors") / name)
+    matrix = load_matrix()
+    room, collector = MachineRoom(matrix), load_collector(Path("collectors") / name)
     for target in map(matrix.target, targets):
         kernel = target.kernel
         if kernel.version < OLDEST_BASE:

@@ -19,11 +19,15 @@ from typing import Any
 from tabulate import tabulate
 
 from bench.corpus import LAST_PROG_TYPE, Item, corpus, helper_calls
-from kmatrix import cell, config, paths
-from kmatrix.machine_room import MachineRoom
-from kmatrix.matrix import ARCHES, Target
-from kmatrix.paths import cache_dir
-from kmatrix.progress import Terminal
+from kmatrix.host import paths
+from kmatrix.host.paths import cache_dir
+from kmatrix.host.progress import Terminal
+from kmatrix.manifest.load import load_collector
+from kmatrix.matrix.arch import ARCHES
+from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.load import load_matrix
+from kmatrix.runs import cell
+from kmatrix.runs.machine_room import MachineRoom
 
 PAIRS = (("4.14", "4.14-sim"), ("5.4", "5.4-sim"))
 Answer = tuple[int, str]
@@ -107,7 +111,7 @@ def collectors(room: MachineRoom, real: Target, simulated: Target, folder: Path)
     """Each reference collector on both: what was observed, and how each variant ended (its stage and errno)."""
     rows = []
     for path in sorted(paths.data("collectors").glob("*/collector.toml")):
-        collector = config.load_collector(path)
+        collector = load_collector(path)
         two = [cell.run(collector, target, room, folder) for target in (real, simulated)]
         ends = [
             [(attempt["variant"], attempt["stage"], (attempt["error"] or {}).get("errno")) for attempt in record.facts["attempts"]]
@@ -193,7 +197,7 @@ def main() -> None:
     parser.add_argument("--every-type", action="store_true", help="every helper from every program type instead of the corpus")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     options = parser.parse_args()
-    matrix = config.load_matrix()
+    matrix = load_matrix()
     room = MachineRoom(matrix, reporter=Terminal())
     found = []
     for real, simulated in PAIRS:

@@ -28,18 +28,23 @@ from elftools.elf.elffile import ELFFile
 from tabulate import tabulate
 
 from bench import twin
-from kmatrix import behaviour, cell, config, objects, paths
-from kmatrix.arch import ARCHES
-from kmatrix.btf import Btf
-from kmatrix.collector import Collector
-from kmatrix.errors import InfraError
-from kmatrix.machine_room import MachineRoom
-from kmatrix.matrix import Target
-from kmatrix.progress import Terminal
+from kmatrix.host import paths
+from kmatrix.host.errors import InfraError
+from kmatrix.host.progress import Terminal
+from kmatrix.host.staging import staging
+from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.load import load_collector
+from kmatrix.matrix.arch import ARCHES
+from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.load import load_matrix
+from kmatrix.objects import compiled
+from kmatrix.objects.btf import Btf
+from kmatrix.runs import cell
+from kmatrix.runs.machine_room import MachineRoom
+from kmatrix.verdict import behaviour
 from kmatrix.vm import Machine, VmSpec, machine, virtme
 from kmatrix.vm.channel import pack
 from kmatrix.vm.errors import KernelDied
-from kmatrix.vm.staging import staging
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "overhead.md"
@@ -132,7 +137,7 @@ def core_variant(collector: Collector, target: Target, room: MachineRoom) -> dic
     """The variant that is expected to run on the target, as the guest is asked for it; None where it is not one with CO-RE."""
     name = behaviour.expected(collector, target, room.matrix).variant
     chosen = next((variant for variant in collector.variants if variant.name == name), None)
-    if chosen is None or not objects.load(collector, chosen, target.arch).uses_core:
+    if chosen is None or not compiled.load(collector, chosen, target.arch).uses_core:
         return None
     asked: dict[str, Any] = next(each for each in cell.request(collector, target)["variants"] if each["name"] == name)
     return asked
@@ -143,11 +148,11 @@ def pairs(vm: Machine, timer: Machine | None, collector: Collector, target: Targ
     variant = core_variant(collector, target, room)
     if variant is None:
         return []
-    path = objects.locate(collector, collector.variant(variant["name"]), target.arch)
+    path = compiled.locate(collector, collector.variant(variant["name"]), target.arch)
     source = path.parent.parent / (re.sub(r"_(x86|arm64)_bpfel\.o$", "", path.name) + ".bpf.c")
     with tempfile.TemporaryDirectory(prefix="kmatrix-twin-") as work:
         other = twin.compile_twin(source.resolve(), target.arch, Btf(vm.get(BTF_FILE, timeout=PATIENCE)), Path(work))
-        if objects.inspect(other).uses_core:
+        if compiled.inspect(other).uses_core:
             raise RuntimeError(f"{collector.name}: the twin still has CO-RE relocations")
         objects_ = path.read_bytes(), other.read_bytes()
     asked = cell.request(collector, target)
@@ -166,7 +171,7 @@ def pairs(vm: Machine, timer: Machine | None, collector: Collector, target: Targ
         # Under TCG the first program of an event pays for translated code that has been thrown out: each is timed in second place.
         (_, warm_plain), _ = run(timer, *objects_)
         (_, warm_core), _ = run(timer, *reversed(objects_))
-    info = objects.inspect(path)
+    info = compiled.inspect(path)
     relocations = _relocations(info.data)
     return [
         Pair(
@@ -383,7 +388,7 @@ def main() -> None:
     parser.add_argument("--pulls", type=int, default=10, help="of each collector's trigger, per measurement (default: %(default)s)")
     parser.add_argument("--no-write", action="store_true", help="leave docs/overhead.md as it is")
     options = parser.parse_args()
-    matrix = config.load_matrix()
+    matrix = load_matrix()
     room = MachineRoom(matrix, accel="tcg", reporter=Terminal())
     if options.targets:
         targets = [matrix.target(name) for name in options.targets]
@@ -392,7 +397,7 @@ def main() -> None:
         missing = room.unavailable(real)
         targets = [target for target in real if target.kernel.version >= BTF_SINCE and str(target) not in missing]
     names = options.collector or sorted(path.parent.name for path in paths.data("collectors").glob("*/collector.toml"))
-    collectors = [config.load_collector(paths.data("collectors") / name) for name in names]
+    collectors = [load_collector(paths.data("collectors") / name) for name in names]
     measured, costs = measure(room, targets, collectors, pulls=options.pulls)
     clang = subprocess.run(["clang", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
     releases = ", ".join(f"{target}: {room.spec(target).kernel.release}" for target in targets)

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kmatrix.arch import INFO, Arch
-from kmatrix.btf import ARRAY, ENUM, ENUM64, INT, PTR, STRUCT, UNION, Btf
+from kmatrix.matrix.arch import INFO, Arch
+from kmatrix.objects.btf import ARRAY, ENUM, ENUM64, INT, PTR, STRUCT, UNION, Btf
 
 ABSENT = 4096
 PRELUDE = """\

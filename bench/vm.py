@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmatrix.arch import Arch, host_arch
-from kmatrix.guest_image import ImageStore
 from kmatrix.kernels.store import KernelStore
+from kmatrix.matrix.arch import Arch, host_arch
 from kmatrix.vm import Machine, SnapshotStore, VmSpec, boot, choose
+from kmatrix.vm.guest_image import ImageStore
 
 COLUMNS = ("target", "cold boot", "save", "MiB", "restore → answer", "next answer", "kill", "vng --exec true")
 

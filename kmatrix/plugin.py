@@ -17,18 +17,23 @@ from typing import Any
 
 import pytest
 
-from kmatrix import cell as cells
-from kmatrix import config as files
-from kmatrix import download, objects
-from kmatrix.collector import Collector
-from kmatrix.errors import InputError, KmatrixError
-from kmatrix.machine_room import MachineRoom, refuse_missing
-from kmatrix.matrix import DEFAULT_SET, Matrix, Target, parse_arches
-from kmatrix.nearest import did_you_mean
-from kmatrix.progress import Quiet, Step, Terminal
-from kmatrix.report import result, table
-from kmatrix.report.cell import explain
-from kmatrix.report.result import DEFAULT_DIRECTORY, Record
+from kmatrix.fetch import download
+from kmatrix.host.errors import InputError, KmatrixError
+from kmatrix.host.nearest import did_you_mean
+from kmatrix.host.progress import Quiet, Step, Terminal
+from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.load import COLLECTOR_FILE, load_collector
+from kmatrix.matrix.arch import parse_arches
+from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.load import load_matrix
+from kmatrix.matrix.selection import DEFAULT_SET, Matrix
+from kmatrix.objects import compiled
+from kmatrix.report import table
+from kmatrix.report.explain import explain
+from kmatrix.runs import cell as cells
+from kmatrix.runs import cell_records
+from kmatrix.runs.cell_records import DEFAULT_DIRECTORY, Record
+from kmatrix.runs.machine_room import MachineRoom, refuse_missing
 from kmatrix.vm.machine import Machine
 from kmatrix.vm.spec import DEFAULT_MEMORY_MIB
 
@@ -80,7 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if run.explicit:
             run.check_explicit()
         if config.getoption("--kmatrix-dir") != DEFAULT_DIRECTORY:
-            result.check_directory(run.directory)
+            cell_records.check_directory(run.directory)
     except KmatrixError as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -118,7 +123,7 @@ class Run:
     def matrix(self) -> Matrix:
         """kernels.toml, as found from where pytest was called."""
         given = self.config.getoption("--kernels-file")
-        return files.load_matrix(self.config.invocation_params.dir, file=Path(given) if given else None)
+        return load_matrix(self.config.invocation_params.dir, file=Path(given) if given else None)
 
     @cached_property
     def selected(self) -> tuple[Target, ...]:
@@ -210,7 +215,7 @@ class _Uncaptured(Terminal):
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.File | None:
     """Each collector.toml is a file of cells."""
-    return CollectorFile.from_parent(parent, path=file_path) if file_path.name == files.COLLECTOR_FILE else None
+    return CollectorFile.from_parent(parent, path=file_path) if file_path.name == COLLECTOR_FILE else None
 
 
 class CollectorFile(pytest.File):
@@ -220,15 +225,15 @@ class CollectorFile(pytest.File):
         """One item a target."""
         run = self.config.stash[_RUN]
         try:
-            collector = files.load_collector(self.path)
+            collector = load_collector(self.path)
             other = run.collected.setdefault(collector.name, self.path)
             if other != self.path:
                 raise InputError(
                     f"the collector {collector.name!r} is also {other}", where=str(self.path), fix="give one another collector.name"
                 )
             if run.wants(collector):
-                built = objects.check(collector, dict.fromkeys(target.arch for target in run.targets))
-                if run.speaks and (old := objects.out_of_date(collector, built)):
+                built = compiled.check(collector, dict.fromkeys(target.arch for target in run.targets))
+                if run.speaks and (old := compiled.out_of_date(collector, built)):
                     self.warn(pytest.PytestWarning(old))
                 yield from [CellItem.from_parent(self, collector=collector, target=target) for target in run.targets]
         except KmatrixError as error:
@@ -241,7 +246,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     try:
         run.check_collectors()
         if not config.getoption("collectonly") and any(_leaves_records(item) for item in items):
-            result.check_directory(run.directory)
+            cell_records.check_directory(run.directory)
     except KmatrixError as error:
         if not run.is_worker:
             raise pytest.UsageError(str(error)) from None
@@ -270,14 +275,14 @@ class CellItem(pytest.Item):
     def setup(self) -> None:
         """Run the cell; raises what is not the collector's fault."""
         run = self.config.stash[_RUN]
-        if why := objects.nothing_for(self.collector, self.target.arch):
+        if why := compiled.nothing_for(self.collector, self.target.arch):
             self.user_properties += [("collector", self.collector.name), ("kernel", self.target.kernel.name)]
             self.user_properties += [("arch", self.target.arch), (_SKIPPED, why)]
-            result.forget(run.directory, self.collector.name, str(self.target))  # of when there was a variant
+            cell_records.forget(run.directory, self.collector.name, str(self.target))  # of when there was a variant
             pytest.skip(why)
         with _said_plainly():
             self.record = cells.run(self.collector, self.target, run.room, run.directory, options=run.options())
-        path = result.path_of(run.directory, self.record.collector, self.record.target)
+        path = cell_records.path_of(run.directory, self.record.collector, self.record.target)
         properties = ("collector", "kernel", "arch", "expected", "observed", "failure", "reason")
         self.user_properties += [(name, str(getattr(self.record, name) or "")) for name in properties]
         if self.target.simulated is not None:
@@ -376,8 +381,8 @@ def cell(target: Target, request: pytest.FixtureRequest) -> Callable[[Path | str
 
     def run_cell(path: Path | str) -> Record:
         with _said_plainly():
-            collector = files.load_collector(Path(path))
-            if why := objects.nothing_for(collector, target.arch):
+            collector = load_collector(Path(path))
+            if why := compiled.nothing_for(collector, target.arch):
                 pytest.skip(why)
             return cells.run(collector, target, run.room, run.directory, options=run.options())
 
@@ -399,7 +404,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     """The table."""
     properties = [_properties(report) for reports in terminalreporter.stats.values() for report in reports]
     run = config.stash[_RUN]
-    records = [result.read(Path(path)) for path in dict.fromkeys(p[_RECORD] for p in properties if _RECORD in p)]
+    records = [cell_records.read(Path(path)) for path in dict.fromkeys(p[_RECORD] for p in properties if _RECORD in p)]
     skipped = {(p["collector"], f"{p['kernel']}-{p['arch']}"): p[_SKIPPED] for p in properties if _SKIPPED in p}
     left_out: Mapping[str, str] = {}
     if run.error is None and (records or run.collected):
@@ -458,10 +463,10 @@ def _in_play(config: pytest.Config) -> bool:
     ignored = config.getini("norecursedirs")
     for argument in config.args:
         place = config.invocation_params.dir / argument.partition("::")[0]
-        if place.name == files.COLLECTOR_FILE:
+        if place.name == COLLECTOR_FILE:
             return True
         for _, folders, names in os.walk(place):
-            if files.COLLECTOR_FILE in names:
+            if COLLECTOR_FILE in names:
                 return True
             folders[:] = [name for name in folders if not any(fnmatch.fnmatch(name, pattern) for pattern in ignored)]
     return False

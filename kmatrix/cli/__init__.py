@@ -10,11 +10,12 @@ import sys
 
 import click
 
-from kmatrix import __version__, download
+from kmatrix import __version__
 from kmatrix.cli import bisect, doctor, features, gc, guest, lint, lock, prepare, report, run
 from kmatrix.cli.images import group as images
 from kmatrix.cli.kernels import group as kernels
-from kmatrix.errors import InputError, KmatrixError
+from kmatrix.fetch import download
+from kmatrix.host.errors import InputError, KmatrixError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

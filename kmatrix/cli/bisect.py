@@ -8,15 +8,17 @@ from pathlib import Path
 
 import click
 
-from kmatrix import bisect, config, objects
-from kmatrix.arch import ARCHES, host_arch, parse_arch
-from kmatrix.bisect import Found, Outcome, Recipe, Search
 from kmatrix.cli import options
-from kmatrix.errors import InputError
-from kmatrix.matrix import BUILD_VARIANTS
-from kmatrix.progress import Terminal
-from kmatrix.report import result
-from kmatrix.report.result import DEFAULT_DIRECTORY
+from kmatrix.host.errors import InputError
+from kmatrix.host.progress import Terminal
+from kmatrix.manifest.load import find_collector
+from kmatrix.matrix.arch import ARCHES, host_arch, parse_arch
+from kmatrix.matrix.kernel import BUILD_VARIANTS
+from kmatrix.matrix.load import load_matrix
+from kmatrix.objects import compiled
+from kmatrix.runs import bisect, cell_records
+from kmatrix.runs.bisect import Found, Outcome, Recipe, Search
+from kmatrix.runs.cell_records import DEFAULT_DIRECTORY
 
 _PATH = click.Path(path_type=Path)
 
@@ -62,12 +64,12 @@ def command(
 
     Over the releases of the matrix that can be had, or over the commits of a git tree. Interrupted, it goes on where it was.
     """
-    found = config.find_collector(collector)
+    found = find_collector(collector)
     chosen = parse_arch(arch) if arch is not None else host_arch() or ARCHES[0]
-    if (why := objects.nothing_for(found, chosen)) is not None:
+    if (why := compiled.nothing_for(found, chosen)) is not None:
         raise InputError(why, where="--arch", fix="choose the other arch")
     directory = kmatrix_dir.resolve()
-    result.check_directory(directory)
+    cell_records.check_directory(directory)
     if tree is None and (fragments or variants or jobs):
         raise InputError("--fragment, --variant and --jobs go with --tree", where="bisect", fix="leave them out")
     search = Search(found, chosen, directory, accel, cold, Terminal(), lambda text: click.echo(text, err=as_json))
@@ -78,7 +80,7 @@ def command(
     if tree is not None:
         end = bisect.commits(search, Recipe(tree, fragments, variants, jobs), good, bad)
     else:
-        matrix = config.load_matrix(file=kernels_file)
+        matrix = load_matrix(file=kernels_file)
         end = bisect.releases(search, matrix, good, bad, kernels_file)
     if as_json:
         click.echo(json.dumps(asdict(end), indent=1))

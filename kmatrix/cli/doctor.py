@@ -8,8 +8,8 @@ from dataclasses import asdict
 import click
 from tabulate import tabulate
 
-from kmatrix import doctor
 from kmatrix.cli import options
+from kmatrix.runs import doctor
 
 _SIGNS = {"ok": "✓", "lacks": "✗", "note": "·"}
 

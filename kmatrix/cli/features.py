@@ -8,12 +8,13 @@ from pathlib import Path
 import click
 from tabulate import tabulate
 
-from kmatrix.behaviour import feature_mismatches
 from kmatrix.cli import options
-from kmatrix.features import FEATURES, Feature
-from kmatrix.matrix import Target, parse_arches
-from kmatrix.paths import scratch_console
+from kmatrix.host.paths import scratch_console
+from kmatrix.matrix.arch import parse_arches
+from kmatrix.matrix.features import FEATURES, Feature
+from kmatrix.matrix.kernel import Target
 from kmatrix.report.table import head
+from kmatrix.verdict.behaviour import feature_mismatches
 
 
 @click.command("features")

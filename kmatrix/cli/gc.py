@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from kmatrix import config, gc
 from kmatrix.cli import options
+from kmatrix.matrix.load import load_matrix
+from kmatrix.runs import gc
 
 
 @click.command("gc")
@@ -21,7 +22,7 @@ def command(dry_run: bool, days: float, kernels_file: Path | None) -> None:
 
     Only what was not used within --days, as the cache may be shared with other projects; and nothing that a running process uses.
     """
-    matrix = config.load_matrix(file=kernels_file)
+    matrix = load_matrix(file=kernels_file)
     freed = 0
     for item in gc.items(matrix, days):
         if dry_run:

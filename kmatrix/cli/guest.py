@@ -8,12 +8,14 @@ from pathlib import Path
 
 import click
 
-from kmatrix import config
-from kmatrix import shell as shells
 from kmatrix.cli import options
-from kmatrix.errors import InputError
-from kmatrix.matrix import Matrix, Target, parse_arches
-from kmatrix.paths import scratch_console
+from kmatrix.host.errors import InputError
+from kmatrix.host.paths import scratch_console
+from kmatrix.manifest.load import find_collector
+from kmatrix.matrix.arch import parse_arches
+from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.selection import Matrix
+from kmatrix.runs import shell as shells
 
 _STDIN = "/run/kmatrix-stdin"
 
@@ -37,7 +39,7 @@ def shell(
     """A shell in the VM of KERNEL: pristine, thrown away afterwards; bpftool, python3 and libbpf are there."""
     matrix = options.load_matrix(kernels_file)
     target = _target(matrix, kernel, arch)
-    chosen = config.find_collector(collector) if collector is not None else None
+    chosen = find_collector(collector) if collector is not None else None
     room = options.room(matrix, accel, cold)
     with ExitStack() as stack:
         console = stack.enter_context(scratch_console(f"shell-{target}"))

@@ -9,12 +9,12 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from kmatrix import guest_image
-from kmatrix.arch import parse_arches
 from kmatrix.cli import options
-from kmatrix.errors import InputError
-from kmatrix.guest_image import GuestImage, ImageStore
-from kmatrix.progress import Terminal
+from kmatrix.host.errors import InputError
+from kmatrix.host.progress import Terminal
+from kmatrix.matrix.arch import parse_arches
+from kmatrix.vm import guest_image
+from kmatrix.vm.guest_image import GuestImage, ImageStore
 
 
 @click.group("images")

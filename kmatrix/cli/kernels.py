@@ -10,14 +10,17 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from kmatrix import config, kernels
-from kmatrix.arch import INFO
-from kmatrix.errors import InfraError, InputError, KmatrixError
-from kmatrix.kernels import build, imported, meant
+from kmatrix import kernels
+from kmatrix.host.errors import InfraError, InputError, KmatrixError
+from kmatrix.host.nearest import did_you_mean
+from kmatrix.host.progress import Terminal
+from kmatrix.kernels import build, identity
+from kmatrix.kernels.sources import imported
 from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
-from kmatrix.matrix import BUILD_VARIANTS, DEFAULT_SET, Arch, Matrix, Target, parse_arch, parse_arches
-from kmatrix.nearest import did_you_mean
-from kmatrix.progress import Terminal
+from kmatrix.matrix.arch import INFO, Arch, parse_arch, parse_arches
+from kmatrix.matrix.kernel import BUILD_VARIANTS, Target
+from kmatrix.matrix.load import load_matrix
+from kmatrix.matrix.selection import DEFAULT_SET, Matrix
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _ARCHES = click.option("--arch", metavar="ARCH", default="all", show_default=True, help="x86_64, arm64 or all.")
@@ -45,7 +48,7 @@ def group() -> None:
 @_JSON
 def list_kernels(arch: str, kernels_file: Path | None, as_json: bool) -> None:
     """Every kernel of the matrix and of the store: what is here, and how to get what is not."""
-    matrix, store, arches = config.load_matrix(file=kernels_file), KernelStore(), parse_arches(arch)
+    matrix, store, arches = load_matrix(file=kernels_file), KernelStore(), parse_arches(arch)
     known = [(kernel.name, each) for kernel in matrix.kernels.values() for each in arches]
     others = [name for name in store.refs() if name[1] in arches and name not in known]
     rows = [_row(name, matrix, store) | {"sources_tried": _tried(name, matrix)} for name in [*known, *others]]
@@ -85,7 +88,7 @@ def fetch(kernel: tuple[str, ...], arch: str, replace: bool, kernels_file: Path 
 
     Exit status 3 where one could not be had (2 where kernels.toml or the lock is why); the others are in the store then.
     """
-    matrix, store = config.load_matrix(file=kernels_file), KernelStore()
+    matrix, store = load_matrix(file=kernels_file), KernelStore()
     targets = real_targets(named_targets(matrix, kernel or (DEFAULT_SET,), arch))
     if not kernel:
         targets = [
@@ -140,7 +143,7 @@ def import_kernel(
     kmatrix kernels import 5.4 --arch x86_64 --image bzImage [--modules DIR] [--config FILE]
     kmatrix kernels import 5.4 --arch arm64 --from linux-image-….deb
     """
-    target = _one(config.load_matrix(file=kernels_file), kernel, arch)
+    target = _one(load_matrix(file=kernels_file), kernel, arch)
     if (image is None) == (not packages):
         raise InputError(
             "one of --image and --from is needed", where="kernels import", fix="--image FILE, or --from DIR_OR_PACKAGE"
@@ -185,7 +188,7 @@ def build_kernel(
 
     Every option asked for is checked after the kernel's own configuration is made: one silently dropped is an error.
     """
-    matrix = config.load_matrix(file=kernels_file)
+    matrix = load_matrix(file=kernels_file)
     if variant is not None and (found := matrix.kernels.get(f"{kernel}-{variant}")) is not None and not found.build:
         raise InputError(
             f"is no kernel built as {variant}",
@@ -209,7 +212,7 @@ def build_kernel(
 def remove(kernel: tuple[str, ...], arch: str, kernels_file: Path | None, as_json: bool) -> None:
     """Remove KERNEL… from the store."""
     store = KernelStore()
-    chosen = _in_store(store, config.load_matrix(file=kernels_file), kernel, arch)
+    chosen = _in_store(store, load_matrix(file=kernels_file), kernel, arch)
     gone = [name for name in chosen if store.remove(*name)]
     if as_json:
         click.echo(json.dumps([{"kernel": name, "arch": each} for name, each in gone], indent=1))
@@ -226,7 +229,7 @@ def remove(kernel: tuple[str, ...], arch: str, kernels_file: Path | None, as_jso
 def verify(kernel: tuple[str, ...], arch: str, kernels_file: Path | None, as_json: bool) -> None:
     """Read every file of KERNEL… (default: all in the store) and compare its digest. Exit status 1 where one has changed."""
     store = KernelStore()
-    chosen = _in_store(store, config.load_matrix(file=kernels_file), kernel, arch) if kernel else store.refs()
+    chosen = _in_store(store, load_matrix(file=kernels_file), kernel, arch) if kernel else store.refs()
     found: dict[Name, list[str]] = {}
     for name, each in chosen:
         try:
@@ -335,7 +338,7 @@ def _add(target: Target, stage: Any, replace: bool, as_json: bool, label: str | 
 def _meant(target: Target, staged: StagedKernel) -> StagedKernel:
     """`staged`, unless kernels.toml says that the name is another kernel: nothing would use it then."""
     kernels.same_series(target.kernel, staged)
-    if (other := meant.differs(target.kernel, target.arch, staged)) is not None:
+    if (other := identity.differs(target.kernel, target.arch, staged)) is not None:
         fix = f'add {{ kind = "{staged.source["kind"]}" }} to its sources, or a kernel of another name'
         raise InputError(f"would not be used: {other}", where=str(target), fix=fix)
     return staged
@@ -355,7 +358,7 @@ def _row(name: Name, matrix: Matrix, store: KernelStore) -> dict[str, Any]:
         return _row((image.name, arch), matrix, store) | {"kernel": kernel} | told
     declared = matrix.kernels.get(kernel)
     try:
-        entry = store.find(kernel, arch) if declared is None else meant.find(declared, arch, store)
+        entry = store.find(kernel, arch) if declared is None else identity.find(declared, arch, store)
     except InfraError as error:
         return {"kernel": kernel, "arch": arch, "present": False, "reason": error.message, "get": error.fix}
     if entry is not None:

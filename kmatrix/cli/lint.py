@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from kmatrix.errors import InputError
+from kmatrix.host.errors import InputError
+from kmatrix.host.nearest import did_you_mean
 from kmatrix.lint import output
 from kmatrix.lint.engine import Options, default_paths, lint
 from kmatrix.lint.fix import fix
 from kmatrix.lint.rules import RULES, matching
-from kmatrix.nearest import did_you_mean
 
 
 def _codes(text: str, option: str) -> frozenset[str]:

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import click
 
-from kmatrix import config, kernels, lease, paths
-from kmatrix.arch import Arch
+from kmatrix import kernels
 from kmatrix.cli import options
 from kmatrix.cli.kernels import named_targets, real_targets
-from kmatrix.errors import InputError, KmatrixError
+from kmatrix.host import lease, paths
+from kmatrix.host.errors import InputError, KmatrixError
+from kmatrix.host.progress import Terminal
 from kmatrix.kernels.store import KernelEntry, KernelStore
-from kmatrix.lock import Lock, Locked, record, render
-from kmatrix.matrix import DEFAULT_SET, Matrix, Target
-from kmatrix.progress import Terminal
+from kmatrix.matrix.arch import Arch
+from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.load import load_matrix, lock_path, read_lock, write_lock
+from kmatrix.matrix.lockfile import Lock, Locked, record, render
+from kmatrix.matrix.selection import DEFAULT_SET, Matrix
 
 
 @click.command("lock")
@@ -33,8 +36,8 @@ def command(kernel: tuple[str, ...], arch: str, update: bool, check: bool, kerne
     Without KERNEL… the lock gets what it lacks of the default set, and loses what kernels.toml no longer has; with it, those kernels are
     taken into it as the store has them now. What the store lacks is fetched.
     """
-    matrix, store, reporter = config.load_matrix(file=kernels_file), KernelStore(), Terminal()
-    before = matrix.lock or Lock(config.lock_path(file=kernels_file))
+    matrix, store, reporter = load_matrix(file=kernels_file), KernelStore(), Terminal()
+    before = matrix.lock or Lock(lock_path(file=kernels_file))
     if check and update:
         raise InputError("--check writes nothing, and --update fetches", where="kernels lock", fix="give one of the two")
     wanted = real_targets(named_targets(matrix, kernel or (DEFAULT_SET,), arch))
@@ -65,12 +68,12 @@ def command(kernel: tuple[str, ...], arch: str, update: bool, check: bool, kerne
     entries = [(t, entry) for t in fetchable if isinstance(entry := found[str(t)], KernelEntry)]
     with lease.exclusive(_guard(before.path), before.path.name, reporter):
         # As it is by now: another process may have taken other kernels into it meanwhile.
-        before = config.read_lock(before.path) or Lock(before.path)
+        before = read_lock(before.path) or Lock(before.path)
         after = Lock(before.path, _kept(before, matrix) | _recorded(entries))
         if render(after) == (before.path.read_text(encoding="utf-8") if before.path.is_file() else None):
             click.echo(f"{before.path}: up to date")
             return
-        config.write_lock(after)
+        write_lock(after)
     for line in _changes(before, after):
         click.echo(line)
     click.echo(f"wrote {after.path}")

@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
-from kmatrix import config
-from kmatrix.machine_room import MachineRoom, refuse_missing
-from kmatrix.matrix import DEFAULT_SET, Matrix, Target
-from kmatrix.progress import Terminal
+from kmatrix.host.progress import Terminal
+from kmatrix.matrix import load
+from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.selection import DEFAULT_SET, Matrix
+from kmatrix.runs.machine_room import MachineRoom, refuse_missing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,4 +47,4 @@ def select(machine_room: MachineRoom, kernels: str | None, arch: str) -> tuple[l
 
 def load_matrix(file: Path | None) -> Matrix:
     """The matrix in force for the current directory."""
-    return config.load_matrix(file=file)
+    return load.load_matrix(file=file)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from kmatrix import guest_image
 from kmatrix import kernels as kernel_sources
 from kmatrix.cli import options
-from kmatrix.errors import KmatrixError
-from kmatrix.machine_room import MachineRoom
-from kmatrix.matrix import Target
+from kmatrix.host.errors import KmatrixError
+from kmatrix.matrix.kernel import Target
+from kmatrix.runs.machine_room import MachineRoom
+from kmatrix.vm import guest_image
 from kmatrix.vm.snapshot import SnapshotStore
 
 

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import click
 
-from kmatrix import paths
-from kmatrix.errors import InputError
-from kmatrix.report import html, markdown, result, table
-from kmatrix.report.result import Record
+from kmatrix.host import paths
+from kmatrix.host.errors import InputError
+from kmatrix.report import html, markdown, table
+from kmatrix.runs import cell_records
+from kmatrix.runs.cell_records import Record
 
 _Renderer = Callable[[Sequence[Record], Path, Sequence[InputError], bool], str]
 
 
 @click.command("report")
-@click.argument("directory", type=click.Path(path_type=Path), default=result.DEFAULT_DIRECTORY)
+@click.argument("directory", type=click.Path(path_type=Path), default=cell_records.DEFAULT_DIRECTORY)
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "html", "json"]), default="text", show_default=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Write it there (default: standard output).")
 def command(directory: Path, form: str, output: Path | None) -> None:
@@ -30,7 +31,7 @@ def command(directory: Path, form: str, output: Path | None) -> None:
     Exit status 1 where a cell is not as promised, 2 where all are, but a file is no record.
     """
     bad: list[InputError] = []
-    records = list(result.read_all(directory, bad))
+    records = list(cell_records.read_all(directory, bad))
     for error in bad:
         click.echo(f"kmatrix: {error}", err=True)
     if not records:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from kmatrix import trial
 from kmatrix.cli import options
-from kmatrix.objects import inspect
-from kmatrix.report import trial as report
+from kmatrix.objects.compiled import inspect
+from kmatrix.report import objects as report
+from kmatrix.runs import object_run
 
 
 @click.command("run")
@@ -39,10 +39,10 @@ def command(
     One table, and the verifier's own words for what failed. Exit status 0 only if all loaded everywhere.
     """
     info = inspect(object_file)
-    trial.check_programs(info, programs)
+    object_run.check_programs(info, programs)
     room = options.room(options.load_matrix(kernels_file), accel, cold)
     targets, missing = options.select(room, kernels, arch)
-    outcomes = trial.run(info, targets, room, programs)
+    outcomes = object_run.run(info, targets, room, programs)
     if as_json:
         click.echo(json.dumps({"object": str(object_file), "targets": [asdict(o) for o in outcomes], "not_run": missing}, indent=1))
     else:

@@ -1,6 +1,6 @@
 """What the running kernel can do: one small function a feature, each by trying it out.
 
-The names are those of kmatrix.features. A probe returns (True | False | None, why): None where the guest cannot tell. Its docstring
+The names are those of kmatrix.matrix.features. A probe returns (True | False | None, why): None where the guest cannot tell. Its docstring
 says how it finds out and where the fact comes from. No probe leaves anything in the kernel.
 """
 

@@ -11,24 +11,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from kmatrix import apt, download, lease
-from kmatrix.arch import Arch
-from kmatrix.errors import InfraError, InputError, KmatrixError, StoreError, Unavailable
-from kmatrix.kernels import meant
+from kmatrix.fetch import apt, download
+from kmatrix.host import lease
+from kmatrix.host.errors import InfraError, InputError, KmatrixError, StoreError, Unavailable
+from kmatrix.host.progress import Reporter, Step
+from kmatrix.kernels import identity
 from kmatrix.kernels.build import BuildSource
-from kmatrix.kernels.debian import DebianSource
-from kmatrix.kernels.git import GitSource
-from kmatrix.kernels.imported import ImportSource
 from kmatrix.kernels.layout import check_series, check_variant
-from kmatrix.kernels.mainline import MainlineSource
-from kmatrix.kernels.oci import OciSource
-from kmatrix.kernels.package import PackageSource
+from kmatrix.kernels.sources.debian import DebianSource
+from kmatrix.kernels.sources.git import GitSource
+from kmatrix.kernels.sources.imported import ImportSource
+from kmatrix.kernels.sources.mainline import MainlineSource
+from kmatrix.kernels.sources.oci import OciSource
+from kmatrix.kernels.sources.package import PackageSource
+from kmatrix.kernels.sources.tarball import TarballSource
 from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
-from kmatrix.kernels.tarball import TarballSource
 from kmatrix.kernels.trust import expand, pinned
-from kmatrix.lock import Lock, Locked
-from kmatrix.matrix import Kernel, SourceSpec, Target
-from kmatrix.progress import Reporter, Step
+from kmatrix.matrix.arch import Arch
+from kmatrix.matrix.kernel import Kernel, SourceSpec, Target
+from kmatrix.matrix.lockfile import Lock, Locked
 
 __all__ = [
     "KernelEntry",
@@ -145,7 +146,7 @@ def _get(
         # The store is shared with projects that mean something else by the name, or hold it to something else: theirs stays.
         name = kernel.name
         if other is not None:
-            name = meant.beside(kernel, spec) if locked is None else f"{kernel.name}.{locked.digest[:12]}"
+            name = identity.beside(kernel, spec) if locked is None else f"{kernel.name}.{locked.digest[:12]}"
         expect = lock.expect(locked) if lock is not None and locked is not None else None
         try:
             with download.working_for(reporter, expect):
@@ -168,7 +169,7 @@ def find(kernel: Kernel, arch: Arch, store: KernelStore, lock: Lock | None = Non
     """
     kernel = kernel.image_of
     if lock is None:
-        return meant.find(kernel, arch, store)
+        return identity.find(kernel, arch, store)
     locked, entry = lock.held(kernel.name, arch), store.find(kernel.name, arch)
     if entry is not None and entry.content == locked.digest:
         return entry
@@ -185,7 +186,7 @@ def _other(kernel: Kernel, arch: Arch, store: KernelStore, locked: Locked | None
         raise
     if entry is None:
         return None
-    ours = meant.differs(kernel, arch, entry) is None if locked is None else entry.content == locked.digest
+    ours = identity.differs(kernel, arch, entry) is None if locked is None else entry.content == locked.digest
     return None if ours else entry
 
 
@@ -197,7 +198,7 @@ def _given_by(source: Source, spec: SourceSpec, kernel: Kernel, arch: Arch, othe
 def _locked_to(kernel: Kernel, locked: Locked) -> tuple[SourceSpec, ...]:
     """The source that the lock names, made to get exactly what it got then."""
     found = [spec for spec in kernel.sources_for(locked.arch) if spec.kind == locked.source]
-    if not found and locked.source in meant.GIVEN:  # any kernel may be given by hand, whatever its sources
+    if not found and locked.source in identity.GIVEN:  # any kernel may be given by hand, whatever its sources
         found = [SourceSpec(locked.source)]
     if not found:
         raise InputError(
@@ -330,7 +331,7 @@ def availability(
         gets = [_given_by(known[spec.kind], spec, kernel, arch, other) for spec in specs]
         if lock is not None and locked is not None and other is not None:
             lock.check(
-                locked, other.content, other.release, "the one in the store", gets[0] if locked.source in meant.GIVEN else None
+                locked, other.content, other.release, "the one in the store", gets[0] if locked.source in identity.GIVEN else None
             )
     except (InfraError, InputError) as error:
         return f"{error.message}; {error.fix}"
@@ -355,7 +356,7 @@ def _unavailable(kernel: Kernel, arch: Arch, said: list[str], fixes: list[str], 
         said = [f"{kernel.declared_in} gives it no source for {arch}"]
     offline = ", and kmatrix is offline" if download.offline() else ""
     message = "is not in the kernel store"
-    if other is not None and (why := meant.differs(kernel, arch, other)) is not None:
+    if other is not None and (why := identity.differs(kernel, arch, other)) is not None:
         message += f" (what is there by that name is {other.release}, which is not meant: {why})"
     message += f", and no source has it: {'; '.join(said)}" if said else offline
     commands = dict.fromkeys(fixes or hints(kernel, arch))

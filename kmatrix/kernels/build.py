@@ -18,14 +18,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kmatrix import paths
-from kmatrix.arch import ARCHES, INFO, Arch, host_arch
-from kmatrix.errors import InfraError, InputError, Unavailable
-from kmatrix.features import Version
-from kmatrix.kernels import imported, layout
+from kmatrix.host import paths
+from kmatrix.host.errors import InfraError, InputError, Unavailable
+from kmatrix.host.progress import Reporter, Step
+from kmatrix.kernels import layout
+from kmatrix.kernels.sources import imported
 from kmatrix.kernels.store import StagedKernel
-from kmatrix.matrix import Kernel, SourceSpec
-from kmatrix.progress import Reporter, Step
+from kmatrix.matrix.arch import ARCHES, INFO, Arch, host_arch
+from kmatrix.matrix.features import Version
+from kmatrix.matrix.kernel import Kernel, SourceSpec
 
 FRAGMENTS = Path(__file__).resolve().parent / "config"
 """The shipped fragments, one a purpose; all of them are used, in the order of their names. Those in variants/ only where asked for."""
@@ -294,7 +295,7 @@ def _configure(recipe: Recipe, make: _Make, options: Sequence[Option]) -> tuple[
     """Write .config, and check it; returns the options that the tree does not know."""
     wanted = {option.name: option.value for option in options}
     lines = [f"# {name} is not set" if value is None else f"{name}={value}" for name, value in wanted.items()]
-    fragment = make.out / "kmatrix.config"
+    fragment = make.out / "kmatrix.matrix.load"
     fragment.write_text("\n".join(lines) + "\n")
     make.run([f"KCONFIG_ALLCONFIG={fragment}", "allnoconfig"])
     make.run(["olddefconfig"])

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kmatrix.arch import Arch
-from kmatrix.errors import InputError
-from kmatrix.kernels.archive import zstd
+from kmatrix.fetch.archive import zstd
+from kmatrix.host.errors import InputError
+from kmatrix.matrix.arch import Arch
 
 # No kernel decompresses to more than this; what does is a bomb or not a kernel.
 _LIMIT = 512 << 20

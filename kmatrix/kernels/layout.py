@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmatrix.arch import Arch
-from kmatrix.errors import InputError
+from kmatrix.fetch.archive import FILE, FIX, TOTAL, Member, Package, sound
+from kmatrix.host.errors import InputError
+from kmatrix.host.progress import Step
 from kmatrix.kernels import modules
-from kmatrix.kernels.archive import FILE, FIX, TOTAL, Member, Package, sound
 from kmatrix.kernels.image import BTF_MAGIC, ImageFacts, read_image
 from kmatrix.kernels.store import StagedKernel
-from kmatrix.matrix import Kernel
-from kmatrix.progress import Step
+from kmatrix.matrix.arch import Arch
+from kmatrix.matrix.kernel import Kernel
 
 # Whatever they are packed under: usr/ in some distributions, data/kernels/<version>/ in little-vm-helper's images.
 _MODULES = re.compile(r"(?:.*?/)?lib/modules/([^/]+)/(.+)")

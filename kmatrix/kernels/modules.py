@@ -14,9 +14,9 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from kmatrix import ext4
-from kmatrix.errors import InfraError, InputError
-from kmatrix.kernels import archive
+from kmatrix.fetch import archive
+from kmatrix.host import ext4
+from kmatrix.host.errors import InfraError, InputError
 from kmatrix.kernels.store import MTIME
 
 # Below drivers/: kept. A folder stands for all in it; a file is named without .ko.

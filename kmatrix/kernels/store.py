@@ -29,10 +29,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kmatrix import lease, paths
-from kmatrix.arch import ARCHES, Arch
-from kmatrix.errors import InfraError, InputError, StoreError
-from kmatrix.progress import Quiet, Reporter
+from kmatrix.host import lease, paths
+from kmatrix.host.errors import InfraError, InputError, StoreError
+from kmatrix.host.progress import Quiet, Reporter
+from kmatrix.matrix.arch import ARCHES, Arch
 
 SCHEMA = 1
 MTIME = 1_000_000_000

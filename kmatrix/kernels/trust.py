@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from kmatrix import download
-from kmatrix.arch import INFO, Arch
-from kmatrix.errors import InfraError, InputError, without_credentials
-from kmatrix.gpgv import Keys, armor
-from kmatrix.matrix import Kernel, SourceSpec
-from kmatrix.progress import Reporter
+from kmatrix.fetch import download
+from kmatrix.fetch.gpgv import Keys, armor
+from kmatrix.host.errors import InfraError, InputError, without_credentials
+from kmatrix.host.progress import Reporter
+from kmatrix.matrix.arch import INFO, Arch
+from kmatrix.matrix.kernel import Kernel, SourceSpec
 
 FIRST_USE = "first use"
 GIVEN = "sha256 in kernels.toml"

@@ -9,9 +9,7 @@ from pathlib import Path
 
 from clang.cindex import TranslationUnitLoadError
 
-from kmatrix import config
-from kmatrix.collector import Collector
-from kmatrix.errors import InputError
+from kmatrix.host.errors import InputError
 from kmatrix.lint import generate, objects, suppress
 from kmatrix.lint.checks import Source, arches, claimed, features, headers, reads
 from kmatrix.lint.claims import claims, stem
@@ -19,6 +17,8 @@ from kmatrix.lint.findings import Finding
 from kmatrix.lint.preprocessor import Comment, Place, Scanner
 from kmatrix.lint.rules import RULES
 from kmatrix.lint.source import Unit
+from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.load import COLLECTOR_FILE, load_collector
 
 _CHECKS = (headers.check, reads.check, features.check, arches.check, claimed.check)
 _SKIPPED = frozenset({".git", ".venv", "venv", "node_modules", "__pycache__", ".kmatrix", "vendor"})
@@ -86,7 +86,7 @@ def find(paths: Sequence[Path]) -> Files:
 
 def default_paths() -> list[Path]:
     """The folders below the current one that have a collector.toml; of several with a common parent that shares headers, that."""
-    folders = sorted({manifest.parent for manifest in _walk(Path()) if manifest.name == config.COLLECTOR_FILE})
+    folders = sorted({manifest.parent for manifest in _walk(Path()) if manifest.name == COLLECTOR_FILE})
     if not folders:
         raise InputError(
             "no collector.toml below the current directory", fix="name the sources, objects or folders: kmatrix lint PATH…"
@@ -111,7 +111,7 @@ def _sort(files: Files, path: Path, *, named: bool) -> None:
         files.go.append(path)
     elif name.endswith(".o") and (named or objects.is_bpf(path)):
         files.objects.append(path)
-    elif name == config.COLLECTOR_FILE:
+    elif name == COLLECTOR_FILE:
         files.manifests.append(path)
     elif named:
         raise InputError("not a C source, header, Go file, object or collector.toml", where=str(path), fix="name one, or a folder")
@@ -169,12 +169,12 @@ class _Run:
         paths = {path.resolve() for path in self.files.manifests}
         for path in (*self.files.sources, *self.files.objects, *self.files.go):
             for folder in list(path.resolve().parents)[:_ABOVE]:
-                if (folder / config.COLLECTOR_FILE).is_file():
-                    paths.add(folder / config.COLLECTOR_FILE)
+                if (folder / COLLECTOR_FILE).is_file():
+                    paths.add(folder / COLLECTOR_FILE)
                     break
         for path in sorted(paths):
             try:
-                self.collectors.append(config.load_collector(path))
+                self.collectors.append(load_collector(path))
             except InputError as error:
                 self.files.roots.append(path)  # what the sources claim is in it, so its error is theirs
                 self._cannot_be_read(path, error.message)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kmatrix.errors import InputError
+from kmatrix.host.errors import InputError
+from kmatrix.host.paths import write_whole
 from kmatrix.lint.engine import Options, Report, lint
 from kmatrix.lint.findings import Edit, Finding
-from kmatrix.paths import write_whole
 
 _ROUNDS = 5
 """One edit may make room for another (a chain of reads inside a read); this many times is more than sources have needed."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from kmatrix.arch import ARCHES, INFO
 from kmatrix.lint.findings import Edit, Finding
 from kmatrix.lint.preprocessor import Comment, Place
+from kmatrix.matrix.arch import ARCHES, INFO
 
 _MARK = "//go:generate"
 _WANTED = ("-g", "-O2", "-Wall", "-Wextra")

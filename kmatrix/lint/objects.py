@@ -12,15 +12,15 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
-from kmatrix.arch import ARCHES, Arch
-from kmatrix.btf import ENUM_EXISTS, FIELD_OFFSET, Btf, Relocation
-from kmatrix.collector import Collector
-from kmatrix.errors import InputError
 from kmatrix.guest import past
+from kmatrix.host.errors import InputError
 from kmatrix.lint import facts
 from kmatrix.lint.claims import Claim
 from kmatrix.lint.facts import Needed
-from kmatrix.objects import ObjectInfo, inspect
+from kmatrix.manifest.collector import Collector
+from kmatrix.matrix.arch import ARCHES, Arch
+from kmatrix.objects.btf import ENUM_EXISTS, FIELD_OFFSET, Btf, Relocation
+from kmatrix.objects.compiled import ObjectInfo, inspect
 
 _CALL, _EXIT, _MOV = 0x85, 0x95, 0xB7
 _SHF_EXECINSTR = 0x4

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from clang import cindex
 
-from kmatrix.arch import INFO, Arch
 from kmatrix.lint.preprocessor import Place
+from kmatrix.matrix.arch import INFO, Arch
 
 _KEEP_GOING = 0x200
 _DETAILED = cindex.TranslationUnit.PARSE_DETAILED_PROCESSING_RECORD

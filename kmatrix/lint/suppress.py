@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from kmatrix.host.nearest import did_you_mean
 from kmatrix.lint.findings import Edit, Finding
 from kmatrix.lint.preprocessor import Comment, Place
 from kmatrix.lint.rules import RULES
-from kmatrix.nearest import did_you_mean
 
 _MARK = re.compile(
     r"kmatrix:\s*noqa(?P<file>-file)?\b[ \t]*(?P<codes>[A-Za-z0-9, ]*?)[ \t]*(?::[ \t]*(?P<reason>.*?))?[ \t]*(?:\*/.*)?$",

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from kmatrix.arch import ARCHES
-from kmatrix.behaviour import FAILURES
-from kmatrix.collector import BEHAVIOURS
-from kmatrix.errors import InputError
+from kmatrix.host.errors import InputError
+from kmatrix.manifest.collector import BEHAVIOURS
+from kmatrix.matrix.arch import ARCHES
 from kmatrix.report import table
-from kmatrix.report.cell import look_in, simulation, words
-from kmatrix.report.result import Record, path_of
+from kmatrix.report.explain import look_in, simulation, words
+from kmatrix.runs.cell_records import Record, path_of
+from kmatrix.verdict.behaviour import FAILURES
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from kmatrix.arch import ARCHES
-from kmatrix.errors import InputError
+from kmatrix.host.errors import InputError
+from kmatrix.matrix.arch import ARCHES
 from kmatrix.report import table
-from kmatrix.report.cell import explain
-from kmatrix.report.result import Record
+from kmatrix.report.explain import explain
+from kmatrix.runs.cell_records import Record
 
 
 def render(records: Iterable[Record], directory: Path, bad: Sequence[InputError] = ()) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from kmatrix.arch import ARCHES
-from kmatrix.report.result import Record
+from kmatrix.matrix.arch import ARCHES
+from kmatrix.runs.cell_records import Record
 
 RED, GREEN, YELLOW, BOLD, DIM, RESET = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
 

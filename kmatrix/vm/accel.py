@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING
 
 import filelock
 
-from kmatrix import paths
-from kmatrix.arch import Arch, host_arch
-from kmatrix.errors import InfraError, InputError
-from kmatrix.progress import Quiet, Reporter
+from kmatrix.host import paths
+from kmatrix.host.errors import InfraError, InputError
+from kmatrix.host.progress import Quiet, Reporter
+from kmatrix.host.staging import staging
+from kmatrix.matrix.arch import Arch, host_arch
 from kmatrix.vm import virtme
 from kmatrix.vm.errors import GuestTimeout, KernelDied, VmLost
 from kmatrix.vm.machine import boot
 from kmatrix.vm.spec import AccelName, VmSpec
-from kmatrix.vm.staging import staging
 
 if TYPE_CHECKING:
-    from kmatrix.guest_image import GuestImage
     from kmatrix.kernels.store import KernelEntry
+    from kmatrix.vm.guest_image import GuestImage
 
 REQUESTS = ("auto", "kvm", "tcg")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmatrix.errors import InfraError, KmatrixError
+from kmatrix.host.errors import InfraError, KmatrixError
 from kmatrix.vm.console import Splat
 
 

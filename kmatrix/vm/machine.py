@@ -24,8 +24,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from kmatrix import guest, paths
-from kmatrix.errors import InfraError
+from kmatrix import guest
+from kmatrix.host import paths
+from kmatrix.host.errors import InfraError
+from kmatrix.host.staging import staging
 from kmatrix.vm import virtme
 from kmatrix.vm.channel import Channel, pack, unpack
 from kmatrix.vm.console import FATAL, GRAVE, ConsoleLog, Splat, classify, splats, tail, worst
@@ -33,7 +35,6 @@ from kmatrix.vm.errors import GuestError, GuestTimeout, KernelDied, VmLost
 from kmatrix.vm.process import Process
 from kmatrix.vm.qmp import Qmp, QmpError
 from kmatrix.vm.spec import VmSpec
-from kmatrix.vm.staging import staging
 
 CALL_TIMEOUT = 30.0
 """Seconds an answer may take unless the caller says otherwise."""

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 
-from kmatrix.errors import InfraError
+from kmatrix.host.errors import InfraError
 
 
 class Process:

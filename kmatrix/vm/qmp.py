@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from kmatrix.errors import InfraError
+from kmatrix.host.errors import InfraError
 
 
 class QmpError(InfraError):

@@ -33,14 +33,14 @@ from typing import Any
 
 import filelock
 
-from kmatrix import paths
-from kmatrix.errors import InfraError
-from kmatrix.progress import Quiet, Reporter
+from kmatrix.host import paths
+from kmatrix.host.errors import InfraError
+from kmatrix.host.progress import Quiet, Reporter
+from kmatrix.host.staging import staging, sweep
 from kmatrix.vm import virtme
 from kmatrix.vm.errors import GuestTimeout, KernelDied, VmLost
 from kmatrix.vm.machine import Machine, agent, boot_plan, boot_timeout, launch
 from kmatrix.vm.spec import VmSpec
-from kmatrix.vm.staging import staging, sweep
 
 SCHEMA = 1
 

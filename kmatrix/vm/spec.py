@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from kmatrix.arch import Arch
+from kmatrix.matrix.arch import Arch
 
 if TYPE_CHECKING:
-    from kmatrix.guest_image import GuestImage
     from kmatrix.kernels.store import KernelEntry
+    from kmatrix.vm.guest_image import GuestImage
 
 AccelName = Literal["kvm", "tcg"]
 
@@ -33,7 +33,7 @@ class VmSpec:
     cmdline: tuple[str, ...] = ()
     """Kernel parameters added to kmatrix's own."""
     simulate: str | None = None
-    """The kernel that the guest's programs are to see instead, as JSON (kmatrix.simulation); None for the one that is booted."""
+    """The kernel that the guest's programs are to see instead, as JSON (kmatrix.matrix.simulation); None for the one that is booted."""
 
     @property
     def arch(self) -> Arch:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from kmatrix.arch import INFO, Arch
-from kmatrix.errors import InfraError
+from kmatrix.host.errors import InfraError
+from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.vm.spec import VmSpec
 
 FORMAT = 2

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from conftest import need_programs
-from kmatrix.arch import INFO, host_arch
 from kmatrix.kernels.store import KernelStore
+from kmatrix.matrix.arch import INFO, host_arch
 
 COLLECTOR = Path(__file__).parents[2] / "collectors/openat"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import need_programs
-from kmatrix.kernels.imported import stage_package
+from kmatrix.kernels.sources.imported import stage_package
 from kmatrix.kernels.store import KernelStore
 from tests.cells.broken import compile_object
 

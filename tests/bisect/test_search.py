@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmatrix import bisect, config
-from kmatrix.bisect import Mark, Outcome, State, narrow
-from kmatrix.errors import InfraError, InputError
-from kmatrix.progress import Quiet
+from kmatrix.host.errors import InfraError, InputError
+from kmatrix.host.progress import Quiet
+from kmatrix.manifest.load import load_collector
+from kmatrix.matrix.load import load_matrix
+from kmatrix.runs import bisect
+from kmatrix.runs.bisect import Mark, Outcome, State, narrow
 
 
 @given(st.integers(2, 200), st.data())
@@ -55,7 +57,7 @@ def test_what_counts_as_changed(other: Outcome, mark: str) -> None:
 
 
 def test_the_line_of_kernels() -> None:
-    matrix = config.load_matrix()
+    matrix = load_matrix()
 
     def names(good: str, bad: str) -> list[str]:
         return [kernel.name for kernel in bisect.line(matrix, matrix.kernel(good), matrix.kernel(bad))]
@@ -157,7 +159,7 @@ def test_a_rebuilt_collector_is_another_question(tmp_path: Path, manifest: str, 
     (tmp_path / "collector.toml").write_text(manifest)
 
     def asked() -> str:
-        search = bisect.Search(config.load_collector(tmp_path), "x86_64", tmp_path, "auto", False, Quiet(), print)
+        search = bisect.Search(load_collector(tmp_path), "x86_64", tmp_path, "auto", False, Quiet(), print)
         return str(search.question()["collector"])
 
     (tmp_path / file).write_text("1")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Shell
-from kmatrix.report import result
+from kmatrix.runs import cell_records
 from tests.cells import broken
 
 EXPECTED = {
@@ -27,7 +27,7 @@ EXPECTED = {
 def test_each_breakage_fails_in_its_class_and_cell(tmp_path: Path, run_in: Shell) -> None:
     broken.all_of_them(tmp_path)
     done = run_in("pytest", "--kernels=6.1", "-n", "2")
-    records = {(r.collector, r.arch): r for r in result.read_all(tmp_path / ".kmatrix")}
+    records = {(r.collector, r.arch): r for r in cell_records.read_all(tmp_path / ".kmatrix")}
     found = {name: {arch: records[name, arch].failure for arch in ("x86_64", "arm64")} for name in EXPECTED}
     assert found == EXPECTED, done.stdout
     assert done.returncode == 1
@@ -75,7 +75,7 @@ def test_a_refusal_is_of_what_is_missing_and_the_guest_works_after_it(tmp_path: 
         manifest.write_text(text if name == "masked" else text.replace('object = "perf"', 'object = "../sound/perf"'))
     broken.write(tmp_path, "sound")
     done = run_in("pytest", "--kernels=5.4-sim", "--arch=arm64", "-n", "2")
-    records = {record.collector: record for record in result.read_all(tmp_path / ".kmatrix")}
+    records = {record.collector: record for record in cell_records.read_all(tmp_path / ".kmatrix")}
     found = {name: (record.observed, record.failure) for name, record in records.items()}
     assert found == {
         "refuses": ("refusal", None),
@@ -98,4 +98,4 @@ def test_a_refusal_is_of_what_is_missing_and_the_guest_works_after_it(tmp_path: 
     )
     again = run_in("pytest", "--kernels=5.4-sim", "--arch=arm64", "sound")
     assert "the trigger knows no such thing" in again.stdout
-    assert "sound" not in {record.collector for record in result.read_all(tmp_path / ".kmatrix")}
+    assert "sound" not in {record.collector for record in cell_records.read_all(tmp_path / ".kmatrix")}

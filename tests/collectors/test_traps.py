@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from conftest import need_programs
-from kmatrix import cell, config
-from kmatrix.machine_room import MachineRoom
+from kmatrix.manifest.load import load_collector
+from kmatrix.matrix.load import load_matrix
+from kmatrix.runs import cell
+from kmatrix.runs.machine_room import MachineRoom
 
 COLLECTORS = Path(__file__).parents[2] / "collectors"
 
@@ -155,7 +157,7 @@ TRAPS = {
 
 @pytest.fixture(scope="module")
 def room() -> MachineRoom:
-    return MachineRoom(config.load_matrix())
+    return MachineRoom(load_matrix())
 
 
 def broken(trap: Trap, folder: Path) -> Path:
@@ -175,7 +177,7 @@ def broken(trap: Trap, folder: Path) -> Path:
 @pytest.mark.parametrize("name", TRAPS)
 def test_the_cell_turns_red(name: str, room: MachineRoom, need: Callable[[str], None], tmp_path: Path) -> None:
     trap = TRAPS[name]
-    collector = config.load_collector(broken(trap, tmp_path))
+    collector = load_collector(broken(trap, tmp_path))
     seen = 0
     for target, wanted in trap.cells.items():
         try:

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from conftest import lacking, need_programs
-from kmatrix import config
-from kmatrix.arch import INFO
-from kmatrix.machine_room import MachineRoom
-from kmatrix.matrix import Target
+from kmatrix.matrix.arch import INFO
+from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.load import load_matrix
+from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.vm import Machine
 
 HERE = Path(__file__).parent
@@ -76,7 +76,7 @@ def libbpf_here() -> None:
 
 @pytest.fixture(scope="session")
 def room() -> MachineRoom:
-    return MachineRoom(config.load_matrix(), accel="tcg")
+    return MachineRoom(load_matrix(), accel="tcg")
 
 
 @pytest.fixture

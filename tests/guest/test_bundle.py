@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kmatrix import guest
-from kmatrix.features import FEATURES
+from kmatrix.matrix.features import FEATURES
 
 SOURCES = sorted(path for path in Path(guest.__file__).parent.glob("*.py") if path.name != "__init__.py")
 

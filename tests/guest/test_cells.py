@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kmatrix.matrix import Target
+from kmatrix.matrix.kernel import Target
 from tests.guest.conftest import Guest
 
 Compiled = Callable[[str, Target], bytes]

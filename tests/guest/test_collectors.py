@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from kmatrix import cell, config
-from kmatrix.collector import Collector, EventField
+from kmatrix.manifest.collector import Collector, EventField
+from kmatrix.manifest.load import load_collector
+from kmatrix.runs import cell
 from tests.guest.conftest import Guest
 
 COLLECTORS = Path(__file__).parents[2] / "collectors"
@@ -36,7 +37,7 @@ def test_they_compile_without_a_warning(source: Path, arch: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_variant_tells_the_truth_or_nothing(guest: Guest, name: str) -> None:
-    collector = config.load_collector(COLLECTORS / name)
+    collector = load_collector(COLLECTORS / name)
     question = cell.request(collector, guest.target)
     for variant in question["variants"]:
         facts = guest.call("cell", **{**question, "variants": [variant]})

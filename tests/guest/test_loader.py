@@ -10,9 +10,9 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section, SymbolTableSection
 
-from kmatrix.btf import Btf
 from kmatrix.guest import bpf, loader, observe, trigger, warmup
 from kmatrix.guest.libbpf import LibbpfError
+from kmatrix.objects.btf import Btf
 
 NO_BTF = [
     "kernel BTF is missing at '/sys/kernel/btf/vmlinux', was CONFIG_DEBUG_INFO_BTF enabled?",

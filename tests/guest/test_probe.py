@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kmatrix.features import FEATURES
+from kmatrix.matrix.features import FEATURES
 from tests.guest.conftest import Guest
 
 EVERYWHERE = {"cgroup_v2", "perf_buffer", "kprobes", "uprobes", "syscall_tracepoints", "cgroup_v1", "tc_clsact"}

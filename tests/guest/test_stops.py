@@ -1,4 +1,4 @@
-"""Where the absence of a feature stops a loader (kmatrix.features, `stops`): an object that needs just that, on kernels without it."""
+"""Where the absence of a feature stops a loader (kmatrix.matrix.features, `stops`): an object that needs just that, on kernels without it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix import behaviour
-from kmatrix.arch import INFO
-from kmatrix.features import FEATURES
+from kmatrix.matrix.arch import INFO
+from kmatrix.matrix.features import FEATURES
+from kmatrix.verdict import behaviour
 from tests.cells.broken import compile_object
 from tests.guest.conftest import Guest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 
-from kmatrix.matrix import Target
+from kmatrix.matrix.kernel import Target
 from tests.guest.conftest import Guest
 
 

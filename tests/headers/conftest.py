@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import need_programs
-from kmatrix.arch import INFO, Arch
+from kmatrix.matrix.arch import INFO, Arch
 from tests.guest.conftest import boot, room
 
 __all__ = ["boot", "room"]  # fixtures

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix import apt, guest_image
-from kmatrix.guest_image import ImageStore, Recipe
+from kmatrix.fetch import apt
+from kmatrix.vm import guest_image
+from kmatrix.vm.guest_image import ImageStore, Recipe
 
 RECIPE = """
 schema = 1

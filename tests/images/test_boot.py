@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from conftest import lacking_kernel
-from kmatrix import config, guest_image
-from kmatrix.arch import parse_arch
+from kmatrix.host.progress import Quiet
 from kmatrix.kernels.store import KernelStore
-from kmatrix.progress import Quiet
-from kmatrix.vm import Machine, VmLost, VmSpec, boot
+from kmatrix.matrix.arch import parse_arch
+from kmatrix.matrix.load import load_matrix
+from kmatrix.vm import Machine, VmLost, VmSpec, boot, guest_image
 
 # The oldest, with all drivers built in, and one with modules and an initramfs.
 TARGETS = ["4.14-x86_64", "4.14-arm64", "6.1-x86_64", "6.1-arm64"]
@@ -26,7 +26,7 @@ def spec_of(name: str) -> VmSpec:
     kernel, _, arch = name.rpartition("-")
     entry = KernelStore().find(kernel, parse_arch(arch))
     if entry is None:
-        lacking_kernel(config.load_matrix().kernel(kernel), f"{name} is not in the kernel store: kmatrix kernels list")
+        lacking_kernel(load_matrix().kernel(kernel), f"{name} is not in the kernel store: kmatrix kernels list")
     return VmSpec(entry, guest_image.obtain(entry.arch, reporter=Quiet()))
 
 

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kmatrix.cli.images import group
-from kmatrix.errors import InfraError, InputError
+from kmatrix.host.errors import InfraError, InputError
 from tests.images.conftest import Fake
 
 pytestmark = pytest.mark.usefixtures("fake")
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("fake")
 @pytest.fixture(autouse=True)
 def small_world(recipe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KMATRIX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("kmatrix.guest_image._RECIPE", recipe_folder)
+    monkeypatch.setattr("kmatrix.vm.guest_image._RECIPE", recipe_folder)
 
 
 def run(*arguments: str) -> Result:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix import ext4
-from kmatrix.errors import InfraError
+from kmatrix.host import ext4
+from kmatrix.host.errors import InfraError
 from tests.images import inspect
 
 UUID = "6b6d6174-7269-7801-8000-000000000001"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from kmatrix import guest_image
-from kmatrix.arch import ARCHES, INFO, Arch
-from kmatrix.guest_image import GuestImage, ImageStore
-from kmatrix.progress import Quiet
+from kmatrix.host.progress import Quiet
+from kmatrix.matrix.arch import ARCHES, INFO, Arch
+from kmatrix.vm import guest_image
+from kmatrix.vm.guest_image import GuestImage, ImageStore
 from tests.images import inspect
 
 LIMIT_MIB = 120

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmatrix import guest_image
-from kmatrix.errors import InputError
-from kmatrix.guest_image import ImageStore, Recipe, _merged, _parse_packages
+from kmatrix.host.errors import InputError
+from kmatrix.vm import guest_image
+from kmatrix.vm.guest_image import ImageStore, Recipe, _merged, _parse_packages
 
 
 def edit(folder: Path, old: str, new: str) -> Recipe:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix import apt, guest_image
-from kmatrix.errors import InfraError, InputError, Unavailable
-from kmatrix.guest_image import GuestImage, ImageStore, Recipe
-from kmatrix.progress import Quiet
+from kmatrix.fetch import apt
+from kmatrix.host.errors import InfraError, InputError, Unavailable
+from kmatrix.host.progress import Quiet
+from kmatrix.vm import guest_image
+from kmatrix.vm.guest_image import GuestImage, ImageStore, Recipe
 from tests.images import inspect
 from tests.images.conftest import Fake
 

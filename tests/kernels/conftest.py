@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from conftest import need_programs
-from kmatrix import download, paths
+from kmatrix.fetch import download
+from kmatrix.host import paths
 from kmatrix.kernels.store import KernelStore
 
 from .fabricate import Served, Signer, apt_root, debian_archive, serve

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from kmatrix.kernels.archive import zstd
+from kmatrix.fetch.archive import zstd
 from kmatrix.kernels.store import StagedKernel
-from kmatrix.matrix import Kernel, SourceSpec
+from kmatrix.matrix.kernel import Kernel, SourceSpec
 
 CONFIG = "CONFIG_BPF_SYSCALL=y\nCONFIG_DEBUG_INFO_BTF=y\n"
 

@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from conftest import lacking, need_programs
-from kmatrix.kernels.archive import zstd
+from kmatrix.fetch.archive import zstd
 
 from .fabricate import Signer
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix import apt, gpgv
-from kmatrix.errors import InfraError
-from kmatrix.kernels.debian import is_plain_kernel, select
+from kmatrix.fetch import apt, gpgv
+from kmatrix.host.errors import InfraError
+from kmatrix.kernels.sources.debian import is_plain_kernel, select
 
 from .fabricate import Signer
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix.errors import InputError
-from kmatrix.kernels import archive, layout, modules
+from kmatrix.fetch import archive
+from kmatrix.host.errors import InputError
+from kmatrix.kernels import layout, modules
 
 from .fabricate import CONFIG, bzimage, deb, module
 from .publish import layer

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from conftest import need_programs
-from kmatrix import paths
-from kmatrix.arch import ARCHES, host_arch
-from kmatrix.errors import InfraError, InputError
+from kmatrix.host import paths
+from kmatrix.host.errors import InfraError, InputError
+from kmatrix.host.progress import Quiet
 from kmatrix.kernels import build
 from kmatrix.kernels.build import Option, Recipe
 from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
-from kmatrix.matrix import BUILD_VARIANTS, Arch
-from kmatrix.progress import Quiet
+from kmatrix.matrix.arch import ARCHES, Arch, host_arch
+from kmatrix.matrix.kernel import BUILD_VARIANTS
 
 from .fabricate import arm64_image, bzimage, kernel, leftovers
 

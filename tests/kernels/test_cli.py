@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 
 from kmatrix import kernels
 from kmatrix.cli.kernels import group
-from kmatrix.errors import InputError, KmatrixError
-from kmatrix.kernels.debian import DebianSource
+from kmatrix.host.errors import InputError, KmatrixError
+from kmatrix.kernels.sources.debian import DebianSource
 from kmatrix.kernels.store import KernelStore
 
 from .fabricate import bzimage

@@ -25,9 +25,10 @@ from pathlib import Path
 import filelock
 import pytest
 
-from kmatrix import download, paths
-from kmatrix.errors import InfraError, StoreError, Unavailable
-from kmatrix.progress import Quiet
+from kmatrix.fetch import download
+from kmatrix.host import paths
+from kmatrix.host.errors import InfraError, StoreError, Unavailable
+from kmatrix.host.progress import Quiet
 
 DATA = random.Random(1).randbytes(3 << 20)  # the same in the processes that a test starts
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -177,7 +178,7 @@ def test_a_server_that_cannot_go_on_starts_anew(
 def test_the_next_process_goes_on(server: Server, tmp_path: Path) -> None:
     """Killed in the middle: what it had is in the cache, with the server's name for the version."""
     script = (
-        "import os, sys; from pathlib import Path; from kmatrix import download\n"
+        "import os, sys; from pathlib import Path; from kmatrix.fetch import download\n"
         "def advance(done, total):\n    if done > 1_000_000: os._exit(9)\n"
         "download.fetch_file(sys.argv[1], None, sys.argv[2], Path(sys.argv[3]), advance)"
     )

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix import guest_image, kernels
-from kmatrix.arch import INFO
-from kmatrix.kernels.archive import zstd
+from kmatrix import kernels
+from kmatrix.fetch.archive import zstd
+from kmatrix.host.progress import Quiet
 from kmatrix.kernels.store import KernelEntry, KernelStore
-from kmatrix.matrix import Arch, SourceSpec
-from kmatrix.progress import Quiet
-from kmatrix.vm import VmSpec, boot
+from kmatrix.matrix.arch import INFO, Arch
+from kmatrix.matrix.kernel import SourceSpec
+from kmatrix.vm import VmSpec, boot, guest_image
 
 from .fabricate import Served, Signer, deb, kernel
 from .publish import Registry, layer, rpm

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix import config, gc, lease, lock, paths
+from kmatrix.host import lease, paths
 from kmatrix.kernels.store import KernelStore
-from kmatrix.lock import Lock
-from kmatrix.matrix import Matrix
+from kmatrix.matrix import lockfile
+from kmatrix.matrix.load import load_matrix
+from kmatrix.matrix.lockfile import Lock
+from kmatrix.matrix.selection import Matrix
+from kmatrix.runs import gc
 
 from .fabricate import leftovers, staged
 
@@ -27,7 +30,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def matrix(held: Lock | None = None) -> Matrix:
-    shipped = config.load_matrix()
+    shipped = load_matrix()
     return Matrix(shipped.kernels, shipped.sets, lock=held)
 
 
@@ -45,7 +48,7 @@ def test_kernels() -> None:
     for name in ("5.4", "5.4-nobtf", "old", "recent", "held"):
         entry = store.add(name, "x86_64", lambda into, name=name: staged(into, "5.4.1", text=name))  # type: ignore[misc]
         age(entry.path, 1 if name == "recent" else 10)
-        held = lock.record("x", "x86_64", release=entry.release, digest=entry.content, source=entry.source)
+        held = lockfile.record("x", "x86_64", release=entry.release, digest=entry.content, source=entry.source)
     project = matrix(Lock(Path("kernels.lock"), {("x", "x86_64"): held}))
     (item,) = gc.items(project)
     assert item.name == "kernel old-x86_64"
@@ -112,7 +115,7 @@ def test_a_file_renamed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_process_uses_stays() -> None:
     store = KernelStore()
     entry = store.add("mine", "arm64", lambda into: staged(into))
-    script = "import sys; from pathlib import Path; from kmatrix import lease\nlease.hold(Path(sys.argv[1])); print(1, flush=True); input()"
+    script = "import sys; from pathlib import Path; from kmatrix.host import lease\nlease.hold(Path(sys.argv[1])); print(1, flush=True); input()"
     user = subprocess.Popen([sys.executable, "-c", script, entry.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert user.stdout is not None
     assert user.stdout.readline()

@@ -6,7 +6,7 @@ import gzip
 
 import pytest
 
-from kmatrix.errors import InputError
+from kmatrix.host.errors import InputError
 from kmatrix.kernels.image import read_image
 
 from .fabricate import CONFIG, arm64_image, btf_section, bzimage, zboot

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from kmatrix import kernels
-from kmatrix.errors import InputError, Unavailable
-from kmatrix.kernels import imported
+from kmatrix.host.errors import InputError, Unavailable
+from kmatrix.host.progress import Quiet
+from kmatrix.kernels.sources import imported
 from kmatrix.kernels.store import KernelEntry, KernelStore
-from kmatrix.matrix import SourceSpec
-from kmatrix.progress import Quiet
+from kmatrix.matrix.kernel import SourceSpec
 
 from .fabricate import CONFIG, arm64_image, bzimage, deb, kernel, kernel_deb, leftovers, module
 

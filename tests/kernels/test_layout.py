@@ -11,12 +11,13 @@ import pytest
 
 from conftest import need_programs
 from kmatrix import kernels
-from kmatrix.errors import InputError
-from kmatrix.kernels import archive, layout
+from kmatrix.fetch import archive
+from kmatrix.host.errors import InputError
+from kmatrix.host.progress import Quiet
+from kmatrix.kernels import layout
 from kmatrix.kernels.image import BTF_MAGIC
 from kmatrix.kernels.store import KernelEntry, KernelStore
-from kmatrix.matrix import SourceSpec
-from kmatrix.progress import Quiet
+from kmatrix.matrix.kernel import SourceSpec
 
 from .fabricate import CONFIG, btf_section, bzimage, deb, kernel, kernel_deb
 

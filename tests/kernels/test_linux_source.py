@@ -16,17 +16,20 @@ from debian.debfile import DebFile
 from debian.debian_support import Version
 
 from conftest import lacking
-from kmatrix import apt, config, guest_image, kernels
-from kmatrix.arch import INFO, host_arch, parse_arch
-from kmatrix.behaviour import feature_mismatches
-from kmatrix.errors import Unavailable
-from kmatrix.features import FEATURES
-from kmatrix.kernels import build, tarball
+from kmatrix import kernels
+from kmatrix.fetch import apt
+from kmatrix.host.errors import Unavailable
+from kmatrix.host.progress import Terminal
+from kmatrix.kernels import build
 from kmatrix.kernels.build import Recipe
+from kmatrix.kernels.sources import tarball
 from kmatrix.kernels.store import KernelEntry, KernelStore
-from kmatrix.matrix import Arch, Kernel, Target
-from kmatrix.progress import Terminal
-from kmatrix.vm import VmSpec, boot
+from kmatrix.matrix.arch import INFO, Arch, host_arch, parse_arch
+from kmatrix.matrix.features import FEATURES
+from kmatrix.matrix.kernel import Kernel, Target
+from kmatrix.matrix.load import load_matrix
+from kmatrix.verdict.behaviour import feature_mismatches
+from kmatrix.vm import VmSpec, boot, guest_image
 
 from .fabricate import Served, Signer
 
@@ -89,7 +92,7 @@ def test_a_kernel_with_and_without_btf(arch: Arch, source: Path, web: Served, si
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     (served.parent / "sha256sums.asc").write_bytes(signer.clearsign(f"{digest}  {source.name}\n".encode()))
     (tmp_path / "kernels.toml").write_text(KERNELS.format(url=web.uri, key=signer.keyring))
-    matrix, store = config.load_matrix(tmp_path), KernelStore(tmp_path / "store")
+    matrix, store = load_matrix(tmp_path), KernelStore(tmp_path / "store")
 
     kernel = matrix.kernel("6.1-own")
     entry = kernels.obtain(kernel, arch, store, reporter=Terminal())

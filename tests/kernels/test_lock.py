@@ -14,15 +14,18 @@ from pathlib import Path
 import filelock
 import pytest
 
-from kmatrix import config, kernels, lock
+from kmatrix import kernels
 from kmatrix.cli import lock as command_module
-from kmatrix.errors import InfraError, InputError, Unavailable
+from kmatrix.host.errors import InfraError, InputError, Unavailable
+from kmatrix.host.progress import Quiet
+from kmatrix.host.toml import read_toml
 from kmatrix.kernels import layout
-from kmatrix.kernels.debian import DebianSource
+from kmatrix.kernels.sources.debian import DebianSource
 from kmatrix.kernels.store import KernelEntry, KernelStore
-from kmatrix.lock import Lock
-from kmatrix.matrix import SourceSpec
-from kmatrix.progress import Quiet
+from kmatrix.matrix import lockfile
+from kmatrix.matrix.kernel import SourceSpec
+from kmatrix.matrix.load import load_matrix, lock_path, write_lock
+from kmatrix.matrix.lockfile import Lock
 
 from .fabricate import Archive, Served, bzimage, debian_kernel, kernel, kernel_deb, leftovers, staged
 
@@ -41,7 +44,7 @@ def obtain(store: KernelStore, held: Lock | None = None, **more: bool) -> Kernel
 
 
 def locked(entry: KernelEntry, path: Path = Path("/p/kernels.lock"), name: str = "6.1") -> Lock:
-    made = lock.record(name, "x86_64", release=entry.release, digest=entry.content, source=entry.source)
+    made = lockfile.record(name, "x86_64", release=entry.release, digest=entry.content, source=entry.source)
     return Lock(path, {(name, "x86_64"): made})
 
 
@@ -58,8 +61,8 @@ def test_the_file_reads_as_it_was_written(store: KernelStore, served: Served, tm
     assert file["url"].startswith(served.uri)
     assert set(file) == {"url", "sha256", "size"}
     assert held.kernels["6.1", "x86_64"].pin == {"version": "6.1.9-1"}
-    config.write_lock(held)
-    assert lock.parse(config.read_toml(held.path), path=held.path) == held
+    write_lock(held)
+    assert lockfile.parse(read_toml(held.path), path=held.path) == held
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
@@ -180,10 +183,10 @@ def test_a_password_is_in_no_lock(store: KernelStore, web: Served, tmp_path: Pat
     url, digest = f"{web.uri}/k.deb".replace("://", "://me:secret@"), hashlib.sha256(data).hexdigest()
     mine = kernel("5.4", (5, 4), SourceSpec("package", options={"url": (url,), "sha256": (digest,)}))
     held = locked(kernels.obtain(mine, "x86_64", store, reporter=Quiet()), tmp_path / "kernels.lock", "5.4")
-    text = lock.render(held)
+    text = lockfile.render(held)
     assert "secret" not in text
     assert f"{web.uri}/k.deb" in text
-    assert lock.parse(tomllib.loads(text), path=held.path) == held
+    assert lockfile.parse(tomllib.loads(text), path=held.path) == held
     (spec,) = kernels._locked_to(mine, held.kernels["5.4", "x86_64"])
     assert spec.options["url"] == (url,)
     assert kernels.obtain(mine, "x86_64", KernelStore(tmp_path / "fresh"), reporter=Quiet(), lock=held).release == "5.4.1-amd64"
@@ -246,18 +249,18 @@ def test_a_damaged_lock_is_said(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "kernels.toml").write_text("schema = 1\n")
     (tmp_path / "kernels.lock").write_text(text)
     with pytest.raises(InputError, match=said) as caught:
-        config.load_matrix(tmp_path)
+        load_matrix(tmp_path)
     assert caught.value.where == str(tmp_path / "kernels.lock")
 
 
 def test_where_the_lock_is(tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
-    assert config.lock_path(tmp_path / "a/b") == tmp_path / "a/b/kernels.lock"
+    assert lock_path(tmp_path / "a/b") == tmp_path / "a/b/kernels.lock"
     (tmp_path / "kernels.lock").write_text("schema = 1\n")
-    assert config.lock_path(tmp_path / "a/b") == tmp_path / "kernels.lock"
+    assert lock_path(tmp_path / "a/b") == tmp_path / "kernels.lock"
     (tmp_path / "a/kernels.toml").write_text("schema = 1\n")
-    assert config.lock_path(tmp_path / "a/b") == tmp_path / "a/kernels.lock"
-    assert config.lock_path(tmp_path, file=tmp_path / "mine.toml") == tmp_path / "mine.lock"
+    assert lock_path(tmp_path / "a/b") == tmp_path / "a/kernels.lock"
+    assert lock_path(tmp_path, file=tmp_path / "mine.toml") == tmp_path / "mine.lock"
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from kmatrix import kernels
-from kmatrix.errors import InfraError, InputError, Unavailable
-from kmatrix.kernels import mainline
+from kmatrix.host.errors import InfraError, InputError, Unavailable
+from kmatrix.host.progress import Quiet
+from kmatrix.kernels.sources import mainline
 from kmatrix.kernels.store import KernelEntry, KernelStore
-from kmatrix.matrix import Arch, SourceSpec
-from kmatrix.progress import Quiet
+from kmatrix.matrix.arch import Arch
+from kmatrix.matrix.kernel import SourceSpec
 
 from .fabricate import CONFIG, Served, Signer, arm64_image, bzimage, deb, kernel, module, serve
 

@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
-from kmatrix import gc, kernels, lease
-from kmatrix.errors import Unavailable
-from kmatrix.kernels import meant
+from kmatrix import kernels
+from kmatrix.host import lease
+from kmatrix.host.errors import Unavailable
+from kmatrix.host.progress import Quiet
+from kmatrix.kernels import identity
 from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
-from kmatrix.matrix import Kernel, Matrix, SourceSpec
-from kmatrix.progress import Quiet
+from kmatrix.matrix.kernel import Kernel, SourceSpec
+from kmatrix.matrix.selection import Matrix
+from kmatrix.runs import gc
 
 from .fabricate import Served, bzimage, kernel, kernel_deb, leftovers, staged
 
@@ -131,7 +134,7 @@ OCI = {"ref": f"r.example/x:1@sha256:{A}"}
     ],
 )
 def test_what_is_compared(spec: SourceSpec, source: dict[str, object], says: str | None) -> None:
-    told = meant.differs(project(spec), "x86_64", StagedKernel("5.4.1", {"kind": spec.kind, **source}, True, ""))
+    told = identity.differs(project(spec), "x86_64", StagedKernel("5.4.1", {"kind": spec.kind, **source}, True, ""))
     assert told is None if says is None else says in str(told)
 
 
@@ -164,5 +167,5 @@ def test_gc_keeps_what_kernels_toml_means(store: KernelStore, web: Served, tmp_p
     for entry in entries:
         os.close(lease._held.pop(entry.path))
     monkeypatch.setattr(gc, "KernelStore", lambda: store)
-    for mine, theirs in ((one, f"kernel {meant.beside(other, other.sources[0])}-x86_64"), (other, "kernel 5.4-x86_64")):
+    for mine, theirs in ((one, f"kernel {identity.beside(other, other.sources[0])}-x86_64"), (other, "kernel 5.4-x86_64")):
         assert [item.name for item in gc._kernels(Matrix({"5.4": mine}), 0)] == [theirs]

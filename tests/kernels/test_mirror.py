@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix import apt, download, kernels
-from kmatrix.errors import InfraError, Unavailable
-from kmatrix.kernels.debian import DebianSource
+from kmatrix import kernels
+from kmatrix.fetch import apt, download
+from kmatrix.host.errors import InfraError, Unavailable
+from kmatrix.host.progress import Quiet
+from kmatrix.kernels.sources.debian import DebianSource
 from kmatrix.kernels.store import KernelEntry, KernelStore
-from kmatrix.matrix import SourceSpec, Target
-from kmatrix.progress import Quiet
+from kmatrix.matrix.kernel import SourceSpec, Target
 
 from .fabricate import Archive, Served, Signer, apt_root, debian_archive, debian_kernel, kernel, kernel_deb, leftovers, serve
 

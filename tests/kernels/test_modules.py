@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from virtme.virtmods import MODALIASES
 
-from kmatrix.errors import InfraError, InputError
-from kmatrix.kernels import archive, layout, modules
+from kmatrix.fetch import archive
+from kmatrix.host.errors import InfraError, InputError
+from kmatrix.kernels import layout, modules
 
 from .fabricate import bzimage, deb, kernel_deb, module
 

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix import download, kernels
-from kmatrix.errors import InfraError, InputError, Unavailable
-from kmatrix.kernels import archive, oci, trust
+from kmatrix import kernels
+from kmatrix.fetch import archive, download
+from kmatrix.host.errors import InfraError, InputError, Unavailable
+from kmatrix.host.progress import Quiet
+from kmatrix.kernels import trust
+from kmatrix.kernels.sources import oci
 from kmatrix.kernels.store import KernelEntry, KernelStore
-from kmatrix.matrix import Arch, SourceSpec
-from kmatrix.progress import Quiet
+from kmatrix.matrix.arch import Arch
+from kmatrix.matrix.kernel import SourceSpec
 
 from .fabricate import CONFIG, arm64_image, btf_section, bzimage, kernel, leftovers, module
 from .publish import Gate, Registry, http, layer, registry, registry_with_tokens

@@ -12,13 +12,15 @@ import pytest
 
 from conftest import need_programs
 from kmatrix import kernels
-from kmatrix.errors import InfraError, InputError, KmatrixError, Unavailable
-from kmatrix.kernels import package, trust
-from kmatrix.kernels.archive import zstd
-from kmatrix.kernels.rpm import version_key
+from kmatrix.fetch.archive import zstd
+from kmatrix.fetch.rpm import version_key
+from kmatrix.host.errors import InfraError, InputError, KmatrixError, Unavailable
+from kmatrix.host.progress import Quiet
+from kmatrix.kernels import trust
+from kmatrix.kernels.sources import package
 from kmatrix.kernels.store import KernelEntry, KernelStore
-from kmatrix.matrix import Arch, SourceSpec
-from kmatrix.progress import Quiet
+from kmatrix.matrix.arch import Arch
+from kmatrix.matrix.kernel import SourceSpec
 
 from .fabricate import CONFIG, Archive, Served, Signer, arm64_image, bzimage, deb, kernel, kernel_deb, leftovers, module
 from .publish import rpm, rpm_index

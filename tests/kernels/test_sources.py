@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from conftest import Shell
-from kmatrix import download, kernels
-from kmatrix.errors import InfraError, KmatrixError, Unavailable
-from kmatrix.kernels import git
+from kmatrix import kernels
+from kmatrix.fetch import download
+from kmatrix.host.errors import InfraError, KmatrixError, Unavailable
+from kmatrix.host.progress import Quiet
+from kmatrix.kernels.sources import git
 from kmatrix.kernels.store import KernelEntry, KernelStore
-from kmatrix.matrix import SourceSpec
-from kmatrix.progress import Quiet
+from kmatrix.matrix.kernel import SourceSpec
 
 from .fabricate import Archive, Served, Signer, arm64_image, bzimage, deb, kernel, kernel_deb, leftovers, module
 from .publish import Gate, Registry, git_server, layer, rpm_index

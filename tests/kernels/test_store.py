@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from kmatrix.errors import InfraError, InputError
+from kmatrix.host.errors import InfraError, InputError
+from kmatrix.host.progress import Quiet
 from kmatrix.kernels.store import KernelEntry, KernelStore
-from kmatrix.progress import Quiet
 
 from .fabricate import leftovers, staged
 

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix import download, kernels
-from kmatrix.errors import InfraError, InputError, KmatrixError, Unavailable
-from kmatrix.kernels import git, trust
+from kmatrix import kernels
+from kmatrix.fetch import download
+from kmatrix.host.errors import InfraError, InputError, KmatrixError, Unavailable
+from kmatrix.host.progress import Quiet
+from kmatrix.kernels import trust
+from kmatrix.kernels.sources import git
 from kmatrix.kernels.store import KernelEntry, KernelStore
-from kmatrix.matrix import SourceSpec
-from kmatrix.progress import Quiet
+from kmatrix.matrix.kernel import SourceSpec
 
 from .fabricate import Served, Signer, kernel, leftovers, serve
 from .publish import git_server

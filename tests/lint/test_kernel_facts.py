@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix.btf import UNION, Btf
-from kmatrix.features import Version
 from kmatrix.lint import facts
 from kmatrix.lint.rules import RULES
+from kmatrix.matrix.features import Version
+from kmatrix.objects.btf import UNION, Btf
 from kmatrix.vm.channel import pack
 from tests.guest.conftest import Guest, boot, room
 from tests.lint import samples

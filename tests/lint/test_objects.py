@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix.arch import INFO
 from kmatrix.lint.engine import Options, lint
+from kmatrix.matrix.arch import INFO
 from tests.lint import samples
 from tests.lint.test_standard import CLAIMS, RING, TASK, body
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from conftest import Shell, lacking
-from kmatrix import cell, config, shell
-from kmatrix.arch import ARCHES
-from kmatrix.errors import KmatrixError
-from kmatrix.machine_room import MachineRoom
-from kmatrix.report.result import Record
+from kmatrix.host.errors import KmatrixError
+from kmatrix.manifest.load import load_collector
+from kmatrix.matrix.arch import ARCHES
+from kmatrix.runs import cell, shell
+from kmatrix.runs.cell_records import Record
+from kmatrix.runs.machine_room import MachineRoom
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GO_AGENT = {"6.1": "full", "5.4": "partial", "5.4-sim": "partial", "4.14": "fallback", "4.14-sim": "fallback", "4.9-sim": "refusal"}
@@ -34,7 +35,7 @@ def run(room: MachineRoom, need: Callable[[str], None], tmp_path: Path) -> Calla
     def cell_(folder: Path, name: str) -> Record:
         kernel, _, arch = name.rpartition("-")
         need(f"{NEEDED.get(kernel, kernel)}-{arch}")
-        return cell.run(config.load_collector(folder), room.matrix.target(name), room, tmp_path / ".kmatrix")
+        return cell.run(load_collector(folder), room.matrix.target(name), room, tmp_path / ".kmatrix")
 
     return cell_
 
@@ -139,7 +140,7 @@ def test_a_shell_finds_the_agent_in_place(
     need(f"6.1-{arch}")
     target = room.matrix.target(f"6.1-{arch}")
     with room.machine(target, tmp_path / "console.log") as (vm, _):
-        folder = shell.lay_out(vm, config.load_collector(go_agent), target)
+        folder = shell.lay_out(vm, load_collector(go_agent), target)
         done = vm.run(["./agent", "-h"], cwd=folder)
         assert b"no-fallback" in done.stderr
         assert vm.run(["ls"], cwd=folder).stdout.split() == [b"agent", b"collector.toml"]

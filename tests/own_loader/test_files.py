@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from kmatrix import apt, loader_files
-from kmatrix.arch import Arch
-from kmatrix.errors import InputError, Unavailable
+from kmatrix.fetch import apt
 from kmatrix.guest.trigger import _EXIT_7
+from kmatrix.host.errors import InputError, Unavailable
+from kmatrix.matrix.arch import Arch
+from kmatrix.runs import loader_files
 from tests.kernels.fabricate import deb
 from tests.own_loader.test_pure import own
 

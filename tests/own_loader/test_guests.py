@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from conftest import need_programs
-from kmatrix import cell, config
-from kmatrix.arch import host_arch
-from kmatrix.errors import InputError
-from kmatrix.machine_room import MachineRoom
-from kmatrix.report.result import Record
+from kmatrix.host.errors import InputError
+from kmatrix.manifest.load import load_collector
+from kmatrix.matrix.arch import host_arch
+from kmatrix.runs import cell
+from kmatrix.runs.cell_records import Record
+from kmatrix.runs.machine_room import MachineRoom
 from tests.cells.broken import compile_object
 from tests.own_loader.test_files import write
 
@@ -60,7 +61,7 @@ def own(room: MachineRoom, need: Callable[[str], None], tmp_path: Path) -> Own:
         text = MANIFEST.format(command=command, files='agent = "agent", "ring.o" = "ring.o"' + files, loader=loader)
         (tmp_path / "collector.toml").write_text(text)
         chosen = room.matrix.target(target)
-        return cell.run(config.load_collector(tmp_path), chosen, room, tmp_path / ".kmatrix")
+        return cell.run(load_collector(tmp_path), chosen, room, tmp_path / ".kmatrix")
 
     return run
 

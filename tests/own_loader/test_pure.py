@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmatrix import behaviour, config
-from kmatrix import collector as collectors
-from kmatrix.cell import request
-from kmatrix.errors import InputError
 from kmatrix.guest import processes, recognise
 from kmatrix.guest.events import Lines, Sorter, Spec
-from kmatrix.matrix import Target
+from kmatrix.host.errors import InputError
+from kmatrix.manifest import collector as collectors
+from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.load import load_matrix
+from kmatrix.runs.cell import request
+from kmatrix.verdict import behaviour
 
 ROOT = Path(__file__).parents[2]
 MANIFEST: dict[str, Any] = {
@@ -97,7 +98,7 @@ def test_what_is_a_loaders_is_an_error_without_one(changes: dict[str, Any], says
 
 
 def test_the_guest_is_asked_in_the_same_form_as_with_objects() -> None:
-    target = Target(config.load_matrix(ROOT).kernel("6.1"), "arm64")
+    target = Target(load_matrix(ROOT).kernel("6.1"), "arm64")
     asked = request(own(loader={"stop": ["./agent", "off"], "ready": {"file": "up"}}), target)
     assert asked["objects"] == {}
     assert asked["variants"][0]["object"] is None
@@ -306,7 +307,7 @@ def facts(running: str | None, **changes: Any) -> dict[str, Any]:
 
 
 def judged(name: str, found: dict[str, Any], **manifest: Any) -> behaviour.Verdict:
-    matrix = config.load_matrix(ROOT)
+    matrix = load_matrix(ROOT)
     target = Target(matrix.kernel(name), "x86_64")
     collector = own(**manifest)
     expectation = behaviour.expected(collector, target, matrix)

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from conftest import lacking
-from kmatrix import cell, config
-from kmatrix.arch import ARCHES, Arch, host_arch
-from kmatrix.behaviour import feature_mismatches
-from kmatrix.features import FEATURES
-from kmatrix.machine_room import MachineRoom
-from kmatrix.matrix import Target
+from kmatrix.manifest.load import load_collector
+from kmatrix.matrix.arch import ARCHES, Arch, host_arch
+from kmatrix.matrix.features import FEATURES
+from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.load import load_matrix
 from kmatrix.report import table
+from kmatrix.runs import cell
+from kmatrix.runs.machine_room import MachineRoom
+from kmatrix.verdict.behaviour import feature_mismatches
 
 ROOT = Path(__file__).parents[2]
 OBJECT = ROOT / "collectors/openat/build/openat_ringbuf_{}_bpfel.o"
@@ -26,7 +28,7 @@ COMPILERS = {"x86_64": "x86_64-linux-gnu-gcc", "arm64": "aarch64-linux-gnu-gcc"}
 
 @pytest.fixture(scope="module")
 def room() -> MachineRoom:
-    return MachineRoom(config.load_matrix(ROOT))
+    return MachineRoom(load_matrix(ROOT))
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def targets(*kernels: str) -> pytest.MarkDecorator:
 @pytest.mark.parametrize("name", ["openat", "execexit"])
 @targets(*EXPECTED)
 def test_all_four_behaviours_on_one_kernel(on: Target, name: str, room: MachineRoom, tmp_path: Path) -> None:
-    collector = config.load_collector(ROOT / "collectors" / name / "collector.toml")
+    collector = load_collector(ROOT / "collectors" / name / "collector.toml")
     record = cell.run(collector, on, room, tmp_path)
     assert (record.observed, record.ok) == (EXPECTED[on.kernel.name], True), record.reason
     assert record.facts is not None

@@ -7,18 +7,25 @@ from typing import Any
 
 import pytest
 
-from kmatrix import config, matrix
-from kmatrix.arch import ARCHES
-from kmatrix.errors import InputError
-from kmatrix.features import FEATURES
-from kmatrix.matrix import Matrix, Target
+from kmatrix.host import paths
+from kmatrix.host.errors import InputError
+from kmatrix.host.toml import read_toml
+from kmatrix.matrix import schema
+from kmatrix.matrix.arch import ARCHES
+from kmatrix.matrix.features import FEATURES
+from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.load import load_matrix
+from kmatrix.matrix.schema import Document
+from kmatrix.matrix.selection import Matrix
 
-SHIPPED = config.load_matrix(Path("/"))
+SHIPPED = load_matrix(Path("/"))
 SIMULATED = ["4.9-sim", "4.14-sim", "5.4-sim", "6.1-nobtf", "6.1-nokprobes"]
 
 
 def with_kernels(**kernels: Any) -> Matrix:
-    return matrix.parse({"schema": 1, "kernels": kernels}, where="mine.toml", base=SHIPPED)
+    return schema.parse(
+        Document("kernels.toml", read_toml(paths.data("kernels.toml"))), Document("mine.toml", {"schema": 1, "kernels": kernels})
+    )
 
 
 def test_the_set_sim_and_all_have_them_and_ranges_do_not() -> None:

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from kmatrix import config
-from kmatrix.features import FEATURES
 from kmatrix.guest import bpf, past
 from kmatrix.guest.past import E2BIG, EINVAL, EPERM, Past
-from kmatrix.simulation import Simulation
+from kmatrix.matrix.features import FEATURES
+from kmatrix.matrix.kernel import Simulation
+from kmatrix.matrix.load import load_matrix
 
 TABLES = (past.COMMANDS, past.MAP_TYPES, past.PROG_TYPES, past.ATTACH_TYPES, past.MAP_FLAGS, past.PROG_FLAGS, past.BTF_KINDS)
 CODE = 0x1000
 
 
 def as_of(major: int, minor: int) -> Past:
-    base = config.load_matrix(Path("/")).kernel("6.12")
+    base = load_matrix(Path("/")).kernel("6.12")
     return Past(Simulation(base, (major, minor)).request("x86_64"))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import need_programs
-from kmatrix.arch import ARCHES, INFO, Arch
+from kmatrix.matrix.arch import ARCHES, INFO, Arch
 from tests.guest.conftest import Guest, boot, room
 from tests.standard import document
 from tests.standard.document import Example

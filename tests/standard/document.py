@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmatrix.arch import ARCHES, Arch
+from kmatrix.matrix.arch import ARCHES, Arch
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "standard.md"
 

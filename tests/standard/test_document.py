@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from bench.overhead import BTF_FILE
-from kmatrix import behaviour, config
-from kmatrix.arch import ARCHES, Arch
-from kmatrix.btf import Btf
-from kmatrix.features import FEATURES
 from kmatrix.lint import engine
 from kmatrix.lint.rules import RULES
+from kmatrix.manifest.load import load_collector
+from kmatrix.matrix.arch import ARCHES, Arch
+from kmatrix.matrix.features import FEATURES
+from kmatrix.matrix.load import load_matrix
+from kmatrix.objects.btf import Btf
+from kmatrix.verdict import behaviour
 from tests.guest.conftest import Guest
 from tests.lint.samples import manifest
 from tests.standard.document import KERNELS, Example, rows
@@ -34,7 +36,7 @@ def test_the_feature_table_is_the_code_s(text: str) -> None:
 
 
 def test_the_kernels_are_those_of_kernels_toml(text: str) -> None:
-    matrix = config.load_matrix()
+    matrix = load_matrix()
     named: list[str] = []
     for names, *columns, status, _ in rows(text, "kernel"):
         for name in names.split(", "):
@@ -72,15 +74,15 @@ def test_the_lint_finds_what_an_example_breaks_and_nothing_else(
 
 
 def test_cells_are_expected_to_be_what_the_document_says(text: str) -> None:
-    matrix = config.load_matrix()
+    matrix = load_matrix()
     for cell, said, _ in rows(text, "cell"):
         name, _, target = cell.removesuffix("]").partition("[")
-        collector = config.load_collector(ROOT / "collectors" / name)
+        collector = load_collector(ROOT / "collectors" / name)
         assert behaviour.expected(collector, matrix.target(target), matrix).behaviour == said, cell
 
 
 def test_cells_files_and_examples_that_are_named_exist(text: str, examples: dict[str, Example]) -> None:
-    matrix = config.load_matrix()
+    matrix = load_matrix()
     cells = re.findall(r"`(\w+)\[([\w.-]+-(?:x86_64|arm64))\]`", text)
     assert cells
     for collector, target in cells:

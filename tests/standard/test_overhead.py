@@ -9,11 +9,13 @@ from typing import NamedTuple
 import pytest
 
 from bench import overhead, twin
-from kmatrix import config, objects, paths
-from kmatrix.arch import ARCHES, Arch
-from kmatrix.btf import Btf
-from kmatrix.machine_room import MachineRoom
-from kmatrix.matrix import Target
+from kmatrix.host import paths
+from kmatrix.manifest.load import load_collector
+from kmatrix.matrix.arch import ARCHES, Arch
+from kmatrix.matrix.kernel import Target
+from kmatrix.objects import compiled
+from kmatrix.objects.btf import Btf
+from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.vm import Machine
 from kmatrix.vm.channel import pack
 
@@ -43,8 +45,8 @@ def _both(lab: Lab, source: Path, work: Path) -> tuple[overhead.Account, overhea
     """The only program of `source` with CO-RE, and its twin."""
     core = twin.compile_object(source, work / "core.o", lab.target.arch)
     plain = twin.compile_twin(source, lab.target.arch, lab.btf, work)
-    assert objects.inspect(core).uses_core
-    assert not objects.inspect(plain).uses_core
+    assert compiled.inspect(core).uses_core
+    assert not compiled.inspect(plain).uses_core
     loaded = [overhead.ask(lab.vm, {"op": "load", "object": pack(path.read_bytes())}) for path in (core, plain)]
     ((first,), (second,)) = (found.values() for found in loaded)
     return overhead.Account.of(first), overhead.Account.of(second)
@@ -79,7 +81,7 @@ def test_macros_that_are_free_leave_the_program_as_it_was(lab: Lab) -> None:
 
 
 def test_a_collector_and_its_twin_say_the_same(lab: Lab, room: MachineRoom) -> None:
-    collector = config.load_collector(paths.data("collectors") / "execexit")
+    collector = load_collector(paths.data("collectors") / "execexit")
     pairs = overhead.pairs(lab.vm, None, collector, lab.target, room, pulls=2)
     assert {pair.program for pair in pairs} == {"handle_exec", "handle_exit"}
     for pair in pairs:
@@ -90,7 +92,7 @@ def test_a_collector_and_its_twin_say_the_same(lab: Lab, room: MachineRoom) -> N
 
 def test_a_collector_that_reads_directly_is_its_own_twin(lab: Lab, room: MachineRoom) -> None:
     """fentrysched, which has a variant here on x86_64 only (arm64's fentry is 6.4)."""
-    collector = config.load_collector(paths.data("collectors") / "fentrysched")
+    collector = load_collector(paths.data("collectors") / "fentrysched")
     pairs = overhead.pairs(lab.vm, None, collector, lab.target, room, pulls=1)
     assert bool(pairs) == (lab.target.arch == "x86_64")
     assert all(pair.relocations and pair.core.code == pair.twin.code for pair in pairs)

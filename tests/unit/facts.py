@@ -7,8 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from kmatrix import collector as collectors
-from kmatrix.collector import Collector
+from kmatrix.manifest import collector as collectors
+from kmatrix.manifest.collector import Collector
 
 STOPPED = {"btf": "failed to find valid kernel BTF", "ringbuf": "map 'events': failed to create: Invalid argument(-22)"}
 """libbpf's words where a feature is not there."""

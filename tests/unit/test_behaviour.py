@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmatrix import behaviour
-from kmatrix.behaviour import Expectation, Verdict
-from kmatrix.collector import BEHAVIOURS, Collector
-from kmatrix.features import FEATURES
-from kmatrix.matrix import Kernel, Matrix, Target
+from kmatrix.manifest.collector import BEHAVIOURS, Collector
+from kmatrix.matrix.features import FEATURES
+from kmatrix.matrix.kernel import Kernel, Target
+from kmatrix.matrix.selection import Matrix
+from kmatrix.verdict import behaviour
+from kmatrix.verdict.behaviour import Expectation, Verdict
 from tests.unit.facts import MANIFEST, PIN, STOPPED, demo, good
 
 RELEVANT = ("btf", "ringbuf", "kprobes", "cgroup_id_helper")

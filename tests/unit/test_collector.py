@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from kmatrix import cell, config
-from kmatrix import collector as collectors
-from kmatrix.errors import InputError
+from kmatrix.host.errors import InputError
+from kmatrix.manifest import collector as collectors
+from kmatrix.manifest.load import find_collector, load_collector
+from kmatrix.runs import cell
 from tests.unit.facts import demo, manifest
 
 
@@ -128,13 +129,13 @@ def test_collectors_are_found_by_name_or_folder(tmp_path: Path, monkeypatch: pyt
         '[[program]]\nname = "p"\nhook = "kprobe/x"\n'
     )
     monkeypatch.chdir(tmp_path)
-    assert config.find_collector(Path("demo")).name == "demo"
-    assert config.find_collector(home).name == "demo"
+    assert find_collector(Path("demo")).name == "demo"
+    assert find_collector(home).name == "demo"
     with pytest.raises(InputError, match="did you mean demo"):
-        config.find_collector(Path("dmeo"))
+        find_collector(Path("dmeo"))
 
 
 def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
     text = 'schema = 1\n[collector]\nname = "demo"\n[[variant]]\nname = "v"\nbehaviour = "full"\nobject = "o"\n[[program]]\nname = "p"\nhook = "k"\n'
     (tmp_path / "collector.toml").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
-    assert config.load_collector(tmp_path).name == "demo"
+    assert load_collector(tmp_path).name == "demo"

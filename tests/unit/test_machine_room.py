@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from kmatrix import config
-from kmatrix.errors import InputError
-from kmatrix.machine_room import refuse_missing
+from kmatrix.host.errors import InputError
+from kmatrix.matrix.load import load_matrix
+from kmatrix.runs.machine_room import refuse_missing
 
-TARGETS = config.load_matrix().targets("5.4,6.1", "all")
+TARGETS = load_matrix().targets("5.4,6.1", "all")
 
 
 def refused(missing: list[str], kernels: str | None, arch: str | None) -> str:

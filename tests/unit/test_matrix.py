@@ -10,13 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmatrix import config, matrix
-from kmatrix.arch import ARCHES, parse_arch, parse_arches
-from kmatrix.errors import InputError
-from kmatrix.features import FEATURES, status
-from kmatrix.matrix import Kernel, Matrix, Target
+from kmatrix.host import paths
+from kmatrix.host.errors import InputError
+from kmatrix.host.toml import read_toml
+from kmatrix.matrix import schema
+from kmatrix.matrix.arch import ARCHES, parse_arch, parse_arches
+from kmatrix.matrix.features import FEATURES, status
+from kmatrix.matrix.kernel import Kernel, Target
+from kmatrix.matrix.load import load_matrix
+from kmatrix.matrix.schema import Document
+from kmatrix.matrix.selection import Matrix
 
-SHIPPED = config.load_matrix(Path("/"))
+SHIPPED = load_matrix(Path("/"))
 
 
 def names(expression: str) -> list[str]:
@@ -161,8 +166,11 @@ def test_features_follow_arch_config_and_override() -> None:
     assert "btf" not in backported.features("arm64")
 
 
-def parse(data: dict[str, Any], base: Matrix | None = SHIPPED) -> Matrix:
-    return matrix.parse({"schema": 1} | data, where="my.toml", base=base)
+SHIPPED_FILE = Document("kernels.toml", read_toml(paths.data("kernels.toml")))
+
+
+def parse(data: dict[str, Any]) -> Matrix:
+    return schema.parse(SHIPPED_FILE, Document("my.toml", {"schema": 1} | data))
 
 
 def test_a_users_file_extends_the_shipped_one_or_replaces_it() -> None:
@@ -213,17 +221,17 @@ def test_a_wrong_file_is_one_error_naming_file_key_and_fix(data: dict[str, Any],
 
 def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
-        config.load_matrix(file=tmp_path / "kernels.toml")
+        load_matrix(file=tmp_path / "kernels.toml")
     (tmp_path / "kernels.toml").write_text("schema = \n")
     with pytest.raises(InputError, match="not TOML"):
-        config.load_matrix(tmp_path)
+        load_matrix(tmp_path)
 
 
 def test_the_nearest_kernels_toml_above_counts(tmp_path: Path) -> None:
     (tmp_path / "kernels.toml").write_text('schema = 1\n[kernels."5.9"]\nversion = "5.9"\n')
     deep = tmp_path / "a" / "b"
     deep.mkdir(parents=True)
-    assert "5.9" in config.load_matrix(deep).kernels
+    assert "5.9" in load_matrix(deep).kernels
 
 
 def test_targets_are_kernels_times_arches() -> None:
@@ -254,7 +262,7 @@ memory = 512
 
 
 def test_a_variant_built_differently() -> None:
-    found = matrix.parse(tomllib.loads(VARIED), where="k.toml")
+    found = schema.parse(Document("k.toml", tomllib.loads(VARIED)))
     kernel = found.kernel("5.15-plain")
     assert kernel.version == (5, 15)
     assert [source.kind for source in kernel.sources] == ["build"]  # Debian has only the usual one
@@ -268,7 +276,7 @@ def test_a_variant_built_differently() -> None:
 
 
 def test_a_variant_set_up_differently() -> None:
-    found = matrix.parse(tomllib.loads(VARIED), where="k.toml")
+    found = schema.parse(Document("k.toml", tomllib.loads(VARIED)))
     kernel = found.kernel("5.15-v1")
     assert kernel.image_of is found.kernel("5.15")
     assert kernel.memory_mib == 512
@@ -279,15 +287,15 @@ def test_a_variant_set_up_differently() -> None:
 
 def test_a_variant_follows_what_it_is_a_variant_of() -> None:
     """A kernels.toml that replaces the plain kernel replaces it under its variants too."""
-    base = matrix.parse(tomllib.loads(VARIED), where="k.toml")
+    base = Document("k.toml", tomllib.loads(VARIED))
     own = 'schema = 1\n[kernels."5.15"]\nversion = "5.16"\nsources = [{ kind = "import" }]\n'
-    found = matrix.parse(tomllib.loads(own), where="own.toml", base=base)
+    found = schema.parse(base, Document("own.toml", tomllib.loads(own)))
     assert found.kernel("5.15-plain").version == (5, 16)
     assert [source.kind for source in found.kernel("5.15-plain").sources] == ["import"]
 
 
 def test_a_variant_that_nobody_declared() -> None:
-    found = matrix.parse(tomllib.loads(VARIED), where="k.toml")
+    found = schema.parse(Document("k.toml", tomllib.loads(VARIED)))
     kernel = found.kernel("5.15-nobtf")
     assert kernel.build == ("nobtf",)
     assert kernel.status("x86_64") == "fallback"
@@ -313,11 +321,11 @@ def test_a_variant_that_nobody_declared() -> None:
 )
 def test_a_variant_that_is_none(entry: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        matrix.parse(tomllib.loads(f"{VARIED}[kernels.mine]\n{entry}\n"), where="k.toml")
+        schema.parse(Document("k.toml", tomllib.loads(f"{VARIED}[kernels.mine]\n{entry}\n")))
 
 
 @pytest.mark.parametrize("key", ["http://a.example/ ", "oci", "a.example"])
 def test_mirrors_are_addresses(key: str) -> None:
     text = f'schema = 1\n[mirrors]\n"{key}" = "{"nowhere" if "://" in key else "http://m.example/"}"\n'
     with pytest.raises(InputError, match="mirrors"):
-        matrix.parse(tomllib.loads(text), where="k.toml")
+        schema.parse(Document("k.toml", tomllib.loads(text)))

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from conftest import need_programs
-from kmatrix import cell, config, objects
-from kmatrix import collector as collectors
-from kmatrix.errors import InputError
+from kmatrix.host.errors import InputError
+from kmatrix.manifest import collector as collectors
+from kmatrix.matrix.load import load_matrix
+from kmatrix.objects import compiled
+from kmatrix.runs import cell
 from tests.cells.broken import compile_object
 
 
@@ -46,13 +48,13 @@ def manifest_for(folder: Path, **variant: Any) -> collectors.Collector:
 def refused(folder: Path, **variant: Any) -> InputError:
     collector = manifest_for(folder, **variant)
     with pytest.raises(InputError) as error:
-        objects.load(collector, collector.variants[0], "x86_64")
+        compiled.load(collector, collector.variants[0], "x86_64")
     assert error.value.fix
     return error.value
 
 
 def test_what_an_object_holds(built: Path) -> None:
-    info = objects.inspect(built / "tiny_x86_bpfel.o")
+    info = compiled.inspect(built / "tiny_x86_bpfel.o")
     assert info.programs == {"enter": "tracepoint/syscalls/sys_enter_openat"}
     assert info.maps == {"events"}
     assert info.has_btf
@@ -61,7 +63,7 @@ def test_what_an_object_holds(built: Path) -> None:
 
 def test_the_right_one_is_taken_and_tp_is_tracepoint(built: Path) -> None:
     collector = manifest_for(built)
-    assert objects.load(collector, collector.variants[0], "arm64").path.name == "tiny_arm64_bpfel.o"
+    assert compiled.load(collector, collector.variants[0], "arm64").path.name == "tiny_arm64_bpfel.o"
 
 
 def test_missing(tmp_path: Path) -> None:
@@ -78,29 +80,29 @@ def test_of_two_that_it_may_be_none_is_taken(built: Path, tmp_path: Path) -> Non
 
 def test_all_that_a_run_needs_are_checked_at_once(built: Path) -> None:
     collector = manifest_for(built)
-    assert [path.name for path in objects.check(collector, ["x86_64", "arm64"])] == ["tiny_x86_bpfel.o", "tiny_arm64_bpfel.o"]
-    assert objects.check(manifest_for(built, arches=["x86_64"], object="tiny_x86_bpfel.o"), ["arm64"]) == {}
+    assert [path.name for path in compiled.check(collector, ["x86_64", "arm64"])] == ["tiny_x86_bpfel.o", "tiny_arm64_bpfel.o"]
+    assert compiled.check(manifest_for(built, arches=["x86_64"], object="tiny_x86_bpfel.o"), ["arm64"]) == {}
     with pytest.raises(InputError, match="compiled for x86_64, wanted for arm64"):
-        objects.check(manifest_for(built, object="tiny_x86_bpfel.o"), ["x86_64", "arm64"])
+        compiled.check(manifest_for(built, object="tiny_x86_bpfel.o"), ["x86_64", "arm64"])
 
 
 def test_an_object_is_stale_where_its_own_source_is_newer_by_more_than_a_checkout_takes() -> None:
     plain, ring = Path("build/a_plain_x86_bpfel.o"), Path("build/a_plain_ring_x86_bpfel.o")
     sources = {Path("a_plain.bpf.c"): 1000.0, Path("a_plain_ring.bpf.c"): 500.0}
-    assert objects.stale({plain: 939.0, ring: 500.0}, sources) == {plain: Path("a_plain.bpf.c")}
-    assert objects.stale({plain: 940.0, ring: 440.0}, sources) == {}
+    assert compiled.stale({plain: 939.0, ring: 500.0}, sources) == {plain: Path("a_plain.bpf.c")}
+    assert compiled.stale({plain: 940.0, ring: 440.0}, sources) == {}
     other = Path("other.o")  # of whichever source
-    assert objects.stale({other: 600.0}, sources) == {other: Path("a_plain.bpf.c")}
-    assert objects.stale({other: 600.0}, {}) == {}
+    assert compiled.stale({other: 600.0}, sources) == {other: Path("a_plain.bpf.c")}
+    assert compiled.stale({other: 600.0}, {}) == {}
 
 
 def test_where_no_variant_is_for_an_arch_there_is_nothing_to_try(built: Path) -> None:
     collector = manifest_for(built, arches=["x86_64"])
-    assert objects.nothing_for(collector, "arm64") == "no variant of demo is for arm64 (variant.arches)"
-    assert objects.nothing_for(collector, "x86_64") is None
+    assert compiled.nothing_for(collector, "arm64") == "no variant of demo is for arm64 (variant.arches)"
+    assert compiled.nothing_for(collector, "x86_64") is None
     loader = collectors.Loader(command=("./agent",))
     assert (
-        objects.nothing_for(collector.model_copy(update={"loader": loader}), "arm64") is None
+        compiled.nothing_for(collector.model_copy(update={"loader": loader}), "arm64") is None
     )  # it refuses by itself, or does not
 
 
@@ -115,7 +117,7 @@ def test_for_the_wrong_arch_whatever_its_name(tmp_path: Path) -> None:
         '__attribute__((section("kprobe/x"), used)) int enter(struct user_pt_regs *ctx) { return ctx->regs[0]; }\n'
     )
     compile_object(tmp_path / "tiny.bpf.o", "arm64", source=source)
-    assert objects.inspect(tmp_path / "tiny.bpf.o").compiled_for == "arm64"
+    assert compiled.inspect(tmp_path / "tiny.bpf.o").compiled_for == "arm64"
 
 
 def test_without_btf_where_core_is_claimed(tmp_path: Path) -> None:
@@ -142,13 +144,13 @@ def test_a_program_of_the_host(tmp_path: Path) -> None:
 def test_a_program_or_map_that_is_not_there(built: Path) -> None:
     collector = manifest_for(built, buffer="event")
     with pytest.raises(InputError, match=r"no map 'event' in the object; did you mean events"):
-        objects.load(collector, collector.variants[0], "x86_64")
+        compiled.load(collector, collector.variants[0], "x86_64")
     entered = collector.model_copy(update={"programs": (collector.programs[0].model_copy(update={"name": "entre"}),)})
     with pytest.raises(InputError, match=r"no program 'entre' in the object; did you mean enter"):
-        objects.load(entered, entered.variants[0], "x86_64")
+        compiled.load(entered, entered.variants[0], "x86_64")
     elsewhere = collector.model_copy(update={"programs": (collector.programs[0].model_copy(update={"hook": "kprobe/x"}),)})
     with pytest.raises(InputError, match="make hook and SEC"):
-        objects.load(elsewhere, elsewhere.variants[0], "x86_64")
+        compiled.load(elsewhere, elsewhere.variants[0], "x86_64")
 
 
 def test_a_variant_that_does_not_need_btf_may_not_use_core(tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def test_a_variant_that_does_not_need_btf_may_not_use_core(tmp_path: Path) -> No
         '__attribute__((section("tp/x/y"), used)) int enter(struct task_struct *task) { return task->pid; }\n'
     )
     compile_object(tmp_path / "tiny.bpf.o", "x86", source=source)
-    assert objects.inspect(tmp_path / "tiny.bpf.o").uses_core
+    assert compiled.inspect(tmp_path / "tiny.bpf.o").uses_core
     assert "has CO-RE relocations, but the variant does not need btf" in str(refused(tmp_path, transport=None, buffer=None))
 
 
@@ -170,6 +172,6 @@ def test_objects_of_one_name_in_different_folders_are_told_apart(tmp_path: Path)
     collector = manifest_for(tmp_path, object="core/prog.bpf.o")
     second = collector.variants[0].model_copy(update={"name": "w", "object": "plain/prog.bpf.o"})
     collector = collector.model_copy(update={"variants": (*collector.variants, second)})
-    asked = cell.request(collector, config.load_matrix().target("6.1-x86_64"))
+    asked = cell.request(collector, load_matrix().target("6.1-x86_64"))
     sent = [base64.b64decode(asked["objects"][variant["object"]]) for variant in asked["variants"]]
     assert sent == [(tmp_path / name / "prog.bpf.o").read_bytes() for name in ("core", "plain")]

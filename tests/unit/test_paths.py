@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix import paths
+from kmatrix.host import paths
 
 
 def test_write_whole(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix.errors import InfraError, InputError
+from kmatrix.host.errors import InfraError, InputError
 from kmatrix.plugin import workers
-from kmatrix.report import result, table
-from kmatrix.report.result import Record
+from kmatrix.report import table
+from kmatrix.runs import cell_records
+from kmatrix.runs.cell_records import Record
 
 
 def record(collector: str = "openat", kernel: str = "5.4", arch: str = "arm64", **changes: object) -> Record:
@@ -38,9 +39,9 @@ def record(collector: str = "openat", kernel: str = "5.4", arch: str = "arm64", 
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    path = result.write(record(), tmp_path)
+    path = cell_records.write(record(), tmp_path)
     assert path == tmp_path / "cells" / "openat@5.4-arm64.json"
-    assert result.read(path) == record()
+    assert cell_records.read(path) == record()
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file
     assert set(json.loads(path.read_text())) >= {
         "schema", "cell", "collector", "kernel", "arch", "expected", "observed", "ok", "failure", "reason",
@@ -64,15 +65,15 @@ def test_records_that_cannot_be_written_are_an_error_with_the_fix_for_why(
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(InfraError, match=os.strerror(number)) as error:
-        result.check_directory(tmp_path / "records")
+        cell_records.check_directory(tmp_path / "records")
     assert error.value.fix == fix
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "kmatrix.cell/2"}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "kmatrix.runs.cell/2"}'])
 def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(InputError):
-        result.read(tmp_path / "x.json")
+        cell_records.read(tmp_path / "x.json")
 
 
 def render(*records: Record, width: int = 200, colour: bool = False, missing: dict[str, str] | None = None) -> str:

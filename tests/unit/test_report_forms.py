@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kmatrix.cli import cli
-from kmatrix.errors import InputError
-from kmatrix.report import html, markdown, result
-from kmatrix.report.result import Record
+from kmatrix.host.errors import InputError
+from kmatrix.report import html, markdown
+from kmatrix.runs import cell_records
+from kmatrix.runs.cell_records import Record
 from tests.unit.test_report import record
 
 EVIL = "<script>alert('|`*')</script>"
@@ -131,18 +132,18 @@ def report(folder: Path, *options: str) -> Result:
 
 
 def test_the_command_says_by_its_status_whether_all_is_well(tmp_path: Path) -> None:
-    result.write(RECORDS[0], tmp_path)
+    cell_records.write(RECORDS[0], tmp_path)
     green = report(tmp_path)
     assert green.exit_code == 0
     assert "│ openat      │ partial │" in green.stdout
     assert "core-perf has all it needs" in green.stdout
-    (tmp_path / "cells" / "bad.json").write_text('{"schema": "kmatrix.cell/1", "cell": 5}')
+    (tmp_path / "cells" / "bad.json").write_text('{"schema": "kmatrix.runs.cell/1", "cell": 5}')
     half = report(tmp_path, "--format", "json")
     assert half.exit_code == 2
     assert "bad.json: not a whole record (missing or wrong: cell, collector," in half.stderr
     data = json.loads(half.stdout)
     assert (data["ok"], len(data["cells"]), len(data["not_read"])) == (True, 1, 1)
-    result.write(refused(), tmp_path)
+    cell_records.write(refused(), tmp_path)
     red = report(tmp_path, "--format", "html", "--output", str(tmp_path / "new" / "page.html"))
     assert (red.exit_code, red.stdout) == (1, "")
     assert set(Page((tmp_path / "new" / "page.html").read_text()).cells) == {"dns@5.4-arm64", "openat@5.4-arm64"}
@@ -151,7 +152,7 @@ def test_the_command_says_by_its_status_whether_all_is_well(tmp_path: Path) -> N
 
 def test_without_records_or_a_place_for_the_file_it_is_wrong_input(tmp_path: Path) -> None:
     assert "there are no records" in str(report(tmp_path).exception)
-    result.write(RECORDS[0], tmp_path)
+    cell_records.write(RECORDS[0], tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         CliRunner().invoke(

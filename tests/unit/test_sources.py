@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from kmatrix import config, matrix
-from kmatrix.errors import InputError
-from kmatrix.matrix import SourceSpec
+from kmatrix.host.errors import InputError
+from kmatrix.matrix import schema
+from kmatrix.matrix.kernel import SourceSpec
+from kmatrix.matrix.load import load_matrix
+from kmatrix.matrix.schema import Document
 
 SHA, COMMIT, KEY = "0" * 64, "0" * 40, "0123 4567 89AB CDEF 0123  4567 89AB CDEF 0123 4567"
 URL = "https://x.example/k.rpm"
@@ -18,7 +20,7 @@ ARCHIVE = f"{FOLDER}linux-5.4.1.tar.xz"
 
 
 def parse(source: dict[str, Any]) -> SourceSpec:
-    found = matrix.parse({"schema": 1, "kernels": {"5.9": {"version": "5.9", "sources": [source]}}}, where="my.toml")
+    found = schema.parse(Document("my.toml", {"schema": 1, "kernels": {"5.9": {"version": "5.9", "sources": [source]}}}))
     return found.kernel("5.9").sources[0]
 
 
@@ -120,7 +122,7 @@ def test_a_fingerprint_is_compared_without_its_spaces() -> None:
 
 def test_what_nobody_vouches_for_is_the_last_resort() -> None:
     """In the shipped kernels.toml: a tag that may mean anything tomorrow stands behind what is signed."""
-    for kernel in config.load_matrix(Path("/")).kernels.values():
+    for kernel in load_matrix(Path("/")).kernels.values():
         fetched = [source for source in kernel.sources if source.kind not in ("import", "build")]
         trusting = [source.options.get("trust") == "first-use" for source in fetched]
         assert trusting == sorted(trusting), kernel.name

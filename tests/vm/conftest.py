@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from conftest import lacking, lacking_kernel
-from kmatrix import config
-from kmatrix.arch import ARCHES, Arch, host_arch
-from kmatrix.guest_image import ImageStore
 from kmatrix.kernels.store import KernelStore
+from kmatrix.matrix.arch import ARCHES, Arch, host_arch
+from kmatrix.matrix.load import load_matrix
 from kmatrix.vm import Snapshot, SnapshotStore, VmSpec
+from kmatrix.vm.guest_image import ImageStore
 
 SpecOf = Callable[[str, Arch], VmSpec]
 
@@ -25,7 +25,7 @@ def spec_of() -> SpecOf:
         kernel = KernelStore().find(name, arch)
         if kernel is None:
             why = f"no kernel {name}-{arch} in the store: kmatrix kernels fetch {name} --arch {arch}"
-            lacking_kernel(config.load_matrix().kernel(name), why)
+            lacking_kernel(load_matrix().kernel(name), why)
         image = ImageStore().find(arch)
         if image is None:
             lacking(f"no guest image for {arch}: kmatrix images build --arch {arch}")

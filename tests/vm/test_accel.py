@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix.arch import Arch, host_arch
-from kmatrix.errors import InfraError, InputError
+from kmatrix.host.errors import InfraError, InputError
+from kmatrix.matrix.arch import Arch, host_arch
 from kmatrix.vm import GuestTimeout, VmSpec, accel
 from kmatrix.vm.accel import Accel, choose
 from tests.vm.test_virtme import a_spec

@@ -143,7 +143,7 @@ def test_making_that_is_ended_is_swept_up_by_the_next(how: signal.Signals, nativ
     area = tmp_path / "store" / "tmp"
     assert bool(list(area.iterdir())) == (how == signal.SIGKILL), "only a kill leaves something, and in the cache alone"
     assert not list((tmp_path / "temp").iterdir())
-    from kmatrix.vm.staging import staging
+    from kmatrix.host.staging import staging
 
     with staging(tmp_path / "store") as folder:
         assert list(area.iterdir()) == [folder]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix.errors import InfraError
+from kmatrix.host.errors import InfraError
 from kmatrix.vm.process import Process
 
 FOREVER = ["sleep", "1000"]

@@ -17,13 +17,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from kmatrix.arch import Arch
-from kmatrix.errors import InfraError
-from kmatrix.progress import Quiet
+from kmatrix.host.errors import InfraError
+from kmatrix.host.progress import Quiet
+from kmatrix.host.staging import sweep
+from kmatrix.matrix.arch import Arch
 from kmatrix.vm import Snapshot, SnapshotStore, VmSpec
 from kmatrix.vm import snapshot as module
 from kmatrix.vm.snapshot import key
-from kmatrix.vm.staging import sweep
 from tests.vm.test_virtme import a_spec
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix.vm.staging import staging
+from kmatrix.host.staging import staging
 
 HOLDER = """
 import sys, time

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix.arch import Arch
-from kmatrix.errors import InfraError
-from kmatrix.guest_image import GuestImage
+from kmatrix.host.errors import InfraError
 from kmatrix.kernels.store import KernelEntry
+from kmatrix.matrix.arch import Arch
 from kmatrix.vm import VmSpec, footprint_mib, virtme
+from kmatrix.vm.guest_image import GuestImage
 from kmatrix.vm.spec import AccelName
 
 # As virtme-ng 1.42 printed them, shortened only in the kernel parameters.

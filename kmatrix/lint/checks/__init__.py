@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from kmatrix.features import Version
 from kmatrix.guest import past
 from kmatrix.lint import facts
 from kmatrix.lint.claims import Claim
@@ -15,6 +14,7 @@ from kmatrix.lint.findings import Edit, Finding
 from kmatrix.lint.flow import Flow
 from kmatrix.lint.preprocessor import File, Place, Scanner
 from kmatrix.lint.source import Node, Unit
+from kmatrix.matrix.features import Version
 
 
 @dataclass

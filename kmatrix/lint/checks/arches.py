@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from kmatrix.arch import ARCHES
 from kmatrix.lint import facts
 from kmatrix.lint.checks import Finding, Iterator, Source
 from kmatrix.lint.checks.reads import is_read, is_registers
 from kmatrix.lint.preprocessor import ARM64_MACROS, X86_MACROS, File, Place
 from kmatrix.lint.source import Function
+from kmatrix.matrix.arch import ARCHES
 
 _PAGE = 64 * 1024
 _HOST = frozenset({"__x86_64__", "__x86_64", "__amd64__", "__i386__", "__aarch64__", "__arm__", "__arm64__"})

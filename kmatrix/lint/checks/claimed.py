@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from kmatrix.arch import ARCHES
 from kmatrix.lint import facts
 from kmatrix.lint.checks import Finding, Iterator, Place, Source
 from kmatrix.lint.claims import Claim
 from kmatrix.lint.facts import Needed, section_kind
 from kmatrix.lint.source import Function, Node
+from kmatrix.matrix.arch import ARCHES
 
 _GLOBAL_DATA = Needed((5, 2), "global_data")
 _NO_DATA = (".maps", "maps", "license", "version", ".ksyms", ".struct_ops")

@@ -1,0 +1,1 @@
+"""Whole and verified downloads: HTTP, Debian's archives, signatures, and what archives and packages hold."""

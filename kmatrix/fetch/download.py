@@ -1,0 +1,569 @@
+"""Everything that comes over the network comes through here: whole and verified, or not at all.
+
+A transfer that breaks off goes on where it stopped (Range, If-Range), after a pause, in this process or in the next; a mirror may stand
+in for any address (`[mirrors]` in kernels.toml); and `offline` is enforced here alone, in the one adapter that opens connections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase, HTTPBasicAuth
+
+from kmatrix.host import lease, paths
+from kmatrix.host.errors import InfraError, Unavailable, without_credentials
+from kmatrix.host.progress import Quiet, Reporter
+
+SCHEMES = ("http", "https", "file", "copy")
+"""What an address may begin with; `copy:` is apt's other word for `file:`."""
+
+OFFLINE = "KMATRIX_OFFLINE"
+"""The environment variable behind --offline: what this process starts (xdist's workers) heeds it too."""
+
+ATTEMPTS = 4
+"""Tries of a transfer that get no further than the one before."""
+
+_TIMEOUT = (15, 60)  # seconds to connect, and between two reads
+_SLOWEST = 120.0, 120 << 10  # seconds, and the bytes that at least must come in so many: less is no transfer
+_PATIENCE = 60.0  # seconds that a server's Retry-After is heeded for
+_CHUNK = 1 << 18
+_LIMIT = 16 << 30  # bytes of a file whose size nobody has said
+_HEADERS = {"User-Agent": "kmatrix", "Accept-Encoding": "identity"}
+
+Progress = Callable[[int, int | None], None]
+Expect = Callable[[str, str | None], str | None]
+"""Given an address and the sha256 that somebody vouches for, the sha256 that must come; raises a KmatrixError where the two differ."""
+
+
+# --- what the user has set
+
+
+def offline() -> bool:
+    """Whether nothing may be fetched (--offline, or $KMATRIX_OFFLINE set to anything but 0)."""
+    return os.environ.get(OFFLINE, "0") not in ("", "0")
+
+
+def go_offline() -> None:
+    """Fetch nothing from now on, in this process and what it starts."""
+    os.environ[OFFLINE] = "1"
+
+
+def on_disk(url: str) -> bool:
+    """Whether an address (as it is really asked for: see `mirrored`) is on this machine."""
+    return urlsplit(url).scheme in ("file", "copy", "")
+
+
+def require_network(url: str) -> None:
+    """Raises Unavailable where `url` is not on this machine and nothing may be fetched: for who lets a program fetch (git, mmdebstrap)."""
+    if offline() and not on_disk(url):
+        raise Unavailable("not fetched: kmatrix is offline", where=url, fix=f"leave out --offline, and unset {OFFLINE}")
+
+
+_mirrors: dict[str, str] = {}
+
+
+def use_mirrors(mirrors: Mapping[str, str]) -> None:
+    """From now on, take what is asked for below each address that is a key of `mirrors` from its value instead."""
+    _mirrors.clear()
+    _mirrors.update((prefix, mirror) for prefix, mirror in mirrors.items() if "://" in prefix)
+
+
+def mirrored(url: str, mirrors: Mapping[str, str] | None = None) -> str:
+    """The address that `url` is really asked for at: its longest prefix that has a mirror (of those in use, or `mirrors`), replaced."""
+    known = _mirrors if mirrors is None else mirrors
+    for prefix in sorted(known, key=len, reverse=True):
+        base = prefix.rstrip("/")
+        if url == base or url.startswith(f"{base}/"):
+            return known[prefix].rstrip("/") + url[len(base) :]
+    return url
+
+
+# --- what a thread's transfers have to know of the work that they are for
+
+_local = threading.local()
+
+
+@contextlib.contextmanager
+def working_for(reporter: Reporter, expect: Expect | None = None) -> Iterator[None]:
+    """While the block lasts, this thread's transfers show their waits as steps of `reporter`, which ends them when they are not wanted any
+    more; and what they fetch is what `expect` says.
+    """
+    before = getattr(_local, "work", None)
+    _local.work = reporter, expect
+    try:
+        yield
+    finally:
+        _local.work = before
+
+
+def _work() -> tuple[Reporter, Expect | None]:
+    return getattr(_local, "work", None) or (Quiet(), None)
+
+
+def _expected(url: str, digest: str | None) -> str | None:
+    """`digest`, or else the one that whoever fetches expects of `url`."""
+    expect = _work()[1]
+    if expect is None or (digest is not None and _digest_of(digest)[0] != "sha256"):
+        return digest
+    return expect(url, digest) or digest
+
+
+# --- the one door
+
+
+class _Credentials(AuthBase):
+    """What requests does by itself (an address's own user and password, else ~/.netrc's), but never over a header that the caller gave."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if "Authorization" not in request.headers:
+            url = str(request.url)
+            given = requests.utils.get_auth_from_url(url)
+            found = given if any(given) else requests.utils.get_netrc_auth(url)
+            if found is not None:
+                HTTPBasicAuth(*found)(request)
+        return request
+
+
+class _Door(HTTPAdapter):
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        require_network(str(request.url))
+        return super().send(request, *args, **kwargs)
+
+
+class _Session(requests.Session):
+    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
+        address = mirrored(url.decode() if isinstance(url, bytes) else url)
+        kwargs.setdefault("timeout", _TIMEOUT)
+        # What the environment says (http_proxy, no_proxy) goes before what apt is told.
+        if not requests.utils.get_environ_proxies(address) and not requests.utils.should_bypass_proxies(address, None):
+            kwargs.setdefault("proxies", dict(proxies()))
+        return super().request(method, address, *args, **kwargs)
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        if self.should_strip_auth(str(response.request.url), str(prepared_request.url)):  # type: ignore[no-untyped-call]
+            prepared_request.headers.pop("Authorization", None)
+        _Credentials()(prepared_request)
+
+
+def session() -> requests.Session:
+    """This thread's session, for whoever speaks more than a plain GET: offline, mirrors, proxies and timeouts are seen to."""
+    found: requests.Session | None = getattr(_local, "session", None)
+    if found is None:
+        found = _local.session = _Session()
+        found.headers.update(_HEADERS)
+        found.auth = _Credentials()
+        for scheme in ("http://", "https://"):
+            found.mount(scheme, _Door())
+    return found
+
+
+# --- transfers
+
+
+def get(url: str, limit: int = 16 << 20, *, headers: Mapping[str, str] | None = None) -> bytes:
+    """The whole of a small file whose size and digest are not known beforehand, `limit` bytes at most.
+
+    Raises Unavailable when it cannot be fetched.
+    """
+    out = io.BytesIO()
+    fetch(url, None, None, out, headers=headers, limit=limit)
+    return out.getvalue()
+
+
+def fetch(
+    url: str,
+    size: int | None,
+    digest: str | None,
+    out: IO[bytes],
+    advance: Progress | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    limit: int = _LIMIT,
+) -> tuple[int, str]:
+    """Fetch `url` into `out` (from its beginning): `size` bytes with `digest`, which is sha256 in hex or `sha512:HEX`; None for what is
+    not known. Returns the size and sha256 found.
+
+    `advance(done, size)` is progress. Raises Unavailable when it cannot be fetched, InfraError when it is not what it must be, or larger
+    than `limit` bytes.
+    """
+    return _Transfer(url, size, _expected(url, digest), headers or {}, advance, limit).run(out)
+
+
+def fetch_file(
+    url: str,
+    size: int | None,
+    digest: str | None,
+    to: Path,
+    advance: Progress | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    keep: bool = False,
+) -> tuple[int, str]:
+    """As `fetch`, into the file `to`, by way of <cache>/downloads: what an interrupted or killed process had of it is not fetched again.
+
+    However many processes ask for the same at once, one fetches and the others wait. With `keep` (and a digest) the file stays in the
+    cache as well, until `kmatrix kernels gc`, for the next who asks: a source archive is built for two arches.
+    """
+    folder = paths.cache_dir("downloads")
+    try:
+        return _fetch_file(url, size, _expected(url, digest), to, advance, headers or {}, folder, keep=keep)
+    except OSError as error:
+        if (said := paths.cache_error(error, folder)) is not None:
+            raise said from error
+        raise
+
+
+def _fetch_file(
+    url: str,
+    size: int | None,
+    digest: str | None,
+    to: Path,
+    advance: Progress | None,
+    headers: Mapping[str, str],
+    folder: Path,
+    *,
+    keep: bool,
+) -> tuple[int, str]:
+    name = "-".join(_digest_of(digest)) if digest is not None else f"url-{hashlib.sha256(url.encode()).hexdigest()}"
+    part, about, whole = (folder / f"{name}{suffix}" for suffix in (".part", ".json", ""))
+    with lease.exclusive(folder / f"{name}.lock", urlsplit(url).path.rsplit("/", 1)[-1], _work()[0]):
+        transfer = _Transfer(url, size, digest, headers, advance, note=about)
+        if digest is None:  # nothing tells whether one that another process left behind is still what the server has
+            whole.unlink(missing_ok=True)
+        elif whole.exists():
+            with whole.open("rb") as stream:
+                transfer.take_up(stream)
+            if transfer.is_right():
+                _place(whole, to, keep=True)
+                return transfer.found()
+            whole.unlink()
+            transfer = _Transfer(url, size, digest, headers, advance, note=about)
+        with part.open("a+b") as out:
+            transfer.take_up(out)
+            try:
+                found = transfer.run(out)
+            except InfraError as error:
+                if not isinstance(error, Unavailable):  # wrong, not incomplete: nothing to go on from
+                    part.unlink()
+                    about.unlink(missing_ok=True)
+                raise
+        about.unlink(missing_ok=True)
+        part.rename(whole)
+        _place(whole, to, keep=keep and digest is not None)
+        return found
+
+
+def _place(whole: Path, to: Path, *, keep: bool) -> None:
+    """Put a file of the cache where it was asked for: as a link where it stays in the cache too, and the file systems are one."""
+    to.unlink(missing_ok=True)
+    try:
+        (to.hardlink_to(whole) if keep else whole.replace(to))
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+            raise
+        shutil.copyfile(whole, to)
+        if not keep:
+            whole.unlink()
+
+
+def _digest_of(digest: str) -> tuple[str, str]:
+    """(algorithm, hex) of a digest as written: bare hex is sha256."""
+    algorithm, colon, value = digest.partition(":")
+    return (algorithm, value.lower()) if colon else ("sha256", digest.lower())
+
+
+@dataclass
+class _Transfer:
+    """One file on its way. `seen` bytes of it are in the output, and in the two sums."""
+
+    url: str
+    size: int | None
+    digest: str | None
+    headers: Mapping[str, str]
+    advance: Progress | None
+    limit: int = _LIMIT
+    note: Path | None = None
+    """Where the server's name for this version of the file (its validator) is kept for another process."""
+    seen: int = field(default=0, init=False)
+    validator: str | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._begin_sums()
+
+    def _begin_sums(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._wanted: str | None
+        self._algorithm, self._wanted = _digest_of(self.digest) if self.digest is not None else ("sha256", None)
+        self._sum = self._sha256 if self._algorithm == "sha256" else hashlib.new(self._algorithm)
+
+    def _count(self, chunk: bytes) -> None:
+        self.seen += len(chunk)
+        self._sha256.update(chunk)
+        if self._sum is not self._sha256:
+            self._sum.update(chunk)
+
+    def is_right(self) -> bool:
+        """Whether what was seen is what it must be."""
+        return self.size in (None, self.seen) and self._wanted in (None, self._sum.hexdigest())
+
+    def found(self) -> tuple[int, str]:
+        """Size and sha256 of what was seen."""
+        return self.seen, self._sha256.hexdigest()
+
+    def take_up(self, out: IO[bytes]) -> None:
+        """Go on from what `out` holds already."""
+        out.seek(0)
+        while chunk := out.read(_CHUNK):
+            self._count(chunk)
+        if self.note is not None:
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                kept = json.loads(self.note.read_text())
+                self.validator = kept["validator"] if kept["url"] == without_credentials(mirrored(self.url)) else None
+
+    def run(self, out: IO[bytes]) -> tuple[int, str]:
+        """Fetch what is missing."""
+        if self.seen == 0:
+            self._restart(out)
+        _attempt(self.url, lambda: self._once(out), self)
+        return self.found()
+
+    def _restart(self, out: IO[bytes]) -> None:
+        out.seek(0)
+        out.truncate()
+        self.seen, self.validator = 0, None
+        self._begin_sums()
+
+    def _once(self, out: IO[bytes]) -> None:
+        """One connection's worth. Raises _CutShort where it is not all there, InfraError where it is all there and wrong."""
+        if self.size is not None and self.seen >= self.size:
+            if self.is_right():
+                return
+            self._restart(out)
+        if self.digest is None and self.validator is None:  # nothing would tell the end of one version from that of another
+            self._restart(out)
+        answer = _open(self.url, self.headers, start=self.seen, validator=self.validator)
+        if answer.start != self.seen:
+            self._restart(out)
+        resumed = self.seen > 0
+        self._keep(answer.validator)
+        end = self.size if self.size is not None else answer.total
+        since, had = time.monotonic(), self.seen
+        try:
+            for chunk in answer.chunks:
+                self._count(chunk)
+                if time.monotonic() - since > _SLOWEST[0]:
+                    if self.seen - had < _SLOWEST[1] and self.seen != end:
+                        raise _CutShort(f"the server sends less than {_SLOWEST[1] / _SLOWEST[0] / 1024:.1g} KiB a second")
+                    since, had = time.monotonic(), self.seen
+                if self.seen > (self.size if self.size is not None else self.limit):
+                    break
+                out.write(chunk)
+                if self.advance is not None:
+                    self.advance(self.seen, end)
+        except urllib3.exceptions.ProtocolError as error:
+            raise _CutShort(f"it ended after {self.seen} of {end or '?'} bytes") from error
+        finally:
+            out.flush()
+        if end is not None and self.seen < end:
+            raise _CutShort(f"it ended after {self.seen} of {end} bytes")
+        if self.size is None and self.seen > self.limit:
+            raise self._wrong(f"is larger than {self.limit >> 20} MiB")
+        if self.is_right():
+            return
+        if resumed:  # the pieces may be of two versions: once more, whole
+            self._restart(out)
+            self._once(out)
+            return
+        _expected(self.url, self._sha256.hexdigest())  # a lock says better what it is and should be
+        raise self._wrong(f"is not what it must be ({self._algorithm} differs)")
+
+    def _wrong(self, what: str) -> InfraError:
+        return InfraError(
+            f"{what}: it was changed, or the mirror is broken",
+            where=mirrored(self.url),
+            fix="try again later, or name another mirror in kernels.toml: [mirrors]",
+        )
+
+    def _keep(self, validator: str | None) -> None:
+        self.validator = validator
+        if self.note is not None:
+            self.note.write_text(json.dumps({"url": without_credentials(mirrored(self.url)), "validator": validator}))
+
+
+@dataclass
+class _Answer:
+    """A file on the way, from byte `start` on."""
+
+    chunks: Iterable[bytes]
+    start: int = 0
+    total: int | None = None
+    validator: str | None = None
+
+
+def _open(url: str, headers: Mapping[str, str] | None = None, *, start: int = 0, validator: str | None = None) -> _Answer:
+    """Ask for `url` from byte `start` on; an answer that is from the beginning after all says so."""
+    address = mirrored(url)
+    parts = urlsplit(address)
+    if parts.scheme in ("file", "copy"):
+        return _Answer(_file_chunks(Path(unquote(parts.path)), address))
+    wanted = dict(headers or {})
+    if start:
+        wanted["Range"] = f"bytes={start}-"
+        if validator is not None:
+            wanted["If-Range"] = validator
+    answer = session().get(url, stream=True, headers=wanted)
+    if answer.status_code == 416 and start:  # nothing after `start`: what is here is of another version
+        answer.close()
+        return _open(url, headers)
+    answer.raise_for_status()
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+    if answer.status_code == 206 and (found is None or int(found[1]) != start):
+        raise _CutShort("the server answers with another part than was asked for")
+    length = answer.headers.get("Content-Length", "")
+    # A weak validator does not tell bytes apart, and may not be used in If-Range (RFC 9110, 13.1.5).
+    etag = answer.headers.get("ETag", "")
+    return _Answer(
+        _body(answer),
+        start if answer.status_code == 206 else 0,
+        (start if answer.status_code == 206 else 0) + int(length) if length.isdigit() else None,
+        etag if etag.startswith('"') else answer.headers.get("Last-Modified"),
+    )
+
+
+def _body(answer: requests.Response) -> Iterator[bytes]:
+    with answer:
+        # Not iter_content: it would undo a Content-Encoding that some servers put on .xz files, and the digest is of the file. And what has
+        # come so far, not whole chunks: of a server that sends a byte a minute there would be none for weeks.
+        while chunk := answer.raw.read1(_CHUNK, decode_content=False):
+            yield chunk
+
+
+class _CutShort(Exception):
+    """A transfer that ended early: worth another try."""
+
+
+def _attempt(url: str, once: Callable[[], None], transfer: _Transfer | None = None) -> None:
+    """Run one transfer, again after a passing trouble (connection lost, server busy), up to ATTEMPTS times without getting further."""
+    attempt = 1
+    furthest = 0
+    while True:
+        try:
+            once()
+            return
+        except (_CutShort, requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            answer = error.response if isinstance(error, requests.HTTPError) else None
+            if attempt >= ATTEMPTS or not _passing(error):
+                said, fix = _plain(error)
+                raise Unavailable(f"cannot be fetched: {said}", where=mirrored(url), fix=fix) from error
+            if transfer is not None and transfer.seen - furthest >= _SLOWEST[1]:
+                furthest, attempt = transfer.seen, 1
+            _pause(_delay(attempt, answer))
+            attempt += 1
+
+
+def _delay(attempt: int, answer: requests.Response | None) -> float:
+    """Seconds before the next try: twice as long each time, not in step with others, and no sooner than the server asks."""
+    asked = answer.headers.get("Retry-After", "") if answer is not None else ""
+    return max(2.0 ** (attempt - 1) * random.uniform(0.75, 1.25), min(float(asked), _PATIENCE) if asked.isdigit() else 0.0)
+
+
+def _pause(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    with _work()[0].step(f"waiting {seconds:.0f} s before the next try") as step:
+        while (left := end - time.monotonic()) > 0:
+            step.advance(0)  # which ends it when it is not wanted any more: an interrupt reaches the main thread alone
+            time.sleep(min(left, 0.2))
+
+
+_NEVER = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema)
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+
+
+def _passing(error: Exception) -> bool:
+    """Whether the next try may do better."""
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return error.response.status_code in (408, 429, 500, 502, 503, 504)
+    return not isinstance(error, _NEVER) and _UNTRUSTED not in str(error)
+
+
+def _plain(error: Exception) -> tuple[str, str]:
+    """What is the matter, and what to do about it."""
+    fix = "check the network and the proxy (http_proxy), or name a mirror in kernels.toml: [mirrors]"
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"the server says {error.response.status_code} {error.response.reason}", fix
+    if isinstance(error, _NEVER):
+        return (
+            f"that is no address ({error})",
+            "correct it in kernels.toml, or the proxy's in the environment (http_proxy, https_proxy)",
+        )
+    host = urlsplit(str(error.request.url)).hostname if isinstance(error, requests.RequestException) and error.request else None
+    if isinstance(error, requests.exceptions.SSLError):
+        if _UNTRUSTED in str(error):
+            fix = "check this machine's clock; name the bundle of certificates of your own server in REQUESTS_CA_BUNDLE"
+            return f"the certificate of {host} is not trusted ({_cause(error)})", fix
+        return (
+            f"no TLS with {host} ({_cause(error)})",
+            "check that it speaks https at that port, and the proxy between (https_proxy)",
+        )
+    if isinstance(error, requests.exceptions.ProxyError):
+        return f"no connection to {host} through the proxy ({_cause(error)})", (
+            "correct http_proxy and https_proxy (or apt's Acquire::http::Proxy), or name the host in no_proxy"
+        )
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+        return "the server does not answer", fix
+    if isinstance(error, requests.ConnectionError):
+        address = urlsplit(str(error.request.url)).netloc.rpartition("@")[2] if error.request else "the server"
+        return f"no connection to {address} ({_cause(error)})", fix
+    return str(error), fix
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost words of an error that others were wrapped around: what the operating system, or OpenSSL, says."""
+    while True:
+        inside = [each for each in (getattr(error, "reason", None), getattr(error, "original_error", None), *error.args) if each]
+        inner = next((each for each in inside if isinstance(each, BaseException)), None)
+        if inner is None:
+            break
+        error = inner
+    said = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    return (said.strerror if isinstance(said, OSError) and said.strerror else str(said)).strip()
+
+
+def _file_chunks(path: Path, url: str) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                yield chunk
+    except OSError as error:
+        raise Unavailable(f"cannot be read: {error.strerror}", where=url) from error
+
+
+@lru_cache(maxsize=1)
+def proxies() -> tuple[tuple[str, str], ...]:
+    """The proxies apt is told to use (Acquire::http::Proxy), if any; those of the environment are requests' own business."""
+    binary = shutil.which("apt-config")
+    if binary is None:
+        return ()
+    done = subprocess.run([binary, "dump", "--format", "%f=%v%n"], capture_output=True, text=True, check=False)
+    found = re.findall(r"^Acquire::(https?)::proxy=(\S+)$", done.stdout, re.MULTILINE | re.IGNORECASE)
+    return tuple((scheme.lower(), proxy) for scheme, proxy in found if proxy.upper() != "DIRECT")

@@ -1,0 +1,79 @@
+"""Where kmatrix keeps its things: the shipped data files, and the user's cache; and how a file gets there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+
+from kmatrix.host.errors import StoreError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def data(name: str) -> Path:
+    """The shipped file or folder `name` ("kernels.toml", "images"): at the top of a checkout, beside the package once installed."""
+    checkout = _PACKAGE.parent / name
+    return checkout if checkout.exists() and (_PACKAGE.parent / "pyproject.toml").exists() else _PACKAGE / "_data" / name
+
+
+def cache_dir(kind: str) -> Path:
+    """The cache folder for `kind` ("kernels", "images", "snapshots", "packages", "downloads"), made if it is not there.
+
+    `$KMATRIX_CACHE` if set, else the user's cache directory (`$XDG_CACHE_HOME/kmatrix`). Raises StoreError where it cannot be made.
+    """
+    root = Path(os.environ.get("KMATRIX_CACHE") or platformdirs.user_cache_dir("kmatrix"))
+    path = root / kind
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cache_error(error, path) or _unwritable(error, path) from None
+    return path
+
+
+def cache_error(error: OSError, where: Path) -> StoreError | None:
+    """The StoreError for a full disk, or for something in the folder `where` of the cache that cannot be written; None for another error."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = "free some space (kmatrix kernels gc, kmatrix kernels remove …)"
+        return StoreError("the disk is full", where=str(where), fix=f"{free}, or set KMATRIX_CACHE to a folder on another disk")
+    inside = str(error.filename or "").startswith(str(where))
+    if inside and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return _unwritable(error, where)
+    return None
+
+
+def _unwritable(error: OSError, where: Path) -> StoreError:
+    return StoreError(
+        f"the cache cannot be written: {error.strerror} ({error.filename})",
+        where=str(where),
+        fix="set KMATRIX_CACHE (or XDG_CACHE_HOME) to a folder of your own",
+    )
+
+
+@contextmanager
+def scratch_console(what: str) -> Iterator[Path]:
+    """A console log for a VM that leaves no record; this process's own (two at once must not read each other's), removed afterwards."""
+    path = cache_dir("consoles") / f"{what}-{os.getpid()}.log"
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
+    """Have `content` in the file at `path`, the whole of it or what was there before, whenever the process is killed. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        Path(temporary).chmod(mode)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,1 @@
+"""Where kernel images come from: one module a kind of source."""

@@ -1,0 +1,1 @@
+"""The manifest: collector.toml, what a collector is and what it promises."""

@@ -1,0 +1,48 @@
+"""Reads collector.toml, and finds a collector by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from kmatrix.host.errors import InputError
+from kmatrix.host.nearest import did_you_mean
+from kmatrix.host.toml import read_toml
+from kmatrix.manifest.collector import Collector, parse
+
+COLLECTOR_FILE = "collector.toml"
+
+
+def load_collector(path: Path) -> Collector:
+    """The collector of a collector.toml (or of the folder that holds one). Raises InputError."""
+    file = path / COLLECTOR_FILE if path.is_dir() else path
+    return parse(read_toml(file), path=file)
+
+
+def find_collector(named: Path) -> Collector:
+    """The collector in the folder (or manifest) `named`, else the one of that name under the current directory or its collectors/.
+
+    Raises InputError with the nearest names.
+    """
+    if named.exists():
+        return load_collector(named)
+    around = {
+        manifest.parent.name: manifest for pattern in ("*/", "collectors/*/") for manifest in Path().glob(pattern + COLLECTOR_FILE)
+    }
+    by_name = {found.name: found for found in _readable(around.values())}
+    name = str(named)
+    if name not in by_name:
+        raise InputError(
+            f"no collector {name!r}{did_you_mean(name, by_name)}",
+            where="--collector",
+            fix=f"give its folder, or one of: {', '.join(sorted(by_name)) or '(none is here)'}",
+        )
+    return by_name[name]
+
+
+def _readable(manifests: Iterable[Path]) -> Iterator[Collector]:
+    """The collectors of the manifests that have no error: a neighbour's must not keep one from being found."""
+    for manifest in manifests:
+        with suppress(InputError):
+            yield load_collector(manifest)

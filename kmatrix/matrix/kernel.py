@@ -1,0 +1,225 @@
+"""The words of the matrix as frozen values: a kernel, where its image comes from, how it is simulated or varied, a target.
+
+A kernel may be simulated on another one, and a simulation names the kernel that is booted: the two stand in one module, since each refers to the other.
+What can be hidden, and what is not simulated, stands in kmatrix.matrix.simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from kmatrix.matrix.arch import ARCHES, Arch
+from kmatrix.matrix.features import FEATURES, Version, status
+from kmatrix.matrix.simulation import HIDEABLE, NOT_SIMULATED, later_than, with_dependents
+
+BUILD_VARIANTS: Mapping[str, Mapping[str, bool]] = {
+    "nobtf": {"DEBUG_INFO_BTF": False, "DEBUG_INFO_BTF_MODULES": False},
+    "debug": {},
+    "cgroup-v1": {"CGROUPS": True},
+}
+"""What a kernel can be built as besides as usual (kmatrix/kernels/config/variants/), and the options behind features that this decides."""
+
+BUILDING = ("import", "build", "tarball", "git")
+"""The sources that can give a kernel built differently."""
+
+_CGROUP_V1 = ("systemd.unified_cgroup_hierarchy=0", "systemd.legacy_systemd_cgroup_controller=1")
+"""What a host of today boots with to mount every controller in version 1 and no version 2 (systemd(1)); the guest's init heeds it too."""
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """One place where a kernel's image can come from, as kernels.toml has it."""
+
+    kind: str
+    arches: tuple[Arch, ...] = ARCHES
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """As sources.SOURCE_OPTIONS names them; those that may be given several times (url, sha256, key, …) are tuples of strings."""
+    untried: bool = False
+    """Written from its publisher's layout, and never run by whoever wrote it: a bare run does not use it."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """How a simulated kernel differs from the one that is booted."""
+
+    base: Kernel
+    as_of: Version | None = None
+    """Everything that the feature table dates after this release is hidden."""
+    hide: frozenset[str] = frozenset()
+    """Features hidden by name."""
+
+    def hidden(self, arch: Arch) -> frozenset[str]:
+        """The features out of sight: those named, what cannot be without them, and what came after `as_of`."""
+        named = with_dependents(self.hide)
+        if self.as_of is None:
+            return named
+        return named | with_dependents(later_than(self.as_of, arch, self.base.config) & HIDEABLE)
+
+    def unhideable(self, arch: Arch) -> frozenset[str]:
+        """What the base has, `as_of` did not, and nothing hides."""
+        if self.as_of is None:
+            return frozenset()
+        return (later_than(self.as_of, arch, self.base.config) & self.base.features(arch)) - HIDEABLE
+
+    @property
+    def release(self) -> str | None:
+        """What uname says in the guest; None for the base's own."""
+        return f"{self.as_of[0]}.{self.as_of[1]}.0-kmatrix-sim" if self.as_of else None
+
+    def request(self, arch: Arch) -> dict[str, Any]:
+        """The simulation as the guest is told it."""
+        return {"as_of": list(self.as_of) if self.as_of else None, "hidden": sorted(self.hidden(arch)), "release": self.release}
+
+    def account(self, arch: Arch) -> dict[str, Any]:
+        """The simulation as a record has it: base, as_of, what is hidden of what the base has, what uname says, what is not simulated."""
+        return {
+            "base": self.base.name,
+            "as_of": _text(self.as_of) if self.as_of else None,
+            "hidden": sorted(self.hidden(arch) & self.base.features(arch)),
+            "release": self.release,
+            "not_simulated": list(NOT_SIMULATED),
+        }
+
+    def __str__(self) -> str:
+        parts = [f"as of {_text(self.as_of)}"] if self.as_of else []
+        parts += [f"without {', '.join(sorted(self.hide))}"] if self.hide else []
+        return f"{self.base.name} {' '.join(parts)}"
+
+
+def _text(version: Version) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An entry of kernels.toml: a release, where its image comes from, what it is declared to be able to do."""
+
+    name: str
+    version: Version
+    summary: str = ""
+    sources: tuple[SourceSpec, ...] = ()
+    overrides: Mapping[str, bool | Mapping[str, bool]] = field(default_factory=dict)
+    """Features declared by name, for both arches or per arch, over what the version implies."""
+    config: Mapping[str, bool] = field(default_factory=dict)
+    """Kernel options known to be on or off, where that differs from what the features expect."""
+    cmdline: tuple[str, ...] = ()
+    memory_mib: int | None = None
+    """Guest memory, where this kernel needs more than the default."""
+    declared_in: str = "kernels.toml"
+    distribution: str | None = None
+    """Whose build it is, where it is a distribution's with features ported back: its version says less of it than of an upstream kernel."""
+    simulation: Simulation | None = None
+    """Where this kernel is not booted itself, but its base with something hidden."""
+    variant_of: Kernel | None = None
+    """The kernel that this one is, built or set up differently."""
+    build: tuple[str, ...] = ()
+    """The variants that it is built as: names of BUILD_VARIANTS."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is neither simulated nor a variant."""
+        return self.simulation is None and self.variant_of is None
+
+    @property
+    def real(self) -> Kernel:
+        """The kernel that is booted: itself, or the base of a simulated one."""
+        return self.simulation.base if self.simulation else self
+
+    @property
+    def image_of(self) -> Kernel:
+        """The kernel whose image is booted: of one that is only set up differently, the one it is a variant of."""
+        real = self.real
+        return real.variant_of.image_of if real.variant_of is not None and not real.build else real
+
+    def features(self, arch: Arch) -> frozenset[str]:
+        """The declared features on `arch`: the overrides, and for the rest what version, config and arch imply.
+
+        Of a simulated kernel: its base's without what is hidden.
+        """
+        if self.simulation is not None:
+            return self.simulation.base.features(arch) - self.simulation.hidden(arch)
+        return frozenset(name for name in FEATURES if self._declares(name, arch))
+
+    def _declares(self, name: str, arch: Arch) -> bool:
+        given = self.overrides.get(name)
+        if isinstance(given, Mapping):
+            given = given.get(arch)
+        return FEATURES[name].default(self.version, arch, self.config) if given is None else bool(given)
+
+    def status(self, arch: Arch) -> str:
+        """The standard's word for this kernel: full, partial, fallback or unsupported."""
+        return status(self.features(arch), self.version)
+
+    def sources_for(self, arch: Arch) -> tuple[SourceSpec, ...]:
+        """The sources that have this arch, in order of preference."""
+        return tuple(source for source in self.sources if arch in source.arches)
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What makes a kernel a variant of another: how it is built or set up differently."""
+
+    build: tuple[str, ...] = ()
+    """Names of BUILD_VARIANTS."""
+    cgroup_v1: bool = False
+    """Whether every cgroup controller is mounted in version 1."""
+    cmdline: tuple[str, ...] = ()
+    config: Mapping[str, bool] = field(default_factory=dict)
+    features: Mapping[str, bool | Mapping[str, bool]] = field(default_factory=dict)
+    memory_mib: int | None = None
+    sources: tuple[SourceSpec, ...] = ()
+    """Where it comes from; empty for the sources of what it is a variant of."""
+    summary: str = ""
+
+
+def vary(of: Kernel, name: str, variation: Variation, where: str) -> Kernel:
+    """Return `of` built or set up as `variation` says.
+
+    What `of` declares of a feature is not taken over where an option that the variation changes decides that feature.
+    """
+    config = {option: on for variant in variation.build for option, on in BUILD_VARIANTS[variant].items()} | dict(variation.config)
+    overrides = {
+        feature: given for feature, given in of.overrides.items() if not set(FEATURES[feature].config) & set(config)
+    } | dict(variation.features)
+    if variation.cgroup_v1:
+        overrides |= {"cgroup_v2": variation.features.get("cgroup_v2", False)}
+    sources = variation.sources or of.sources
+    if variation.build and not variation.sources:
+        sources = tuple(source for source in of.sources if source.kind in BUILDING) or (SourceSpec("build"),)
+    return replace(
+        of,
+        name=name,
+        summary=variation.summary or f"{of.name} as {', '.join(variation.build)}",
+        sources=sources,
+        overrides=overrides,
+        config={**of.config, **config},
+        cmdline=(*of.cmdline, *variation.cmdline, *(_CGROUP_V1 if variation.cgroup_v1 else ())),
+        memory_mib=variation.memory_mib or of.memory_mib,
+        declared_in=where,
+        variant_of=of,
+        build=variation.build,
+    )
+
+
+@dataclass(frozen=True)
+class Target:
+    """Kernel × arch, written `5.4-arm64`."""
+
+    kernel: Kernel
+    arch: Arch
+
+    def __str__(self) -> str:
+        return f"{self.kernel.name}-{self.arch}"
+
+    @cached_property
+    def features(self) -> frozenset[str]:
+        """The features declared for this target."""
+        return self.kernel.features(self.arch)
+
+    @property
+    def simulated(self) -> Simulation | None:
+        """How it differs from what is booted; None for a real kernel."""
+        return self.kernel.simulation

@@ -1,0 +1,57 @@
+"""Reads kernels.toml (the user's on top of the shipped one) and reads and writes kernels.lock."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from kmatrix.host import paths
+from kmatrix.host.errors import InputError
+from kmatrix.host.toml import nearest_above, read_toml
+from kmatrix.matrix import lockfile
+from kmatrix.matrix.lockfile import Lock
+from kmatrix.matrix.schema import Document, parse
+from kmatrix.matrix.selection import Matrix
+
+KERNELS_FILE = "kernels.toml"
+LOCK_FILE = "kernels.lock"
+
+
+def load_matrix(start: Path | None = None, *, file: Path | None = None) -> Matrix:
+    """The matrix in force: the shipped kernels.toml, extended (or replaced) by the user's, and held to its kernels.lock if there is one.
+
+    The user's is `file` if given, else the kernels.toml nearest above `start` (the current directory). Raises InputError.
+    """
+    shipped_path = paths.data(KERNELS_FILE)
+    documents = [Document(str(shipped_path), read_toml(shipped_path))]
+    own = file or nearest_above(start or Path.cwd(), KERNELS_FILE)
+    if own is not None and own.resolve() != shipped_path.resolve():
+        documents.append(Document(str(own), read_toml(own)))
+    return replace(parse(*documents), lock=read_lock(lock_path(start, file=file)))
+
+
+def lock_path(start: Path | None = None, *, file: Path | None = None) -> Path:
+    """Where kernels.lock is, or would be: beside the user's kernels.toml; without one, the nearest above, or else in the current directory.
+
+    The lock of a `file` of another name has that name: mine.toml, mine.lock.
+    """
+    start = start or Path.cwd()
+    own = file or nearest_above(start, KERNELS_FILE)
+    if own is not None:
+        return own.with_suffix(".lock")
+    return nearest_above(start, LOCK_FILE) or start.resolve() / LOCK_FILE
+
+
+def read_lock(path: Path) -> Lock | None:
+    """The kernels.lock at `path`; None where there is none. Raises InputError."""
+    return lockfile.parse(read_toml(path), path=path) if path.is_file() else None
+
+
+def write_lock(made: Lock) -> None:
+    """Write a kernels.lock, whole or not at all. Raises InputError where it cannot be written."""
+    try:
+        paths.write_whole(made.path, lockfile.render(made))
+    except OSError as error:
+        raise InputError(
+            f"cannot be written: {error.strerror}", where=str(made.path), fix="check the folder's permissions"
+        ) from None

@@ -1,0 +1,143 @@
+"""The matrix of all kernels and named sets, and the expressions that select kernels and targets from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from kmatrix.host.errors import InputError
+from kmatrix.host.nearest import did_you_mean
+from kmatrix.matrix.arch import ARCHES, parse_arch, parse_arches
+from kmatrix.matrix.features import Version
+from kmatrix.matrix.kernel import BUILD_VARIANTS, Kernel, Target, Variation, vary
+from kmatrix.matrix.lockfile import Lock
+
+DEFAULT_SET = "default"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """All kernels, the named sets of them, and the mirrors."""
+
+    kernels: Mapping[str, Kernel]
+    sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    mirrors: Mapping[str, str] = field(default_factory=dict)
+    where: str = "kernels.toml"
+    lock: Lock | None = None
+    """What the kernels are held to, where there is a kernels.lock."""
+
+    def variant(self, name: str) -> Kernel | None:
+        """The kernel that a name such as 5.4-nobtf means without standing in kernels.toml: 5.4 built as that variant."""
+        for base in self.kernels.values():
+            for variant in BUILD_VARIANTS:
+                if name == f"{base.name}-{variant}" and base.is_plain:
+                    return vary(base, name, Variation(build=(variant,)), base.declared_in)
+        return None
+
+    def select(self, expression: str, *, where: str = "--kernels") -> tuple[Kernel, ...]:
+        """The kernels that `expression` means, in the matrix's order.
+
+        A comma-separated list of: a kernel's name, a set's name, `all`, a comparison (`>=5.8`, `<6`), a range (`5.4..6.1`, both ends in).
+        Comparisons and ranges are over the upstream version, and mean plain kernels only: a simulated one, a variant or a distribution's is
+        named, or in a set. Raises InputError (with the nearest names) for an unknown name and for a term that selects nothing.
+        """
+        terms = [term for term in (t.strip() for t in expression.split(",")) if term]
+        if not terms:
+            raise InputError("no kernel given", where=where, fix=self._choices())
+        chosen = {name: None for term in terms for name in self._term(term, where)}
+        named = tuple(kernel for name, kernel in self.kernels.items() if name in chosen)
+        return (*named, *(self.kernel(name, where=where) for name in chosen if name not in self.kernels))
+
+    def targets(self, kernels: str, arches: str, *, where: str = "--kernels") -> tuple[Target, ...]:
+        """Every target of the kernels × arches selected by the two expressions."""
+        chosen = self.select(kernels, where=where)
+        return tuple(Target(kernel, arch) for kernel in chosen for arch in parse_arches(arches))
+
+    def target(self, text: str, *, where: str = "target") -> Target:
+        """The target written `5.4-arm64` (arch aliases understood)."""
+        if self.as_target(text) is None and (text in self.kernels or self.variant(text) is not None):
+            written = " or ".join(f"{text}-{arch}" for arch in ARCHES)
+            raise InputError(f"{text!r} is a kernel, and a target (kernel × arch) is wanted", where=where, fix=f"write {written}")
+        name, _, arch = text.rpartition("-")
+        if not name:
+            raise InputError(f"{text!r} is not a target", where=where, fix="write it as KERNEL-ARCH, such as 5.4-arm64")
+        return Target(self.kernel(name, where=where), parse_arch(arch, where=where))
+
+    def as_target(self, text: str) -> Target | None:
+        """The target that `text` would be; None where it is none."""
+        kernel, _, arch = text.rpartition("-")
+        try:
+            return Target(self.kernels[kernel], parse_arch(arch))
+        except (KeyError, InputError):
+            return None
+
+    def kernel(self, name: str, *, where: str = "--kernels") -> Kernel:
+        """The kernel of that name; raises InputError with the nearest names."""
+        if name not in self.kernels:
+            if (variant := self.variant(name)) is not None:
+                return variant
+            if (target := self.as_target(name)) is not None:
+                option = "--kernels=" if where == "--kernels" else ""
+                fix = f"write {option}{target.kernel.name} --arch={target.arch}"
+                raise InputError(f"{name!r} is a target (kernel × arch), and a kernel is wanted", where=where, fix=fix)
+            known = [*self.kernels, *self.sets, "all"]
+            raise InputError(f"unknown kernel {name!r}{did_you_mean(name, known)}", where=where, fix=self._choices())
+        return self.kernels[name]
+
+    def _term(self, term: str, where: str) -> Iterable[str]:
+        if term == "all":
+            return list(self.kernels)
+        if term in self.kernels:
+            return [term]
+        if term in self.sets:
+            return self.sets[term]
+        accepts = _version_test(term, where)
+        if accepts is None:
+            return [self.kernel(term, where=where).name]
+        low, high = accepts
+        plain = {name: kernel for name, kernel in self.kernels.items() if kernel.is_plain and kernel.distribution is None}
+        names = [name for name, kernel in plain.items() if low <= kernel.version < high]
+        if not names:
+            raise InputError(f"no kernel of {self.where} is in {term!r}", where=where, fix=self._choices())
+        return names
+
+    def _choices(self) -> str:
+        return f"kernels: {', '.join(self.kernels)}; sets: {', '.join([*self.sets, 'all'])}; or >=5.8, 5.4..6.1"
+
+
+_FIRST: Version = (0, 0)
+_LAST: Version = (10**9, 0)
+
+
+def _version_test(term: str, where: str) -> tuple[Version, Version] | None:
+    """The half-open range of versions that a comparison or range means; None where `term` is neither."""
+    if ".." in term:
+        low, _, high = term.partition("..")
+        low_version, high_version = _bound(low, term, where), _bound(high, term, where)
+        if low_version > high_version:
+            raise InputError(f"{term!r} runs backwards", where=where, fix=f"write {high}..{low}")
+        return low_version, _after(high_version, high)
+    match = re.fullmatch(r"(>=|<=|==|=|>|<)\s*(.*)", term)
+    if not match:
+        return None
+    operator, text = match.groups()
+    version = _bound(text, term, where)
+    after = _after(version, text)
+    return {
+        ">=": (version, _LAST), ">": (after, _LAST), "<": (_FIRST, version), "<=": (_FIRST, after), "=": (version, after), "==": (version, after),
+    }[operator]  # fmt: skip
+
+
+def _bound(text: str, term: str, where: str) -> Version:
+    match = re.fullmatch(r"(\d+)(?:\.(\d+))?", text.strip())
+    if not match:
+        raise InputError(
+            f"{text!r} in {term!r} is not a kernel version", where=where, fix="write major.minor, such as '>=5.8' or 5.4..6.1"
+        )
+    return int(match[1]), int(match[2] or 0)
+
+
+def _after(version: Version, text: str) -> Version:
+    """The first version past `version`; a bare major (`5`) stands for all its minors."""
+    return (version[0], version[1] + 1) if "." in text else (version[0] + 1, 0)

@@ -1,0 +1,227 @@
+"""Compiled BPF objects on the host: found by their names, and checked before a VM is spent on them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+
+from kmatrix.host.errors import InputError
+from kmatrix.host.nearest import did_you_mean
+from kmatrix.manifest.collector import Collector, Variant
+from kmatrix.matrix.arch import ARCHES, INFO, Arch
+
+_SHF_EXECINSTR = 0x4
+_BTF_MAGIC = b"\x9f\xeb"
+# Members of struct pt_regs that only one arch has: an object that reads them was compiled for that arch.
+_REGISTER_NAMES: Mapping[Arch, tuple[bytes, ...]] = {
+    "x86_64": (b"orig_ax", b"orig_rax"),
+    "arm64": (b"user_pt_regs",),
+}
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """What a BPF object holds."""
+
+    path: Path
+    data: bytes
+    programs: Mapping[str, str]
+    """Function name → section name, of the entry functions (not of `.text`)."""
+    maps: frozenset[str]
+    has_btf: bool
+    uses_core: bool
+    """Whether it has CO-RE relocations, which the loader can only resolve with the kernel's BTF."""
+    compiled_for: Arch | None
+    """The arch it gives itself away as compiled for, by its name or the registers it reads; None where it is the same for all."""
+
+
+def inspect(path: Path) -> ObjectInfo:
+    """What the object at `path` holds; raises InputError where it is not a (whole, little-endian) BPF object."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(error.strerror or str(error), where=str(path), fix="compile it, or correct the path") from None
+    rebuild = "compile it with clang -target bpf -g -O2"
+    try:
+        elf = ELFFile(BytesIO(data))
+        if elf["e_machine"] != "EM_BPF":
+            raise InputError(f"this is a program for {elf.get_machine_arch()}, not a BPF object", where=str(path), fix=rebuild)
+        if not elf.little_endian:
+            raise InputError(
+                "the object is big-endian; x86_64 and arm64 kernels are little-endian", where=str(path), fix="use -target bpfel"
+            )
+        sections = dict(enumerate(elf.iter_sections()))
+        for section in sections.values():
+            if section["sh_type"] != "SHT_NOBITS" and section["sh_offset"] + section["sh_size"] > len(data):
+                raise ELFError(f"section {section.name!r} runs past the end of the file")
+        functions: dict[str, str] = {}
+        maps: set[str] = set()
+        for table in sections.values():
+            if not isinstance(table, SymbolTableSection):
+                continue
+            for symbol in table.iter_symbols():
+                home = sections.get(symbol["st_shndx"]) if isinstance(symbol["st_shndx"], int) else None
+                if home is None or not symbol.name:
+                    continue
+                if home["sh_flags"] & _SHF_EXECINSTR and symbol["st_info"]["type"] == "STT_FUNC" and home.name != ".text":
+                    functions[symbol.name] = home.name
+                elif home.name in (".maps", "maps") and symbol["st_info"]["type"] == "STT_OBJECT":
+                    maps.add(symbol.name)
+        btf, btf_ext = (next((s.data() for s in sections.values() if s.name == name), b"") for name in (".BTF", ".BTF.ext"))
+    except (ELFError, KeyError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(f"not a whole ELF file ({str(error) or type(error).__name__})", where=str(path), fix=rebuild) from None
+    return ObjectInfo(
+        path, data, functions, frozenset(maps), btf.startswith(_BTF_MAGIC), _has_relocations(btf_ext), _compiled_for(path, btf)
+    )
+
+
+def _has_relocations(btf_ext: bytes) -> bool:
+    """Whether .BTF.ext has CO-RE relocations: struct btf_ext_header (kernel, Documentation/bpf/btf.rst), where core_relo_len is the last field."""
+    if not btf_ext.startswith(_BTF_MAGIC) or len(btf_ext) < 32:
+        return False
+    header_length: int = struct.unpack_from("<I", btf_ext, 4)[0]
+    core_relo_length: int = struct.unpack_from("<I", btf_ext, 28)[0]
+    return header_length >= 32 and core_relo_length > 0
+
+
+def _compiled_for(path: Path, btf: bytes) -> Arch | None:
+    for arch in ARCHES:
+        names = (INFO[arch].bpf2go, *INFO[arch].aliases)
+        if any(f"_{name}_bpfel" in path.name or path.name.endswith(f"_bpfel_{name}.o") for name in names):
+            return arch
+    by_register = [arch for arch in ARCHES if any(b"\0" + name + b"\0" in btf for name in _REGISTER_NAMES[arch])]
+    return by_register[0] if len(by_register) == 1 else None
+
+
+def locate(collector: Collector, variant: Variant, arch: Arch) -> Path:
+    """The file of the variant's object for `arch`; raises InputError where there is none, or several."""
+    folder = collector.path.parent
+    candidates = variant.candidates(arch)
+    where = f"{collector.path}: variant {variant.name!r}: object"
+    if not candidates:
+        raise InputError(
+            f"no object is named for {arch}", where=where, fix=f'add {arch} = "…", or say arches = [...] on the variant'
+        )
+    found = [path for name in dict.fromkeys(candidates) if (path := folder / name).is_file()]
+    if not found:
+        names = ", ".join(dict.fromkeys(candidates))
+        raise InputError(
+            f"no object for {arch} (looked in {folder} for {names})", where=where, fix=f"compile it for {arch}, or correct `object`"
+        )
+    if len(found) > 1:
+        names = " and ".join(str(path.relative_to(folder)) for path in found)
+        raise InputError(
+            f"which is the object for {arch}? In {folder} there are {names}",
+            where=where,
+            fix="remove all but one, or name one in `object`",
+        )
+    return found[0]
+
+
+def load(collector: Collector, variant: Variant, arch: Arch) -> ObjectInfo:
+    """The variant's object for `arch`, checked against the manifest.
+
+    Raises InputError where the object is missing, broken, of the other arch, without BTF though the variant needs it, or lacks a
+    program or map that the manifest names.
+    """
+    info = inspect(locate(collector, variant, arch))
+    where = f"{info.path} (variant {variant.name!r} of {collector.path})"
+    if info.compiled_for not in (None, arch):
+        raise InputError(
+            f"compiled for {info.compiled_for}, wanted for {arch}",
+            where=where,
+            fix=f"compile it with -D__TARGET_ARCH_{INFO[arch].bpf2go}",
+        )
+    if "btf" in variant.needs and not info.has_btf:
+        raise InputError(
+            "the variant needs btf (CO-RE), but the object has no .BTF section",
+            where=where,
+            fix="compile with -g, and do not strip .BTF",
+        )
+    if "btf" not in variant.needs and info.uses_core:
+        raise InputError(
+            "the object has CO-RE relocations, but the variant does not need btf",
+            where=where,
+            fix='add "btf" to its needs, or compile it without preserve_access_index and BPF_CORE_READ',
+        )
+    for program in collector.programs_of(variant, arch):
+        section = info.programs.get(program.name)
+        if section is None:
+            raise InputError(
+                f"no program {program.name!r} in the object{did_you_mean(program.name, info.programs)}",
+                where=where,
+                fix=f"it has: {', '.join(info.programs) or 'none'}; correct [[program]] name, or say which variants have it",
+            )
+        if _hook(section) != _hook(program.hook):
+            raise InputError(
+                f"program {program.name!r} is in section {section!r}, the manifest says {program.hook!r}",
+                where=where,
+                fix="make hook and SEC() agree",
+            )
+    wanted = ([variant.buffer] if variant.buffer else []) + [m.name for m in collector.maps_of(variant)]
+    for name in wanted:
+        if name not in info.maps:
+            raise InputError(
+                f"no map {name!r} in the object{did_you_mean(name, info.maps)}",
+                where=where,
+                fix=f"it has: {', '.join(sorted(info.maps)) or 'none'}",
+            )
+    return info
+
+
+def check(collector: Collector, arches: Iterable[Arch]) -> dict[Path, ObjectInfo]:
+    """Every object that the collector has for `arches`, by its path, checked as `load` does; none where it brings a loader of its own."""
+    if collector.loader is not None:
+        return {}
+    wanted = [(variant, arch) for variant in collector.variants for arch in arches if arch in variant.arches]
+    return {info.path: info for variant, arch in wanted for info in [load(collector, variant, arch)]}
+
+
+STALE_SECONDS = 60
+"""How much older than its source an object may be: a fresh checkout writes all files within seconds, in any order."""
+
+
+def stale(written: Mapping[Path, float], sources: Mapping[Path, float]) -> dict[Path, Path]:
+    """Of the objects those older than a source of theirs, with it. Both are given with the time of their last change, in seconds.
+
+    A source is an object's where the object's name begins with the source's (the longest that does); where none does, each may be.
+    """
+    found = {}
+    for path, when in written.items():
+        named = [source for source in sources if path.name.startswith(source.name.removesuffix(".bpf.c"))]
+        own = [max(named, key=lambda source: len(source.name))] if named else list(sources)
+        newer = [source for source in own if sources[source] - when > STALE_SECONDS]
+        if newer:
+            found[path] = newer[0]
+    return found
+
+
+def out_of_date(collector: Collector, objects: Iterable[Path]) -> str | None:
+    """What to say of the objects that are older than their source beside the manifest; None where none is."""
+    sources = sorted(collector.path.parent.glob("*.bpf.c"))
+    found = stale(*({path: path.stat().st_mtime for path in paths} for paths in (objects, sources)))
+    listed = ", ".join(f"{path.name} is older than {source.name}" for path, source in found.items())
+    return f"{collector.path}: {listed}: compile {'it' if len(found) == 1 else 'them'} again" if found else None
+
+
+def nothing_for(collector: Collector, arch: Arch) -> str | None:
+    """Why there is nothing to try on `arch`, where that is so: then no behaviour could be shown, refusal least of all."""
+    if collector.loader is not None or any(arch in variant.arches for variant in collector.variants):
+        return None
+    return f"no variant of {collector.name} is for {arch} (variant.arches)"
+
+
+def _hook(section: str) -> str:
+    """A section name as libbpf reads it: `?` (not loaded by default) does not count, and `tp/` is short for `tracepoint/`."""
+    text = section.removeprefix("?")
+    short = {"tp/": "tracepoint/", "raw_tp/": "raw_tracepoint/"}
+    return next(
+        (full + text.removeprefix(abbreviation) for abbreviation, full in short.items() if text.startswith(abbreviation)), text
+    )

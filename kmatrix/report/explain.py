@@ -1,0 +1,76 @@
+"""One failed cell, explained: what was promised, what happened, the verifier's own words, where to look, how to replay it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kmatrix.runs.cell_records import Record, path_of
+from kmatrix.verdict.behaviour import FAILURES
+
+LOG_LINES = 60
+"""Lines of a verifier log shown; the whole log is in the record."""
+CONSOLE_LINES = 25
+
+
+def explain(record: Record, directory: Path) -> str:
+    """The account of a failed cell, for a terminal."""
+    return "\n".join(_lines(record, directory))
+
+
+def _lines(record: Record, directory: Path) -> Iterator[str]:
+    meaning = FAILURES.get(record.failure or "", "")  # type: ignore[call-overload]
+    yield f"{record.cell}: {record.failure} ({meaning})"
+    yield f"  {record.reason}"
+    yield f"  expected  {record.expected}: {record.expectation.get('why', '')}"
+    yield f"  observed  {record.observed or 'none of the four behaviours'}"
+    if record.simulated is not None:
+        yield f"  simulated {simulation(record.simulated)}"
+    yield from (f"  {line}" for line in words(record, directory))
+    yield f"  record    {path_of(directory, record.collector, record.target)}"
+    if record.console is not None:
+        yield f"  console   {directory / record.console}"
+    yield f"  reproduce {record.reproduce}"
+    yield f"  look in   {look_in(record)}"
+
+
+def simulation(account: Mapping[str, Any]) -> str:
+    """What a simulated kernel is, of a record's account of it."""
+    as_of = f" as of {account['as_of']}" if account["as_of"] else ""
+    return f"{account['base']}{as_of}; hidden: {', '.join(account['hidden'])}"
+
+
+def look_in(record: Record) -> str:
+    """The command that opens a shell where the cell ran."""
+    return f"kmatrix shell {record.kernel} --arch {record.arch} --collector {record.collector}"
+
+
+def words(record: Record, directory: Path) -> Iterator[str]:
+    """What loader, verifier and kernel said, line by line."""
+    if record.facts is not None:
+        yield from _attempts(record.facts)
+    if record.failure == "kernel" and record.console is not None:
+        yield from _console(directory / record.console)
+
+
+def _attempts(facts: Mapping[str, Any]) -> Iterator[str]:
+    for attempt in facts["attempts"]:
+        error = (attempt.get("error") or {}).get("text")
+        yield f"variant   {attempt['variant']}: " + (f"failed to {attempt['stage']}: {error}" if attempt["stage"] else "runs")
+        for name, program in attempt["programs"].items():
+            if program.get("error"):
+                yield f"  program {name}: {program['error']}"
+            if program.get("log") and program.get("error"):
+                lines = program["log"].splitlines()
+                if len(lines) > LOG_LINES:
+                    yield f"    … {len(lines) - LOG_LINES} lines before these are in the record"
+                yield from (f"    {line}" for line in lines[-LOG_LINES:])
+        if attempt["stage"] and not any(p.get("log") for p in attempt["programs"].values()):
+            yield from (f"    {line.rstrip()}" for line in attempt.get("log", [])[-LOG_LINES:])
+
+
+def _console(path: Path) -> Iterator[str]:
+    if path.exists():
+        yield "the console's last lines:"
+        yield from (f"  {line}" for line in path.read_text(errors="replace").splitlines()[-CONSOLE_LINES:])

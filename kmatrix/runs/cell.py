@@ -1,0 +1,379 @@
+"""One cell: a collector on a target. Runs it in a pristine VM, judges the facts, writes the record."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from kmatrix.host import paths
+from kmatrix.host.errors import InfraError, InputError
+from kmatrix.host.nearest import did_you_mean
+from kmatrix.manifest.collector import Collector
+from kmatrix.matrix.kernel import Target
+from kmatrix.objects import compiled
+from kmatrix.runs import cell_records, loader_files
+from kmatrix.runs.cell_records import Record
+from kmatrix.runs.loader_files import LoaderFile
+from kmatrix.runs.machine_room import MachineRoom
+from kmatrix.verdict import behaviour
+from kmatrix.verdict.behaviour import Expectation, Observation, Verdict
+from kmatrix.vm.channel import pack
+from kmatrix.vm.console import Splat
+from kmatrix.vm.errors import GuestError, KernelDied
+from kmatrix.vm.machine import Machine
+
+TRIGGER_SECONDS = 10.0
+"""Seconds that the guest gives a trigger at least."""
+MARGIN = 30.0
+"""Seconds that a cell may take in the guest beyond its collector's own timeout (load and attach under TCG)."""
+LOADER_FOLDER = "/tmp/kmatrix/loader"
+"""Where a collector's own loader runs in the guest, its files beside it."""
+ATTEMPTS = 2
+"""Infra trouble is the only class that is retried."""
+
+
+def name_of(collector: Collector, target: Target) -> str:
+    """A cell's id: `openat[5.4-arm64]`."""
+    return f"{collector.name}[{target}]"
+
+
+def reproduce(collector: Collector, target: Target, options: tuple[str, ...] = ()) -> str:
+    """The command that replays exactly this cell, from the current directory."""
+    path = collector.path.resolve()
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    item = shlex.quote(f"{shown}::{name_of(collector, target)}")
+    return " ".join(["pytest", item, f"--kernels={target.kernel.name}", f"--arch={target.arch}", *options])
+
+
+def run(collector: Collector, target: Target, room: MachineRoom, directory: Path, *, options: tuple[str, ...] = ()) -> Record:
+    """Run the cell and write its record under `directory`.
+
+    Infra trouble is retried once; what remains of it is in the record (`failure` is `infra`). Raises InputError where the manifest, an
+    object or the trigger is wrong: then there is no record, and an earlier one is gone.
+    """
+    cell_records.forget(directory, collector.name, str(target))
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    expectation = behaviour.expected(collector, target, room.matrix)
+    question = request(collector, target)
+    files = loader_files.collect(collector, target.arch, mirrors=room.matrix.mirrors, reporter=room.reporter)
+    command = reproduce(collector, target, options)
+    retried = None
+    for attempt in range(1, ATTEMPTS + 1):
+        cell = _Cell(collector, target, room, directory, expectation, files)
+        try:
+            record = cell.run(question)
+            break
+        except InfraError as error:
+            if attempt == ATTEMPTS:
+                record = cell.record(None, Verdict(False, "infra", str(error)))
+            else:
+                retried = str(error)
+    record = replace(record, reproduce=command, started=started, retried=retried, inputs=_inputs(collector, question, files))
+    cell_records.write(record, directory)
+    return record
+
+
+def _inputs(collector: Collector, question: Mapping[str, Any], files: tuple[LoaderFile, ...]) -> dict[str, str]:
+    """What was judged: the manifest, each variant's object and the loader's files, as sha256."""
+    manifest = {collector.path.name: hashlib.sha256(collector.path.read_bytes()).hexdigest()}
+    objects_ = {variant["name"]: variant["object"] for variant in question["variants"] if variant["object"] is not None}
+    return manifest | objects_ | {file.name: hashlib.sha256(file.data).hexdigest() for file in files}
+
+
+def request(collector: Collector, target: Target) -> dict[str, Any]:
+    """What the guest is asked: the collector for this arch, its objects and files inside (docs/protocol.md)."""
+    arch = target.arch
+    variants, wanted = [], {}
+    for variant in collector.variants:
+        if arch not in variant.arches:
+            continue
+        info = compiled.load(collector, variant, arch) if collector.loader is None else None
+        if info is not None:
+            wanted[digest := hashlib.sha256(info.data).hexdigest()] = pack(info.data)
+        programs = [
+            {"name": p.name, "hook": p.hook, "required": p.required, "attach": p.attach}
+            | ({"type": p.kernel_type, "tag": p.tag} if collector.loader is not None else {})
+            for p in collector.programs_of(variant, arch)
+        ]
+        maps = [{"name": m.name, "type": m.type} for m in collector.maps_of(variant)]
+        variants.append(
+            {
+                "name": variant.name,
+                "object": digest if info is not None else None,
+                "needs": list(variant.needs),
+                "transport": variant.transport,
+                "buffer": variant.buffer,
+                "programs": programs,
+                "maps": maps,
+            }
+        )
+    trigger = collector.trigger
+    return {
+        "collector": collector.name,
+        "min_kernel": list(collector.min_kernel) if collector.min_kernel else None,
+        "variants": variants,
+        "objects": wanted,
+        "loader": _loader(collector),
+        "trigger": _trigger(collector),
+        "files": {name: pack(_read(collector, name)) for name in (trigger.files if trigger else ())},
+        "events": [
+            {
+                "name": event.name,
+                "match": dict(event.match),
+                "min_count": event.min_count,
+                "max_count": event.max_count,
+                "packed": event.packed,
+                "fields": [{"name": f.name, "type": f.type} | ({"key": f.key} if f.key else {}) for f in collector.layout(event)],
+            }
+            | ({"lines": {"regex": event.regex}} if collector.loader is not None else {})
+            for event in collector.events
+        ],
+        "timeout": collector.timeout,
+    }
+
+
+def _trigger(collector: Collector) -> dict[str, Any] | None:
+    trigger = collector.trigger
+    if trigger is None:
+        return None
+    family = {"family": 6} if trigger.family == "ipv6" else {}
+    return {"kind": trigger.kind, "command": list(trigger.command), "env": dict(trigger.env), **family}
+
+
+def _loader(collector: Collector) -> dict[str, Any] | None:
+    """The collector's own loader as the guest is told of it; its files are put there before."""
+    own = collector.loader
+    if own is None:
+        return None
+    ready = {"when": own.ready} if isinstance(own.ready, str) else own.ready.model_dump(exclude_none=True)
+    return {
+        "command": list(own.command),
+        "folder": LOADER_FOLDER,
+        "env": dict(own.env),
+        "ready": ready,
+        "ready_timeout": own.ready_timeout,
+        "stop": own.stop if isinstance(own.stop, str) else list(own.stop),
+        "stop_timeout": own.stop_timeout,
+        "events": own.events,
+        "lines": bool(collector.events),
+        "refusal_exits": list(own.refusal_exits),
+    }
+
+
+def _read(collector: Collector, name: str) -> bytes:
+    path = collector.path.parent / name
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{name}: {error.strerror}", where=f"{collector.path}: trigger.files", fix="name files relative to the manifest"
+        ) from None
+
+
+_numbers = itertools.count()
+
+
+class _Cell:
+    """One try of a cell: what is known of it so far, so that a try that comes to nothing leaves that in the record."""
+
+    def __init__(
+        self,
+        collector: Collector,
+        target: Target,
+        room: MachineRoom,
+        directory: Path,
+        expectation: Expectation,
+        files: tuple[LoaderFile, ...],
+    ) -> None:
+        self.collector = collector
+        self.files = files
+        self.target = target
+        self.room = room
+        self.directory = directory
+        self.expectation = expectation
+        self.start = time.monotonic()
+        self.stages: dict[str, float] = {}
+        self.facts: Mapping[str, Any] | None = None
+        self.probe: Mapping[str, Any] = {}
+        self.splat: str | None = None
+        self.console: Path | None = None
+        self.versions: Mapping[str, str] = {}
+
+    def run(self, question: Mapping[str, Any]) -> Record:
+        """The record of the cell; raises InfraError where the machine room fails."""
+        self.room.spec(self.target)  # fetching and building is not the cell's time
+        self.versions = self.room.versions(self.target)
+        self.stages["prepare"] = time.monotonic() - self.start
+        with self._own_console() as console:
+            self._ask(question, console)
+        if self.facts is not None:
+            self.stages |= self.facts["timings"]
+            _loader_started(self.collector, self.facts)
+            _trigger_ran(self.collector, self.target, self.facts)
+            if self.facts["running"] is None and not (self.facts["trigger"] or {"ok": True})["ok"]:
+                self._pull_without(question)
+        mark = time.monotonic()
+        observation, verdict = self._judge()
+        self.stages["judge"] = time.monotonic() - mark
+        return self.record(observation, verdict)
+
+    def _ask(self, question: Mapping[str, Any], console: Path) -> None:
+        mark = time.monotonic()
+        with _machine(self.room, self.target, console) as (vm, self.probe):
+            self.stages["restore"] = time.monotonic() - mark
+            try:
+                self._bring_files(vm)
+                self.facts = vm.call("cell", question, now=time.time(), timeout=_patience(self.collector))
+                trouble = vm.splat()
+                self.splat = _said(trouble) if trouble else _tainted(self.facts)
+            except KernelDied as death:
+                self.splat = _said(death.splat)
+            except GuestError as error:
+                raise InfraError(f"the guest's agent failed: {error.message}\n{error.traceback}", where=str(self.target)) from None
+            mark = time.monotonic()
+        self.stages["kill"] = time.monotonic() - mark
+
+    def _pull_without(self, question: Mapping[str, Any]) -> None:
+        """The trigger fails after a refusal: only where it works in a VM that never saw the collector, that is the collector's doing."""
+        nothing: dict[str, Any] = {"variants": [], "objects": {}, "loader": None, "min_kernel": None}
+        with paths.scratch_console("trigger") as console, _machine(self.room, self.target, console) as (vm, _):
+            facts = vm.call("cell", {**question, **nothing}, now=time.time(), timeout=_patience(self.collector))
+        if not facts["trigger"]["ok"]:
+            raise _trigger_fails(self.collector, self.target, facts["trigger"])
+
+    def _bring_files(self, vm: Machine) -> None:
+        """The files of the collector's own loader, to where it will run."""
+        mark = time.monotonic()
+        for file in self.files:
+            vm.put(f"{LOADER_FOLDER}/{file.name}", file.data, file.mode)
+        if self.files:
+            self.stages["files"] = time.monotonic() - mark
+
+    @contextmanager
+    def _own_console(self) -> Iterator[Path]:
+        """A log of this try's own (two runs in one folder must not read each other's), which gets its lasting name at the end."""
+        name = f"{self.collector.name}@{self.target}.log"
+        own = self.directory / "console" / f".{name}.{os.getpid()}-{next(_numbers)}"
+        own.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield own
+        finally:
+            if own.exists():
+                self.console = own.replace(own.with_name(name))
+
+    def _judge(self) -> tuple[Observation | None, Verdict]:
+        if self.facts is None:
+            return None, Verdict(False, "kernel", self.splat or "the kernel died")
+        seen = behaviour.observed(self.collector, self.target, self.facts)
+        probed = self.probe.get("features", {})
+        return seen, behaviour.verdict(
+            self.collector, self.target, self.expectation, seen, self.facts, probe=probed, splat=self.splat
+        )
+
+    def record(self, observation: Observation | None, verdict: Verdict) -> Record:
+        """The record of what is known by now."""
+        self.stages["total"] = time.monotonic() - self.start
+        return Record(
+            cell=name_of(self.collector, self.target),
+            collector=self.collector.name,
+            kernel=self.target.kernel.name,
+            arch=self.target.arch,
+            expected=self.expectation.behaviour,
+            observed=observation.behaviour if observation else None,
+            ok=verdict.ok,
+            failure=verdict.failure,
+            reason=verdict.reason,
+            facts=self.facts,
+            probe=self.probe or None,
+            timings={name: round(seconds, 4) for name, seconds in self.stages.items()},
+            console=str(self.console.relative_to(self.directory)) if self.console else None,
+            versions=self.versions,
+            expectation=_plain(self.expectation),
+            simulated=self.target.simulated.account(self.target.arch) if self.target.simulated is not None else None,
+        )
+
+
+def _patience(collector: Collector) -> float:
+    """Seconds that the guest may take: the trigger (twice, where the first fails), the events, its own loader's start and stop, and a
+    margin for load and attach."""
+    own = collector.loader.ready_timeout + collector.loader.stop_timeout if collector.loader is not None else 0.0
+    return 2 * max(collector.timeout, TRIGGER_SECONDS) + collector.timeout + own + MARGIN
+
+
+_TAINTS = {7: "D (died)", 9: "W (warned)", 14: "L (locked up)"}
+"""Bits of /proc/sys/kernel/tainted that say what a silenced console does not (Documentation/admin-guide/tainted-kernels.rst)."""
+
+
+def _tainted(facts: Mapping[str, Any]) -> str | None:
+    taint = facts.get("taint") or {"before": 0, "after": 0}
+    new = int(taint["after"]) & ~int(taint["before"])
+    flags = [name for bit, name in _TAINTS.items() if new >> bit & 1]
+    return f"the kernel is tainted {', '.join(flags)}, though the console shows nothing" if flags else None
+
+
+@contextmanager
+def _machine(room: MachineRoom, target: Target, console: Path) -> Iterator[tuple[Machine, Mapping[str, Any]]]:
+    """A VM of the target; a kernel that dies before the collector is there says nothing about the collector."""
+    with ExitStack() as stack:
+        try:
+            ready = stack.enter_context(room.machine(target, console))
+        except KernelDied as death:
+            raise InfraError(
+                f"the kernel does not come up: {_said(death.splat)}",
+                where=str(target),
+                fix=f"kmatrix shell {target.kernel.name} --arch {target.arch} --console --cold",
+            ) from None
+        yield ready
+
+
+def _said(splat: Splat) -> str:
+    return f"{splat.kind}: {splat.title}"
+
+
+def _loader_started(collector: Collector, facts: Mapping[str, Any]) -> None:
+    """A loader that the guest cannot even start says nothing about kernels: what it lacks has to be brought."""
+    why = (facts.get("loader") or {}).get("cannot_start")
+    if why:
+        raise InputError(
+            why,
+            where=f"{collector.path}: loader",
+            fix='bring what it lacks in loader.files (a library, with env = { LD_LIBRARY_PATH = "." }), or link it statically',
+        )
+
+
+def _trigger_ran(collector: Collector, target: Target, facts: Mapping[str, Any]) -> None:
+    """A trigger that fails with the collector and without it says nothing about the collector; one that refers to nothing is wrong."""
+    trigger = facts.get("trigger")
+    if not trigger:
+        return
+    if not trigger["ok"] and not trigger.get("after_refusal") and not (trigger.get("after") or {}).get("ok"):
+        raise _trigger_fails(collector, target, trigger)
+    if facts["running"] is None:
+        return
+    for name in collector.known_names() if trigger["ok"] else ():
+        if name not in facts["known"]:
+            raise InputError(
+                f"known.{name}: the trigger knows no such thing{did_you_mean(name, facts['known'])}",
+                where=f"{collector.path}: event",
+                fix=f"it knows: {', '.join(sorted(facts['known']))}",
+            )
+
+
+def _trigger_fails(collector: Collector, target: Target, trigger: Mapping[str, Any]) -> InfraError:
+    return InfraError(
+        f"the trigger failed, also without the collector: {trigger.get('error') or trigger.get('exit')}",
+        where=f"{collector.path}: trigger",
+        fix=f"try it in the guest: kmatrix shell {target.kernel.name} --arch {target.arch} --collector {collector.path.parent}",
+    )
+
+
+def _plain(expectation: Expectation) -> dict[str, Any]:
+    return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in asdict(expectation).items()}

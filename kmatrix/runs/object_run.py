@@ -1,0 +1,88 @@
+"""One compiled object on many targets, without a manifest: which of its programs load and attach where, in the kernel's own words."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from kmatrix.host.errors import InfraError, InputError
+from kmatrix.host.nearest import did_you_mean
+from kmatrix.host.paths import scratch_console
+from kmatrix.matrix.kernel import Target
+from kmatrix.objects.compiled import ObjectInfo
+from kmatrix.report.objects import Outcome
+from kmatrix.runs.cell import MARGIN
+from kmatrix.runs.machine_room import MachineRoom
+from kmatrix.vm.channel import pack
+from kmatrix.vm.errors import GuestError, KernelDied
+
+
+def check_programs(info: ObjectInfo, names: Sequence[str]) -> None:
+    """Raises InputError where the object has no program, or none of one of `names`."""
+    if not info.programs:
+        raise InputError(
+            "the object has no BPF program", where=str(info.path), fix="put SEC(…) on a function, and do not strip symbols"
+        )
+    for name in names:
+        if name not in info.programs:
+            raise InputError(
+                f"no program {name!r}{did_you_mean(name, info.programs)}",
+                where=str(info.path),
+                fix=f"it has: {', '.join(info.programs)}",
+            )
+
+
+def run(info: ObjectInfo, targets: Sequence[Target], room: MachineRoom, programs: Sequence[str] = ()) -> list[Outcome]:
+    """Try the object on each target, each in a VM of its own, as many side by side as there are cores."""
+    # The machine room's caches are filled by one thread; only VMs run side by side.
+    lock = threading.Lock()
+
+    def one(target: Target) -> Outcome:
+        try:
+            with lock:
+                room.spec(target)
+            return _try(info, target, room, programs)
+        except KernelDied as error:
+            return Outcome(str(target), _account(target), error=str(error))
+        except (InfraError, GuestError) as error:
+            return Outcome(str(target), _account(target), error=str(error), infra=True)
+
+    if info.compiled_for is not None:
+        targets = [target for target in targets if target.arch == info.compiled_for]
+        if not targets:
+            raise InputError(
+                f"compiled for {info.compiled_for}, no such target is selected",
+                where=str(info.path),
+                fix=f"--arch={info.compiled_for}",
+            )
+    with ThreadPoolExecutor(max_workers=max(1, min(len(targets), os.cpu_count() or 1))) as pool:
+        return list(pool.map(one, targets))
+
+
+def _try(info: ObjectInfo, target: Target, room: MachineRoom, programs: Sequence[str]) -> Outcome:
+    with scratch_console(f"run-{target}") as console, room.machine(target, console) as (vm, _):
+        answer = vm.call(
+            "object",
+            timeout=MARGIN + 5 * len(info.programs),
+            name=info.path.name,
+            data=pack(info.data),
+            programs=list(programs) or None,
+        )
+        splat = vm.splat()
+    error = (answer.get("error") or {}).get("text")
+    if splat is not None:
+        error = f"{splat.kind}: {splat.title}"
+    return Outcome(
+        str(target),
+        _account(target),
+        error=error,
+        programs=answer["programs"],
+        maps=answer.get("maps", {}),
+        log=answer.get("log", ()),
+    )
+
+
+def _account(target: Target) -> str | None:
+    return str(target.simulated) if target.simulated is not None else None
