@@ -59,8 +59,9 @@ test: setup collectors examples test-packages  ## kmatrix's own tests, on real b
 test-build: setup test-packages  ## and those that build a kernel from Debian's source: some minutes (KMATRIX_BUILD=arm64 for the other arch)
 	@KMATRIX_BUILD=$${KMATRIX_BUILD:-x86_64} $(BIN)/pytest -s tests/kernels/test_linux_source.py $(ARGS)
 
-check: setup  ## types and style
+check: setup  ## types, style, and the order of imports
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 

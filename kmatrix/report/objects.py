@@ -1,39 +1,16 @@
-"""What `kmatrix run` found out, and its table: programs down, targets across; under it the kernel's own words for what failed."""
+"""The table of `kmatrix run`: programs down, targets across; under it the kernel's own words for what failed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from tabulate import tabulate
 
 from kmatrix.report.explain import LOG_LINES
 from kmatrix.report.table import GREEN, RED, RESET, head, missing
+from kmatrix.runs.object_run import Outcome
 from kmatrix.verdict.behaviour import last_words
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of the object on one target."""
-
-    target: str
-    simulated: str | None = None
-    """Of a simulated kernel: what it is."""
-    error: str | None = None
-    """Why the target says nothing of the programs (the object did not open, the kernel died, the machine room failed)."""
-    infra: bool = False
-    """Whether the error is the machine room's."""
-    programs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By name: `loaded`, `attached` (None where the section does not say where), `via`, `error`, `log`, `section`."""
-    maps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    log: Sequence[str] = ()
-    """What libbpf said."""
-
-    @property
-    def loaded(self) -> bool:
-        """Whether every program loaded."""
-        return self.error is None and bool(self.programs) and all(program["loaded"] for program in self.programs.values())
 
 
 def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colour: bool) -> str:

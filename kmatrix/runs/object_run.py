@@ -4,19 +4,43 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.paths import scratch_console
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
-from kmatrix.report.objects import Outcome
 from kmatrix.runs.cell import MARGIN
 from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.vm.channel import pack
 from kmatrix.vm.errors import GuestError, KernelDied
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the object on one target."""
+
+    target: str
+    simulated: str | None = None
+    """Of a simulated kernel: what it is."""
+    error: str | None = None
+    """Why the target says nothing of the programs (the object did not open, the kernel died, the machine room failed)."""
+    infra: bool = False
+    """Whether the error is the machine room's."""
+    programs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By name: `loaded`, `attached` (None where the section does not say where), `via`, `error`, `log`, `section`."""
+    maps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    log: Sequence[str] = ()
+    """What libbpf said."""
+
+    @property
+    def loaded(self) -> bool:
+        """Whether every program loaded."""
+        return self.error is None and bool(self.programs) and all(program["loaded"] for program in self.programs.values())
 
 
 def check_programs(info: ObjectInfo, names: Sequence[str]) -> None:
