@@ -27,7 +27,12 @@ MAP_CREATE, PROG_LOAD = 0, 5
 PROG_GET_NEXT_ID, MAP_GET_NEXT_ID, PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID, OBJ_GET_INFO_BY_FD = 11, 12, 13, 14, 15
 PROG_QUERY = 16
 RAW_TRACEPOINT_OPEN, BTF_LOAD, TASK_FD_QUERY, BTF_GET_NEXT_ID = 17, 18, 20, 23
-LINK_CREATE, LINK_GET_FD_BY_ID, LINK_GET_NEXT_ID = 28, 30, 31
+LINK_CREATE, LINK_GET_FD_BY_ID, LINK_GET_NEXT_ID, ITER_CREATE = 28, 30, 31, 33
+
+# enum bpf_attach_type: those that kmatrix attaches itself.
+SK_SKB_STREAM_PARSER, SK_SKB_STREAM_VERDICT, SK_MSG_VERDICT, FLOW_DISSECTOR = 4, 5, 7, 17
+TRACE_ITER, XDP_DEVMAP, XDP_CPUMAP, SK_LOOKUP, SK_SKB_VERDICT, LSM_CGROUP, NETFILTER = 28, 33, 35, 36, 38, 43, 45
+TCX_INGRESS, TCX_EGRESS, NETKIT_PRIMARY, NETKIT_PEER = 46, 47, 54, 55
 
 PERF_EVENT_IOC_SET_BPF = 0x40042408
 
@@ -162,6 +167,22 @@ def link_info(fd: int) -> Link:
     """What the kernel says of the link behind `fd`."""
     kind, ident, prog_id = struct.unpack_from("=III", _info(fd))
     return Link(ident, name_of(LINK_TYPES, kind), prog_id)
+
+
+def link_hook(fd: int) -> tuple[int, int]:
+    """The interface and the attach type of a tcx or netkit link, as the kernel has them (struct bpf_link_info)."""
+    index, kind = struct.unpack_from("=II", _info(fd), 16)
+    return index, kind
+
+
+def link_create(prog_fd: int, target: int, attach_type: int, more: bytes = b"") -> int:
+    """Attach a program by a link (from 5.7 on); its fd. `target` is an fd or an interface's index; `more`, what follows the flags."""
+    return bpf(LINK_CREATE, struct.pack("=IIII", prog_fd, target, attach_type, 0) + more)
+
+
+def iter_create(link_fd: int) -> int:
+    """A file that runs the iterator behind the link when it is read (from 5.8 on); its fd."""
+    return bpf(ITER_CREATE, struct.pack("=II", link_fd, 0))
 
 
 def _ids(next_id: int) -> Iterator[int]:
@@ -324,6 +345,18 @@ def perf_event_open(kind: int, config: int, *, sample_type: int = 0, pid: int = 
     """perf_event_open(2) of the first published form of its attributes; the fd."""
     attr = struct.pack("=IIQQQQQ", kind, 64, config, 1, sample_type, 0, 0).ljust(64, b"\0")
     return syscall(NR_PERF_EVENT_OPEN, ctypes.create_string_buffer(attr, 64), pid, cpu, -1, 8)  # 8 = PERF_FLAG_FD_CLOEXEC
+
+
+def cpu_clock_open(cpu: int, hertz: int) -> int:
+    """A software clock on one CPU that samples `hertz` times a second, by perf_event_open(2); the fd.
+
+    It needs no counter of the CPU's, which a VM often has not.
+    """
+    by_frequency = 1 << 10  # the bit `freq` of struct perf_event_attr
+    attr = struct.pack("=IIQQQQQ", 1, 64, 0, hertz, 0, 0, by_frequency).ljust(
+        64, b"\0"
+    )  # PERF_TYPE_SOFTWARE, PERF_COUNT_SW_CPU_CLOCK
+    return syscall(NR_PERF_EVENT_OPEN, ctypes.create_string_buffer(attr, 64), -1, cpu, -1, 8)  # 8 = PERF_FLAG_FD_CLOEXEC
 
 
 def close(*fds: int) -> None:

@@ -112,6 +112,7 @@ program_set_log_buf = _declare("bpf_program__set_log_buf", c_int, c_void_p, c_vo
 program_attach = _declare("bpf_program__attach", c_void_p, c_void_p)
 program_attach_cgroup = _declare("bpf_program__attach_cgroup", c_void_p, c_void_p, c_int)
 program_attach_xdp = _declare("bpf_program__attach_xdp", c_void_p, c_void_p, c_int)
+program_attach_perf_event = _declare("bpf_program__attach_perf_event", c_void_p, c_void_p, c_int)
 prog_attach = _declare("bpf_prog_attach", c_int, c_int, c_int, c_int, c_uint32)
 prog_detach = _declare("bpf_prog_detach2", c_int, c_int, c_int, c_int)
 xdp_attach = _declare("bpf_xdp_attach", c_int, c_int, c_int, c_uint32, c_void_p)

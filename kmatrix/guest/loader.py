@@ -74,7 +74,8 @@ def blank(section: str) -> Report:
 def describe(lines: Sequence[str], error: LibbpfError | OSError) -> Report:
     """The failure as errno and text: libbpf's own lines but for those that say nothing, else the error in words."""
     telling = [line for line in lines if not _SAYS_NOTHING.match(line)]
-    return {"errno": error.errno, "text": "; ".join(telling[:4]) or str(error)}
+    words = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    return {"errno": error.errno, "text": "; ".join(telling[:4]) or words}
 
 
 def culprit(lines: Sequence[str]) -> str | None:
