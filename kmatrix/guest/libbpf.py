@@ -92,6 +92,7 @@ probe_map_type = _declare("libbpf_probe_bpf_map_type", c_int, c_int, c_void_p)
 btf_load_vmlinux = _declare("btf__load_vmlinux_btf", c_void_p)
 btf_free = _declare("btf__free", None, c_void_p)
 btf_find_by_name_kind = _declare("btf__find_by_name_kind", c_int, c_void_p, c_char_p, c_uint32)
+btf_type_by_id = _declare("btf__type_by_id", c_void_p, c_void_p, c_uint32)
 btf_type_cnt = _declare("btf__type_cnt", c_uint32, c_void_p)
 
 object_open_mem = _declare("bpf_object__open_mem", c_void_p, c_char_p, c_size_t, POINTER(OpenOpts))
@@ -122,6 +123,7 @@ tc_attach = _declare("bpf_tc_attach", c_int, POINTER(TcHook), POINTER(TcOpts))
 
 map_name = _declare("bpf_map__name", c_char_p, c_void_p)
 map_fd = _declare("bpf_map__fd", c_int, c_void_p)
+map_max_entries = _declare("bpf_map__max_entries", c_uint32, c_void_p)
 map_type = _declare("bpf_map__type", c_int, c_void_p)
 map_set_autocreate = _declare("bpf_map__set_autocreate", c_int, c_void_p, c_bool)
 

@@ -116,7 +116,7 @@ def attach_one(program: int, report: Report, resources: ExitStack) -> tuple[Repo
     except (LibbpfError, OSError) as error:
         # An OSError has our own words: libbpf's are of what was tried before.
         failure = describe(lines if isinstance(error, LibbpfError) else (), error)
-        report["error"] = failure["text"]
+        report.update(error=failure["text"], errno=failure["errno"])
         return failure, lines
     if report["via"] is None:
         report["error"] = NO_TARGET

@@ -1,11 +1,12 @@
-"""The programs of an object, each by itself: does it load, does it attach where its section says, and if not, in whose words."""
+"""The programs of an object, without a manifest: does each load, does it attach where its section says, and if not, in whose words."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
-from . import bpf, libbpf
+from . import bpf, libbpf, why
 from .libbpf import LibbpfError
 from .loader import (
     NO_TARGET,
@@ -14,6 +15,7 @@ from .loader import (
     attach_one,
     blank,
     created_maps,
+    culprit,
     describe,
     note_loaded,
     uncreatable_map,
@@ -24,8 +26,9 @@ from .loader import (
 def survey(data: bytes, name: str, only: Collection[str] | None = None) -> Report:
     """The report on every program of the object `data` (or those of `only`), and on its maps.
 
-    All are loaded together first, as a loader would (`together`); where that fails, each by itself, so that one bad program does not
-    hide the rest. `attached` is null where the section does not say where. `log` is what libbpf said to all of them together.
+    All are loaded together, as a loader would (`together`). Where that fails, what libbpf blames is left out, a program or a map, and the
+    rest is tried again: so one bad program does not hide the others, and each failure costs one load. `attached` is null where the section
+    does not say where. `log` is what libbpf said to all of them together.
     """
     report: Report = {"error": None, "together": False, "programs": {}, "maps": {}, "log": []}
     try:
@@ -33,32 +36,94 @@ def survey(data: bytes, name: str, only: Collection[str] | None = None) -> Repor
             opened = Object(data, name)
     except LibbpfError as error:
         return report | {"error": describe(lines, error), "log": lines}
-    with ExitStack() as resources:
-        resources.callback(opened.close)
+    with closing(opened):
         names = [each for each in opened.programs if only is None or each in only]
         by_default = [each for each in names if only is not None or libbpf.program_autoload(opened.programs[each])]
         for each in names:
-            pointer = opened.programs[each]
-            section = libbpf.program_section(pointer).decode()
-            report["programs"][each] = blank(section) | {"insns": int(libbpf.program_insn_cnt(pointer))}
+            report["programs"][each] = _unknown(opened.programs[each])
         for each, pointer in opened.maps.items():
             kind = bpf.name_of(bpf.MAP_TYPES, int(libbpf.map_type(pointer)))
-            report["maps"][each] = {"id": None, "type": kind, "error": None}
-        if only is not None:
-            opened.choose(names)
-        try:
-            with libbpf.said() as lines:
-                opened.load()
-        except LibbpfError:
-            by_default = []
-        else:
-            report["together"] = True
-            _note(opened, report, by_default, resources)
-        report["log"] = lines
+            report["maps"][each] = {"id": None, "type": kind, "max_entries": int(libbpf.map_max_entries(pointer)), "error": None}
+    trial = _Trial(data, name, report)
+    trial.run(by_default)
     for each in names:
-        if each not in by_default:
-            _alone(data, name, each, report)
+        if each not in by_default:  # SEC("?…"): its loader turns it on where it wants it
+            trial.run([each])
     return report
+
+
+def _unknown(pointer: int) -> Report:
+    """The report on a program that was not tried yet."""
+    kind = bpf.name_of(bpf.PROG_TYPES, libbpf.program_type(pointer))
+    return blank(libbpf.program_section(pointer).decode()) | {
+        "insns": int(libbpf.program_insn_cnt(pointer)),
+        "wants": {"type": kind, "attach_type": int(libbpf.program_attach_type(pointer))},
+    }
+
+
+class _Trial:
+    """An object that is loaded again and again, each time without what was found to be bad."""
+
+    def __init__(self, data: bytes, name: str, report: Report) -> None:
+        self._data = data
+        self._name = name
+        self._report = report
+        self._without: set[str] = set()
+        """The maps that cannot be created: programs that do not use them still show what they can."""
+        self._first = True
+
+    def run(self, names: Sequence[str]) -> None:
+        """Load and attach these programs together, without those that cannot be loaded; whose hook another one has, by itself."""
+        left = list(names)
+        while left and (blamed := self._once(left)) is not None:
+            if blamed:
+                left.remove(blamed)
+            elif len(left) == 1:
+                return
+            else:  # nobody is to blame by name
+                for each in left:
+                    self.run([each])
+                return
+        busy = [each for each in left if self._report["programs"][each].get("errno") == errno.EBUSY]
+        for each in busy if len(left) > 1 else ():
+            self._report["programs"][each].update(error=None, errno=None, log="")
+            self.run([each])
+
+    def _once(self, names: Sequence[str]) -> str | None:
+        """One try: None where all is loaded, else the program to blame, or "" where the failure names none."""
+        while True:
+            with ExitStack() as resources:
+                opened = Object(self._data, self._name)
+                resources.callback(opened.close)
+                opened.choose(names)
+                for each in self._without:
+                    libbpf.map_set_autocreate(opened.maps[each], False)
+                try:
+                    with libbpf.said() as lines:
+                        opened.load()
+                except LibbpfError as error:
+                    failure, log = describe(lines, error), verifier_log()
+                    self._said(lines, whole=False)
+                    bad = uncreatable_map(lines)
+                    if bad is not None and bad in opened.maps and bad not in self._without:
+                        self._report["maps"][bad] |= {"error": failure["text"], "errno": failure["errno"]}
+                        self._without.add(bad)
+                        continue
+                    blamed = culprit(lines) or ""
+                    blamed = blamed if blamed in names else ""
+                    for each in [blamed] if blamed else names if len(names) == 1 else ():
+                        self._report["programs"][each].update(
+                            error=failure["text"], errno=failure["errno"], log=log, btf=why.facts("\n".join([*lines, log]))
+                        )
+                    return blamed
+                self._said(lines, whole=True)
+                _note(opened, self._report, names, resources)
+                return None
+
+    def _said(self, lines: list[str], *, whole: bool) -> None:
+        if self._first:
+            self._report.update(log=lines, together=whole)
+            self._first = False
 
 
 def _note(opened: Object, report: Report, names: Sequence[str], resources: ExitStack) -> None:
@@ -70,29 +135,3 @@ def _note(opened: Object, report: Report, names: Sequence[str], resources: ExitS
         attach_one(opened.programs[name], mine, resources)
         if mine["error"] == NO_TARGET:
             mine.update(attached=None, error=None)
-
-
-def _alone(data: bytes, object_name: str, name: str, report: Report) -> None:
-    """One program by itself; a map that cannot be created is left out, so that programs that do not use it still show what they can."""
-    without: set[str] = set()
-    while True:
-        with ExitStack() as resources:
-            opened = Object(data, object_name)
-            resources.callback(opened.close)
-            opened.choose([name])
-            for each in without:
-                libbpf.map_set_autocreate(opened.maps[each], False)
-            try:
-                with libbpf.said() as lines:
-                    opened.load()
-            except LibbpfError as error:
-                bad = uncreatable_map(lines)
-                if bad is not None and bad in opened.maps and bad not in without:
-                    report["maps"][bad]["error"] = describe(lines, error)["text"]
-                    without.add(bad)
-                    continue
-                failure = describe(lines, error)
-                report["programs"][name].update(error=failure["text"], errno=failure["errno"], log=verifier_log())
-            else:
-                _note(opened, report, [name], resources)
-            return

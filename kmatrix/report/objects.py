@@ -13,14 +13,14 @@ from kmatrix.runs.object_run import Outcome
 from kmatrix.verdict.behaviour import last_words
 
 
-def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colour: bool) -> str:
-    """Table, failures, and what could not be had."""
+def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colour: bool, logs: bool = False) -> str:
+    """Table, failures by cause (with `logs`, each with its whole log), and what could not be had."""
     names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.programs)) or ["(object)"]
     sections = {name: program.get("section") for outcome in outcomes for name, program in outcome.programs.items()}
     heads = [head(outcome.target, simulated=outcome.simulated is not None) for outcome in outcomes]
     rows = [[name, sections.get(name) or "", *(_cell(outcome, name, colour) for outcome in outcomes)] for name in names]
     parts = [tabulate(rows, headers=["program", "section", *heads], tablefmt="rounded_outline", disable_numparse=True)]
-    parts += list(_failures(outcomes))
+    parts += list(_failures(outcomes, logs=logs))
     parts += [f"~ {outcome.target} is simulated: {outcome.simulated}" for outcome in outcomes if outcome.simulated]
     if unavailable:
         parts.append(missing(unavailable))
@@ -42,33 +42,60 @@ def _cell(outcome: Outcome, name: str, colour: bool) -> str:
     return f"{GREEN if good else RED}{text}{RESET}"
 
 
-def _failures(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """One paragraph a failure: programs and targets that fail in the same words share it."""
-    said: dict[tuple[str, tuple[str, ...]], tuple[list[str], list[str]]] = {}
+def _failures(outcomes: Sequence[Outcome], *, logs: bool) -> Iterator[str]:
+    """One paragraph a cause: the programs, maps and targets that fail of it, the remedy, and where they do not."""
+    said: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
+    places: dict[tuple[str, ...], str] = {}
+    quotes: dict[tuple[str, ...], str] = {}
+    """What the kernel said, of the first that said it: kernels word the same thing differently."""
 
-    def note(name: str, target: str, words: tuple[str, tuple[str, ...]]) -> None:
+    def note(name: str, target: str, words: tuple[str, ...], where: str | None = None, log: str = "") -> None:
         names, targets = said.setdefault(words, ([], []))
+        if where and len(where) > len(places.get(words, "")):  # newer kernels add the file and the line
+            places[words] = where
+        if where is not None and (quote := last_words(log)):
+            quotes.setdefault(words, quote)
         names += [] if name in names else [name]
         targets += [] if target in targets else [target]
 
     for outcome in outcomes:
         if outcome.error is not None:
-            note("the object", outcome.target, (outcome.error, ()))
+            note("the object", outcome.target, (outcome.error,))
         for name, found in outcome.maps.items():
             if found.get("error"):
-                note(f"map {name}", outcome.target, (str(found["error"]), ()))
+                note(f"map {name}", outcome.target, _cause(found, logs=logs))
         for name, program in outcome.programs.items():
             if program.get("error"):
-                note(name, outcome.target, _words(program))
-    for (error, log), (names, targets) in said.items():
-        yield "\n".join([f"{', '.join(names)} on {', '.join(targets)}: {error}", *(f"    {line}" for line in log)])
+                note(
+                    name,
+                    outcome.target,
+                    _cause(program, logs=logs),
+                    (program.get("diagnosis") or {}).get("where"),
+                    program.get("log") or "",
+                )
+    for words, (names, targets) in said.items():
+        headline, *rest = words
+        first = f"{', '.join(names)} on {', '.join(targets)}: {headline}"
+        good = [o.target for o in outcomes if o.target not in targets and not any(_fails(o, name) for name in names)]
+        works = [f"    good on {', '.join(good)}"] if good and rest else []
+        where = [f"    at {places[words]}"] if words in places else []
+        where += [f"    the kernel said: {quotes[words]}"] if words in quotes else []
+        yield "\n".join([first, *works, *where, *(f"    {line}" for line in rest)])
 
 
-def _words(program: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """Why it failed, in a line, and the log: the verifier's where it spoke."""
-    log = [line for line in (program.get("log") or "").splitlines() if line.strip()]
-    reason = last_words(program.get("log") or "")
-    error = str(program["error"])
-    headline = f"{error}: {reason}" if reason and reason not in error else error
-    # Where the verifier did not speak, libbpf's lines are the error already.
-    return headline, tuple(log[-LOG_LINES:])
+def _fails(outcome: Outcome, name: str) -> bool:
+    found = outcome.maps.get(name.removeprefix("map ")) if name.startswith("map ") else outcome.programs.get(name)
+    return outcome.error is not None or found is None or bool(found.get("error"))
+
+
+def _cause(found: Mapping[str, Any], *, logs: bool) -> tuple[str, ...]:
+    """The diagnosis and the remedy. Without a diagnosis the words of libbpf and the kernel, as they are."""
+    log = [line for line in (found.get("log") or "").splitlines() if line.strip()]
+    diagnosis = found.get("diagnosis")
+    if diagnosis is None:
+        reason = last_words(found.get("log") or "")
+        error = str(found["error"])
+        headline = f"{error}: {reason}" if reason and reason not in error else error
+        # Where the verifier did not speak, libbpf's lines are the error already.
+        return headline, *(log if logs else log[-LOG_LINES:])
+    return diagnosis["headline"], f"fix: {diagnosis['fix']}", *(log if logs else ())
