@@ -1,15 +1,14 @@
-"""The pytest plugin: options, collection of collector.toml, one item a cell, fixtures, the table at the end. Thin.
+"""A pytest run that has to do with kmatrix: collection of collector.toml, one item a cell, the table at the end.
+
+kmatrix.plugin, which pytest loads in every run of the environment, imports this when it is needed.
 
 A cell runs in its item's setup and is judged in its call: trouble of the machine room is then an ERROR, a broken promise a FAILURE.
 """
 
 from __future__ import annotations
 
-import ctypes
-import fnmatch
 import os
-import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +21,7 @@ from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.progress import Quiet, Step, Terminal
 from kmatrix.manifest.collector import Collector
-from kmatrix.manifest.load import COLLECTOR_FILE, load_collector
+from kmatrix.manifest.load import load_collector
 from kmatrix.matrix.arch import parse_arches
 from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.load import load_matrix
@@ -35,70 +34,11 @@ from kmatrix.runs import cell_records
 from kmatrix.runs.cell_records import DEFAULT_DIRECTORY, Record
 from kmatrix.runs.machine_room import MachineRoom, refuse_missing
 from kmatrix.vm.machine import Machine
-from kmatrix.vm.spec import DEFAULT_MEMORY_MIB
 
-_RECORD = "kmatrix_record"
+RECORD = "kmatrix_record"
 """The property that carries a record's path from an xdist worker to the terminal."""
 _SKIPPED = "kmatrix_skipped"
 """The property that carries why there was nothing to try."""
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """The matrix options."""
-    group = parser.getgroup("kmatrix", "eBPF collectors over a kernel × arch matrix")
-    group.addoption(
-        "--kernels",
-        metavar="EXPR",
-        help="kernels: 5.4,6.1 | '>=5.8' | 5.4..6.1 | a set of kernels.toml | all (what can be had of: default)",
-    )
-    group.addoption("--arch", metavar="ARCH", help="x86_64, arm64 or all (default)")
-    group.addoption("--collectors", metavar="NAMES", help="run only these collectors (comma-separated names)")
-    group.addoption(
-        "--accel",
-        choices=("auto", "kvm", "tcg"),
-        default="auto",
-        help="how VMs run; auto uses KVM where a guest was seen to boot under it",
-    )
-    group.addoption("--cold", action="store_true", help="boot every VM afresh instead of restoring a snapshot")
-    group.addoption("--offline", action="store_true", help="fetch nothing: what is not on this machine cannot be had")
-    group.addoption(
-        "--kmatrix-dir", metavar="DIR", default=DEFAULT_DIRECTORY, help=f"where records and consoles go ({DEFAULT_DIRECTORY})"
-    )
-    group.addoption(
-        "--kernels-file", metavar="FILE", help="a kernels.toml of your own (default: the nearest above the current directory)"
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers; check an explicit selection before anything else happens."""
-    config.addinivalue_line("markers", "kernel(name): the kernel of a cell")
-    config.addinivalue_line("markers", "arch(name): the arch of a cell")
-    config.addinivalue_line("markers", "collector(name): the collector of a cell")
-    if config.getoption("--offline"):
-        download.go_offline()
-    run = Run(config)
-    config.stash[_RUN] = run
-    if run.is_worker:
-        _die_with_parent()
-        return
-    try:
-        if run.explicit:
-            run.check_explicit()
-        if config.getoption("--kmatrix-dir") != DEFAULT_DIRECTORY:
-            cell_records.check_directory(run.directory)
-    except KmatrixError as error:
-        raise pytest.UsageError(str(error)) from None
-
-
-_PR_SET_PDEATHSIG = 1
-
-
-def _die_with_parent() -> None:
-    """An xdist worker must not outlive pytest (its QEMU dies with it): by itself it would first finish its cell."""
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 class Run:
@@ -213,17 +153,12 @@ class _Uncaptured(Terminal):
 # -- collection --------------------------------------------------------------------------------------------------------------
 
 
-def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.File | None:
-    """Each collector.toml is a file of cells."""
-    return CollectorFile.from_parent(parent, path=file_path) if file_path.name == COLLECTOR_FILE else None
-
-
 class CollectorFile(pytest.File):
     """A collector.toml."""
 
     def collect(self) -> Iterator[pytest.Item]:
         """One item a target."""
-        run = self.config.stash[_RUN]
+        run = started(self.config)
         try:
             collector = load_collector(self.path)
             other = run.collected.setdefault(collector.name, self.path)
@@ -238,20 +173,6 @@ class CollectorFile(pytest.File):
                 yield from [CellItem.from_parent(self, collector=collector, target=target) for target in run.targets]
         except KmatrixError as error:
             raise self.CollectError(str(error)) from None
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What makes the whole run senseless ends it here: a collector asked for by name that is not there, records that cannot be written."""
-    run = config.stash[_RUN]
-    try:
-        run.check_collectors()
-        if not config.getoption("collectonly") and any(_leaves_records(item) for item in items):
-            cell_records.check_directory(run.directory)
-    except KmatrixError as error:
-        if not run.is_worker:
-            raise pytest.UsageError(str(error)) from None
-        run.error = str(error)  # xdist loses what its workers raise here: the controller says it
-        items.clear()
 
 
 def _leaves_records(item: pytest.Item) -> bool:
@@ -274,7 +195,7 @@ class CellItem(pytest.Item):
 
     def setup(self) -> None:
         """Run the cell; raises what is not the collector's fault."""
-        run = self.config.stash[_RUN]
+        run = started(self.config)
         if why := compiled.nothing_for(self.collector, self.target.arch):
             self.user_properties += [("collector", self.collector.name), ("kernel", self.target.kernel.name)]
             self.user_properties += [("arch", self.target.arch), (_SKIPPED, why)]
@@ -287,7 +208,7 @@ class CellItem(pytest.Item):
         self.user_properties += [(name, str(getattr(self.record, name) or "")) for name in properties]
         if self.target.simulated is not None:
             self.user_properties.append(("simulated", str(self.target.simulated)))
-        self.user_properties.append((_RECORD, str(path)))
+        self.user_properties.append((RECORD, str(path)))
         if self.record.failure == "infra":
             pytest.fail(f"infra: {self.record.reason}\n  reproduce {self.record.reproduce}", pytrace=False)
 
@@ -300,7 +221,7 @@ class CellItem(pytest.Item):
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """A failed cell explains itself."""
         if isinstance(excinfo.value, CellFailed):
-            run = self.config.stash[_RUN]
+            run = started(self.config)
             return explain(excinfo.value.record, run.directory)
         return super().repr_failure(excinfo, style)
 
@@ -326,85 +247,91 @@ class CellFailed(Exception):
         self.record = record
 
 
-# -- fixtures ----------------------------------------------------------------------------------------------------------------
+# -- what the hooks of kmatrix.plugin ask for ---------------------------------------------------------------------------------
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes `target` (or `vm`, or `cell`) runs once a target."""
-    if _takes_our_target(metafunc):
-        run = metafunc.config.stash[_RUN]
-        try:
-            params = [
-                pytest.param(target, id=str(target), marks=[pytest.mark.kernel(target.kernel.name), pytest.mark.arch(target.arch)])
-                for target in run.targets
-            ]
-        except KmatrixError as error:
+def started(config: pytest.Config) -> Run:
+    """The run of this configuration, begun where it was not."""
+    if _RUN not in config.stash:
+        config.stash[_RUN] = Run(config)
+    return config.stash[_RUN]
+
+
+def is_begun(config: pytest.Config) -> bool:
+    """Whether the run of this configuration has begun."""
+    return _RUN in config.stash
+
+
+def configure(config: pytest.Config) -> None:
+    """Begin a run of which kmatrix's options are given: an explicit selection is checked before anything else happens."""
+    if config.getoption("--offline"):
+        download.go_offline()
+    run = started(config)
+    if run.is_worker:
+        return
+    try:
+        if run.explicit:
+            run.check_explicit()
+        if config.getoption("--kmatrix-dir") != DEFAULT_DIRECTORY:
+            cell_records.check_directory(run.directory)
+    except KmatrixError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def check_items(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """End the whole run where it makes no sense: a collector asked for by name that is not there, records that cannot be written."""
+    run = started(config)
+    try:
+        run.check_collectors()
+        if not config.getoption("collectonly") and any(_leaves_records(item) for item in items):
+            cell_records.check_directory(run.directory)
+    except KmatrixError as error:
+        if not run.is_worker:
             raise pytest.UsageError(str(error)) from None
-        metafunc.parametrize("target", params, indirect=True)
+        run.error = str(error)  # xdist loses what its workers raise here: the controller says it
+        items.clear()
 
 
-def _takes_our_target(metafunc: pytest.Metafunc) -> bool:
-    """Whether the test's `target` is this plugin's fixture, and not an argument or a fixture of the test's own."""
-    for marker in metafunc.definition.iter_markers("parametrize"):
-        names = marker.args[0] if marker.args else marker.kwargs.get("argnames", ())
-        if "target" in (names.replace(",", " ").split() if isinstance(names, str) else names):
-            return False
-    definitions = metafunc._arg2fixturedefs.get("target", ())
-    # A fixture of the same name that takes ours is followed to it.
-    decides = next((d for d in reversed(definitions) if d.func.__module__ == __name__ or "target" not in d.argnames), None)
-    return decides is not None and decides.func.__module__ == __name__
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """One run of the test for each target."""
+    run = started(metafunc.config)
+    try:
+        params = [
+            pytest.param(target, id=str(target), marks=[pytest.mark.kernel(target.kernel.name), pytest.mark.arch(target.arch)])
+            for target in run.targets
+        ]
+    except KmatrixError as error:
+        raise pytest.UsageError(str(error)) from None
+    metafunc.parametrize("target", params, indirect=True)
 
 
-@pytest.fixture
-def target(request: pytest.FixtureRequest) -> Target:
-    """The target (kernel × arch) of this test; every target selected by --kernels and --arch in turn."""
-    chosen: Target = request.param
-    return chosen
-
-
-@pytest.fixture
-def vm(target: Target, request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A pristine VM of `target`, killed after the test: `vm.run([...])`, `vm.put(...)`, `vm.call(op, …)`."""
-    run = request.config.stash[_RUN]
+@contextmanager
+def machine(target: Target, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """The fixture `vm`."""
+    run = started(request.config)
     console = run.directory / "console" / f"{request.node.name}.log".replace(os.sep, "_")
     console.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         with _said_plainly():
-            machine, _ = stack.enter_context(run.room.machine(target, console))
-        yield machine
+            vm, _ = stack.enter_context(run.room.machine(target, console))
+        yield vm
 
 
-@pytest.fixture
-def cell(target: Target, request: pytest.FixtureRequest) -> Callable[[Path | str], Record]:
-    """A function that runs a collector (the path of its folder or collector.toml) on `target` and returns the record."""
-    run = request.config.stash[_RUN]
-
-    def run_cell(path: Path | str) -> Record:
-        with _said_plainly():
-            collector = load_collector(Path(path))
-            if why := compiled.nothing_for(collector, target.arch):
-                pytest.skip(why)
-            return cells.run(collector, target, run.room, run.directory, options=run.options())
-
-    return run_cell
+def run_cell(path: Path | str, target: Target, config: pytest.Config) -> Record:
+    """What the fixture `cell` does."""
+    run = started(config)
+    with _said_plainly():
+        collector = load_collector(Path(path))
+        if why := compiled.nothing_for(collector, target.arch):
+            pytest.skip(why)
+        return cells.run(collector, target, run.room, run.directory, options=run.options())
 
 
-# -- reports -----------------------------------------------------------------------------------------------------------------
-
-
-def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Where the records go."""
-    run = config.stash[_RUN]
-    return [
-        f"kmatrix: kernels {config.getoption('--kernels') or DEFAULT_SET}, arch {config.getoption('--arch') or 'all'}, records in {run.directory}"
-    ]
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+def summarise(terminalreporter: Any, config: pytest.Config) -> None:
     """The table."""
     properties = [_properties(report) for reports in terminalreporter.stats.values() for report in reports]
-    run = config.stash[_RUN]
-    records = [cell_records.read(Path(path)) for path in dict.fromkeys(p[_RECORD] for p in properties if _RECORD in p)]
+    run = started(config)
+    records = [cell_records.read(Path(path)) for path in dict.fromkeys(p[RECORD] for p in properties if RECORD in p)]
     skipped = {(p["collector"], f"{p['kernel']}-{p['arch']}"): p[_SKIPPED] for p in properties if _SKIPPED in p}
     left_out: Mapping[str, str] = {}
     if run.error is None and (records or run.collected):
@@ -421,73 +348,3 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def _properties(report: Any) -> dict[str, str]:
     return dict(getattr(report, "user_properties", ()))
-
-
-# -- side by side, with pytest-xdist (whose hooks are there only where it is loaded) --------------------------------------------
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker tells the controller, which collects nothing itself, what it found; the controller ends as its workers say."""
-    run = session.config.stash[_RUN]
-    if run.is_worker:
-        found = {name: str(path) for name, path in run.collected.items()}
-        session.config.workeroutput[_RECORD] = {"collected": found, "error": run.error}  # type: ignore[attr-defined]
-    elif run.error is not None:
-        session.exitstatus = pytest.ExitCode.USAGE_ERROR
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """What a worker found."""
-    told = getattr(node, "workeroutput", {}).get(_RECORD)
-    if told:
-        run = node.config.stash[_RUN]
-        run.collected |= {name: Path(path) for name, path in told["collected"].items()}
-        run.error = run.error or told["error"]
-
-
-@pytest.hookimpl(optionalhook=True, tryfirst=True)
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """`-n auto`: one worker a core, as far as memory goes (a VM takes its guest's memory and QEMU's own).
-
-    None, which leaves it to xdist, where the user has said how many, and for tests that have nothing to do with kmatrix: the plugin is
-    loaded wherever it is installed.
-    """
-    return workers_here() if _in_play(config) else None
-
-
-def _in_play(config: pytest.Config) -> bool:
-    """Whether the run has to do with kmatrix: one of its options says so, or a collector.toml where pytest will look."""
-    if any(config.getoption(option) is not None for option in ("--kernels", "--arch", "--collectors")):
-        return True
-    ignored = config.getini("norecursedirs")
-    for argument in config.args:
-        place = config.invocation_params.dir / argument.partition("::")[0]
-        if place.name == COLLECTOR_FILE:
-            return True
-        for _, folders, names in os.walk(place):
-            if COLLECTOR_FILE in names:
-                return True
-            folders[:] = [name for name in folders if not any(fnmatch.fnmatch(name, pattern) for pattern in ignored)]
-    return False
-
-
-BESIDE_MIB = 192
-"""What a worker takes beside its guest's memory: QEMU (translated code under TCG), and the worker's Python."""
-
-
-def workers(cores: int, available_mib: int) -> int:
-    """How many VMs fit side by side: by cores, and by available memory in MiB; at least one."""
-    return max(1, min(cores, available_mib // (DEFAULT_MEMORY_MIB + BESIDE_MIB)))
-
-
-def workers_here() -> int | None:
-    """How many VMs fit side by side on what this process may use of this machine; None where $PYTEST_XDIST_AUTO_NUM_WORKERS says it."""
-    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else workers(len(os.sched_getaffinity(0)), _available_mib())
-
-
-def _available_mib() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) // 1024
-    return DEFAULT_MEMORY_MIB + BESIDE_MIB

@@ -1,0 +1,248 @@
+"""The pytest plugin's entry point. Light: pytest loads it in every run of the environment, so it imports pytest and the standard library only.
+
+What it takes to run cells (kmatrix.plugin.session) is imported when a collector.toml is collected, one of kmatrix's options is given, or
+one of its fixtures is used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fnmatch
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from kmatrix.matrix.kernel import Target
+    from kmatrix.runs.cell_records import Record
+    from kmatrix.vm.machine import Machine
+
+COLLECTOR_FILE = "collector.toml"
+DEFAULT_DIRECTORY = ".kmatrix"
+DEFAULT_MEMORY_MIB = 256
+_TOLD = "kmatrix_record"
+"""What a worker's output holds for the controller."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The matrix options."""
+    group = parser.getgroup("kmatrix", "eBPF collectors over a kernel × arch matrix")
+    group.addoption(
+        "--kernels",
+        metavar="EXPR",
+        help="kernels: 5.4,6.1 | '>=5.8' | 5.4..6.1 | a set of kernels.toml | all (what can be had of: default)",
+    )
+    group.addoption("--arch", metavar="ARCH", help="x86_64, arm64 or all (default)")
+    group.addoption("--collectors", metavar="NAMES", help="run only these collectors (comma-separated names)")
+    group.addoption(
+        "--accel",
+        choices=("auto", "kvm", "tcg"),
+        default="auto",
+        help="how VMs run; auto uses KVM where a guest was seen to boot under it",
+    )
+    group.addoption("--cold", action="store_true", help="boot every VM afresh instead of restoring a snapshot")
+    group.addoption("--offline", action="store_true", help="fetch nothing: what is not on this machine cannot be had")
+    group.addoption(
+        "--kmatrix-dir", metavar="DIR", default=DEFAULT_DIRECTORY, help=f"where records and consoles go ({DEFAULT_DIRECTORY})"
+    )
+    group.addoption(
+        "--kernels-file", metavar="FILE", help="a kernels.toml of your own (default: the nearest above the current directory)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers; where one of kmatrix's options is given, check it before anything else happens."""
+    config.addinivalue_line("markers", "kernel(name): the kernel of a cell")
+    config.addinivalue_line("markers", "arch(name): the arch of a cell")
+    config.addinivalue_line("markers", "collector(name): the collector of a cell")
+    if hasattr(config, "workerinput"):
+        _die_with_parent()
+    if _asked_for(config):
+        _session().configure(config)
+
+
+def _asked_for(config: pytest.Config) -> bool:
+    """Whether one of kmatrix's options is given."""
+    given = any(
+        config.getoption(option) for option in ("--kernels", "--arch", "--collectors", "--cold", "--offline", "--kernels-file")
+    )
+    # An empty expression is given too, and wrong.
+    empty = any(config.getoption(option) == "" for option in ("--kernels", "--arch", "--collectors"))
+    return given or empty or config.getoption("--kmatrix-dir") != DEFAULT_DIRECTORY or config.getoption("--accel") != "auto"
+
+
+def _session() -> Any:
+    """kmatrix.plugin.session, imported."""
+    from kmatrix.plugin import session
+
+    return session
+
+
+def _begun(config: pytest.Config) -> bool:
+    """Whether this run has to do with kmatrix so far."""
+    loaded = sys.modules.get("kmatrix.plugin.session")
+    return loaded is not None and loaded.is_begun(config)
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """An xdist worker must not outlive pytest (its QEMU dies with it): by itself it would first finish its cell."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+# -- collection --------------------------------------------------------------------------------------------------------------
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.File | None:
+    """Each collector.toml is a file of cells."""
+    if file_path.name != COLLECTOR_FILE:
+        return None
+    found: pytest.File = _session().CollectorFile.from_parent(parent, path=file_path)
+    return found
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What makes the whole run senseless ends it here."""
+    if _begun(config):
+        _session().check_items(config, items)
+
+
+# -- fixtures ----------------------------------------------------------------------------------------------------------------
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes `target` (or `vm`, or `cell`) runs once a target."""
+    if _takes_our_target(metafunc):
+        _session().parametrize(metafunc)
+
+
+def _takes_our_target(metafunc: pytest.Metafunc) -> bool:
+    """Whether the test's `target` is this plugin's fixture, and not an argument or a fixture of the test's own."""
+    for marker in metafunc.definition.iter_markers("parametrize"):
+        names = marker.args[0] if marker.args else marker.kwargs.get("argnames", ())
+        if "target" in (names.replace(",", " ").split() if isinstance(names, str) else names):
+            return False
+    definitions = metafunc._arg2fixturedefs.get("target", ())
+    # A fixture of the same name that takes ours is followed to it.
+    decides = next((d for d in reversed(definitions) if d.func.__module__ == __name__ or "target" not in d.argnames), None)
+    return decides is not None and decides.func.__module__ == __name__
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> Target:
+    """The target (kernel × arch) of this test; every target selected by --kernels and --arch in turn."""
+    chosen: Target = request.param
+    return chosen
+
+
+@pytest.fixture
+def vm(target: Target, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A pristine VM of `target`, killed after the test: `vm.run([...])`, `vm.put(...)`, `vm.call(op, …)`."""
+    with _session().machine(target, request) as machine:
+        yield machine
+
+
+@pytest.fixture
+def cell(target: Target, request: pytest.FixtureRequest) -> Callable[[Path | str], Record]:
+    """A function that runs a collector (the path of its folder or collector.toml) on `target` and returns the record."""
+    return lambda path: _session().run_cell(path, target, request.config)
+
+
+# -- reports -----------------------------------------------------------------------------------------------------------------
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """What was asked for, where something was, and where the records go."""
+    if not _begun(config):
+        return []
+    directory = (config.invocation_params.dir / config.getoption("--kmatrix-dir")).resolve()
+    kernels, arch = config.getoption("--kernels") or "default", config.getoption("--arch") or "all"
+    return [f"kmatrix: kernels {kernels}, arch {arch}, records in {directory}"]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The table."""
+    if _begun(config):
+        _session().summarise(terminalreporter, config)
+
+
+# -- side by side, with pytest-xdist (whose hooks are there only where it is loaded) --------------------------------------------
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker tells the controller, which collects nothing itself, what it found; the controller ends as its workers say."""
+    if not _begun(session.config):
+        return
+    run = _session().started(session.config)
+    if run.is_worker:
+        found = {name: str(path) for name, path in run.collected.items()}
+        session.config.workeroutput[_TOLD] = {"collected": found, "error": run.error}  # type: ignore[attr-defined]
+    elif run.error is not None:
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a worker found."""
+    told = getattr(node, "workeroutput", {}).get(_TOLD)
+    if told:
+        run = _session().started(node.config)
+        run.collected |= {name: Path(path) for name, path in told["collected"].items()}
+        run.error = run.error or told["error"]
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """`-n auto`: one worker a core, as far as memory goes (a VM takes its guest's memory and QEMU's own).
+
+    None, which leaves it to xdist, where the user has said how many, and for tests that have nothing to do with kmatrix: the plugin is
+    loaded wherever it is installed.
+    """
+    return workers_here() if _in_play(config) else None
+
+
+def _in_play(config: pytest.Config) -> bool:
+    """Whether the run has to do with kmatrix: one of its options says so, or a collector.toml where pytest will look."""
+    if any(config.getoption(option) is not None for option in ("--kernels", "--arch", "--collectors")):
+        return True
+    ignored = config.getini("norecursedirs")
+    for argument in config.args:
+        place = config.invocation_params.dir / argument.partition("::")[0]
+        if place.name == COLLECTOR_FILE:
+            return True
+        for _, folders, names in os.walk(place):
+            if COLLECTOR_FILE in names:
+                return True
+            folders[:] = [name for name in folders if not any(fnmatch.fnmatch(name, pattern) for pattern in ignored)]
+    return False
+
+
+BESIDE_MIB = 192
+"""What a worker takes beside its guest's memory: QEMU (translated code under TCG), and the worker's Python."""
+
+
+def workers(cores: int, available_mib: int) -> int:
+    """How many VMs fit side by side: by cores, and by available memory in MiB; at least one."""
+    return max(1, min(cores, available_mib // (DEFAULT_MEMORY_MIB + BESIDE_MIB)))
+
+
+def workers_here() -> int | None:
+    """How many VMs fit side by side on what this process may use of this machine; None where $PYTEST_XDIST_AUTO_NUM_WORKERS says it."""
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else workers(len(os.sched_getaffinity(0)), _available_mib())
+
+
+def _available_mib() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) // 1024
+    return DEFAULT_MEMORY_MIB + BESIDE_MIB

@@ -1,0 +1,36 @@
+"""What the plugin costs a pytest run that has nothing to do with kmatrix: pytest loads it wherever it is installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import Shell
+
+HEAVY = ("pydantic", "requests", "elftools", "jinja2", "rich", "tabulate", "kmatrix.matrix", "kmatrix.runs", "kmatrix.vm")
+
+
+def test_the_entry_point_imports_pytest_and_the_standard_library_only() -> None:
+    before_and_after = (
+        "import sys, pytest; before = set(sys.modules); import kmatrix.plugin\n"
+        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)))\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('kmatrix')))"
+    )
+    said = subprocess.run([sys.executable, "-c", before_and_after], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said == ["kmatrix", "kmatrix kmatrix.plugin"]
+
+
+def test_a_run_without_collectors_loads_nothing_and_says_nothing(run_in: Shell, tmp_path: Path) -> None:
+    (tmp_path / "test_plain.py").write_text(
+        f"import sys\n\ndef test_plain():\n    assert not [name for name in {HEAVY!r} if name in sys.modules]\n"
+    )
+    done = run_in("pytest")
+    assert done.returncode == 0, done.stdout
+    assert "kmatrix:" not in done.stdout
+    assert not (tmp_path / ".kmatrix").exists()
+
+
+def test_an_option_is_said_back(run_in: Shell, tmp_path: Path) -> None:
+    (tmp_path / "test_plain.py").write_text("def test_plain(): pass\n")
+    assert "kmatrix: kernels 6.1, arch arm64" in run_in("pytest", "--kernels=6.1", "--arch=arm64", "--collect-only").stdout
