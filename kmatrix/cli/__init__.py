@@ -6,19 +6,73 @@ Exit status: 0 all well; 1 something of the user's did not pass (a program did n
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import click
 
 from kmatrix import __version__
-from kmatrix.cli import bisect, doctor, features, gc, guest, lint, lock, prepare, report, run
-from kmatrix.cli.images import group as images
-from kmatrix.cli.kernels import group as kernels
-from kmatrix.fetch import download
 from kmatrix.host.errors import InputError, KmatrixError
 
+VERBS: dict[str, tuple[str, str]] = {
+    "run": (
+        "run:command",
+        "Load every program of a compiled BPF object on every target, and attach it where its section says how.",
+    ),
+    "report": (
+        "report:command",
+        "The report of the records in DIRECTORY (a run's --kmatrix-dir; default: .kmatrix), also long after the run.",
+    ),
+    "shell": (
+        "guest:shell",
+        "A shell in the VM of KERNEL: pristine, thrown away afterwards; bpftool, python3 and libbpf are there.",
+    ),
+    "exec": (
+        "guest:execute",
+        "Run a command in the VM of TARGET (5.4-arm64) and exit with its status: `kmatrix exec 5.4-arm64 -- uname -a`.",
+    ),
+    "bisect": (
+        "bisect:command",
+        "Find the first kernel, from --good on towards --bad, on which COLLECTOR behaves otherwise than on the good one.",
+    ),
+    "prepare": ("prepare:command", "Fetch kernels, build guest images and make every target's snapshot, side by side."),
+    "kernels": ("kernel_group:group", "The kernels on this machine: list, fetch, import, build, remove, verify."),
+    "images": ("images:group", "The guest images on this machine: build, list, remove."),
+    "features": (
+        "features:command",
+        "The features declared for every kernel; with a TARGET (5.4-arm64), declared and probed in its guest side by side.",
+    ),
+    "lint": (
+        "lint:command",
+        "The CO-RE standard as rules over C sources, generate.go files and compiled objects (default: the collectors below here).",
+    ),
+    "doctor": ("doctor:command", "What this host lacks, and the command that mends it."),
+}
+"""The verbs, in the order of the help: where each stands (module:name), and its line of the help, so that no verb pays for another's imports."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class Verbs(click.Group):
+    """A group whose verbs are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """The verbs, in the order of the table."""
+        return [*VERBS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The verb of that name, imported now."""
+        if cmd_name not in VERBS:
+            return None
+        module, _, name = VERBS[cmd_name][0].partition(":")
+        found: click.Command = getattr(importlib.import_module(f"kmatrix.cli.{module}"), name)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """The table, as help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in VERBS.items()])
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="kmatrix")
 @click.option("--offline", is_flag=True, help="Fetch nothing: what is not on this machine cannot be had ($KMATRIX_OFFLINE).")
 def cli(offline: bool) -> None:
@@ -27,22 +81,9 @@ def cli(offline: bool) -> None:
     The matrix itself runs under pytest: `pytest --kernels=5.4,6.1 --arch=arm64` where your collectors are.
     """
     if offline:
+        from kmatrix.fetch import download
+
         download.go_offline()
-
-
-cli.add_command(run.command)
-cli.add_command(report.command)
-cli.add_command(guest.shell)
-cli.add_command(guest.execute)
-cli.add_command(bisect.command)
-cli.add_command(prepare.command)
-kernels.add_command(lock.command)
-kernels.add_command(gc.command)
-cli.add_command(kernels)
-cli.add_command(images)
-cli.add_command(features.command)
-cli.add_command(lint.command)
-cli.add_command(doctor.command)
 
 
 def main() -> None:
