@@ -18,7 +18,7 @@ GO_PACKAGES := golang-go golang-github-cilium-ebpf-dev
 TEST_PACKAGES := git gcc make flex bison bc libelf-dev pahole perl ccache docker-registry rpm createrepo-c gnupg
 TEST_PROGRAMS := git gcc make flex bison bc pahole perl ccache docker-registry rpmbuild createrepo_c gpg
 
-.PHONY: setup matrix test test-build check bench fidelity overhead collectors examples clean help
+.PHONY: setup matrix test test-fast test-build check bench fidelity overhead collectors examples clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -55,6 +55,9 @@ test-packages:
 
 test: setup collectors examples test-packages  ## kmatrix's own tests, on real booted guests
 	@$(BIN)/pytest tests -n auto $(ARGS)
+
+test-fast: setup  ## the tests of pure logic: no VM is booted
+	@$(BIN)/pytest tests/unit tests/sim/test_past.py tests/sim/test_matrix.py tests/guest/test_loader.py tests/guest/test_events.py -q -n auto $(ARGS)
 
 test-build: setup test-packages  ## and those that build a kernel from Debian's source: some minutes (KMATRIX_BUILD=arm64 for the other arch)
 	@KMATRIX_BUILD=$${KMATRIX_BUILD:-x86_64} $(BIN)/pytest -s tests/kernels/test_linux_source.py $(ARGS)
