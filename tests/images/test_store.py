@@ -138,7 +138,7 @@ def test_a_mirror_out_of_reach_is_no_unavailable_kernel(store: ImageStore, monke
 
 def test_missing_programs_are_named_with_their_packages(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr("kmatrix.ext4._SEARCH", "/nonexistent")
+    monkeypatch.setattr("kmatrix.host.ext4._SEARCH", "/nonexistent")
     with pytest.raises(InfraError, match="mmdebstrap and e2fsprogs not installed") as caught:
         obtain(store)
     assert (caught.value.fix or "").endswith("apt-get install --no-install-recommends mmdebstrap e2fsprogs")
@@ -195,8 +195,9 @@ def test_cancel_ends_builds_in_other_threads(
 BUILDER = """
 import sys
 from pathlib import Path
-from kmatrix import apt, guest_image
-from kmatrix.progress import Quiet
+from kmatrix.fetch import apt
+from kmatrix.vm import guest_image
+from kmatrix.host.progress import Quiet
 apt.open_suite = lambda suite, mirror=None: apt.Suite(apt.Archive("http://mirror.invalid/debian", suite), {}, {})
 guest_image.ImageStore(Path(sys.argv[1]), guest_image.Recipe.load(Path(sys.argv[2]))).obtain("arm64", reporter=Quiet())
 """

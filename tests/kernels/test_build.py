@@ -267,8 +267,8 @@ import sys
 from pathlib import Path
 from kmatrix.kernels import build
 from kmatrix.kernels.store import KernelStore
-from kmatrix.matrix import Kernel
-from kmatrix.progress import Quiet
+from kmatrix.matrix.kernel import Kernel
+from kmatrix.host.progress import Quiet
 build._Make._require = lambda *_: None
 recipe = build.Recipe(Path(sys.argv[2]), sys.argv[3])
 store = KernelStore(Path(sys.argv[1]))

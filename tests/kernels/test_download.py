@@ -315,14 +315,16 @@ def test_a_file_where_the_cache_has_a_folder(server: Server, tmp_path: Path) -> 
 
 _OBTAINS = """
 from contextlib import contextmanager
-from kmatrix import config, kernels, progress
+from kmatrix import kernels
+from kmatrix.host import progress
+from kmatrix.matrix.load import load_matrix
 class Loud(progress.Quiet):
     @contextmanager
     def step(self, label):
         print(label, flush=True)
         with super().step(label) as step:
             yield step
-kernels.obtain_all([config.load_matrix().target("5.4-x86_64")], kernels.KernelStore(), reporter=Loud())
+kernels.obtain_all([load_matrix().target("5.4-x86_64")], kernels.KernelStore(), reporter=Loud())
 """
 
 

@@ -216,7 +216,7 @@ _STAGES_FOREVER = """
 import sys, time
 from pathlib import Path
 from kmatrix.kernels.store import KernelStore
-from kmatrix.progress import Quiet
+from kmatrix.host.progress import Quiet
 def stage(folder):
     (folder / "half").write_text("half")
     print("staging", flush=True)
@@ -252,7 +252,7 @@ _STAGES_WHEN_TOLD = """
 import sys
 from pathlib import Path
 from kmatrix.kernels.store import KernelStore, StagedKernel
-from kmatrix.progress import Quiet
+from kmatrix.host.progress import Quiet
 def stage(folder):
     print("staging", flush=True)
     sys.stdin.readline()

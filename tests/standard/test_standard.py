@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kmatrix.matrix.arch import ARCHES, Arch
-from kmatrix.objects import compiled
+from kmatrix.objects import compiled as objects
 from kmatrix.vm.channel import pack
 from tests.guest.conftest import Guest
 from tests.standard.document import Claim, Example
@@ -35,7 +35,7 @@ def test_fallback_examples_have_no_relocation_and_no_global_data(examples: dict[
         for arch in ARCHES:
             path = compiled(name, arch)
             assert isinstance(path, Path)
-            assert not compiled.inspect(path).uses_core, name
+            assert not objects.inspect(path).uses_core, name
 
 
 def test_examples_do_on_the_kernel_what_the_document_says(guest: Guest, examples: dict[str, Example], compiled: Compiled) -> None:
@@ -83,7 +83,7 @@ def _does_not_attach(guest: Guest, path: Path, _claim: Claim) -> str | None:
 
 
 def _cell(guest: Guest, path: Path, trigger: dict[str, Any]) -> dict[str, Any]:
-    info = compiled.inspect(path)
+    info = objects.inspect(path)
     buffer = "events" if "events" in info.maps else None
     return guest.cell(info.data, programs=list(info.programs), buffer=buffer, trigger=trigger, timeout=2.0)
 

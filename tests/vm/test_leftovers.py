@@ -21,7 +21,7 @@ T = TypeVar("T")
 RUN = """
 import sys, threading, time
 from pathlib import Path
-from kmatrix.guest_image import ImageStore
+from kmatrix.vm.guest_image import ImageStore
 from kmatrix.kernels.store import KernelStore
 from kmatrix.vm import SnapshotStore, VmSpec, machine
 from kmatrix.vm.process import Process

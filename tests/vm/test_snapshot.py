@@ -99,7 +99,7 @@ def test_the_boots_console_is_kept(native: Snapshot) -> None:
 GET = """
 import sys
 from pathlib import Path
-from kmatrix.guest_image import ImageStore
+from kmatrix.vm.guest_image import ImageStore
 from kmatrix.kernels.store import KernelStore
 from kmatrix.vm import SnapshotStore, VmSpec
 name, arch, root = sys.argv[1:]

@@ -14,7 +14,7 @@ from kmatrix.host.staging import staging
 HOLDER = """
 import sys, time
 from pathlib import Path
-from kmatrix.vm.staging import staging
+from kmatrix.host.staging import staging
 with staging(Path(sys.argv[1])) as folder:
     (folder / "half").write_text("made")
     print(folder, flush=True)
