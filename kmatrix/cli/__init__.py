@@ -17,7 +17,7 @@ from kmatrix.host.errors import InputError, KmatrixError
 VERBS: dict[str, tuple[str, str]] = {
     "run": (
         "run:command",
-        "Load every program of a compiled BPF object on every target, and attach it where its section says how.",
+        "Load every program of compiled BPF objects on every target, and attach it where its section says how.",
     ),
     "report": (
         "report:command",

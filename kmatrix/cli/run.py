@@ -17,7 +17,7 @@ from kmatrix.runs import object_run
 
 
 @click.command("run")
-@click.argument("object_file", metavar="OBJECT.o", type=click.Path(path_type=Path))
+@click.argument("object_files", metavar="OBJECT.o…", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.KERNELS
 @options.ARCH
 @click.option("--program", "programs", multiple=True, metavar="NAME", help="Only this program (may be given several times).")
@@ -27,7 +27,7 @@ from kmatrix.runs import object_run
 @options.KERNELS_FILE
 @options.JSON
 def command(
-    object_file: Path,
+    object_files: tuple[Path, ...],
     kernels: str | None,
     arch: str,
     programs: tuple[str, ...],
@@ -37,21 +37,30 @@ def command(
     kernels_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Load every program of a compiled BPF object on every target, and attach it where its section says how.
+    """Load every program of compiled BPF objects on every target, and attach it where its section says how.
 
-    One table, and under it each failure by its cause: what is missing, since which release it is there, the line of source, and what to do.
+    One table (of several objects: an object a row, with how many of its programs load and attach), and under it each failure by its cause: what is missing, since which release it is there, the line of source, and what to do.
     A failure whose cause is not known is shown in the verifier's own words. Exit status 0 only if all loaded everywhere.
     """
-    info = inspect(object_file)
-    object_run.check_programs(info, programs)
+    infos = [inspect(path) for path in dict.fromkeys(object_files)]
+    for info in infos:
+        object_run.check_programs(info, programs)
     room = options.room(options.load_matrix(kernels_file), accel, cold)
     targets, missing = options.select(room, kernels, arch)
-    outcomes = object_run.run(info, targets, room, programs)
+    found = object_run.run(infos, targets, room, programs)
+    outcomes = [outcome for each in found.values() for outcome in each]
     if as_json:
-        click.echo(json.dumps({"object": str(object_file), "targets": [asdict(o) for o in outcomes], "not_run": missing}, indent=1))
+        tried = [{"object": str(info.path), "targets": [asdict(o) for o in found[info.path]], "not_run": missing} for info in infos]
+        click.echo(json.dumps(tried[0] if len(tried) == 1 else tried, indent=1))
     else:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        click.echo(report.render(outcomes, missing, colour=colour, logs=logs))
+        if len(infos) == 1:
+            click.echo(report.render(outcomes, missing, colour=colour, logs=logs))
+        else:
+            click.echo(report.render_many({str(info.path): found[info.path] for info in infos}, missing, colour=colour, logs=logs))
+        for info in infos:
+            if arches := object_run.left_out(info, targets):
+                click.echo(f"\n{info.path}: not tried on {', '.join(arches)}, since it was compiled for {info.compiled_for}")
     if any(outcome.infra for outcome in outcomes):
         raise click.exceptions.Exit(3)
     if not all(outcome.loaded for outcome in outcomes):

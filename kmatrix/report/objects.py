@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
@@ -25,6 +25,44 @@ def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colou
     if unavailable:
         parts.append(missing(unavailable))
     return "\n\n".join(parts)
+
+
+def render_many(
+    objects: Mapping[str, Sequence[Outcome]], unavailable: Mapping[str, str], *, colour: bool, logs: bool = False
+) -> str:
+    """One table of many objects: an object a row, in each cell how many of its programs are good; then the failures of each object."""
+    labels = _labels(objects)
+    targets = list(dict.fromkeys(outcome.target for outcomes in objects.values() for outcome in outcomes))
+    by_target = {path: {outcome.target: outcome for outcome in outcomes} for path, outcomes in objects.items()}
+    simulations = {outcome.target: outcome.simulated for each in objects.values() for outcome in each if outcome.simulated}
+    heads = [head(target, simulated=target in simulations) for target in targets]
+    rows = [[labels[path], *(_score(found.get(target), colour) for target in targets)] for path, found in by_target.items()]
+    parts = [tabulate(rows, headers=["object", *heads], tablefmt="rounded_outline", disable_numparse=True)]
+    for path, outcomes in objects.items():
+        if failures := list(_failures(outcomes, logs=logs)):
+            parts.append("\n".join([f"{labels[path]}:", *(f"  {line}" for failure in failures for line in failure.splitlines())]))
+    parts += [f"~ {target} is simulated: {account}" for target, account in simulations.items()]
+    if unavailable:
+        parts.append(missing(unavailable))
+    return "\n\n".join(parts)
+
+
+def _labels(paths: Iterable[str]) -> dict[str, str]:
+    """The files' names, or their paths where two have the same name."""
+    names: dict[str, list[str]] = {}
+    for path in paths:
+        names.setdefault(path.rpartition("/")[2], []).append(path)
+    return {path: name if len(same) == 1 else path for name, same in names.items() for path in same}
+
+
+def _score(outcome: Outcome | None, colour: bool) -> str:
+    """`12/14`: of the programs, those that load, and attach where their section says where."""
+    if outcome is None:
+        return ""
+    good = [p for p in outcome.programs.values() if p["loaded"] and p["attached"] is not False]
+    whole = outcome.error is None and len(good) == len(outcome.programs)
+    text = "✗ error" if outcome.error else f"{'' if whole else '✗ '}{len(good)}/{len(outcome.programs)}"
+    return f"{GREEN if whole else RED}{text}{RESET}" if colour else text
 
 
 def _cell(outcome: Outcome, name: str, colour: bool) -> str:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kmatrix.host.errors import InfraError, InputError
@@ -60,12 +61,17 @@ def check_programs(info: ObjectInfo, names: Sequence[str]) -> None:
             )
 
 
-def run(info: ObjectInfo, targets: Sequence[Target], room: MachineRoom, programs: Sequence[str] = ()) -> list[Outcome]:
-    """Try the object on each target, each in a VM of its own, as many side by side as there are cores."""
+def run(
+    infos: Sequence[ObjectInfo], targets: Sequence[Target], room: MachineRoom, programs: Sequence[str] = ()
+) -> dict[Path, list[Outcome]]:
+    """Try each object on each target of its arch, each in a VM of its own, as many side by side as there are cores.
+
+    By the objects' paths. Raises InputError where all objects are compiled for arches of which no target is selected.
+    """
     # The machine room's caches are filled by one thread; only VMs run side by side.
     lock = threading.Lock()
 
-    def one(target: Target) -> Outcome:
+    def one(info: ObjectInfo, target: Target) -> Outcome:
         try:
             with lock:
                 room.spec(target)
@@ -75,16 +81,30 @@ def run(info: ObjectInfo, targets: Sequence[Target], room: MachineRoom, programs
         except (InfraError, GuestError) as error:
             return Outcome(str(target), _account(target), error=str(error), infra=True)
 
-    if info.compiled_for is not None:
-        targets = [target for target in targets if target.arch == info.compiled_for]
-        if not targets:
-            raise InputError(
-                f"compiled for {info.compiled_for}, no such target is selected",
-                where=str(info.path),
-                fix=f"--arch={info.compiled_for}",
-            )
-    with ThreadPoolExecutor(max_workers=max(1, min(len(targets), os.cpu_count() or 1))) as pool:
-        return list(pool.map(one, targets))
+    pairs = [(info, target) for info in infos for target in _fit(info, targets)]
+    if not pairs:
+        arches = sorted({str(info.compiled_for) for info in infos})
+        raise InputError(
+            f"compiled for {' and '.join(arches)}, no such target is selected",
+            where=str(infos[0].path),
+            fix=f"--arch={arches[0] if len(arches) == 1 else 'all'}",
+        )
+    with ThreadPoolExecutor(max_workers=max(1, min(len(pairs), os.cpu_count() or 1))) as pool:
+        outcomes = list(pool.map(lambda pair: one(*pair), pairs))
+    found: dict[Path, list[Outcome]] = {info.path: [] for info in infos}
+    for (info, _), outcome in zip(pairs, outcomes, strict=True):
+        found[info.path].append(outcome)
+    return found
+
+
+def _fit(info: ObjectInfo, targets: Sequence[Target]) -> list[Target]:
+    """The targets of the arch that the object is compiled for; all, where it is the same for all."""
+    return [target for target in targets if info.compiled_for in (None, target.arch)]
+
+
+def left_out(info: ObjectInfo, targets: Sequence[Target]) -> list[str]:
+    """The arches selected on which the object was not tried, since it was compiled for another."""
+    return sorted({target.arch for target in targets} - {target.arch for target in _fit(info, targets)})
 
 
 def _try(info: ObjectInfo, target: Target, room: MachineRoom, programs: Sequence[str]) -> Outcome:

@@ -468,7 +468,7 @@ def _attach(failing: Failing) -> Diagnosis | None:
     if failing.errno in (errno.ENOENT, errno.ESRCH, errno.EINVAL) and re.match(r"k(ret)?probe/|ksyscall|kretsyscall", section):
         if re.search(r"dummy|placeholder", target):
             return _placeholder(target)
-        if failing.errno == errno.ENOENT:
+        if failing.errno == errno.ENOENT or "failed to create kprobe" in failing.error:
             return Diagnosis(
                 "symbol",
                 f"symbol {target}: this kernel has no such function, or it may not be probed",
@@ -480,6 +480,8 @@ def _attach(failing: Failing) -> Diagnosis | None:
             f"tracepoint {target} is not in this kernel",
             "attach to another tracepoint on such kernels, or make the program optional",
         )
+    if "missing ':function[+offset]' specification" in failing.error:
+        return _placeholder(section)
     if failing.errno == errno.EBUSY and re.match(r"f(entry|exit|mod_ret)/", section):
         # It was tried by itself: what the trampoline did not find is a place for it at the function's entry (bpf_arch_text_poke).
         return Diagnosis(

@@ -129,6 +129,13 @@ def test_run_needs_no_manifest(kmatrix, tmp_path: Path) -> None:  # type: ignore
     assert "enter on 6.1-x86_64, 6.1-arm64" in said
     assert "invalid mem access 'scalar'" in said
 
+    many = kmatrix("run", "good.bpf.o", "bad.bpf.o", "--kernels=6.1")
+    shown = many.stdout.decode()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if ".bpf.o " in line and "│" in line]
+    assert many.returncode == 1
+    assert rows == [["good.bpf.o", "1/1", "1/1"], ["bad.bpf.o", "✗ 0/1", "✗ 0/1"]]
+    assert "bad.bpf.o:\n  enter on 6.1-x86_64, 6.1-arm64: a number is used as a pointer" in shown
+
     as_json = json.loads(kmatrix("run", "bad.bpf.o", "--kernels=6.1", "--arch=arm64", "--json").stdout)
     assert as_json["targets"][0]["target"] == "6.1-arm64"
     assert as_json["targets"][0]["programs"]["enter"]["loaded"] is False
@@ -138,7 +145,8 @@ def test_run_on_one_arch_only_for_an_object_of_that_arch(kmatrix, tmp_path: Path
     broken.compile_object(tmp_path / "tiny_arm64_bpfel.o", "arm64")
     said = kmatrix("run", "tiny_arm64_bpfel.o", "--kernels=6.1").stdout.decode()
     assert "arm64" in said
-    assert "x86_64" not in said
+    assert "not tried on x86_64, since it was compiled for arm64" in said
+    assert "6.1-x86_64" not in said
 
 
 @pytest.mark.parametrize("target", ["6.1-x86_64", "6.1-arm64"])

@@ -164,6 +164,26 @@ ROWS: dict[str, tuple[Failing, str, str]] = {
         "symbol",
         "function blk_account_io_start cannot be traced by fentry on this kernel: its entry has no place for it",
     ),
+    "6.12: a function that may not be probed": (
+        failing(
+            "attach",
+            (6, 12),
+            error="prog 'p': failed to create kprobe 'blk_account_io_start+0x0' perf event: Invalid argument",
+            errno=22,
+            section="kprobe/blk_account_io_start",
+        ),
+        "symbol",
+        "symbol blk_account_io_start: this kernel has no such function, or it may not be probed",
+    ),
+    "a uprobe without a place": (
+        failing(
+            "attach",
+            error="prog 'p': section 'uretprobe/readline' missing ':function[+offset]' specification",
+            section="uretprobe/readline",
+        ),
+        "placeholder",
+        "uretprobe/readline stands for a target that the loader chooses",
+    ),
     "no such tracepoint": (
         failing("attach", error="x", errno=2, section="tp/no/such"),
         "tracepoint",
