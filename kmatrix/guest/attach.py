@@ -181,9 +181,18 @@ _DEVICE_HOOKS = {
 
 def _namespace(program: int, resources: ExitStack) -> str:
     """On the guest's network namespace: flow dissectors (7f045a49fee0, 5.8) and socket look-ups (e9ddbb7707ff, 5.9)."""
-    name, since = _NAMESPACE_HOOKS[libbpf.program_attach_type(program)]
-    with open("/proc/self/ns/net", "rb") as namespace:
-        _by_link(program, resources, namespace.fileno(), name, since)
+    where, prog_fd = libbpf.program_attach_type(program), libbpf.program_fd(program)
+    name, since = _NAMESPACE_HOOKS[where]
+    try:
+        with open("/proc/self/ns/net", "rb") as namespace:
+            _by_link(program, resources, namespace.fileno(), name, since)
+    except OSError as error:
+        if error.errno != errno.EINVAL or where != bpf.FLOW_DISSECTOR:
+            raise
+        # Older than its link is its attachment by BPF_PROG_ATTACH (4.20, d58e468b1112).
+        libbpf.check("attach", libbpf.prog_attach(prog_fd, 0, where, 0))
+        resources.callback(libbpf.prog_detach, prog_fd, 0, where)
+        return "netns"
     return f"{name} link"
 
 
@@ -271,7 +280,8 @@ def _xdp(program: int, resources: ExitStack) -> str:
 
 
 def _tc(program: int, resources: ExitStack) -> str:
-    if libbpf.program_attach_type(program) in _DEVICE_HOOKS:
+    # By section, not by attach type: libbpf (1.3 on) gives tc/ingress and tc/egress those of tcx, and loaders attach them through clsact.
+    if libbpf.program_section(program).decode().lstrip("?").startswith(("tcx/", "netkit/")):
         return _device(program, resources)
     egress = "egress" in libbpf.program_section(program).decode()
     hook = libbpf.TcHook(
