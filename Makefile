@@ -18,7 +18,7 @@ GO_PACKAGES := golang-go golang-github-cilium-ebpf-dev
 TEST_PACKAGES := git gcc make flex bison bc libelf-dev pahole perl ccache docker-registry rpm createrepo-c gnupg
 TEST_PROGRAMS := git gcc make flex bison bc pahole perl ccache docker-registry rpmbuild createrepo_c gpg
 
-.PHONY: setup matrix test test-fast test-build check bench fidelity overhead collectors examples clean help
+.PHONY: setup matrix test test-fast test-build check docs bench fidelity overhead collectors examples clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -67,6 +67,10 @@ check: setup  ## types, style, and the order of imports
 	$(BIN)/lint-imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+docs: setup  ## the documentation as a site, in build/docs; a broken link is an error
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@$(BIN)/mkdocs build --strict --quiet
 
 bench: setup collectors  ## how long cells and boots take
 	@$(BIN)/python -m bench $(ARGS)
