@@ -70,7 +70,7 @@ check: setup  ## types, style, and the order of imports
 
 docs: setup  ## the documentation as a site, in build/docs; a broken link is an error
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: setup collectors  ## how long cells and boots take
 	@$(BIN)/python -m bench $(ARGS)
