@@ -6,7 +6,6 @@ one of its fixtures is used.
 
 from __future__ import annotations
 
-import ctypes
 import fnmatch
 import os
 import signal
@@ -86,6 +85,8 @@ _PR_SET_PDEATHSIG = 1
 
 def _die_with_parent() -> None:
     """An xdist worker must not outlive pytest (its QEMU dies with it): by itself it would first finish its cell."""
+    import ctypes  # only a worker pays for it
+
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

@@ -107,7 +107,7 @@ def add_short(config: pytest.Config, parser: pytest.Parser) -> None:
 def set_free(config: pytest.Config) -> None:
     """Give the short names up, now that the command line has been read: a conftest further down may still add an option of that name.
 
-    (pytest has no public way. Before 9.1 it forgets the parser by itself.)
+    (pytest has no public way. Its older releases, 8.0 for one, look for clashes only while they read the command line.)
     """
     actions = getattr(getattr(config._parser, "optparser", None), "_option_string_actions", {})
     for short in _SHORT:
