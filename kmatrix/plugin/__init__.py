@@ -6,7 +6,6 @@ one of its fixtures is used.
 
 from __future__ import annotations
 
-import ctypes
 import fnmatch
 import os
 import signal
@@ -17,42 +16,36 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kmatrix.plugin import options
+
 if TYPE_CHECKING:
     from kmatrix.matrix.kernel import Target
     from kmatrix.runs.cell_records import Record
     from kmatrix.vm.machine import Machine
 
 COLLECTOR_FILE = "collector.toml"
-DEFAULT_DIRECTORY = ".kmatrix"
 DEFAULT_MEMORY_MIB = 256
 _TOLD = "kmatrix_record"
 """What a worker's output holds for the controller."""
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """The matrix options."""
-    group = parser.getgroup("kmatrix", "eBPF collectors over a kernel × arch matrix")
-    group.addoption(
-        "--kernels",
-        metavar="EXPR",
-        help="kernels: 5.4,6.1 | '>=5.8' | 5.4..6.1 | a set of kernels.toml | all (what can be had of: default)",
-    )
-    group.addoption("--arch", metavar="ARCH", help="x86_64, arm64 or all (default)")
-    group.addoption("--collectors", metavar="NAMES", help="run only these collectors (comma-separated names)")
-    group.addoption(
-        "--accel",
-        choices=("auto", "kvm", "tcg"),
-        default="auto",
-        help="how VMs run; auto uses KVM where a guest was seen to boot under it",
-    )
-    group.addoption("--cold", action="store_true", help="boot every VM afresh instead of restoring a snapshot")
-    group.addoption("--offline", action="store_true", help="fetch nothing: what is not on this machine cannot be had")
-    group.addoption(
-        "--kmatrix-dir", metavar="DIR", default=DEFAULT_DIRECTORY, help=f"where records and consoles go ({DEFAULT_DIRECTORY})"
-    )
-    group.addoption(
-        "--kernels-file", metavar="FILE", help="a kernels.toml of your own (default: the nearest above the current directory)"
-    )
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """The options' long names; `pytest_load_initial_conftests` adds the short ones."""
+    options.add_long(parser)
+    if pluginmanager._conftest_plugins:  # a conftest names this plugin: that hook is under way already
+        config = pluginmanager.get_plugin("pytestconfig")
+        assert config is not None, "pytest registers it first"
+        options.add_short(config, parser)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> Iterator[None]:
+    """The options' short names, as far as no plugin and no conftest has them."""
+    options.look_past(early_config, parser, args)
+    try:
+        return (yield)
+    finally:
+        options.add_short(early_config, parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,20 +53,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "kernel(name): the kernel of a cell")
     config.addinivalue_line("markers", "arch(name): the arch of a cell")
     config.addinivalue_line("markers", "collector(name): the collector of a cell")
+    options.set_free(config)
     if hasattr(config, "workerinput"):
         _die_with_parent()
-    if _asked_for(config):
+    if options.given(config):
         _session().configure(config)
-
-
-def _asked_for(config: pytest.Config) -> bool:
-    """Whether one of kmatrix's options is given."""
-    given = any(
-        config.getoption(option) for option in ("--kernels", "--arch", "--collectors", "--cold", "--offline", "--kernels-file")
-    )
-    # An empty expression is given too, and wrong.
-    empty = any(config.getoption(option) == "" for option in ("--kernels", "--arch", "--collectors"))
-    return given or empty or config.getoption("--kmatrix-dir") != DEFAULT_DIRECTORY or config.getoption("--accel") != "auto"
 
 
 def _session() -> Any:
@@ -89,11 +73,20 @@ def _begun(config: pytest.Config) -> bool:
     return loaded is not None and loaded.is_begun(config)
 
 
+def __getattr__(name: str) -> Any:
+    """The names that stood in this module up to 0.1.0, imported when they are asked for (for one release)."""
+    if name in ("CellFailed", "CellItem", "CollectorFile", "Run"):
+        return getattr(_session(), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 _PR_SET_PDEATHSIG = 1
 
 
 def _die_with_parent() -> None:
     """An xdist worker must not outlive pytest (its QEMU dies with it): by itself it would first finish its cell."""
+    import ctypes  # only a worker pays for it
+
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -165,8 +158,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     """What was asked for, where something was, and where the records go."""
     if not _begun(config):
         return []
-    directory = (config.invocation_params.dir / config.getoption("--kmatrix-dir")).resolve()
-    kernels, arch = config.getoption("--kernels") or "default", config.getoption("--arch") or "all"
+    directory = (config.invocation_params.dir / config.option.kmatrix_dir).resolve()
+    kernels, arch = options.value(config, "--kernels") or "default", options.value(config, "--arch") or "all"
     return [f"kmatrix: kernels {kernels}, arch {arch}, records in {directory}"]
 
 
@@ -213,7 +206,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 def _in_play(config: pytest.Config) -> bool:
     """Whether the run has to do with kmatrix: one of its options says so, or a collector.toml where pytest will look."""
-    if any(config.getoption(option) is not None for option in ("--kernels", "--arch", "--collectors")):
+    if any(options.value(config, option) is not None for option in ("--kernels", "--arch", "--collectors")):
         return True
     ignored = config.getini("norecursedirs")
     for argument in config.args:

@@ -20,6 +20,7 @@ from kmatrix.fetch import download
 from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.progress import Quiet, Step, Terminal
+from kmatrix.host.toml import read_toml
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.load import load_collector
 from kmatrix.matrix.arch import parse_arches
@@ -27,6 +28,7 @@ from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.load import load_matrix
 from kmatrix.matrix.selection import DEFAULT_SET, Matrix
 from kmatrix.objects import compiled
+from kmatrix.plugin import options
 from kmatrix.report import table
 from kmatrix.report.explain import explain
 from kmatrix.runs import cell as cells
@@ -46,9 +48,9 @@ class Run:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.directory = (config.invocation_params.dir / config.getoption("--kmatrix-dir")).resolve()
+        self.directory = (config.invocation_params.dir / config.option.kmatrix_dir).resolve()
         self.is_worker = hasattr(config, "workerinput")
-        self.explicit = config.getoption("--kernels") is not None or config.getoption("--arch") is not None
+        self.explicit = options.value(config, "--kernels") is not None or options.value(config, "--arch") is not None
         self.collected: dict[str, Path] = {}
         """The collectors found, by name (of xdist's controller: what its workers found)."""
         self.error: str | None = None
@@ -62,20 +64,20 @@ class Run:
     @cached_property
     def matrix(self) -> Matrix:
         """kernels.toml, as found from where pytest was called."""
-        given = self.config.getoption("--kernels-file")
+        given = options.value(self.config, "--kernels-file")
         return load_matrix(self.config.invocation_params.dir, file=Path(given) if given else None)
 
     @cached_property
     def selected(self) -> tuple[Target, ...]:
         """The targets asked for, whether or not they can be had."""
-        given = self.config.getoption("--kernels")
+        given = options.value(self.config, "--kernels")
         kernels = DEFAULT_SET if given is None else given
         return self.matrix.targets(kernels, self.arch)
 
     @property
     def arch(self) -> str:
         """The arches asked for, as they were written."""
-        given: str | None = self.config.getoption("--arch")
+        given: str | None = options.value(self.config, "--arch")
         return "all" if given is None else given
 
     @cached_property
@@ -84,37 +86,37 @@ class Run:
         capture = self.config.pluginmanager.getplugin("capturemanager")
         reporter = Quiet() if self.is_worker or capture is None else _Uncaptured(capture)
         return MachineRoom(
-            self.matrix, accel=self.config.getoption("--accel"), cold=self.config.getoption("--cold"), reporter=reporter
+            self.matrix, accel=options.value(self.config, "--accel"), cold=options.value(self.config, "--cold"), reporter=reporter
         )
 
     @cached_property
     def unavailable(self) -> dict[str, str]:
         """The targets selected that cannot be had, and why."""
-        return self.room.unavailable(self.selected, asked=self.config.getoption("--kernels") is not None)
+        return self.room.unavailable(self.selected, asked=options.value(self.config, "--kernels") is not None)
 
     @property
     def targets(self) -> list[Target]:
         """The targets that run: all that were asked for by --kernels (`check_explicit` saw to them), of a bare run's what can be had."""
-        if self.config.getoption("--kernels") is not None:
+        if options.value(self.config, "--kernels") is not None:
             return list(self.selected)
         return [target for target in self.selected if str(target) not in self.unavailable]
 
     def check_explicit(self) -> None:
         """An explicit request is strict: what cannot be had is an error, never a silent skip."""
         parse_arches(self.arch)
-        kernels, arch = self.config.getoption("--kernels"), self.config.getoption("--arch")
+        kernels, arch = options.value(self.config, "--kernels"), options.value(self.config, "--arch")
         targets = self.selected
         if not self.config.getoption("collectonly"):
             refuse_missing(targets, self.unavailable, kernels=kernels, arch=arch)
 
     def wants(self, collector: Collector) -> bool:
         """Whether --collectors lets this one run."""
-        given = self.config.getoption("--collectors")
+        given = options.value(self.config, "--collectors")
         return given is None or collector.name in [name.strip() for name in given.split(",")]
 
     def check_collectors(self) -> None:
         """Raises InputError where --collectors named one that was not there."""
-        given = self.config.getoption("--collectors")
+        given = options.value(self.config, "--collectors")
         if given is None or not self.collected:
             return
         wanted = [name.strip() for name in given.split(",") if name.strip()]
@@ -125,11 +127,16 @@ class Run:
             )
             raise InputError(what, where="--collectors", fix=f"collected here: {', '.join(sorted(self.collected))}")
 
+    def spelled(self, option: str) -> str:
+        """The name by which this run takes the option: another plugin may have the short one."""
+        return options.spelled(self.config, option)
+
     def options(self) -> tuple[str, ...]:
         """The options that a reproduction needs besides kernel and arch."""
-        chosen = [f"--accel={self.config.getoption('--accel')}"] if self.config.getoption("--accel") != "auto" else []
-        chosen += ["--cold"] if self.config.getoption("--cold") else []
-        chosen += [f"--kernels-file={self.config.getoption('--kernels-file')}"] if self.config.getoption("--kernels-file") else []
+        accel, file = options.value(self.config, "--accel"), options.value(self.config, "--kernels-file")
+        chosen = [f"{self.spelled('--accel')}={accel}"] if accel != "auto" else []
+        chosen += [self.spelled("--cold")] if options.value(self.config, "--cold") else []
+        chosen += [f"{self.spelled('--kernels-file')}={file}"] if file else []
         return tuple(chosen)
 
 
@@ -172,7 +179,15 @@ class CollectorFile(pytest.File):
                     self.warn(pytest.PytestWarning(old))
                 yield from [CellItem.from_parent(self, collector=collector, target=target) for target in run.targets]
         except KmatrixError as error:
-            raise self.CollectError(str(error)) from None
+            raise self.CollectError(f"{error}{self._opt_out(run)}") from None
+
+    def _opt_out(self, run: Run) -> str:
+        """How to go on without kmatrix, where the file may be another tool's: it has none of what every collector.toml of kmatrix has."""
+        with suppress(KmatrixError):
+            if {"schema", "collector", "variant"} & read_toml(self.path).keys():
+                return ""
+        shown = os.path.relpath(self.path, run.config.invocation_params.dir)
+        return f"\n  If another tool's: pytest --ignore={shown} leaves it out, and pytest -p no:kmatrix runs without kmatrix."
 
 
 def _leaves_records(item: pytest.Item) -> bool:
@@ -202,7 +217,9 @@ class CellItem(pytest.Item):
             cell_records.forget(run.directory, self.collector.name, str(self.target))  # of when there was a variant
             pytest.skip(why)
         with _said_plainly():
-            self.record = cells.run(self.collector, self.target, run.room, run.directory, options=run.options())
+            self.record = cells.run(
+                self.collector, self.target, run.room, run.directory, options=run.options(), spelled=run.spelled
+            )
         path = cell_records.path_of(run.directory, self.record.collector, self.record.target)
         properties = ("collector", "kernel", "arch", "expected", "observed", "failure", "reason")
         self.user_properties += [(name, str(getattr(self.record, name) or "")) for name in properties]
@@ -264,7 +281,7 @@ def is_begun(config: pytest.Config) -> bool:
 
 def configure(config: pytest.Config) -> None:
     """Begin a run of which kmatrix's options are given: an explicit selection is checked before anything else happens."""
-    if config.getoption("--offline"):
+    if options.value(config, "--offline"):
         download.go_offline()
     run = started(config)
     if run.is_worker:
@@ -272,7 +289,7 @@ def configure(config: pytest.Config) -> None:
     try:
         if run.explicit:
             run.check_explicit()
-        if config.getoption("--kmatrix-dir") != DEFAULT_DIRECTORY:
+        if config.option.kmatrix_dir != DEFAULT_DIRECTORY:
             cell_records.check_directory(run.directory)
     except KmatrixError as error:
         raise pytest.UsageError(str(error)) from None
@@ -324,11 +341,13 @@ def run_cell(path: Path | str, target: Target, config: pytest.Config) -> Record:
         collector = load_collector(Path(path))
         if why := compiled.nothing_for(collector, target.arch):
             pytest.skip(why)
-        return cells.run(collector, target, run.room, run.directory, options=run.options())
+        return cells.run(collector, target, run.room, run.directory, options=run.options(), spelled=run.spelled)
 
 
 def summarise(terminalreporter: Any, config: pytest.Config) -> None:
-    """The table."""
+    """The table, and what this run's options could not be called."""
+    if said := options.clash(config):
+        terminalreporter.write_line(said)
     properties = [_properties(report) for reports in terminalreporter.stats.values() for report in reports]
     run = started(config)
     records = [cell_records.read(Path(path)) for path in dict.fromkeys(p[RECORD] for p in properties if RECORD in p)]
@@ -336,7 +355,7 @@ def summarise(terminalreporter: Any, config: pytest.Config) -> None:
     left_out: Mapping[str, str] = {}
     if run.error is None and (records or run.collected):
         with suppress(KmatrixError):  # a wrong kernels.toml was said at collection
-            left_out = {} if run.config.getoption("--kernels") is not None else run.unavailable
+            left_out = {} if options.value(run.config, "--kernels") is not None else run.unavailable
     if records or skipped or (left_out and run.collected):
         terminalreporter.section("kmatrix")
         writer = terminalreporter._tw

@@ -7,7 +7,7 @@ import itertools
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -45,15 +45,25 @@ def name_of(collector: Collector, target: Target) -> str:
     return f"{collector.name}[{target}]"
 
 
-def reproduce(collector: Collector, target: Target, options: tuple[str, ...] = ()) -> str:
-    """The command that replays exactly this cell, from the current directory."""
+def reproduce(collector: Collector, target: Target, options: tuple[str, ...] = (), *, spelled: Callable[[str], str] = str) -> str:
+    """The command that replays exactly this cell, from the current directory; `spelled` is what an option is called here."""
     path = collector.path.resolve()
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     item = shlex.quote(f"{shown}::{name_of(collector, target)}")
-    return " ".join(["pytest", item, f"--kernels={target.kernel.name}", f"--arch={target.arch}", *options])
+    return " ".join(
+        ["pytest", item, f"{spelled('--kernels')}={target.kernel.name}", f"{spelled('--arch')}={target.arch}", *options]
+    )
 
 
-def run(collector: Collector, target: Target, room: MachineRoom, directory: Path, *, options: tuple[str, ...] = ()) -> Record:
+def run(
+    collector: Collector,
+    target: Target,
+    room: MachineRoom,
+    directory: Path,
+    *,
+    options: tuple[str, ...] = (),
+    spelled: Callable[[str], str] = str,
+) -> Record:
     """Run the cell and write its record under `directory`.
 
     Infra trouble is retried once; what remains of it is in the record (`failure` is `infra`). Raises InputError where the manifest, an
@@ -64,7 +74,7 @@ def run(collector: Collector, target: Target, room: MachineRoom, directory: Path
     expectation = behaviour.expected(collector, target, room.matrix)
     question = request(collector, target)
     files = loader_files.collect(collector, target.arch, mirrors=room.matrix.mirrors, reporter=room.reporter)
-    command = reproduce(collector, target, options)
+    command = reproduce(collector, target, options, spelled=spelled)
     retried = None
     for attempt in range(1, ATTEMPTS + 1):
         cell = _Cell(collector, target, room, directory, expectation, files)

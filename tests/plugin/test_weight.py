@@ -18,7 +18,7 @@ def test_the_entry_point_imports_pytest_and_the_standard_library_only() -> None:
         "print(*sorted(name for name in sys.modules if name.startswith('kmatrix')))"
     )
     said = subprocess.run([sys.executable, "-c", before_and_after], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert said == ["kmatrix", "kmatrix kmatrix.plugin"]
+    assert said == ["kmatrix", "kmatrix kmatrix.plugin kmatrix.plugin.options"]
 
 
 def test_a_run_without_collectors_loads_nothing_and_says_nothing(run_in: Shell, tmp_path: Path) -> None:
@@ -34,3 +34,14 @@ def test_a_run_without_collectors_loads_nothing_and_says_nothing(run_in: Shell, 
 def test_an_option_is_said_back(run_in: Shell, tmp_path: Path) -> None:
     (tmp_path / "test_plain.py").write_text("def test_plain(): pass\n")
     assert "kmatrix: kernels 6.1, arch arm64" in run_in("pytest", "--kernels=6.1", "--arch=arm64", "--collect-only").stdout
+
+
+def test_what_stood_in_the_entry_point_can_be_imported_from_it() -> None:
+    from kmatrix.plugin import CellFailed, CellItem, CollectorFile, Run, session
+
+    assert (CellFailed, CellItem, CollectorFile, Run) == (
+        session.CellFailed,
+        session.CellItem,
+        session.CollectorFile,
+        session.Run,
+    )
