@@ -280,6 +280,8 @@ def _no_kernel_btf(*_: object) -> Diagnosis | None:
 
 
 def _no_trampoline(failing: Failing, _: re.Match[str] | None = None) -> Diagnosis | None:
+    if not re.match(r"f(entry|exit|mod_ret)|lsm|freplace", failing.section):
+        return None
     since = _by_arch("fentry", failing)
     if failing.version >= since:
         return None
@@ -288,6 +290,17 @@ def _no_trampoline(failing: Failing, _: re.Match[str] | None = None) -> Diagnosi
         f"no fentry on {failing.arch} before {_release(since)}" if failing.arch == "arm64" else "fentry",
         "use a kprobe there",
         _release(since),
+    )
+
+
+def _no_jit(failing: Failing, _: re.Match[str]) -> Diagnosis | None:
+    """The verifier took it, the JIT did not, and there is no interpreter (bpf_prog_select_runtime in kernel/bpf/core.c)."""
+    if failing.stage != "load" or "processed " not in failing.log:
+        return None
+    return Diagnosis(
+        "jit",
+        f"the kernel's JIT for {failing.arch} does not take an instruction of the program, and the kernel has no interpreter (CONFIG_BPF_JIT_ALWAYS_ON)",
+        "avoid atomic operations other than an addition whose old value is not used (all that arm64's JIT takes in 5.15), or give such kernels a variant without them",
     )
 
 
@@ -318,6 +331,7 @@ _ROWS: tuple[tuple[str, Row], ...] = (
     (r"tail_calls are not allowed in (?:non-JITed )?programs with bpf-to-bpf calls", _tail_call),
     (r"invalid (?:indirect )?read from stack (?:R\d+ )?off -?\d+\+(?P<first>\d+) size (?P<size>\d+)", _stack),
     (r"-524|ENOTSUPP", _no_trampoline),
+    (r"-524|ENOTSUPP", _no_jit),
     (
         r"BPF program is too large|program too large|at most 4096|processed \d+ insn[^\n]*\n?$(?<=limit)",
         _fixed(

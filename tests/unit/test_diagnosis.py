@@ -97,6 +97,19 @@ ROWS: dict[str, tuple[Failing, str, str]] = {
         "attach-type",
         "no fentry on arm64 before 6.4",
     ),
+    "5.15-arm64: an instruction that the JIT does not take": (
+        failing(
+            version=(5, 15),
+            arch="arm64",
+            error="prog 'number': BPF program load failed: unknown error (-524)",
+            errno=524,
+            section="tracepoint/sched/sched_process_exec",
+            wants=TASK,
+            log="processed 19 insns (limit 1000000) max_states_per_insn 0 total_states 2 peak_states 2 mark_read 1\n",
+        ),
+        "jit",
+        "the kernel's JIT for arm64 does not take an instruction of the program, and the kernel has no interpreter (CONFIG_BPF_JIT_ALWAYS_ON)",
+    ),
     "5.4: fentry": (
         failing(version=(5, 4), section="fentry/tcp_v4_connect", wants={"type": "tracing", "attach_type": 24}),
         "attach-type",
