@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -55,10 +56,13 @@ def _unwritable(error: OSError, where: Path) -> StoreError:
     )
 
 
+_consoles = itertools.count()
+
+
 @contextmanager
 def scratch_console(what: str) -> Iterator[Path]:
-    """A console log for a VM that leaves no record; this process's own (two at once must not read each other's), removed afterwards."""
-    path = cache_dir("consoles") / f"{what}-{os.getpid()}.log"
+    """A console log for a VM that leaves no record, removed afterwards. It is this VM's own: two at once must not read each other's."""
+    path = cache_dir("consoles") / f"{what}-{os.getpid()}-{next(_consoles)}.log"
     try:
         yield path
     finally:

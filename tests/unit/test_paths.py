@@ -22,3 +22,12 @@ def test_write_whole(tmp_path: Path) -> None:
         paths.write_whole(tmp_path / "folder", "text")
     assert [each.name for each in path.parent.iterdir()] == ["file.json"]
     assert sorted(each.name for each in tmp_path.iterdir()) == ["folder", "new"]
+
+
+def test_two_scratch_consoles_of_one_name_are_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`kmatrix run` tries two objects on one target side by side."""
+    monkeypatch.setenv("KMATRIX_CACHE", str(tmp_path))
+    with paths.scratch_console("run-6.1-arm64") as one, paths.scratch_console("run-6.1-arm64") as other:
+        one.write_text("")
+        assert one != other
+    assert list((tmp_path / "consoles").iterdir()) == []
