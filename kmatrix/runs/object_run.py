@@ -153,7 +153,6 @@ def _why_program(name: str, program: Mapping[str, Any], target: Target, maps: Ma
         name=name,
         wants=program.get("wants") or {},
         btf=program.get("btf") or {},
-        config=target.kernel.config,
     )
     found = diagnosis.diagnose(failing)
     if found is not None and found.what.startswith("helper bpf_ringbuf_"):  # missing where the map type is: one cause

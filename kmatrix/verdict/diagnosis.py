@@ -59,8 +59,6 @@ class Failing:
     """The program's type, by name, and its expected attach type, by number."""
     btf: Mapping[str, Any] = field(default_factory=dict)
     """What the kernel's BTF has of the names in the failure (kmatrix.guest.why)."""
-    config: Mapping[str, bool] = field(default_factory=dict)
-    """Kernel options known to be on or off."""
 
 
 def diagnose(failing: Failing) -> Diagnosis | None:
@@ -85,7 +83,8 @@ def _by_arch(feature: str, failing: Failing) -> Version:
 
 # -- maps --------------------------------------------------------------------------------------------------------------------
 
-_SIZED_BY_NOBODY = ("perf_event_array", "ringbuf", "user_ringbuf", "sk_storage", "inode_storage", "task_storage", "cgrp_storage")
+_SIZED_BY_NOBODY = ("perf_event_array", "sk_storage", "inode_storage", "task_storage", "cgrp_storage")
+"""libbpf sizes the first by the CPUs; the storages must have no size."""
 
 
 def _map(failing: Failing) -> Diagnosis | None:
@@ -315,10 +314,7 @@ _ROWS: tuple[tuple[str, Row], ...] = (
     ),
     (r"kernel BTF is missing|failed to find valid kernel BTF|Error loading vmlinux BTF", _no_kernel_btf),
     (r"failed to find kernel BTF type ID of '(?P<function>\w+)'", _no_btf_function),
-    (
-        r"extern \(func ksym\) '(?P<function>\w+)'[^\n]*not found|calling kernel function (?P<function2>\w+) is not allowed",
-        lambda f, m: _kfunc(f, m) if m["function"] else None,
-    ),
+    (r"extern \(func ksym\) '(?P<function>\w+)'[^\n]*not found", _kfunc),
     (r"func '(?P<function>\w+)' doesn't have (?P<index>\d+)-th argument", _argument),
     (r"(?:invalid|unknown) func \S+#(?P<number>\d+)", _helper),
     (r"program of this type cannot use helper \S+#(?P<number>\d+)", _helper),
@@ -333,7 +329,7 @@ _ROWS: tuple[tuple[str, Row], ...] = (
     (r"-524|ENOTSUPP", _no_trampoline),
     (r"-524|ENOTSUPP", _no_jit),
     (
-        r"BPF program is too large|program too large|at most 4096|processed \d+ insn[^\n]*\n?$(?<=limit)",
+        r"BPF program is too large|program too large|at most 4096",
         _fixed(
             "verifier-size",
             "the verifier gave up: the program is too complex (1,000,000 instructions on all paths; 4,096 in all before 5.2)",

@@ -220,6 +220,11 @@ ROWS: dict[str, tuple[Failing, str, str]] = {
         "map-size",
         "map m has max_entries = 0",
     ),
+    "a ring buffer without a size": (
+        failing("map", (6, 12), error="map 'm': failed to create", errno=22, name="m", map_type="ringbuf", max_entries=0),
+        "map-size",
+        "map m has max_entries = 0",
+    ),
     "a map too large for the VM": (
         failing("map", (6, 12), error="map 'm': failed to create", errno=12, name="m", map_type="hash", max_entries=102400),
         "memory",
@@ -247,6 +252,7 @@ def test_words_that_no_row_knows() -> None:
     assert diagnose(failing(log="something new")) is None
     assert diagnose(failing("attach", error="something new", errno=5)) is None
     assert diagnose(failing("map", error="x", errno=7, map_type="hash", max_entries=1)) is None
+    assert diagnose(failing("map", (6, 12), error="x", errno=22, map_type="task_storage", max_entries=0)) is None
 
 
 def test_the_line_of_source() -> None:
