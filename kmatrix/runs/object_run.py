@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +106,17 @@ def left_out(info: ObjectInfo, targets: Sequence[Target]) -> list[str]:
     return sorted({target.arch for target in targets} - {target.arch for target in _fit(info, targets)})
 
 
-def _try(info: ObjectInfo, target: Target, room: MachineRoom, programs: Sequence[str]) -> Outcome:
+def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str]) -> Outcome:
     with scratch_console(f"run-{target}") as console, room.machine(target, console) as (vm, _):
         answer = vm.call(
             "object",
             timeout=MARGIN + 5 * len(info.programs),
             name=info.path.name,
             data=pack(info.data),
-            programs=list(programs) or None,
+            programs=list(only) or None,
         )
         splat = vm.splat()
-    maps = {name: found | _why_map(name, found, target) for name, found in answer.get("maps", {}).items()}
+    programs, maps = diagnosis.explain(answer["programs"], answer.get("maps", {}), target.kernel.version, target.arch)
     error = (answer.get("error") or {}).get("text")
     if splat is not None:
         error = f"{splat.kind}: {splat.title}"
@@ -125,61 +124,10 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, programs: Sequence
         str(target),
         _account(target),
         error=error,
-        programs={name: program | _why_program(name, program, target, maps) for name, program in answer["programs"].items()},
+        programs=programs,
         maps=maps,
         log=answer.get("log", ()),
     )
-
-
-_WITHOUT_MAP = re.compile(r"BPF map '([^']+)' is referenced but wasn't created")
-"""What libbpf puts into the log of a program whose map could not be made."""
-
-
-def _why_program(name: str, program: Mapping[str, Any], target: Target, maps: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The diagnosis of a program that failed, as JSON has it. Where it failed for want of a map, that is the map's."""
-    if not program.get("error"):
-        return {"diagnosis": None}
-    without = _WITHOUT_MAP.search(str(program.get("log") or ""))
-    if without and (cause := maps.get(without[1], {}).get("diagnosis")) is not None:
-        return {"diagnosis": cause}
-    failing = diagnosis.Failing(
-        stage="attach" if program["loaded"] else "load",
-        error=str(program["error"]),
-        version=target.kernel.version,
-        arch=target.arch,
-        errno=program.get("errno"),
-        log=str(program.get("log") or ""),
-        section=str(program.get("section") or ""),
-        name=name,
-        wants=program.get("wants") or {},
-        btf=program.get("btf") or {},
-    )
-    found = diagnosis.diagnose(failing)
-    if found is not None and found.what.startswith("helper bpf_ringbuf_"):  # missing where the map type is: one cause
-        rings = [each["diagnosis"] for each in maps.values() if each["type"] == "ringbuf" and each["diagnosis"] is not None]
-        if rings:
-            return {"diagnosis": rings[0]}
-    return {"diagnosis": _plain(found)}
-
-
-def _why_map(name: str, found: Mapping[str, Any], target: Target) -> dict[str, Any]:
-    if not found.get("error"):
-        return {"diagnosis": None}
-    failing = diagnosis.Failing(
-        stage="map",
-        error=str(found["error"]),
-        version=target.kernel.version,
-        arch=target.arch,
-        errno=found.get("errno"),
-        name=name,
-        map_type=found.get("type"),
-        max_entries=found.get("max_entries"),
-    )
-    return {"diagnosis": _plain(diagnosis.diagnose(failing))}
-
-
-def _plain(found: diagnosis.Diagnosis | None) -> dict[str, Any] | None:
-    return {**asdict(found), "headline": found.headline()} if found is not None else None
 
 
 def _account(target: Target) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kmatrix.matrix import history
@@ -70,6 +70,74 @@ def diagnose(failing: Failing) -> Diagnosis | None:
         if (match := re.search(pattern, text)) and (found := row(failing, match)) is not None:
             return found
     return _attach(failing) if failing.stage == "attach" else _too_new(failing)
+
+
+Reports = Mapping[str, Mapping[str, Any]]
+"""What the guest reports of the programs or maps of an object, by name (docs/protocol.md)."""
+
+_WITHOUT_MAP = re.compile(r"BPF map '([^']+)' is referenced but wasn't created")
+"""What libbpf puts into the log of a program whose map could not be made."""
+
+
+def explain(programs: Reports, maps: Reports, version: Version, arch: Arch) -> tuple[Reports, Reports]:
+    """Return the reports with a `diagnosis` each, as JSON has it: None where nothing failed, or where the cause is not known.
+
+    A program that failed for want of a map has the map's.
+    """
+    known_maps = {name: report | {"diagnosis": _of_map(name, report, version, arch)} for name, report in maps.items()}
+    return {
+        name: report | {"diagnosis": _of_program(name, report, known_maps, version, arch)} for name, report in programs.items()
+    }, known_maps
+
+
+def _of_map(name: str, report: Mapping[str, Any], version: Version, arch: Arch) -> dict[str, Any] | None:
+    if not report.get("error"):
+        return None
+    return _plain(
+        diagnose(
+            Failing(
+                stage="map",
+                error=str(report["error"]),
+                version=version,
+                arch=arch,
+                errno=report.get("errno"),
+                name=name,
+                map_type=report.get("type"),
+                max_entries=report.get("max_entries"),
+            )
+        )
+    )
+
+
+def _of_program(name: str, report: Mapping[str, Any], maps: Reports, version: Version, arch: Arch) -> dict[str, Any] | None:
+    if not report.get("error"):
+        return None
+    log = str(report.get("log") or "")
+    without = _WITHOUT_MAP.search(log)
+    if without and (cause := maps.get(without[1], {}).get("diagnosis")) is not None:
+        return dict(cause)
+    found = diagnose(
+        Failing(
+            stage="attach" if report["loaded"] else "load",
+            error=str(report["error"]),
+            version=version,
+            arch=arch,
+            errno=report.get("errno"),
+            log=log,
+            section=str(report.get("section") or ""),
+            name=name,
+            wants=report.get("wants") or {},
+            btf=report.get("btf") or {},
+        )
+    )
+    if found is not None and found.what.startswith("helper bpf_ringbuf_"):  # missing where the map type is: one cause
+        rings = [each["diagnosis"] for each in maps.values() if each["type"] == "ringbuf" and each["diagnosis"] is not None]
+        return dict(rings[0]) if rings else _plain(found)
+    return _plain(found)
+
+
+def _plain(found: Diagnosis | None) -> dict[str, Any] | None:
+    return {**asdict(found), "headline": found.headline()} if found is not None else None
 
 
 def _release(version: Version) -> str:

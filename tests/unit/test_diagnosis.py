@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kmatrix.matrix import history
-from kmatrix.verdict.diagnosis import Failing, diagnose
+from kmatrix.verdict.diagnosis import Failing, diagnose, explain
 
 LOAD = "prog 'p': BPF program load failed: Invalid argument"
 TASK = {"type": "tracepoint", "attach_type": 0}
@@ -270,3 +270,24 @@ def test_since_when() -> None:
     assert history.prog_type_since("lsm") == (5, 7)
     assert history.attach_type(46) == ("tcx_ingress", (6, 6))
     assert history.attach_type(55) == ("netkit_peer", (6, 7))
+
+
+RING = {"type": "ringbuf", "max_entries": 4096, "error": "map 'ring': failed to create: Invalid argument(-22)", "errno": 22}
+FAILED = {"loaded": False, "error": LOAD, "errno": 22, "section": "tp/sched/sched_switch"}
+
+
+@pytest.mark.parametrize(
+    "log",
+    ["0: <invalid BPF map reference>\nBPF map 'ring' is referenced but wasn't created\n", "invalid func unknown#131\n"],
+    ids=["libbpf's word", "a simulated kernel's"],
+)
+def test_a_program_that_fails_for_want_of_a_map_has_its_cause(log: str) -> None:
+    programs, maps = explain({"p": FAILED | {"log": log}}, {"ring": RING}, (5, 4), "x86_64")
+    assert maps["ring"]["diagnosis"]["headline"] == "map type ringbuf, since 5.8"
+    assert programs["p"]["diagnosis"] == maps["ring"]["diagnosis"]
+
+
+def test_what_did_not_fail_has_no_cause() -> None:
+    programs, maps = explain({"p": {"loaded": True, "error": None}}, {"m": {"type": "hash", "error": None}}, (6, 12), "arm64")
+    assert programs["p"]["diagnosis"] is None
+    assert maps["m"]["diagnosis"] is None
