@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from kmatrix.guest.past import hidden_with
 from kmatrix.matrix.arch import ARCHES, Arch
 from kmatrix.matrix.features import FEATURES, Version, status
-from kmatrix.matrix.simulation import HIDEABLE, NOT_SIMULATED, later_than, with_dependents
+from kmatrix.matrix.simulation import HIDEABLE, NOT_SIMULATED, later_than
 
 BUILD_VARIANTS: Mapping[str, Mapping[str, bool]] = {
     "nobtf": {"DEBUG_INFO_BTF": False, "DEBUG_INFO_BTF_MODULES": False},
@@ -53,10 +54,10 @@ class Simulation:
 
     def hidden(self, arch: Arch) -> frozenset[str]:
         """The features out of sight: those named, what cannot be without them, and what came after `as_of`."""
-        named = with_dependents(self.hide)
+        named = hidden_with(self.hide)
         if self.as_of is None:
             return named
-        return named | with_dependents(later_than(self.as_of, arch, self.base.config) & HIDEABLE)
+        return named | hidden_with(later_than(self.as_of, arch, self.base.config) & HIDEABLE)
 
     def unhideable(self, arch: Arch) -> frozenset[str]:
         """What the base has, `as_of` did not, and nothing hides."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from kmatrix.guest.past import GONE, hidden_with
+from kmatrix.guest.past import GONE
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import FEATURES, Version
 
@@ -32,11 +32,6 @@ NOT_SIMULATED = (
 def not_hideable(names: Iterable[str]) -> list[str]:
     """Of the features, those that cannot be hidden."""
     return sorted(set(names) - HIDEABLE)
-
-
-def with_dependents(names: Iterable[str]) -> frozenset[str]:
-    """Return the features `names` and those that cannot be there without them."""
-    return hidden_with(names)
 
 
 def later_than(as_of: Version, arch: Arch, config: Mapping[str, bool]) -> frozenset[str]:
