@@ -100,6 +100,8 @@ def _mount_securityfs() -> None:
 
 OUTPUT_LIMIT = 1 << 20
 """Bytes that are read of an iterator's text."""
+READS = 10_000
+"""How often it is read at most."""
 
 
 def _iterator(program: int, resources: ExitStack) -> str:
@@ -107,9 +109,16 @@ def _iterator(program: int, resources: ExitStack) -> str:
     link = libbpf.pointer("attach", libbpf.program_attach(program))
     resources.callback(libbpf.link_destroy, link)
     with open(bpf.iter_create(libbpf.link_fd(link)), "rb", buffering=0) as file:
-        text = bytearray()
-        while len(text) < OUTPUT_LIMIT and (chunk := file.read(1 << 16)):
-            text += chunk
+        text, chunk = bytearray(), None
+        for _ in range(READS):
+            chunk = file.read(
+                1 << 16
+            )  # None is EAGAIN: the kernel rests after a million objects that print nothing (MAX_ITER_OBJECTS)
+            text += chunk or b""
+            if chunk == b"" or len(text) >= OUTPUT_LIMIT:
+                break
+        else:
+            raise OSError(errno.EAGAIN, f"the iterator did not come to an end in {READS} reads")
     lines = text.decode("utf-8", "replace").splitlines()
     first = f", the first {lines[0][:60]!r}" if lines else ""
     return f"iterator, {len(lines)} line{'' if len(lines) == 1 else 's'} read{first}"

@@ -84,9 +84,9 @@ def explain(programs: Reports, maps: Reports, version: Version, arch: Arch) -> t
 
     A program that failed for want of a map has the map's.
     """
-    known_maps = {name: report | {"diagnosis": _of_map(name, report, version, arch)} for name, report in maps.items()}
+    known_maps = {name: {**report, "diagnosis": _of_map(name, report, version, arch)} for name, report in maps.items()}
     return {
-        name: report | {"diagnosis": _of_program(name, report, known_maps, version, arch)} for name, report in programs.items()
+        name: {**report, "diagnosis": _of_program(name, report, known_maps, version, arch)} for name, report in programs.items()
     }, known_maps
 
 
@@ -190,7 +190,7 @@ Row = Callable[[Failing, "re.Match[str]"], Diagnosis | None]
 
 
 def _source_line(failing: Failing) -> str | None:
-    """The last line of C source in the log before the end: `; text`, from 6.8 on with `@ file:line` (7c8ce4ffb684)."""
+    """The last line of C source in the log before the end: `; text`, with `@ file:line` on newer kernels (6.12 has it, 6.1 has not)."""
     lines = [line[2:].strip() for line in failing.log.splitlines() if line.startswith("; ")]
     return next((line for line in reversed(lines) if line and not line.startswith("@")), None)
 
