@@ -245,13 +245,16 @@ def test_the_cause(case: tuple[Failing, str, str]) -> None:
 @pytest.mark.parametrize("version", [(5, 12), (6, 1)])
 def test_what_the_kernel_has_is_not_blamed(version: tuple[int, int]) -> None:
     """The same words on a kernel that has the instruction mean something else."""
-    assert diagnose(failing(version=version, log="BPF_STX uses reserved fields")) is None
+    found = diagnose(failing(version=version, log="BPF_STX uses reserved fields"))
+    assert found is not None
+    assert found.what == "an instruction that this kernel does not know (BPF_STX uses reserved fields)"
+    assert found.since is None
 
 
 def test_words_that_no_row_knows() -> None:
     assert diagnose(failing(log="something new")) is None
     assert diagnose(failing("attach", error="something new", errno=5)) is None
-    assert diagnose(failing("map", error="x", errno=7, map_type="hash", max_entries=1)) is None
+    assert diagnose(failing("map", error="x", errno=5, map_type="hash", max_entries=1)) is None
     assert diagnose(failing("map", (6, 12), error="x", errno=22, map_type="task_storage", max_entries=0)) is None
 
 
