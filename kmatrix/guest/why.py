@@ -11,7 +11,7 @@ from ctypes import c_uint32, string_at
 
 from . import libbpf
 
-STRUCT, UNION, ENUM, FUNC, ENUM64 = 4, 5, 6, 12, 19
+STRUCT, UNION, ENUM, TYPEDEF, FUNC, ENUM64 = 4, 5, 6, 8, 12, 19
 KINDS = {"struct": STRUCT, "union": UNION, "enum": ENUM, "enum64": ENUM64}
 """BTF_KIND_* of the types that CO-RE relocations name (Documentation/bpf/btf.rst)."""
 _QUALIFIERS = (8, 9, 10, 11, 18)
@@ -199,12 +199,15 @@ def _members_like(btf: int, ident: int, path: list[str]) -> list[str]:
 
 
 def _arguments(btf: int, function: str) -> int | None:
-    """How many arguments the kernel's function has; None where its BTF does not tell."""
-    ident = libbpf.btf_find_by_name_kind(btf, function.encode(), FUNC)
-    if ident <= 0:
-        return None
+    """How many arguments the kernel's function or tracepoint has; None where its BTF does not tell."""
+    ident, own = libbpf.btf_find_by_name_kind(btf, function.encode(), FUNC), 0
+    if ident <= 0:  # a tracepoint is a typedef of a pointer to a function whose first argument is the tracepoint's own
+        ident, own = libbpf.btf_find_by_name_kind(btf, f"btf_trace_{function}".encode(), TYPEDEF), 1
+        if ident <= 0:
+            return None
+        ident = _words(libbpf.btf_type_by_id(btf, ident))[2]
     proto = _words(libbpf.btf_type_by_id(btf, ident))[2]
-    return _words(libbpf.btf_type_by_id(btf, proto))[1] & 0xFFFF  # BTF_INFO_VLEN
+    return (_words(libbpf.btf_type_by_id(btf, proto))[1] & 0xFFFF) - own  # BTF_INFO_VLEN
 
 
 def _words(pointer: int) -> tuple[int, int, int]:

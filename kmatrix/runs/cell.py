@@ -295,10 +295,11 @@ class _Cell:
         failed = [attempt for attempt in facts.get("attempts", ()) if has_failed(attempt)]
         if not failed:
             return []
-        names = [attempt["variant"] for attempt in failed] if self.collector.loader is None else []
+        own = self.collector.loader is not None
+        names = [] if own else [attempt["variant"] for attempt in failed]
         infos = {name: compiled.load(self.collector, self.collector.variant(name), self.target.arch) for name in names}
         lines = {name: SourceLines(info.data) for name, info in infos.items()}
-        return causes(failed, self.target.kernel.version, self.target.arch, lines)
+        return causes(failed, self.target.kernel.version, self.target.arch, lines, own_loader=own)
 
     def record(self, observation: Observation | None, verdict: Verdict) -> Record:
         """The record of what is known by now."""

@@ -4,7 +4,19 @@ Pure: it reads what the guest reported. An answer that no row matches has no dia
 modules have the functions that its rows name.
 """
 
-from kmatrix.verdict.diagnosis.cause import UNCLASSIFIED, Diagnosis, Failing
+from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing
+from kmatrix.verdict.diagnosis.classes import CLASSES, UNCLASSIFIED
 from kmatrix.verdict.diagnosis.explain import causes, diagnose, explain, has_failed, of_opening, unclassified
 
-__all__ = ["UNCLASSIFIED", "Diagnosis", "Failing", "causes", "diagnose", "explain", "has_failed", "of_opening", "unclassified"]
+__all__ = [
+    "CLASSES",
+    "UNCLASSIFIED",
+    "Diagnosis",
+    "Failing",
+    "causes",
+    "diagnose",
+    "explain",
+    "has_failed",
+    "of_opening",
+    "unclassified",
+]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import FEATURES, Version
+from kmatrix.verdict.diagnosis.classes import CLASSES
 
 if TYPE_CHECKING:
     import re
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from kmatrix.objects.source_lines import SourceLines
 
 PAGE = "docs/diagnosis.md"
-UNCLASSIFIED = "unclassified"
-"""The class of a failure that no row of the table knows."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,10 @@ class Diagnosis:
     """The first release that has what is missing, where something is."""
     where: str | None = None
     """The line of C source at which the verifier or libbpf stopped, `text @ file:line`; None where none is known."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in CLASSES:
+            raise ValueError(f"{self.kind!r} is none of the classes of kmatrix.verdict.diagnosis.classes")
 
     def headline(self) -> str:
         """The cause with its first release."""

@@ -10,7 +10,8 @@ from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import Version
 from kmatrix.objects.source_lines import SourceLines
 from kmatrix.verdict.diagnosis import hooks
-from kmatrix.verdict.diagnosis.cause import PAGE, UNCLASSIFIED, Diagnosis, Failing
+from kmatrix.verdict.diagnosis.cause import PAGE, Diagnosis, Failing
+from kmatrix.verdict.diagnosis.classes import UNCLASSIFIED
 from kmatrix.verdict.diagnosis.maps import of_map
 from kmatrix.verdict.diagnosis.opening import of_object
 from kmatrix.verdict.diagnosis.rows import ROWS
@@ -131,16 +132,24 @@ def has_failed(attempt: Mapping[str, Any]) -> bool:
 
 
 def causes(
-    attempts: Iterable[Mapping[str, Any]], version: Version, arch: Arch, lines: Mapping[str, SourceLines]
+    attempts: Iterable[Mapping[str, Any]],
+    version: Version,
+    arch: Arch,
+    lines: Mapping[str, SourceLines],
+    *,
+    own_loader: bool = False,
 ) -> list[dict[str, Any]]:
     """The causes of what failed in the tries of a cell (docs/record.md): one for each cause and variant, with the programs and maps that have it.
 
-    `lines` are those of each variant's object, by the variant's name. What was not tried for what failed before it has no cause of its own.
+    `lines` are those of each variant's object, by the variant's name. A loader of the collector's own is quoted by its last lines: of what it says,
+    only what is known is a cause. What was not tried for what failed before it has no cause of its own.
     """
     found: list[dict[str, Any]] = []
     for attempt in attempts:
         alike: dict[tuple[str, str, str], dict[str, Any]] = {}
         for kind, name, cause, said in _failures(attempt, version, arch, lines.get(attempt["variant"])):
+            if own_loader and cause["kind"] == UNCLASSIFIED:
+                continue
             empty = {
                 "variant": attempt["variant"],
                 "stage": attempt["stage"],

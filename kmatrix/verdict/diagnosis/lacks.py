@@ -266,18 +266,20 @@ def relocation(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
 
 
 def argument(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
-    """A function of the kernel that has fewer arguments than the program reads."""
-    function, index = match["function"], int(match["index"])
+    """A function of the kernel, or a tracepoint, that has fewer arguments than the program reads.
+
+    Some releases count the argument in the message from 0, others (5.10) from 1. The offset into the context, which follows, does not lie.
+    """
+    function = match["function"]
+    offset = re.search(r"invalid bpf_context access off=(\d+)", failing.log[failing.log.find(match[0]) :])
+    number = (int(offset[1]) // 8 if offset else int(match["index"])) + 1
     count = (failing.btf.get("function") or {}).get("arguments")
     has = f"has {count} argument{'' if count == 1 else 's'}" if count is not None else "has fewer arguments"
-    if failing.section.startswith("tp_btf"):  # the first argument of a tracepoint's function is the tracepoint's own
-        name, index = f"tracepoint {function}", index - 1
-    else:
-        name = f"btf:func/{function}"
+    name = f"tracepoint {function}" if failing.section.startswith("tp_btf") else f"btf:func/{function}"
     beyond = " (or its return value, which comes after the last)" if failing.section.startswith("fexit") else ""
     return Diagnosis(
         "btf-function",
-        f"{name} {has} on this kernel, and the program reads argument {index + 1}{beyond}",
+        f"{name} {has} on this kernel, and the program reads argument {number}{beyond}",
         "load another program for kernels whose function has another signature",
         None,
         where(failing),

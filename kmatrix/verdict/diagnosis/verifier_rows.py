@@ -29,7 +29,6 @@ LIMITS: tuple[tuple[str, Row], ...] = (
             "make branches and loops simpler, or split the program by tail calls",
         ),
     ),
-    (r"too many subprograms", fixed("verifier-size", "more than 256 functions", "make some of them __always_inline")),
     (r"back-edge from insn", lacks.back_edge),
     (
         r"infinite loop detected",
@@ -46,14 +45,6 @@ LIMITS: tuple[tuple[str, Row], ...] = (
     (
         r"the call stack of \d+ frames is too deep",
         fixed("verifier-stack", "functions that call each other more than 8 deep", "make some of them __always_inline"),
-    ),
-    (
-        r"Looks like the BPF stack limit|exceeds 512",
-        fixed(
-            "verifier-stack",
-            "more than 512 bytes of stack",
-            "keep large values in a map, such as a per-CPU array of one element",
-        ),
     ),
 )
 
@@ -130,10 +121,6 @@ MEMORY: tuple[tuple[str, Row], ...] = (
     (
         r"misaligned (?:\w+ )?access",
         fixed("alignment", "an access that is not aligned", "copy the bytes by bpf_probe_read_kernel or __builtin_memcpy"),
-    ),
-    (
-        r"leaks addr|leaking pointer",
-        fixed("permission", "a program without privileges would give away a pointer", "load it with CAP_BPF and CAP_PERFMON"),
     ),
     (
         r"invalid bpf_context access|invalid ctx access|verifier (?:narrow ctx (?:access|load) )?(?:is )?misconfigured\b(?! verifier)",
@@ -241,10 +228,6 @@ RULES: tuple[tuple[str, Row], ...] = (
         ),
     ),
     (
-        r"R0 is not a known value|R0 not a scalar value|R0 leaks addr as return value",
-        fixed("return-value", "the program returns what its type does not allow", "return one of the values that the hook knows"),
-    ),
-    (
         r"R(?P<register>\d) type=(?P<type>\w+) expected=(?P<expected>[\w, ]+)",
         fixed(
             "argument",
@@ -293,32 +276,6 @@ RULES: tuple[tuple[str, Row], ...] = (
             "symbol",
             "{function}() may not be modified: fmod_ret takes security hooks and functions of ALLOW_ERROR_INJECTION",
             "use fexit to watch it, or bpf_override_return from a kprobe where the kernel allows that",
-        ),
-    ),
-    (
-        r"callbacks are not allowed in non-JITed|JIT (?:doesn't|does not) support|in non-JITed programs|JIT is required",
-        fixed(
-            "jit",
-            "the program needs the JIT, which is off or does not know it on this arch",
-            "turn it on: sysctl net.core.bpf_jit_enable=1",
-        ),
-    ),
-    (
-        r"kernel is missing BTF|without CONFIG_DEBUG_INFO_BTF|in-kernel BTF is malformed",
-        fixed(
-            "btf",
-            "this kernel has no BTF of its own (CONFIG_DEBUG_INFO_BTF, 5.2 on)",
-            "give it a variant without CO-RE, or bring a BTF file",
-        ),
-    ),
-    (
-        r"allowed for CAP_BPF and CAP_SYS_ADMIN|prohibited for !root",
-        fixed("permission", "the program needs privileges", "load it with CAP_BPF and CAP_PERFMON (5.8 on), or CAP_SYS_ADMIN"),
-    ),
-    (
-        r"(?:invalid func info|missing btf func_info|func_info BTF section doesn't match|Invalid line_info|missing bpf_line_info)",
-        fixed(
-            "object-btf", "the object's BTF does not fit its instructions", "compile it anew with -g, and do not edit the object"
         ),
     ),
     (r"BPF_\w+ uses reserved fields|unknown insn class|invalid BPF_\w+ opcode|invalid atomic operand size", lacks.reserved),
