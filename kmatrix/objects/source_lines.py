@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -18,6 +18,9 @@ from kmatrix.objects.btf import Btf
 
 _INSN = 8
 """Bytes of an instruction."""
+_R_BPF_64_64 = 1
+"""The relocation of a two-word load: the address of a map, of data, or of a function."""
+_SHF_EXECINSTR = 0x4
 _AT = re.compile(r"^(?:from \d+ to )?(\d+): ", re.M)
 
 
@@ -77,6 +80,49 @@ class SourceLines:
         having = [line for line in own if re.search(rf"\b{re.escape(word)}\b", line.text)]
         return str(min(having, key=lambda line: abs(line.insn - at))) if having else None
 
+    def holding(self, program: str, wanted: Callable[[bytes], bool]) -> str | None:
+        """The line of the first instruction (8 bytes) of `program`, else of the functions that all programs share, that is `wanted`."""
+        lines, functions = self._table
+        home = functions.get(program)
+        if home is None:
+            return None
+        section, start, count = home
+        for name, first, number in ((section, start, count), (".text", 0, None)):
+            code = self._code(name)
+            end = len(code) // _INSN if number is None else first + number
+            for at in range(first, end):
+                if wanted(code[at * _INSN : (at + 1) * _INSN]):
+                    before = [line for line in lines if line.section == name and line.insn <= at]
+                    return str(max(before, key=lambda line: line.insn)) if before else None
+        return None
+
+    def _code(self, section: str) -> bytes:
+        found = ELFFile(BytesIO(self._data)).get_section_by_name(section)
+        return bytes(found.data()) if found is not None else b""
+
+    def callback(self, program: str) -> str | None:
+        """The first line of `program` that takes the address of a function; None where none does."""
+        lines, functions = self._table
+        home = functions.get(program)
+        if home is None:
+            return None
+        section, start, count = home
+        elf = ELFFile(BytesIO(self._data))
+        for found in elf.iter_sections():
+            if not isinstance(found, RelocationSection) or elf.get_section(found["sh_info"]).name != section:
+                continue
+            symbols = elf.get_section(found["sh_link"])
+            for relocation in found.iter_relocations():
+                at, kind = relocation["r_offset"] // _INSN, relocation["r_info_type"]
+                if kind != _R_BPF_64_64 or not start <= at < start + count or not isinstance(symbols, SymbolTableSection):
+                    continue
+                target = symbols.get_symbol(relocation["r_info_sym"])
+                index = target["st_shndx"]
+                if isinstance(index, int) and elf.get_section(index)["sh_flags"] & _SHF_EXECINSTR:
+                    before = [line for line in lines if line.section == section and line.insn <= at]
+                    return str(max(before, key=lambda line: line.insn)) if before else None
+        return None
+
     def uses(self, symbol: str) -> str | None:
         """The first line that refers to an external symbol; None where none does."""
         lines, _ = self._table
@@ -98,15 +144,23 @@ class SourceLines:
             return None
         return None
 
-    def structure(self, size: int, holes: Sequence[int]) -> str | None:
-        """The structure of `size` bytes in the object's BTF whose padding is exactly the bytes `holes`; None where there is none, or several."""
+    def structure(self, size: int, first: int, left: Sequence[int]) -> tuple[list[int], str] | None:
+        """The structure of `size` bytes in the object's BTF that was left unwritten: which bytes, and its name.
+
+        Its padding has the byte `first`, and is among the bytes `left` unwritten; or all are, and there is one structure of that size. None
+        where no structure is that, or several are.
+        """
         try:
             section = ELFFile(BytesIO(self._data)).get_section_by_name(".BTF")
             btf = Btf(section.data() if section is not None else b"")
         except (ELFError, ValueError):
             return None
-        found = {name for name, padding in btf.paddings(size) if name and (padding == list(holes) or len(holes) == size)}
-        return found.pop() if len(found) == 1 else None
+        found = {
+            name: list(left) if len(left) == size else padding
+            for name, padding in btf.paddings(size)
+            if name and (len(left) == size or (first in padding and set(padding) <= set(left)))
+        }
+        return next((padding, name) for name, padding in found.items()) if len(found) == 1 else None
 
     def stopped_at(self, program: str, log: str, text: str | None) -> str | None:
         """The line at which the verifier stopped in `program`: the last instruction of its `log`, `text` being the last line quoted there.

@@ -113,6 +113,11 @@ def naming(failing: Failing, word: str) -> str | None:
     return failing.lines.naming(failing.name, failing.log, word) if failing.lines is not None else None
 
 
+def holding(failing: Failing, wanted: Callable[[bytes], bool]) -> str | None:
+    """Where the verifier stopped; where its log does not tell, the line of the first instruction that is `wanted`."""
+    return where(failing) or (failing.lines.holding(failing.name, wanted) if failing.lines is not None else None)
+
+
 def used(failing: Failing, symbol: str) -> str | None:
     """The first line of the object that refers to an external symbol; else where the verifier stopped."""
     return (failing.lines.uses(symbol) if failing.lines is not None else None) or where(failing)
@@ -120,11 +125,6 @@ def used(failing: Failing, symbol: str) -> str | None:
 
 def fixed(kind: str, what: str, fix: str, since: str | None = None) -> Row:
     """A row that says the same of each match. `{name}` in `what` is a group of the pattern."""
-    return lambda failing, match: Diagnosis(kind, what.format(**match.groupdict()), fix, since, where(failing))
-
-
-def before(since: Version, kind: str, what: str, fix: str) -> Row:
-    """A row for what came with a release: it says nothing of kernels that have it."""
-    return lambda failing, match: (
-        Diagnosis(kind, what.format(**match.groupdict()), fix, release(since), where(failing)) if failing.version < since else None
+    return lambda failing, match: Diagnosis(
+        kind, what.format(**match.groupdict()), fix, since, where(failing) or first_line(failing)
     )

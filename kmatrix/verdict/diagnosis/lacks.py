@@ -6,7 +6,7 @@ import re
 
 from kmatrix.matrix import history
 from kmatrix.verdict.diagnosis import hooks
-from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, first_line, naming, release, used, where
+from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, first_line, holding, naming, release, used, where
 from kmatrix.verdict.diagnosis.kfuncs import MODULES, SINCE
 
 _MAY_SLEEP = ("bpf_copy_from_user", "bpf_copy_from_user_task", "bpf_ima_inode_hash", "bpf_ima_file_hash")
@@ -132,32 +132,34 @@ def kfunc_type(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
 def atomic(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     """An atomic operation beyond adding, where the kernel has only that."""
     code = match["code"]
+    at = holding(failing, lambda insn: insn[0] in (0xC3, 0xDB) and any(insn[4:]))
     if failing.version >= (5, 12):
         if code is None or int(code, 16) not in (0x100, 0x110) or failing.version >= (6, 15):
             return None
         what = "load_acquire (an atomic load or store with an order)"
-        return Diagnosis("instruction", f"instruction {what}", "compile with -mcpu=v3", "6.15", where(failing))
+        return Diagnosis("instruction", f"instruction {what}", "compile with -mcpu=v3", "6.15", at)
     return Diagnosis(
         "instruction",
         "instruction atomic_fetch (an atomic operation whose old value is used)",
         "compile with -mcpu=v2, or use the operation without its result",
         "5.12",
-        where(failing),
+        at,
     )
 
 
 def opcode(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     """An instruction that the verifier does not know, by its code."""
     code = int(match["code"], 16)
+    at = holding(failing, lambda insn: insn[0] == code)
     for codes, since, name, fix in _OPCODES:
         if code in codes and failing.version < since:
-            return Diagnosis("instruction", f"instruction {name}", fix, release(since), where(failing))
+            return Diagnosis("instruction", f"instruction {name}", fix, release(since), at)
     return Diagnosis(
         "instruction",
         f"an instruction that this kernel does not know (code 0x{code:02x})",
         "compile for an older instruction set (-mcpu=v2, or -mcpu=v3)",
         None,
-        where(failing),
+        at,
     )
 
 
@@ -171,9 +173,10 @@ _OPCODES: tuple[tuple[frozenset[int], tuple[int, int], str, str], ...] = (
 
 def reserved(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     """`… uses reserved fields`: a form of an instruction that is newer than the kernel."""
-    for words, since, name, fix in _FORMS:
+    for words, since, name, fix, codes in _FORMS:
         if words in match[0] and failing.version < since:
-            return Diagnosis("instruction", f"instruction {name}", fix, release(since), where(failing))
+            at = holding(failing, lambda insn, codes=codes: insn[0] in codes)  # type: ignore[misc]
+            return Diagnosis("instruction", f"instruction {name}", fix, release(since), at)
     return Diagnosis(
         "instruction",
         f"an instruction that this kernel does not know ({match[0]})",
@@ -183,13 +186,11 @@ def reserved(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     )
 
 
-_FORMS: tuple[tuple[str, tuple[int, int], str, str], ...] = (
-    ("insn class 6", (5, 1), "jmp32 (a comparison of 32 bits)", "compile with -mcpu=v2"),
-    ("BPF_LDX", (6, 6), "ldsx (a load that extends the sign)", "compile with -mcpu=v3"),
-    ("BPF_CALL", (5, 13), "call of a kernel function", "give such kernels a variant that calls helpers"),
-    ("BPF_MOV", (6, 6), "movsx, or another form of mov", "compile with -mcpu=v3"),
-    ("BPF_ALU", (6, 6), "a signed division, or another form of arithmetic", "compile with -mcpu=v3"),
-    ("BPF_JA", (6, 9), "may_goto (cond_break)", "use a bounded loop, or bpf_loop from 5.17 on"),
+_FORMS: tuple[tuple[str, tuple[int, int], str, str, frozenset[int]], ...] = (
+    ("insn class 6", (5, 1), "jmp32 (a comparison of 32 bits)", "compile with -mcpu=v2", frozenset(range(0x06, 0x100, 8))),
+    ("BPF_LDX", (6, 6), "ldsx (a load that extends the sign)", "compile with -mcpu=v3", frozenset({0x81, 0x89, 0x91})),
+    ("BPF_CALL", (5, 13), "call of a kernel function", "give such kernels a variant that calls helpers", frozenset({0x85})),
+    ("BPF_MOV", (6, 6), "movsx, or another form of mov", "compile with -mcpu=v3", frozenset({0xBC, 0xBF})),
 )
 """Words → first release: 092ed0968bb6 (jmp32), 1f9a1ea821ff, 8100928c8814 and ec0e2da95f72 (cpu v4), e6ac2450d6de, 011832b97b31 (may_goto)."""
 
@@ -214,7 +215,7 @@ def callback(failing: Failing, _: re.Match[str]) -> Diagnosis | None:
         "a reference to a function (a callback, as bpf_loop and bpf_for_each_map_elem take it)",
         "a guard around the call does not help, since the callback stays in the object: put it into a program of its own that old kernels do not load",
         "5.13",
-        where(failing) or first_line(failing),
+        (failing.lines.callback(failing.name) if failing.lines is not None else None) or where(failing) or first_line(failing),
     )
 
 
@@ -254,8 +255,9 @@ def relocation(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
             at,
         )
     field_ = f".{member}" if member else ""
-    members = known.get("members")
-    renamed = f"; the nearest is {', '.join(members)}" if members else ""
+    members = known.get("members") or []
+    same = [each for each in members if each.strip("_") == (member or "").rpartition(".")[2]]
+    renamed = f"; the nearest is {', '.join(same or members)}" if members else ""
     return Diagnosis(
         "btf-field",
         f"CO-RE: btf:{name}{field_} is not in this kernel, or of another kind{renamed}",
@@ -335,6 +337,18 @@ def no_jit(failing: Failing, _: re.Match[str]) -> Diagnosis | None:
         "avoid atomic operations other than an addition whose old value is not used (all that arm64's JIT takes in 5.15), or give such kernels a variant without them",
         None,
         first_line(failing),
+    )
+
+
+def global_pointer(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
+    """A global function with a pointer to a structure: e5069b9c23b3 (5.13)."""
+    at = failing.lines.first(match["function"]) if failing.lines is not None else None
+    return Diagnosis(
+        "global-function",
+        f"global function {match['function']}() with a pointer argument",
+        "make the function static, or __always_inline",
+        "5.13",
+        at or where(failing),
     )
 
 

@@ -17,6 +17,7 @@ _MISSING: tuple[tuple[str, Row], ...] = (
     (r"kernel BTF is missing|failed to find valid kernel BTF|Error loading vmlinux BTF", lacks.no_kernel_btf),
     (r"failed to find kernel BTF type ID of '(?P<function>\w+)'", lacks.no_btf_function),
     (r"extern \(func ksym\) '(?P<function>\w+)'[^\n]*not found", lacks.kfunc),
+    (r"kfunc '(?P<function>\w+)' is referenced but wasn't resolved", lacks.kfunc),
     (r"calling kernel function (?P<function>\w+) is not allowed", lacks.kfunc_type),
     (r"func '(?P<function>\w+)' doesn't have (?P<index>\d+)-th argument", lacks.argument),
     (r"(?:invalid|unknown) func \S+#(?P<number>\d+)", lacks.helper),
@@ -55,15 +56,7 @@ _MISSING: tuple[tuple[str, Row], ...] = (
         ),
     ),
     (r"unknown opcode (?:0x)?(?P<code>[0-9a-f]{2})\b", lacks.opcode),
-    (
-        r"Arg#\d+ type PTR in (?P<function>\w+)\(\) is not supported yet",
-        fixed(
-            "global-function",
-            "global function {function}() with a pointer argument",
-            "make the function static, or __always_inline",
-            "5.13",
-        ),
-    ),
+    (r"Arg#\d+ type PTR in (?P<function>\w+)\(\) is not supported yet", lacks.global_pointer),
     (r"tail_calls are not allowed in (?:non-JITed )?programs with bpf-to-bpf calls", lacks.tail_call),
     (
         r"invalid (?:indirect )?(?:read from|access to) stack (?:R\d+ )?off (?P<base>-?\d+)\+(?P<first>\d+) size (?P<size>\d+)",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, where
 
@@ -19,15 +19,17 @@ def unwritten(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     base, first, size = int(match["base"]), int(match["first"]), int(match["size"])
     if size <= 0:
         return None
-    bytes_ = _never_written(failing.log, base, size)
-    if first not in bytes_ or "r10" not in failing.log:
-        bytes_ = []
-    name = failing.lines.structure(size, bytes_) if failing.lines is not None and bytes_ else None
+    left = _never_written(failing.log, base, size) if "r10" in failing.log else []
+    bytes_, name = (left, None) if first in left else ([], None)
+    if bytes_ and failing.lines is not None:
+        bytes_, name = failing.lines.structure(size, first, left) or (left, None)
     whose = f" of struct {name}" if name else ""
     if len(bytes_) == size:
         which = f"all {size} bytes{whose}"
-    elif bytes_:
+    elif name or _runs(bytes_) == 1:
         which = f"{_ranges(bytes_)}{whose or f' of {size}'}"
+    elif bytes_:  # helpers write too: what no store writes is not all unwritten
+        which = f"{_ranges(_run(bytes_, first))} of {size}, and perhaps more"
     else:
         which = f"byte {first} of {size}, and perhaps those after it"
     return Diagnosis(
@@ -46,6 +48,19 @@ def _never_written(log: str, base: int, size: int) -> list[int]:
         start = int(offset) - base
         left -= set(range(start, start + int(bits) // 8))
     return sorted(left)
+
+
+def _runs(numbers: Sequence[int]) -> int:
+    """How many runs of neighbours there are."""
+    return sum(number - 1 not in numbers for number in numbers)
+
+
+def _run(numbers: Sequence[int], first: int) -> list[int]:
+    """The neighbours from `first` on."""
+    found = [first]
+    while found[-1] + 1 in numbers:
+        found.append(found[-1] + 1)
+    return found
 
 
 def _ranges(numbers: Iterable[int]) -> str:
