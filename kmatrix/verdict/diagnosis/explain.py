@@ -35,7 +35,9 @@ def diagnose(failing: Failing) -> Diagnosis | None:
     for pattern, row in ROWS:
         if (match := re.search(pattern, text)) and (found := row(failing, match)) is not None:
             return found
-    return hooks.attach(failing) if failing.stage == "attach" else hooks.too_new(failing) or of_object(failing)
+    if failing.stage == "attach":
+        return hooks.attach(failing)
+    return hooks.too_new(failing) or hooks.not_permitted(failing) or of_object(failing)
 
 
 def explain(

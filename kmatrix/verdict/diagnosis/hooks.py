@@ -126,6 +126,27 @@ _FLAGS: tuple[tuple[str, tuple[int, int], str, str], ...] = (
 """Section → first release: BPF_F_XDP_HAS_FRAGS (c2f2cdbeffda), BPF_F_SLEEPABLE (1e6c62a88215), and the types that took the latter up later."""
 
 
+def not_permitted(failing: Failing) -> Diagnosis | None:
+    """A program that the kernel refused to load for want of a right, without a word of the verifier: locked memory, before 5.11."""
+    if failing.errno != errno.EPERM or failing.log.strip():
+        return None
+    if failing.version < (5, 11):
+        return Diagnosis(
+            "memlock",
+            "no more memory may be locked for the program (RLIMIT_MEMLOCK counts before 5.11)",
+            "raise RLIMIT_MEMLOCK before the object is loaded",
+            None,
+            first_line(failing),
+        )
+    return Diagnosis(
+        "permission",
+        "loading is not permitted",
+        "run the loader with CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN, and see whether the kernel is locked down",
+        None,
+        first_line(failing),
+    )
+
+
 # -- attaching ---------------------------------------------------------------------------------------------------------------
 
 
@@ -214,7 +235,11 @@ def no_symbol(failing: Failing, name: str) -> Diagnosis:
     elif hook:
         what = f"symbol {name}: this kernel has the function, and it may not be probed"
     return Diagnosis(
-        "symbol", what, "attach to another function on such kernels, or make the program optional", None, first_line(failing)
+        "symbol",
+        what,
+        "attach to another function on such kernels, or make the program optional; a function of a module is there once the module is loaded",
+        None,
+        first_line(failing),
     )
 
 

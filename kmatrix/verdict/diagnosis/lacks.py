@@ -189,10 +189,11 @@ def reserved(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
 _FORMS: tuple[tuple[str, tuple[int, int], str, str, frozenset[int]], ...] = (
     ("insn class 6", (5, 1), "jmp32 (a comparison of 32 bits)", "compile with -mcpu=v2", frozenset(range(0x06, 0x100, 8))),
     ("BPF_LDX", (6, 6), "ldsx (a load that extends the sign)", "compile with -mcpu=v3", frozenset({0x81, 0x89, 0x91})),
+    ("BPF_CALL", (4, 16), "call of a function of the program's own", "make the functions __always_inline", frozenset({0x85})),
     ("BPF_CALL", (5, 13), "call of a kernel function", "give such kernels a variant that calls helpers", frozenset({0x85})),
     ("BPF_MOV", (6, 6), "movsx, or another form of mov", "compile with -mcpu=v3", frozenset({0xBC, 0xBF})),
 )
-"""Words → first release: 092ed0968bb6 (jmp32), 1f9a1ea821ff, 8100928c8814 and ec0e2da95f72 (cpu v4), e6ac2450d6de, 011832b97b31 (may_goto)."""
+"""Words → first release: 092ed0968bb6 (jmp32), 1f9a1ea821ff, 8100928c8814 and ec0e2da95f72 (cpu v4), cc8b0b92a169 and e6ac2450d6de (calls)."""
 
 
 def back_edge(failing: Failing, _: re.Match[str]) -> Diagnosis | None:

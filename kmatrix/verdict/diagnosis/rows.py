@@ -28,6 +28,23 @@ _MISSING: tuple[tuple[str, Row], ...] = (
         lacks.wide_load,
     ),
     (
+        r"kernel doesn't support global data",
+        fixed(
+            "global-data",
+            "global variables (.data, .rodata, .bss)",
+            "keep values in a map on such kernels, or let the loader replace constants",
+            "5.2",
+        ),
+    ),
+    (
+        r"MEMLOCK may be too low",
+        fixed(
+            "memlock",
+            "no more memory may be locked (RLIMIT_MEMLOCK counts before 5.11)",
+            "raise RLIMIT_MEMLOCK before the object is loaded (rlimit.RemoveMemlock in Go)",
+        ),
+    ),
+    (
         r"attach program FD is not set",
         lambda failing, _: hooks.placeholder(failing, failing.section),
     ),
