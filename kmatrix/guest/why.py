@@ -23,6 +23,8 @@ _NO_FUNCTION = re.compile(r"failed to find kernel BTF type ID of '(\w+)'")
 _SUFFIXES = (".isra.0", ".constprop.0", ".part.0", ".isra.0.cold", ".cold")
 """What compilers add to a function's name where they change its form (GCC's IPA passes)."""
 TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
+END = 64 << 10
+"""Bytes of what was said that are looked at: a verifier's log has its cause at its end."""
 ALIKE = 5
 """How many names are given at most."""
 
@@ -33,6 +35,7 @@ def facts(text: str) -> dict[str, object]:
     `type`: kind, name, whether it is there, names like it, and `members` like the one that is missing. `function`: name and number of
     arguments, or names like it where it is not there.
     """
+    text = text[-END:]
     relocation, argument, missing = _RELOCATION.search(text), _ARGUMENT.search(text), _NO_FUNCTION.search(text)
     if not (relocation or argument or missing):
         return {}

@@ -59,7 +59,9 @@ class Failing:
     arch: Arch
     errno: int | None = None
     log: str = ""
-    """The verifier's log."""
+    """The verifier's log: its end, where it is long."""
+    cut: bool = False
+    """Whether the log is not whole."""
     section: str = ""
     name: str = ""
     """The program's or map's name."""

@@ -22,6 +22,8 @@ Reports = Mapping[str, Mapping[str, Any]]
 
 _WITHOUT_MAP = re.compile(r"BPF map '([^']+)' is referenced but wasn't created")
 """What libbpf puts into the log of a program whose map could not be made."""
+LOG_END = 64 << 10
+"""Bytes of a log that are looked at: the verifier says last why it stopped, and the way there may have megabytes."""
 _SHAPE = ("key_size", "value_size", "flags")
 
 
@@ -79,7 +81,8 @@ def _of_program(
 ) -> dict[str, Any] | None:
     if not report.get("error"):
         return None
-    log = str(report.get("log") or "")
+    whole = str(report.get("log") or "")
+    log = whole[-LOG_END:]
     without = _WITHOUT_MAP.search(log)
     if without and (cause := maps.get(without[1], {}).get("diagnosis")) is not None:
         return dict(cause)
@@ -91,6 +94,7 @@ def _of_program(
             arch=arch,
             errno=report.get("errno"),
             log=log,
+            cut=len(whole) > LOG_END,
             section=str(report.get("section") or ""),
             name=name,
             wants=report.get("wants") or {},
@@ -115,7 +119,7 @@ def of_opening(error: str, version: Version, arch: Arch) -> dict[str, Any] | Non
 
 def unclassified(report: Mapping[str, Any]) -> dict[str, Any]:
     """What stands in the place of a diagnosis where there is none: the words of libbpf and of the kernel, and that they are all there is."""
-    error, reason = str(report["error"]), last_words(str(report.get("log") or ""))
+    error, reason = str(report["error"]), last_words(str(report.get("log") or "")[-LOG_END:])
     what = f"{error}: {reason}" if reason and reason not in error else error
     return {
         "kind": UNCLASSIFIED,
@@ -184,7 +188,7 @@ def _failures(
             "programs",
             name,
             report["diagnosis"] or unclassified(report),
-            last_words(report.get("log") or "") or str(report["error"]),
+            last_words((report.get("log") or "")[-LOG_END:]) or str(report["error"]),
         )
     error = (attempt.get("error") or {}).get("text")
     if error and not failed and not broken:

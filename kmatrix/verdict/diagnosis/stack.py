@@ -19,7 +19,7 @@ def unwritten(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     base, first, size = int(match["base"]), int(match["first"]), int(match["size"])
     if size <= 0:
         return None
-    left = _never_written(failing.log, base, size) if "r10" in failing.log else []
+    left = _never_written(failing.log, base, size) if "r10" in failing.log and not failing.cut else []
     bytes_, name = (left, None) if first in left else ([], None)
     if bytes_ and failing.lines is not None:
         bytes_, name = failing.lines.structure(size, first, left) or (left, None)
