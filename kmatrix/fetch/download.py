@@ -30,7 +30,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from kmatrix.host import lease, paths
+from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError, Unavailable, without_credentials
 from kmatrix.host.progress import Quiet, Reporter
 
@@ -246,7 +246,7 @@ def _fetch_file(
 ) -> tuple[int, str]:
     name = "-".join(_digest_of(digest)) if digest is not None else f"url-{hashlib.sha256(url.encode()).hexdigest()}"
     part, about, whole = (folder / f"{name}{suffix}" for suffix in (".part", ".json", ""))
-    with lease.exclusive(folder / f"{name}.lock", urlsplit(url).path.rsplit("/", 1)[-1], _work()[0]):
+    with cache.locked(folder / f"{name}.lock", urlsplit(url).path.rsplit("/", 1)[-1], _work()[0]):
         transfer = _Transfer(url, size, digest, headers, advance, note=about)
         if digest is None:  # nothing tells whether one that another process left behind is still what the server has
             whole.unlink(missing_ok=True)

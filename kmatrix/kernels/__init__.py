@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from kmatrix.fetch import apt, download
-from kmatrix.host import lease
+from kmatrix.host import cache
 from kmatrix.host.errors import InfraError, InputError, KmatrixError, StoreError, Unavailable
-from kmatrix.host.progress import Reporter, Step
+from kmatrix.host.progress import Reporter, Stoppable
 from kmatrix.kernels import identity
 from kmatrix.kernels.build import BuildSource
 from kmatrix.kernels.layout import check_series, check_variant
@@ -100,7 +99,7 @@ def obtain(
         if replace or (entry := find(kernel, arch, store, lock)) is None:
             entry = _get(kernel, arch, store, reporter, mirrors, lock, replace=replace)
         # Else removed (`kmatrix kernels gc`) since it was found, or another project was quicker to put its own under the name.
-        if entry is not None and lease.hold(entry.path):
+        if entry is not None and cache.hold(entry.path):
             return entry
 
 
@@ -241,7 +240,7 @@ def obtain_all(
     """
     chosen = list({str(target): target for target in targets}.values())
     stop = threading.Event()
-    watched = _Stoppable(reporter, stop)
+    watched = Stoppable(reporter, stop)
 
     def one(target: Target) -> KernelEntry | KmatrixError:
         try:
@@ -258,34 +257,6 @@ def obtain_all(
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-
-
-class _Stopped(BaseException):
-    """Ends a thread whose work is no longer wanted; as a KeyboardInterrupt would, it passes every `except Exception`."""
-
-
-class _Stoppable:
-    """A reporter whose steps raise _Stopped at their next progress once `stop` is set."""
-
-    def __init__(self, reporter: Reporter, stop: threading.Event) -> None:
-        self._reporter = reporter
-        self._stop = stop
-
-    @contextmanager
-    def step(self, label: str) -> Iterator[Step]:
-        with self._reporter.step(label) as step:
-            yield _StoppableStep(step, self._stop)
-
-
-class _StoppableStep:
-    def __init__(self, step: Step, stop: threading.Event) -> None:
-        self._step = step
-        self._stop = stop
-
-    def advance(self, done: int, total: int | None = None) -> None:
-        if self._stop.is_set():
-            raise _Stopped
-        self._step.advance(done, total)
 
 
 def same_series(kernel: Kernel, staged: StagedKernel) -> StagedKernel:

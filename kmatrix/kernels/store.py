@@ -16,22 +16,19 @@ there whole or not at all. What a killed process left in tmp/ is removed by the 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kmatrix.host import lease, paths
+from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError, InputError, StoreError
-from kmatrix.host.progress import Quiet, Reporter
+from kmatrix.host.progress import Reporter
 from kmatrix.matrix.arch import ARCHES, Arch
 
 SCHEMA = 1
@@ -159,7 +156,7 @@ class KernelStore:
         with self._guard(), self._lock(f"{name}-{arch}", reporter):
             if not replace and (entry := self.find(name, arch)) is not None:
                 return entry
-            with self._staging(f"{name}-{arch}", reporter) as folder:
+            with cache.staging(self.root, f"{name}-{arch}") as folder:
                 tree = folder / "tree"
                 tree.mkdir()
                 staged = stage(tree)
@@ -178,7 +175,7 @@ class KernelStore:
     def remove(self, name: str, arch: Arch) -> bool:
         """Forget `name` × `arch`, and delete its files unless another name means them too. False when there was none."""
         with self._guard(), self._lock(f"{name}-{arch}"), self._lock("store"):
-            self._clean()
+            cache.sweep(self.root)
             digest = self._ref_digest(name, arch)
             try:
                 self._ref_path(name, arch).unlink()
@@ -217,7 +214,7 @@ class KernelStore:
                 continue
             if relative not in listed:
                 problems.append(f"{relative}: is not in the manifest")
-            elif _sha256(file) != listed[relative]["sha256"]:
+            elif paths.sha256(file) != listed[relative]["sha256"]:
                 problems.append(f"{relative}: its content has changed")
         return problems
 
@@ -262,24 +259,13 @@ class KernelStore:
                     _check_file(target / file["path"], file)
                 return
             except _Damaged:
-                _remove_tree(target)
-        tree.rename(target)
-        _sync(self.root)
+                pass
+        cache.publish(self.root, tree, target)
 
     def _write_ref(self, name: str, arch: Arch, digest: str, staged: StagedKernel) -> None:
         path = self._ref_path(name, arch)
-        path.parent.mkdir(parents=True, exist_ok=True)
         ref = {"schema": SCHEMA, "name": name, "arch": arch, "digest": digest, "source": dict(staged.source)}
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as stream:
-            try:
-                stream.write(json.dumps(ref, indent=1, sort_keys=True) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-                Path(stream.name).replace(path)
-            except BaseException:
-                Path(stream.name).unlink(missing_ok=True)
-                raise
-        _sync(path.parent)
+        paths.write_whole(path, json.dumps(ref, indent=1, sort_keys=True) + "\n", durable=True)
 
     def _ref_digest(self, name: str, arch: Arch) -> str | None:
         """The digest that the ref names; None where there is no ref or a damaged one (which replacing and removing are to cure)."""
@@ -292,49 +278,12 @@ class KernelStore:
     def _drop(self, digest: str | None) -> None:
         """Delete the entry `digest` unless a ref still names it."""
         if digest is not None and all(self._ref_digest(name, arch) != digest for name, arch in self.refs()):
-            _remove_tree(self.root / digest)
+            cache.remove_tree(self.root / digest)
 
     @contextmanager
     def _lock(self, name: str, reporter: Reporter | None = None) -> Iterator[None]:
-        folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with lease.exclusive(folder / f"{name}.lock", name, reporter or Quiet()):
+        with cache.locked(self.root / "locks" / f"{name}.lock", name, reporter):
             yield
-
-    @contextmanager
-    def _staging(self, label: str, reporter: Reporter | None) -> Iterator[Path]:
-        """A folder in the store's file system, gone when the block ends.
-
-        It is held by flock: one that nobody holds was left by a process that died, however it died (and in whatever PID namespace).
-        """
-        base = self.root / "tmp"
-        with self._lock("store", reporter):
-            self._clean()
-            base.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=f"{label}.", dir=base))
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        try:
-            yield folder
-        finally:
-            _remove_tree(folder)
-            os.close(handle)
-
-    def _clean(self) -> None:
-        """Delete what dead processes left in tmp/ (called with the store's lock held)."""
-        base = self.root / "tmp"
-        for folder in base.iterdir() if base.is_dir() else ():
-            try:
-                handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            except OSError:
-                continue
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove_tree(folder)
-            except BlockingIOError:
-                pass
-            finally:
-                os.close(handle)
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
@@ -407,7 +356,7 @@ def _check_file(path: Path, listed: Mapping[str, Any]) -> None:
         raise _Damaged(f"{path} has {status.st_size} bytes instead of {listed['size']}")
     if int(status.st_mtime) != MTIME:
         # Touched, or copied without its times: its content decides.
-        if _sha256(path) != listed["sha256"]:
+        if paths.sha256(path) != listed["sha256"]:
             raise _Damaged(f"{path} has changed: its digest no longer matches")
         with contextlib.suppress(OSError):  # a cache this user may not write: it is read again next time
             os.utime(path, (MTIME, MTIME))
@@ -420,7 +369,7 @@ def _seal(tree: Path, staged: StagedKernel, arch: Arch) -> str:
         raise InfraError(f"the source staged no {image}: a bug in kmatrix")
     files = []
     for file in _walk(tree):
-        files.append({"path": file.relative_to(tree).as_posix(), "size": file.stat().st_size, "sha256": _sha256(file)})
+        files.append({"path": file.relative_to(tree).as_posix(), "size": file.stat().st_size, "sha256": paths.sha256(file)})
     files.sort(key=lambda file: str(file["path"]))
     digest = _digest(files)
     manifest = {
@@ -443,7 +392,7 @@ def _seal(tree: Path, staged: StagedKernel, arch: Arch) -> str:
     # The module files are many and are not flushed one by one: after a power cut `find` sees their sizes.
     for important in (image, "modules.ext4", "manifest.json"):
         if (tree / important).exists():
-            _sync(tree / important)
+            paths.sync(tree / important)
     return digest
 
 
@@ -456,20 +405,3 @@ def _walk(tree: Path) -> Iterator[Path]:
     for folder, _folders, names in os.walk(tree):
         for name in names:
             yield Path(folder) / name
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _remove_tree(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)

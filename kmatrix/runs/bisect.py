@@ -21,10 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
-
 from kmatrix import kernels
-from kmatrix.host import lease, paths
+from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError, InputError, KmatrixError, StoreError, Unavailable
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import build
@@ -315,14 +313,14 @@ def _work(search: Search, tree: Path) -> Path:
 def _alone(work: Path, *, fresh: bool) -> Iterator[None]:
     """The folder of a search, for this process only; `fresh` empties it. Raises InfraError where another is at work in it."""
     work.mkdir(parents=True, exist_ok=True)
-    lease.hold(work)
+    cache.hold(work)
     try:
-        with filelock.FileLock(work / "lock", timeout=0):
+        with cache.locked(work / "lock", "bisect", limit=0):
             for path in work.iterdir() if fresh else ():
                 if path.name != "lock":
                     shutil.rmtree(path)
             yield
-    except filelock.Timeout:
+    except cache.Busy:
         raise InfraError("another process is at this search", where=str(work), fix="wait for it, or end it") from None
 
 

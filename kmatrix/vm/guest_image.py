@@ -17,22 +17,21 @@ import shutil
 import signal
 import subprocess
 import tarfile
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 from urllib.parse import unquote
 
-import filelock
 from pydantic import Field
 
 from kmatrix.fetch import apt
-from kmatrix.host import ext4, lease, paths
+from kmatrix.host import cache, ext4, paths
 from kmatrix.host.errors import InfraError, InputError, Unavailable
-from kmatrix.host.progress import Reporter
+from kmatrix.host.progress import Reporter, Stoppable
 from kmatrix.host.toml import read_toml
 from kmatrix.host.validation import Strict, validate
 from kmatrix.matrix.arch import INFO, Arch, host_arch
@@ -134,7 +133,7 @@ class GuestImage:
     def verify(self) -> None:
         """Read it all again; raises InfraError if a byte has changed since it was built."""
         for path, digest in ((self.path, self.digest), (self.busybox, self.manifest["busybox"])):
-            if _sha256(path) != digest:
+            if paths.sha256(path) != digest:
                 raise InfraError(
                     "is not what was built (its digest differs)",
                     where=str(path),
@@ -168,7 +167,7 @@ class ImageStore:
         found = None if force else self.find(arch)
         if found is not None:
             return found
-        with self._lock(arch):
+        with self._lock(arch, reporter):
             found = None if force else self.find(arch)  # another process may have built it while this one waited
             return found or self._build(arch, reporter, mirrors)
 
@@ -184,27 +183,23 @@ class ImageStore:
     def remove(self, image: GuestImage) -> None:
         """Delete it. VMs that run from it go on (they hold it open)."""
         with self._lock(image.arch):
-            _discard(image.folder)
+            cache.remove_tree(image.folder)
 
     def _folder(self, arch: Arch) -> Path:
         return self.root / f"{arch}-{self.key(arch)[:12]}"
 
-    def _lock(self, arch: Arch) -> filelock.BaseFileLock:
-        return filelock.FileLock(self.root / f".{arch}.lock")
+    def _lock(self, arch: Arch, reporter: Reporter | None = None) -> AbstractContextManager[None]:
+        return cache.locked(self.root / f".{arch}.lock", f"guest image {arch}", reporter)
 
     def _build(self, arch: Arch, reporter: Reporter, mirrors: Mapping[str, str] | None) -> GuestImage:
         folder = self._folder(arch)
-        for stale in self.root.glob(f".{arch}-*"):  # of builds that were killed: the lock says that nobody is at one
-            _discard(stale)
+        for stale in self.root.glob(f".{arch}-*"):  # of builds by kmatrix 0.1 that were killed: the lock says that nobody is at one
+            cache.remove_tree(stale)
         try:
-            staging = Path(tempfile.mkdtemp(prefix=f".{arch}-", dir=self.root))
-            try:
+            with cache.staging(self.root, arch) as staging:
                 staging.chmod(0o755)  # a cache may be shared
                 build(self.recipe, arch, self.key(arch), staging, reporter=reporter, mirrors=mirrors)
-                _discard(folder)
-                staging.rename(folder)
-            finally:
-                _discard(staging)
+                cache.publish(self.root, staging, folder)
         except OSError as error:
             raise _disk_trouble(error, self.root) from error
         image = _open(folder)
@@ -216,7 +211,7 @@ def obtain(arch: Arch, *, reporter: Reporter, mirrors: Mapping[str, str] | None 
     """The guest image for `arch`, from the cache or built now; in use by this process from now on. Raises InfraError."""
     while True:
         image = ImageStore().obtain(arch, reporter=reporter, mirrors=mirrors)
-        if lease.hold(image.folder):  # else removed (`kmatrix kernels gc`) since it was found
+        if cache.hold(image.folder):  # else removed (`kmatrix kernels gc`) since it was found
             return image
 
 
@@ -226,8 +221,9 @@ def obtain_all(
     """`obtain` for several arches side by side. Raises the first one's error; the others are finished then."""
     store = ImageStore()
     _stop.clear()
+    watched = Stoppable(reporter, _stop)
     with ThreadPoolExecutor(len(arches)) as pool:
-        futures = [pool.submit(store.obtain, arch, reporter=reporter, mirrors=mirrors, force=force) for arch in arches]
+        futures = [pool.submit(store.obtain, arch, reporter=watched, mirrors=mirrors, force=force) for arch in arches]
         try:
             return [future.result() for future in futures]
         except KeyboardInterrupt:
@@ -268,9 +264,9 @@ def build(
         "schema": SCHEMA,
         "arch": arch,
         "key": key,
-        "digest": _sha256(image),
+        "digest": paths.sha256(image),
         "size": image.stat().st_size,
-        "busybox": _sha256(busybox),
+        "busybox": paths.sha256(busybox),
         "recipe": recipe.digest,
         "source_date_epoch": data.source_date_epoch,
         "mirror": {"uri": archive.uri, "suite": data.suite, "date": suite.release.get("Date")},
@@ -279,8 +275,8 @@ def build(
         "packages": packages,
     }
     (into / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    _discard(root)
-    _discard(scratch)
+    cache.remove_tree(root)
+    cache.remove_tree(scratch)
 
 
 def _open(folder: Path) -> GuestImage | None:
@@ -525,20 +521,6 @@ def _complete(recipe: Recipe, root: Path) -> None:
         target.symlink_to(goal)
     for folder, _, _ in os.walk(root):
         Path(folder).chmod(0o755)  # whatever the builder's umask
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _discard(path: Path) -> None:
-    """Remove a folder and all in it, if it is there, whatever the modes of the folders in it."""
-    if not path.exists():
-        return
-    for folder, _, _ in os.walk(path):
-        Path(folder).chmod(0o700)  # top-down: each before it is read
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def _disk_trouble(error: OSError, root: Path) -> InfraError:

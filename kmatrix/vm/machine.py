@@ -25,9 +25,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from kmatrix import guest
-from kmatrix.host import paths
+from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError
-from kmatrix.host.staging import staging
 from kmatrix.vm import virtme
 from kmatrix.vm.channel import Channel, pack, unpack
 from kmatrix.vm.console import FATAL, GRAVE, ConsoleLog, Splat, classify, splats, tail, worst
@@ -444,7 +443,7 @@ def boot(
     `silence` is how long the console may stay empty, where that is already telling. Raises KernelDied, VmLost or GuestTimeout with
     the console's words where it does not come up; nothing is left running then.
     """
-    with staging(paths.cache_dir("snapshots")) as work:
+    with cache.staging(paths.cache_dir("snapshots")) as work:
         plan = virtme.compose(spec, work)
     ram = os.memfd_create("guest-memory", os.MFD_CLOEXEC)
     try:

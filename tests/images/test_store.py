@@ -28,7 +28,9 @@ def obtain(store: ImageStore, *, force: bool = False) -> GuestImage:
 
 
 def left_in(store: ImageStore) -> list[str]:
-    return sorted(path.name for path in store.root.iterdir() if not path.name.endswith(".lock"))
+    return sorted(path.name for path in store.root.iterdir() if not path.name.endswith(".lock") and path.name != "tmp") + sorted(
+        f"tmp/{path.name}" for path in store.root.glob("tmp/*")
+    )
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -187,7 +189,7 @@ def test_cancel_ends_builds_in_other_threads(
     with pytest.raises(KeyboardInterrupt):
         guest_image.obtain_all(["x86_64", "arm64"], reporter=Quiet())
     wait_for(lambda: not alive(fake.hanging or 0))
-    assert [path for path in (tmp_path / "images").iterdir() if not path.name.endswith(".lock")] == []
+    assert [path for path in (tmp_path / "images").rglob("*") if path.name not in (".x86_64.lock", ".arm64.lock", "tmp")] == []
     fake.mood = "work"
     assert [image.arch for image in guest_image.obtain_all(["x86_64", "arm64"], reporter=Quiet())] == ["x86_64", "arm64"]
 
