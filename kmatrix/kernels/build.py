@@ -19,13 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kmatrix.host import paths
+from kmatrix.host import version as versions
 from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Reporter, Step
+from kmatrix.host.version import Version
 from kmatrix.kernels import layout
 from kmatrix.kernels.sources import imported
 from kmatrix.kernels.store import StagedKernel
 from kmatrix.matrix.arch import ARCHES, INFO, Arch, host_arch
-from kmatrix.matrix.features import Version
 from kmatrix.matrix.kernel import Kernel, SourceSpec
 
 FRAGMENTS = Path(__file__).resolve().parent / "config"
@@ -318,8 +319,7 @@ def _pahole() -> Version:
     """Of the pahole that is installed; (0, 0) where none is."""
     binary = shutil.which("pahole")
     said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout if binary else ""
-    match = re.match(r"v(\d+)\.(\d+)", said)
-    return (int(match[1]), int(match[2])) if match else (0, 0)
+    return versions.series(said) or (0, 0)
 
 
 class _Make:

@@ -29,6 +29,7 @@ from typing import Any
 from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError, InputError, StoreError
 from kmatrix.host.progress import Reporter
+from kmatrix.host.version import natural
 from kmatrix.matrix.arch import ARCHES, Arch
 
 SCHEMA = 1
@@ -117,7 +118,7 @@ class KernelStore:
             for arch in ARCHES:
                 if path.stem.endswith(f"-{arch}"):
                     found.append((path.stem.removesuffix(f"-{arch}"), arch))
-        return sorted(found, key=_natural)
+        return sorted(found, key=lambda each: (natural(each[0]), ARCHES.index(each[1])))
 
     def entries(self) -> list[tuple[str, Arch, KernelEntry]]:
         """Every name × arch in the store with its entry. Raises InfraError on a damaged one (see `find`)."""
@@ -323,12 +324,6 @@ class _Damaged(Exception):
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise InputError(f"{name!r} cannot name a kernel", fix="use letters, digits, '.', '_' and '-'")
-
-
-def _natural(item: tuple[str, Arch]) -> tuple[list[tuple[int, int, str]], int]:
-    """5.4 before 5.15."""
-    parts = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", item[0]) if part]
-    return parts, ARCHES.index(item[1])
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

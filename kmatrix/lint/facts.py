@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from kmatrix.guest import past
-from kmatrix.matrix.features import Version
+from kmatrix.host.version import Version
 
 BTF_FLOOR: Version = (5, 2)
 """The first release that can have BTF, and so the oldest that a CO-RE program must suit."""

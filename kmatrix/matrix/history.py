@@ -7,7 +7,7 @@ those of enum bpf_func_id (include/uapi/linux/bpf.h), in its order, which never 
 from __future__ import annotations
 
 from kmatrix.guest import bpf, past
-from kmatrix.matrix.features import Version
+from kmatrix.host.version import Version
 
 _HELPERS = """
 unspec map_lookup_elem map_update_elem map_delete_elem probe_read ktime_get_ns trace_printk get_prandom_u32 get_smp_processor_id

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from kmatrix.guest.past import GONE
+from kmatrix.host.version import Version
 from kmatrix.matrix.arch import Arch
-from kmatrix.matrix.features import FEATURES, Version
+from kmatrix.matrix.features import FEATURES
 
 OLDEST_BASE: Version = (5, 10)
 """The supervisor in the guest lets calls go on to the kernel, which seccomp can do from 5.5 on; 5.10 is the oldest it was tried on."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from kmatrix.host.version import natural
 from kmatrix.matrix.arch import ARCHES
 from kmatrix.runs.cell_records import Record
 
@@ -44,11 +45,10 @@ def ordered(records: Iterable[Record]) -> list[Record]:
     return sorted(records, key=lambda record: (record.collector, target_key(record.target)))
 
 
-def target_key(target: str) -> tuple[int, list[tuple[int, str]]]:
+def target_key(target: str) -> tuple[int, list[tuple[int, int, str]]]:
     """x86_64 before arm64; kernels by number, so that 5.4 comes before 5.10."""
     kernel, _, arch = target.rpartition("-")
-    pieces = kernel.replace("-", ".").split(".")
-    return [*ARCHES].index(arch) if arch in ARCHES else len(ARCHES), [(int(p), "") if p.isdigit() else (10**9, p) for p in pieces]
+    return [*ARCHES].index(arch) if arch in ARCHES else len(ARCHES), natural(kernel)
 
 
 def _tables(records: Sequence[Record], skipped: Skipped, colour: bool, width: int) -> str:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from kmatrix import kernels
 from kmatrix.host import cache, paths
+from kmatrix.host import version as versions
 from kmatrix.host.errors import InfraError, InputError, KmatrixError, StoreError, Unavailable
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import build
@@ -333,7 +334,7 @@ def _walk(search: Search, recipe: Recipe, state: State, ends: Mapping[str, str],
         title = git("log", "-1", "--format=%h %s", commit).strip()
         name = f"bisect.{commit[:12]}.{recipe.digest}"
         try:
-            declared[name] = ".".join(build.tree_version(git.source).split(".")[:2])
+            declared[name] = versions.text(versions.series(build.tree_version(git.source)) or (0, 0))
             _declare(search.folder / "kernels.toml", declared)
             matrix = load_matrix(file=search.folder / "kernels.toml")
             kernel = matrix.kernel(name)
@@ -377,7 +378,7 @@ def _declare(path: Path, versions: Mapping[str, str]) -> None:
 
 
 def _declared(path: Path, name: str) -> str:
-    return ".".join(map(str, load_matrix(file=path).kernel(name).version))
+    return versions.text(load_matrix(file=path).kernel(name).version)
 
 
 def _commit(tree: Path, ref: str, side: str) -> str:

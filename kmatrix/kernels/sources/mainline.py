@@ -16,6 +16,7 @@ from kmatrix.fetch import archive, download
 from kmatrix.fetch.gpgv import Keys, verify
 from kmatrix.host.errors import InfraError, Unavailable
 from kmatrix.host.progress import Reporter
+from kmatrix.host.version import natural
 from kmatrix.kernels import layout, trust
 from kmatrix.kernels.store import StagedKernel
 from kmatrix.matrix.arch import INFO, Arch
@@ -71,7 +72,7 @@ class MainlineSource:
 def releases(listing: str, series: str) -> list[str]:
     """The releases of `series` ("5.4") that a folder's listing links to, newest first; candidates (-rc) are none."""
     found = set(re.findall(rf'href="(v{re.escape(series)}(?:\.\d+)?)/"', listing))
-    return sorted(found, key=lambda version: [int(part) for part in version[1:].split(".")], reverse=True)
+    return sorted(found, key=natural, reverse=True)
 
 
 def packages(names: Iterable[str], debian: str) -> tuple[str, ...]:

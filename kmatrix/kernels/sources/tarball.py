@@ -14,6 +14,7 @@ from urllib.parse import urljoin
 
 from kmatrix.fetch import archive, download
 from kmatrix.fetch.gpgv import Keys, verify
+from kmatrix.host import version as versions
 from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import build, trust
@@ -83,7 +84,7 @@ def _fetch(spec: SourceSpec, kernel: Kernel, file: Path, label: str, reporter: R
         raise trust.refuse(url, where)
     if is_folder:
         folder = url.rstrip("/") + "/"
-        series = spec.options.get("series") or ".".join(map(str, kernel.version))
+        series = spec.options.get("series") or versions.text(kernel.version)
         listed = _sums(folder, keys)
         name = _newest(listed, series, spec.options.get("version"), folder)
         vouched = trust.FIRST_USE if keys is None else "the signed sha256sums.asc"
@@ -130,4 +131,4 @@ def _newest(listed: dict[str, str], series: str, version: str | None, where: str
         names = {known: name for known, name in names.items() if known == version}
     if not names:
         raise Unavailable(f"has no release {version or series}", where=where)
-    return names[max(names, key=lambda known: [int(part) for part in known.split(".")])]
+    return names[max(names, key=versions.natural)]

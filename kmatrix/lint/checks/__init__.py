@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from kmatrix.guest import past
+from kmatrix.host.version import Version
 from kmatrix.lint import facts
 from kmatrix.lint.claims import Claim
 from kmatrix.lint.facts import section_kind
@@ -14,7 +15,6 @@ from kmatrix.lint.findings import Edit, Finding
 from kmatrix.lint.flow import Flow
 from kmatrix.lint.preprocessor import File, Place, Scanner
 from kmatrix.lint.source import Node, Unit
-from kmatrix.matrix.features import Version
 
 
 @dataclass
