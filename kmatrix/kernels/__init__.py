@@ -16,6 +16,7 @@ from kmatrix.host.errors import InfraError, InputError, KmatrixError, StoreError
 from kmatrix.host.progress import Reporter, Stoppable
 from kmatrix.kernels import identity
 from kmatrix.kernels.build import BuildSource
+from kmatrix.kernels.entry import KernelEntry, StagedKernel
 from kmatrix.kernels.layout import check_series, check_variant
 from kmatrix.kernels.sources.debian import DebianSource
 from kmatrix.kernels.sources.git import GitSource
@@ -24,7 +25,7 @@ from kmatrix.kernels.sources.mainline import MainlineSource
 from kmatrix.kernels.sources.oci import OciSource
 from kmatrix.kernels.sources.package import PackageSource
 from kmatrix.kernels.sources.tarball import TarballSource
-from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
+from kmatrix.kernels.store import KernelStore
 from kmatrix.kernels.trust import expand, pinned
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec, Target

@@ -24,8 +24,8 @@ from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Reporter, Step
 from kmatrix.host.version import Version
 from kmatrix.kernels import layout
+from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.sources import imported
-from kmatrix.kernels.store import StagedKernel
 from kmatrix.matrix.arch import ARCHES, INFO, Arch, host_arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
 

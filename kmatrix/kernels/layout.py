@@ -15,8 +15,8 @@ from kmatrix.host import version as versions
 from kmatrix.host.errors import InputError
 from kmatrix.host.progress import Step
 from kmatrix.kernels import modules
+from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.image import BTF_MAGIC, ImageFacts, read_image
-from kmatrix.kernels.store import StagedKernel
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Kernel
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError
 from kmatrix.kernels import identity
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.entry import KernelEntry
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.selection import Matrix
 from kmatrix.vm.guest_image import ImageStore

@@ -16,7 +16,7 @@ from kmatrix.host.errors import InputError, Unavailable
 from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.manifest.collector import Collector, Loader
 from kmatrix.matrix.arch import INFO, Arch
-from kmatrix.vm import guest_image
+from kmatrix.vm.image_recipe import Recipe
 
 EXECUTABLE = 0o111
 
@@ -141,7 +141,7 @@ def _from_package(
 
 def _package(name: str, arch: Arch, mirrors: Mapping[str, str] | None, reporter: Reporter, where: str) -> Path:
     """The package's file in the cache: fetched once, verified from the suite's signature down, and kept."""
-    suite_name = guest_image.Recipe.load().data.suite
+    suite_name = Recipe.load().data.suite
     folder = paths.cache_dir("packages")
     kept = folder / f"{suite_name}-{arch}-{name}.deb"
     with cache.locked(folder / f".{kept.name}.lock", kept.name, reporter):

@@ -26,7 +26,7 @@ from kmatrix.vm.machine import boot
 from kmatrix.vm.spec import AccelName, VmSpec
 
 if TYPE_CHECKING:
-    from kmatrix.kernels.store import KernelEntry
+    from kmatrix.kernels.entry import KernelEntry
     from kmatrix.vm.guest_image import GuestImage
 
 REQUESTS = ("auto", "kvm", "tcg")

@@ -16,7 +16,8 @@ from kmatrix.host import cache
 from kmatrix.host.errors import Unavailable
 from kmatrix.host.progress import Quiet
 from kmatrix.kernels import identity
-from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
+from kmatrix.kernels.entry import KernelEntry, StagedKernel
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.kernel import Kernel, SourceSpec
 from kmatrix.matrix.selection import Matrix
 from kmatrix.runs import gc

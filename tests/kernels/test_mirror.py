@@ -11,8 +11,9 @@ from kmatrix import kernels
 from kmatrix.fetch import apt, download
 from kmatrix.host.errors import InfraError, Unavailable
 from kmatrix.host.progress import Quiet
+from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.sources.debian import DebianSource
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.kernel import SourceSpec, Target
 
 from .fabricate import Archive, Served, Signer, apt_root, debian_archive, debian_kernel, kernel, kernel_deb, leftovers, serve

@@ -16,8 +16,9 @@ from kmatrix.fetch import archive, download
 from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Quiet
 from kmatrix.kernels import trust
+from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.sources import oci
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import SourceSpec
 

@@ -19,8 +19,9 @@ from kmatrix import kernels
 from kmatrix.fetch import download
 from kmatrix.host.errors import InfraError, KmatrixError, Unavailable
 from kmatrix.host.progress import Quiet
+from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.sources import git
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.kernel import SourceSpec
 
 from .fabricate import Archive, Served, Signer, arm64_image, bzimage, deb, kernel, kernel_deb, leftovers, module

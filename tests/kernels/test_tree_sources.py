@@ -17,8 +17,9 @@ from kmatrix.fetch import download
 from kmatrix.host.errors import InfraError, InputError, KmatrixError, Unavailable
 from kmatrix.host.progress import Quiet
 from kmatrix.kernels import trust
+from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.sources import git
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.kernel import SourceSpec
 
 from .fabricate import Served, Signer, kernel, leftovers, serve

@@ -41,4 +41,4 @@ def test_names_sort_by_their_numbers() -> None:
 
 def test_targets_sort_by_arch_and_then_by_kernel() -> None:
     targets = ["5.4-x86_64", "5.4-nobtf-x86_64", "5.10-x86_64", "rhel-9-x86_64", "4.14-arm64", "6.1-arm64"]
-    assert sorted(reversed(targets), key=target_key) == targets
+    assert sorted(random.Random(2).sample(targets, 6), key=target_key) == targets

@@ -12,7 +12,7 @@ from kmatrix.fetch import apt, archive
 from kmatrix.host.errors import Unavailable, without_credentials
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import layout
-from kmatrix.kernels.store import StagedKernel
+from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.trust import Artifact, provenance
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec

@@ -14,8 +14,8 @@ from kmatrix.fetch.gpgv import dearmor, verify
 from kmatrix.host.errors import InfraError, InputError, Unavailable, without_credentials
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import build, trust
+from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.sources.tarball import unpack
-from kmatrix.kernels.store import StagedKernel
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
 from kmatrix.matrix.sources import REMOTE

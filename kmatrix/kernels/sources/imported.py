@@ -10,8 +10,8 @@ from kmatrix.fetch import archive
 from kmatrix.host.errors import InputError, Unavailable
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import layout, modules
+from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.image import read_image
-from kmatrix.kernels.store import StagedKernel
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
 

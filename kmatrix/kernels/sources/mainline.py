@@ -18,7 +18,7 @@ from kmatrix.host.errors import InfraError, Unavailable
 from kmatrix.host.progress import Reporter
 from kmatrix.host.version import natural
 from kmatrix.kernels import layout, trust
-from kmatrix.kernels.store import StagedKernel
+from kmatrix.kernels.entry import StagedKernel
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
 
