@@ -41,7 +41,7 @@ from kmatrix.objects.btf import Btf
 from kmatrix.runs import cell
 from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.verdict import behaviour
-from kmatrix.vm import Machine, VmSpec, machine, virtme
+from kmatrix.vm import Machine, VmSpec, launch, virtme
 from kmatrix.vm.channel import pack
 from kmatrix.vm.errors import KernelDied
 
@@ -126,7 +126,7 @@ def counting(spec: VmSpec, console: Path) -> Iterator[Machine]:
     plan = replace(plan, argv=(*argv, *COUNTING))
     memory = os.memfd_create("guest-memory", os.MFD_CLOEXEC)
     try:
-        with machine.boot_plan(plan, spec, console, memory, timeout=PATIENCE) as vm:
+        with launch.boot_plan(plan, spec, console, memory, timeout=PATIENCE) as vm:
             yield vm
     finally:
         os.close(memory)

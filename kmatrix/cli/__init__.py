@@ -81,9 +81,9 @@ def cli(offline: bool) -> None:
     The matrix itself runs under pytest: `pytest --kernels=5.4,6.1 --arch=arm64` where your collectors are.
     """
     if offline:
-        from kmatrix.fetch import download
+        from kmatrix.fetch import network
 
-        download.go_offline()
+        network.go_offline()
 
 
 def main() -> None:

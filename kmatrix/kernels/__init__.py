@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from kmatrix.fetch import apt, download
+from kmatrix.fetch import apt, download, network
 from kmatrix.host import cache
 from kmatrix.host.errors import InfraError, InputError, KmatrixError, StoreError, Unavailable
 from kmatrix.host.progress import Reporter, Stoppable
@@ -117,7 +117,7 @@ def _get(
     """The kernel from the first of its sources that has it; None where the store has another by its name since it was looked for."""
     locked = lock.held(kernel.name, arch) if lock is not None else None
     known = sources(mirrors)
-    download.use_mirrors(mirrors or {})
+    network.use_mirrors(mirrors or {})
     failed: list[tuple[SourceSpec, KmatrixError]] = []
     other = _other(kernel, arch, store, locked, replace=replace)
     made = False
@@ -297,7 +297,7 @@ def availability(
         known, other = sources(), _other(kernel, arch, store, locked, replace=False)
         specs = kernel.sources_for(arch) if locked is None else _locked_to(kernel, locked)
         for spec in specs:
-            fetches = known[spec.kind].fetches and (not download.offline() or _on_disk(spec, arch, mirrors or {}))
+            fetches = known[spec.kind].fetches and (not network.offline() or _on_disk(spec, arch, mirrors or {}))
             if fetches and (asked or not (spec.untried or known[spec.kind].slow)):
                 return None
         gets = [_given_by(known[spec.kind], spec, kernel, arch, other) for spec in specs]
@@ -315,18 +315,18 @@ def _on_disk(spec: SourceSpec, arch: Arch, mirrors: Mapping[str, str]) -> bool:
     """Whether all that a source fetches is on this machine, by the mirrors in force."""
     if spec.kind == "debian":
         urls = [archive.uri for archive in apt.archives(spec.options["suite"], mirrors.get("debian"))]
-        return any(download.on_disk(download.mirrored(url, mirrors)) for url in urls)
+        return any(network.on_disk(network.mirrored(url, mirrors)) for url in urls)
     if spec.kind == "oci":  # a registry is asked, not read
         return False
     keys = [key for key in spec.options.get("key", ()) if "://" in key]
     urls = [*spec.options.get("url", ()), *filter(None, [spec.options.get("repository")]), *keys]
-    return all(download.on_disk(download.mirrored(expand(url, arch), mirrors)) for url in urls)
+    return all(network.on_disk(network.mirrored(expand(url, arch), mirrors)) for url in urls)
 
 
 def _unavailable(kernel: Kernel, arch: Arch, said: list[str], fixes: list[str], other: KernelEntry | None) -> Unavailable:
     if not kernel.sources_for(arch):
         said = [f"{kernel.declared_in} gives it no source for {arch}"]
-    offline = ", and kmatrix is offline" if download.offline() else ""
+    offline = ", and kmatrix is offline" if network.offline() else ""
     message = "is not in the kernel store"
     if other is not None and (why := identity.differs(kernel, arch, other)) is not None:
         message += f" (what is there by that name is {other.release}, which is not meant: {why})"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from kmatrix.fetch import download
+from kmatrix.fetch import download, network
 from kmatrix.fetch.gpgv import Keys, armor
 from kmatrix.host.errors import InfraError, InputError, without_credentials
 from kmatrix.host.progress import Reporter
@@ -124,7 +124,7 @@ def keys(spec: SourceSpec, kernel: Kernel) -> Keys | None:
         return None
     files, texts = [], []
     for each in given:
-        if urlsplit(each).scheme in download.SCHEMES:
+        if urlsplit(each).scheme in network.SCHEMES:
             if not fingerprints:
                 raise InputError(
                     f"the key {each} is fetched, and nothing says which it must be", where=where, fix='add fingerprint = "…"'

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from kmatrix.fetch import download
+from kmatrix.fetch import network
 from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.progress import Quiet, Step, Terminal
@@ -282,7 +282,7 @@ def is_begun(config: pytest.Config) -> bool:
 def configure(config: pytest.Config) -> None:
     """Begin a run of which kmatrix's options are given: an explicit selection is checked before anything else happens."""
     if options.value(config, "--offline"):
-        download.go_offline()
+        network.go_offline()
     run = started(config)
     if run.is_worker:
         return

@@ -22,7 +22,7 @@ from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.matrix.arch import Arch, host_arch
 from kmatrix.vm import virtme
 from kmatrix.vm.errors import GuestTimeout, KernelDied, VmLost
-from kmatrix.vm.machine import boot
+from kmatrix.vm.launch import boot
 from kmatrix.vm.spec import AccelName, VmSpec
 
 if TYPE_CHECKING:

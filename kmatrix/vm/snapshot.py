@@ -35,7 +35,8 @@ from kmatrix.host.errors import InfraError
 from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.vm import virtme
 from kmatrix.vm.errors import GuestTimeout, KernelDied, VmLost
-from kmatrix.vm.machine import Machine, agent, boot_plan, boot_timeout, launch
+from kmatrix.vm.launch import boot_plan, launch
+from kmatrix.vm.machine import Machine, agent, boot_timeout
 from kmatrix.vm.spec import VmSpec
 
 SCHEMA = 1

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kmatrix.fetch import download
+from kmatrix.fetch import network
 from kmatrix.fetch.gpgv import dearmor, verify
 from kmatrix.host.errors import InfraError, InputError, Unavailable, without_credentials
 from kmatrix.host.progress import Reporter
@@ -78,8 +78,8 @@ def _commit(spec: SourceSpec, kernel: Kernel, scratch: Path, label: str, reporte
             raise Unavailable("there is no such repository", where=str(repository))
         wanted = pinned or ref
     else:
-        url, repository = download.mirrored(url), scratch / "repository"
-        download.require_network(url)
+        url, repository = network.mirrored(url), scratch / "repository"
+        network.require_network(url)
         wanted = "refs/kmatrix/wanted"
         _git(scratch, "init", "--quiet", "--bare", str(repository))
         with reporter.step(f"{label}: fetching {ref} of {without_credentials(url)}"):
@@ -121,7 +121,7 @@ def _git(repository: Path, *arguments: str) -> str:
         errors="surrogateescape",
         check=False,
         stdin=subprocess.DEVNULL,
-        env={f"{scheme}_proxy": proxy for scheme, proxy in download.proxies()} | os.environ | _ENVIRONMENT,
+        env={f"{scheme}_proxy": proxy for scheme, proxy in network.proxies()} | os.environ | _ENVIRONMENT,
     )
     if done.returncode != 0:
         said = [

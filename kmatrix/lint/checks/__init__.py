@@ -14,7 +14,8 @@ from kmatrix.lint.facts import section_kind
 from kmatrix.lint.findings import Edit, Finding
 from kmatrix.lint.flow import Flow
 from kmatrix.lint.preprocessor import File, Place, Scanner
-from kmatrix.lint.source import Node, Unit
+from kmatrix.lint.source import Unit
+from kmatrix.lint.syntax import Node
 
 
 @dataclass

@@ -7,7 +7,7 @@ from kmatrix.lint import facts
 from kmatrix.lint.checks import Finding, Iterator, Place, Source
 from kmatrix.lint.claims import Claim
 from kmatrix.lint.facts import Needed, section_kind
-from kmatrix.lint.source import Function, Node
+from kmatrix.lint.syntax import Function, Node
 from kmatrix.matrix.arch import ARCHES
 
 _GLOBAL_DATA = Needed((5, 2), "global_data")
