@@ -25,15 +25,15 @@ def validate(model: type[M], data: object, *, where: str) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = [_problem(model, detail) for detail in error.errors()]
+        problems = [_problem(model, detail, data) for detail in error.errors()]
         keys, messages, fixes = zip(*problems, strict=True)
         message = "; ".join(f"{key}: {text}" for key, text in zip(keys, messages, strict=True))
         raise InputError(message, where=where, fix="; ".join(dict.fromkeys(f for f in fixes if f))) from None
 
 
-def _problem(model: type[BaseModel], detail: Any) -> tuple[str, str, str]:
+def _problem(model: type[BaseModel], detail: Any, data: object) -> tuple[str, str, str]:
     """(key, what is wrong, what to do) of one of pydantic's findings."""
-    location = [part for part in detail["loc"] if not str(part).startswith(("function-", "tagged-", "constrained-"))]
+    location = _location(detail, data)
     key = _dotted(location)
     kind = detail["type"]
     if kind == "extra_forbidden":
@@ -45,6 +45,18 @@ def _problem(model: type[BaseModel], detail: Any) -> tuple[str, str, str]:
     if isinstance(context.get("error"), ValueError):
         return key, str(context["error"]), str(getattr(context["error"], "fix", "")) or f"correct {key}"
     return key, str(detail["msg"]).removeprefix("Value error, "), f"correct {key} (it is {detail.get('input')!r})"
+
+
+def _location(detail: Any, data: Any) -> list[str | int]:
+    """Where a finding is in the file: pydantic's `loc` without the names that it gives the branches of a union."""
+    location = []
+    for position, part in enumerate(detail["loc"]):
+        there = part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if there:
+            data = data[part]
+        if there or (detail["type"] == "missing" and position == len(detail["loc"]) - 1):
+            location.append(part)
+    return location
 
 
 def _dotted(location: Iterable[object]) -> str:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from kmatrix.fetch import apt, download, network
 from kmatrix.host import cache
@@ -41,6 +41,7 @@ __all__ = [
     "hints",
     "obtain",
     "obtain_all",
+    "origin",
     "same_series",
     "sources",
 ]
@@ -61,6 +62,9 @@ class Source(Protocol):
     def hint(self, spec: SourceSpec, kernel: Kernel, arch: Arch) -> str:
         """The command that gets `kernel` for `arch` from this source."""
 
+    def origin(self, source: Mapping[str, Any]) -> str:
+        """What the store's kernel came from, in a few words; `source` is what `stage` said of it."""
+
     def stage(self, spec: SourceSpec, kernel: Kernel, arch: Arch, into: Path, reporter: Reporter) -> StagedKernel:
         """Lay the kernel out in the empty folder `into` (boot/, lib/modules/, modules.ext4). Raises a KmatrixError.
 
@@ -76,6 +80,12 @@ def sources(mirrors: Mapping[str, str] | None = None) -> dict[str, Source]:
         *(ImportSource(), BuildSource()),
     ]
     return {source.kind: source for source in known}
+
+
+def origin(source: Mapping[str, Any]) -> str:
+    """What a kernel in the store came from, in a few words; `source` is its entry's. An entry of a kind that is not known says so."""
+    known = sources().get(str(source.get("kind")))
+    return known.origin(source) if known is not None else f"a source of kind {source.get('kind')!r}"
 
 
 def obtain(

@@ -14,9 +14,10 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kmatrix.host import paths
 from kmatrix.host import version as versions
@@ -110,6 +111,10 @@ class BuildSource:
         else:
             name = kernel.name
         return f"kmatrix kernels build {name} --arch {arch} --tree {spec.options.get('tree', 'DIR')}"
+
+    def origin(self, source: Mapping[str, Any]) -> str:
+        """What the store's kernel came from, in a few words; `source` is what `stage` said of it."""
+        return f"built from {source['tree']}"
 
     def stage(self, spec: SourceSpec, kernel: Kernel, arch: Arch, into: Path, reporter: Reporter) -> StagedKernel:  # noqa: ARG002
         """Raises Unavailable: see `hint`."""

@@ -40,6 +40,11 @@ def provenance(kind: str, artifacts: Iterable[Artifact], pin: Mapping[str, Any],
     return {"kind": kind, **more, "artifacts": [asdict(artifact) for artifact in artifacts], "pin": dict(pin)}
 
 
+def names(source: Mapping[str, Any]) -> str:
+    """The names of the files that a kernel was made from, of its `source` by `provenance`."""
+    return ", ".join(artifact["url"].rsplit("/", 1)[-1] for artifact in source["artifacts"])
+
+
 def pinned(spec: SourceSpec, source: Mapping[str, Any]) -> SourceSpec:
     """`spec`, made to get exactly what `source` (of an entry, or a lock) was."""
     pin = dict(source.get("pin", {}))

@@ -39,7 +39,7 @@ class SourceSpec:
     kind: str
     arches: tuple[Arch, ...] = ARCHES
     options: Mapping[str, Any] = field(default_factory=dict)
-    """As sources.SOURCE_OPTIONS names them; those that may be given several times (url, sha256, key, …) are tuples of strings."""
+    """As the models of `sources` name them; those that may be given several times (url, sha256, key, …) are tuples of strings."""
     untried: bool = False
     """Written from its publisher's layout, and never run by whoever wrote it: a bare run does not use it."""
 

@@ -22,7 +22,7 @@ from kmatrix.matrix.features import FEATURES
 from kmatrix.matrix.kernel import BUILD_VARIANTS, Kernel, Simulation, SourceSpec, Variation, vary
 from kmatrix.matrix.selection import DEFAULT_SET, Matrix
 from kmatrix.matrix.simulation import HIDEABLE, OLDEST_BASE, not_hideable
-from kmatrix.matrix.sources import SourceModel
+from kmatrix.matrix.sources import AnySource, SourceModel
 
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._]*(-[0-9A-Za-z._]+)*")
 _VERSION = re.compile(r"(\d+)\.(\d+)")
@@ -45,7 +45,7 @@ class _KernelModel(Strict):
     config: dict[str, bool] = {}
     cmdline: Annotated[tuple[str, ...], Field(strict=False)] = ()
     memory: Annotated[int, Field(ge=64, le=65536)] | None = None
-    sources: Annotated[tuple[SourceModel, ...], Field(strict=False)] = ()
+    sources: Annotated[tuple[AnySource, ...], Field(strict=False)] = ()
 
     @field_validator("version", "as_of")
     @classmethod
