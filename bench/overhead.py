@@ -40,7 +40,7 @@ from kmatrix.objects import compiled
 from kmatrix.objects.btf import Btf
 from kmatrix.runs import cell
 from kmatrix.runs.machine_room import MachineRoom
-from kmatrix.verdict import behaviour
+from kmatrix.verdict.expectation import expected
 from kmatrix.vm import Machine, VmSpec, launch, virtme
 from kmatrix.vm.channel import pack
 from kmatrix.vm.errors import KernelDied
@@ -134,7 +134,7 @@ def counting(spec: VmSpec, console: Path) -> Iterator[Machine]:
 
 def core_variant(collector: Collector, target: Target, room: MachineRoom) -> dict[str, Any] | None:
     """The variant that is expected to run on the target, as the guest is asked for it; None where it is not one with CO-RE."""
-    name = behaviour.expected(collector, target, room.matrix).variant
+    name = expected(collector, target, room.matrix).variant
     chosen = next((variant for variant in collector.variants if variant.name == name), None)
     if chosen is None or not compiled.load(collector, chosen, target.arch).uses_core:
         return None

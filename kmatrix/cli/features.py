@@ -14,7 +14,7 @@ from kmatrix.matrix.arch import parse_arches
 from kmatrix.matrix.features import FEATURES, Feature
 from kmatrix.matrix.kernel import Target
 from kmatrix.report.table import head
-from kmatrix.verdict.behaviour import feature_mismatches
+from kmatrix.verdict.judge import feature_mismatches
 
 
 @click.command("features")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from kmatrix.host.version import Version
 from kmatrix.lint.facts import OLDEST, Needed
-from kmatrix.manifest.collector import Collector, Variant
+from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.variant import Variant
 from kmatrix.matrix.arch import ARCHES, INFO, Arch
 from kmatrix.matrix.features import FEATURES
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.toml import read_toml
-from kmatrix.manifest.collector import Collector, parse
+from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.schema import parse
 
 COLLECTOR_FILE = "collector.toml"
 

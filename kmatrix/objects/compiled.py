@@ -14,7 +14,8 @@ from elftools.elf.sections import SymbolTableSection
 
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
-from kmatrix.manifest.collector import Collector, Variant
+from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.variant import Variant
 from kmatrix.matrix.arch import ARCHES, INFO, Arch
 
 _SHF_EXECINSTR = 0x4

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kmatrix.runs.cell_records import Record, path_of
-from kmatrix.verdict.behaviour import FAILURES
+from kmatrix.verdict.failure import FAILURES
 
 LOG_LINES = 60
 """Lines of a verifier log shown; the whole log is in the record."""

@@ -9,12 +9,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from kmatrix.host.errors import InputError
-from kmatrix.manifest.collector import BEHAVIOURS
+from kmatrix.manifest.types import BEHAVIOURS
 from kmatrix.matrix.arch import ARCHES
 from kmatrix.report import table
 from kmatrix.report.explain import look_in, simulation, words
 from kmatrix.runs.cell_records import Record, path_of
-from kmatrix.verdict.behaviour import FAILURES
+from kmatrix.verdict.failure import FAILURES
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 

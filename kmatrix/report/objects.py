@@ -10,7 +10,7 @@ from tabulate import tabulate
 from kmatrix.report.explain import LOG_LINES
 from kmatrix.report.table import GREEN, RED, RESET, head, missing
 from kmatrix.runs.object_run import Outcome
-from kmatrix.verdict.behaviour import last_words
+from kmatrix.verdict.observation import last_words
 
 
 def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colour: bool, logs: bool = False) -> str:

@@ -23,8 +23,9 @@ from kmatrix.runs import cell_records, loader_files
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.loader_files import LoaderFile
 from kmatrix.runs.machine_room import MachineRoom
-from kmatrix.verdict import behaviour
-from kmatrix.verdict.behaviour import Expectation, Observation, Verdict
+from kmatrix.verdict.expectation import Expectation, expected
+from kmatrix.verdict.judge import Verdict, verdict
+from kmatrix.verdict.observation import Observation, observed
 from kmatrix.vm.channel import pack
 from kmatrix.vm.console import Splat
 from kmatrix.vm.errors import GuestError, KernelDied
@@ -71,7 +72,7 @@ def run(
     """
     cell_records.forget(directory, collector.name, str(target))
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    expectation = behaviour.expected(collector, target, room.matrix)
+    expectation = expected(collector, target, room.matrix)
     question = request(collector, target)
     files = loader_files.collect(collector, target.arch, mirrors=room.matrix.mirrors, reporter=room.reporter)
     command = reproduce(collector, target, options, spelled=spelled)
@@ -282,11 +283,9 @@ class _Cell:
     def _judge(self) -> tuple[Observation | None, Verdict]:
         if self.facts is None:
             return None, Verdict(False, "kernel", self.splat or "the kernel died")
-        seen = behaviour.observed(self.collector, self.target, self.facts)
+        seen = observed(self.collector, self.target, self.facts)
         probed = self.probe.get("features", {})
-        return seen, behaviour.verdict(
-            self.collector, self.target, self.expectation, seen, self.facts, probe=probed, splat=self.splat
-        )
+        return seen, verdict(self.collector, self.target, self.expectation, seen, self.facts, probe=probed, splat=self.splat)
 
     def record(self, observation: Observation | None, verdict: Verdict) -> Record:
         """The record of what is known by now."""

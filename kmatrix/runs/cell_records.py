@@ -36,7 +36,7 @@ class Record:
     """The behaviour shown; null where it was none of the four, or nothing could be seen."""
     ok: bool
     failure: str | None
-    """The class of what went wrong (kmatrix.verdict.behaviour.FAILURES); null for an ok cell."""
+    """The class of what went wrong (kmatrix.verdict.failure.FAILURES); null for an ok cell."""
     reason: str
     facts: Mapping[str, Any] | None
     """What the guest's kernel showed; null where it did not get that far."""

@@ -14,7 +14,8 @@ from kmatrix.fetch import apt, archive
 from kmatrix.host import cache, paths
 from kmatrix.host.errors import InputError, Unavailable
 from kmatrix.host.progress import Quiet, Reporter
-from kmatrix.manifest.collector import Collector, Loader
+from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.own_loader import Loader
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.vm.image_recipe import Recipe
 

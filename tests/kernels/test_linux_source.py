@@ -29,7 +29,7 @@ from kmatrix.matrix.arch import INFO, Arch, host_arch, parse_arch
 from kmatrix.matrix.features import FEATURES
 from kmatrix.matrix.kernel import Kernel, Target
 from kmatrix.matrix.load import load_matrix
-from kmatrix.verdict.behaviour import feature_mismatches
+from kmatrix.verdict.judge import feature_mismatches
 from kmatrix.vm import VmSpec, boot, guest_image
 
 from .fabricate import Served, Signer

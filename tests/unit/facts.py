@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from kmatrix.manifest import collector as collectors
+from kmatrix.manifest import schema
 from kmatrix.manifest.collector import Collector
 
 STOPPED = {"btf": "failed to find valid kernel BTF", "ringbuf": "map 'events': failed to create: Invalid argument(-22)"}
@@ -59,7 +59,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
 
 
 def demo(**changes: Any) -> Collector:
-    return collectors.parse(manifest(**changes), path=Path("/demo/collector.toml"))
+    return schema.parse(manifest(**changes), path=Path("/demo/collector.toml"))
 
 
 def good(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kmatrix.host.errors import InputError
-from kmatrix.manifest import collector as collectors
+from kmatrix.manifest import schema
 from kmatrix.manifest.load import find_collector, load_collector
 from kmatrix.runs import cell
 from tests.unit.facts import demo, manifest
@@ -16,7 +16,7 @@ from tests.unit.facts import demo, manifest
 
 def wrong(data: dict[str, Any]) -> str:
     with pytest.raises(InputError) as error:
-        collectors.parse(data, path=Path("/demo/collector.toml"))
+        schema.parse(data, path=Path("/demo/collector.toml"))
     assert error.value.where == "/demo/collector.toml"
     assert error.value.fix
     return str(error.value)

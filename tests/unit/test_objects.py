@@ -11,7 +11,9 @@ import pytest
 
 from conftest import need_programs
 from kmatrix.host.errors import InputError
-from kmatrix.manifest import collector as collectors
+from kmatrix.manifest import schema
+from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.own_loader import Loader
 from kmatrix.matrix.load import load_matrix
 from kmatrix.objects import compiled
 from kmatrix.runs import cell
@@ -31,7 +33,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def manifest_for(folder: Path, **variant: Any) -> collectors.Collector:
+def manifest_for(folder: Path, **variant: Any) -> Collector:
     data = {
         "schema": 1,
         "collector": {"name": "demo"},
@@ -42,7 +44,7 @@ def manifest_for(folder: Path, **variant: Any) -> collectors.Collector:
         if variant.get("buffer", True)
         else [],
     }
-    return collectors.parse(data, path=folder / "collector.toml")
+    return schema.parse(data, path=folder / "collector.toml")
 
 
 def refused(folder: Path, **variant: Any) -> InputError:
@@ -100,7 +102,7 @@ def test_where_no_variant_is_for_an_arch_there_is_nothing_to_try(built: Path) ->
     collector = manifest_for(built, arches=["x86_64"])
     assert compiled.nothing_for(collector, "arm64") == "no variant of demo is for arm64 (variant.arches)"
     assert compiled.nothing_for(collector, "x86_64") is None
-    loader = collectors.Loader(command=("./agent",))
+    loader = Loader(command=("./agent",))
     assert (
         compiled.nothing_for(collector.model_copy(update={"loader": loader}), "arm64") is None
     )  # it refuses by itself, or does not
