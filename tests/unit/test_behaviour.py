@@ -326,7 +326,7 @@ def test_running_where_a_refusal_is_expected_is_better() -> None:
         ({"min": 4, "max": 6}, 5, True),
         ({"one_of": [1, 2]}, 3, False),
         ({"one_of": [1, "known.pid"]}, 42, True),
-        ({"contains": "known.part"}, "/tmp/ab", True),
+        ({"contains": "known.comm"}, "/tmp/ab", True),
         ({"contains": "zz"}, "/tmp/ab", False),
         ({"equals": "literal"}, "literal", True),
         ({"equals": "literal"}, "other", False),
@@ -337,7 +337,7 @@ def test_each_check_of_a_field(check: dict[str, Any], value: Any, ok: bool) -> N
     collector = demo(event=[{"name": "open", "field": [field]}])
     facts = good(collector, "ring")
     facts["events"][0]["fields"] = {"value": value}
-    facts["known"]["part"] = "ab"
+    facts["known"]["comm"] = "ab"
     assert judge(collector, target_with(ALL), facts).ok == ok
 
 
