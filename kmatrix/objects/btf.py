@@ -134,6 +134,23 @@ class Btf:
                 found |= self._members(number, 0)
         return found
 
+    def paddings(self, size: int) -> Iterator[tuple[str, list[int]]]:
+        """Each structure of `size` bytes: its name, and the bytes that are no member's."""
+        for each in self.types:
+            if each.kind == STRUCT and each.ref == size:
+                taken = [
+                    (bit // 8, bit // 8 + ((each.widths[i] + 7) // 8 if each.widths and each.widths[i] else self._size(type_)))
+                    for i, (_, type_, bit) in enumerate(each.members)
+                ]
+                yield each.name, [byte for byte in range(size) if not any(start <= byte < end for start, end in taken)]
+
+    def _size(self, number: int) -> int:
+        """Bytes of a type."""
+        found = self.types[self._bare(number)]
+        if found.kind == ARRAY:
+            return found.members[0][2] * self._size(found.members[0][1])
+        return 8 if found.kind == PTR else found.ref
+
     def enumerators(self) -> frozenset[str]:
         """The names that enums give to numbers."""
         return frozenset(name for each in self.types if each.kind in (ENUM, ENUM64) for name, _, _ in each.members)

@@ -30,6 +30,7 @@ from kmatrix.matrix.selection import DEFAULT_SET, Matrix
 from kmatrix.objects import compiled
 from kmatrix.plugin import options
 from kmatrix.report import table
+from kmatrix.report.causes import classes, headlines
 from kmatrix.report.explain import explain
 from kmatrix.runs import cell as cells
 from kmatrix.runs import cell_records
@@ -223,6 +224,8 @@ class CellItem(pytest.Item):
         path = cell_records.path_of(run.directory, self.record.collector, self.record.target)
         properties = ("collector", "kernel", "arch", "expected", "observed", "failure", "reason")
         self.user_properties += [(name, str(getattr(self.record, name) or "")) for name in properties]
+        if cause := classes(self.record):
+            self.user_properties += [("cause", cause), ("cause_text", headlines(self.record))]
         if self.target.simulated is not None:
             self.user_properties.append(("simulated", str(self.target.simulated)))
         self.user_properties.append((RECORD, str(path)))
@@ -239,7 +242,7 @@ class CellItem(pytest.Item):
         """A failed cell explains itself."""
         if isinstance(excinfo.value, CellFailed):
             run = started(self.config)
-            return explain(excinfo.value.record, run.directory)
+            return explain(excinfo.value.record, run.directory, logs=self.config.option.verbose > 1)
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:

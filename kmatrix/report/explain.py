@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from kmatrix.report import causes
 from kmatrix.runs.cell_records import Record, path_of
+from kmatrix.verdict.diagnosis import UNCLASSIFIED
 from kmatrix.verdict.failure import FAILURES
 
 LOG_LINES = 60
@@ -14,20 +16,22 @@ LOG_LINES = 60
 CONSOLE_LINES = 25
 
 
-def explain(record: Record, directory: Path) -> str:
-    """The account of a failed cell, for a terminal."""
-    return "\n".join(_lines(record, directory))
+def explain(record: Record, directory: Path, *, logs: bool = False) -> str:
+    """The account of a failed cell, for a terminal; with `logs`, the verifier's logs also where the cause is known."""
+    return "\n".join(_lines(record, directory, logs=logs))
 
 
-def _lines(record: Record, directory: Path) -> Iterator[str]:
+def _lines(record: Record, directory: Path, *, logs: bool) -> Iterator[str]:
     meaning = FAILURES.get(record.failure or "", "")  # type: ignore[call-overload]
     yield f"{record.cell}: {record.failure} ({meaning})"
     yield f"  {record.reason}"
+    for cause in causes.relevant(record):
+        yield from (f"  {line}" for line in causes.lines(cause))
     yield f"  expected  {record.expected}: {record.expectation.get('why', '')}"
     yield f"  observed  {record.observed or 'none of the four behaviours'}"
     if record.simulated is not None:
         yield f"  simulated {simulation(record.simulated)}"
-    yield from (f"  {line}" for line in words(record, directory))
+    yield from (f"  {line}" for line in words(record, directory, logs=logs))
     yield f"  record    {path_of(directory, record.collector, record.target)}"
     if record.console is not None:
         yield f"  console   {directory / record.console}"
@@ -46,15 +50,17 @@ def look_in(record: Record) -> str:
     return f"kmatrix shell {record.kernel} --arch {record.arch} --collector {record.collector}"
 
 
-def words(record: Record, directory: Path) -> Iterator[str]:
-    """What loader, verifier and kernel said, line by line."""
+def words(record: Record, directory: Path, *, logs: bool = True) -> Iterator[str]:
+    """What loader, verifier and kernel said, line by line; without `logs`, the verifier's logs only where no cause is known."""
     if record.facts is not None:
-        yield from _attempts(record.facts)
+        known = {(cause["variant"], name) for cause in record.causes if cause["kind"] != UNCLASSIFIED for name in cause["programs"]}
+        yield from _attempts(record.facts, set() if logs else known)
     if record.failure == "kernel" and record.console is not None:
         yield from _console(directory / record.console)
 
 
-def _attempts(facts: Mapping[str, Any]) -> Iterator[str]:
+def _attempts(facts: Mapping[str, Any], known: Collection[tuple[str, str]]) -> Iterator[str]:
+    """Each variant's try. Of the programs that are `known`, by variant and name, the log is not shown: how long it is, and where it is."""
     for attempt in facts["attempts"]:
         error = (attempt.get("error") or {}).get("text")
         yield f"variant   {attempt['variant']}: " + (f"failed to {attempt['stage']}: {error}" if attempt["stage"] else "runs")
@@ -63,6 +69,9 @@ def _attempts(facts: Mapping[str, Any]) -> Iterator[str]:
                 yield f"  program {name}: {program['error']}"
             if program.get("log") and program.get("error"):
                 lines = program["log"].splitlines()
+                if (attempt["variant"], name) in known:
+                    yield f"    its log of {len(lines)} lines is in the record, and shown with -vv"
+                    continue
                 if len(lines) > LOG_LINES:
                     yield f"    … {len(lines) - LOG_LINES} lines before these are in the record"
                 yield from (f"    {line}" for line in lines[-LOG_LINES:])

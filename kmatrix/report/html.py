@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from kmatrix.host.errors import InputError
 from kmatrix.manifest.types import BEHAVIOURS
 from kmatrix.matrix.arch import ARCHES
-from kmatrix.report import table
+from kmatrix.report import causes, table
 from kmatrix.report.explain import look_in, simulation, words
 from kmatrix.runs.cell_records import Record, path_of
 from kmatrix.verdict.failure import FAILURES
@@ -36,6 +36,9 @@ def render(records: Iterable[Record], directory: Path, bad: Sequence[InputError]
         collectors=list(dict.fromkeys(record.collector for record in found)),
         cells={(record.collector, record.target): record for record in found},
         simulated={record.target for record in found if record.simulated},
+        causes=causes.relevant,
+        cause_names=causes.names,
+        cause_places=lambda cause: causes.places([cause]),
         words=lambda record: "\n".join(words(record, directory)),
         path=lambda record: path_of(directory, record.collector, record.target),
         failures=FAILURES,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kmatrix.host.errors import InputError
 from kmatrix.matrix.arch import ARCHES
-from kmatrix.report import table
+from kmatrix.report import causes, table
 from kmatrix.report.explain import explain
 from kmatrix.runs.cell_records import Record
 
@@ -27,11 +27,13 @@ def _lines(records: Sequence[Record], directory: Path, bad: Sequence[InputError]
     if simulated:
         yield from ("", *(f"{_text(line)}  " for line in simulated.values()))
     yield from (f"\nNot read: {_text(str(error.where))}: {_text(error.message)}" for error in bad)
+    if told := [*causes.told_once(records)]:
+        yield from ("", "Why, by cause:", "", *_fenced("\n".join(told)))
     for record in records:
         if not record.ok:
             reason, _, _ = record.reason.partition("\n")
             head = f"<b>{escape(record.cell)}</b> {escape(str(record.failure))}: {escape(reason)}"
-            yield from _folded(head, _fenced(explain(record, directory)))
+            yield from _folded(head, _fenced(explain(record, directory, logs=True)))
     if green := table.why(records):
         yield from _folded("Why each cell is what it is", _table(["collector", "behaviour", "kernels", "why"], green))
 

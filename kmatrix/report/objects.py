@@ -7,6 +7,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from kmatrix.report import causes
 from kmatrix.report.explain import LOG_LINES
 from kmatrix.report.table import GREEN, RED, RESET, head, missing
 from kmatrix.runs.object_run import Outcome
@@ -83,14 +84,14 @@ def _cell(outcome: Outcome, name: str, colour: bool) -> str:
 def _failures(outcomes: Sequence[Outcome], *, logs: bool) -> Iterator[str]:
     """One paragraph a cause: the programs, maps and targets that fail of it, the remedy, and where they do not."""
     said: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
-    places: dict[tuple[str, ...], str] = {}
+    places: dict[tuple[str, ...], dict[str, str]] = {}
     quotes: dict[tuple[str, ...], str] = {}
     """What the kernel said, of the first that said it: kernels word the same thing differently."""
 
     def note(name: str, target: str, words: tuple[str, ...], where: str | None = None, log: str = "") -> None:
         names, targets = said.setdefault(words, ([], []))
-        if where and len(where) > len(places.get(words, "")):  # newer kernels add the file and the line
-            places[words] = where
+        if where:
+            places.setdefault(words, {}).setdefault(name, where)
         if where is not None and (quote := last_words(log)):
             quotes.setdefault(words, quote)
         names += [] if name in names else [name]
@@ -98,7 +99,9 @@ def _failures(outcomes: Sequence[Outcome], *, logs: bool) -> Iterator[str]:
 
     for outcome in outcomes:
         if outcome.error is not None:
-            note("the object", outcome.target, (outcome.error,))
+            cause = outcome.diagnosis
+            told = (outcome.error,) if cause is None else (cause["headline"], _remedy(cause), f"libbpf said: {outcome.error}")
+            note("the object", outcome.target, told)
         for name, found in outcome.maps.items():
             if found.get("error"):
                 note(f"map {name}", outcome.target, _cause(found, logs=logs))
@@ -116,7 +119,7 @@ def _failures(outcomes: Sequence[Outcome], *, logs: bool) -> Iterator[str]:
         first = f"{', '.join(names)} on {', '.join(targets)}: {headline}"
         good = [o.target for o in outcomes if o.target not in targets and not any(_fails(o, name) for name in names)]
         works = [f"    good on {', '.join(good)}"] if good and rest else []
-        where = [f"    at {places[words]}"] if words in places else []
+        where = [f"    at {place}" for place in causes.places([{"where": places.get(words, {})}])]
         where += [f"    the kernel said: {quotes[words]}"] if words in quotes else []
         yield "\n".join([first, *works, *where, *(f"    {line}" for line in rest)])
 
@@ -133,7 +136,11 @@ def _cause(found: Mapping[str, Any], *, logs: bool) -> tuple[str, ...]:
     if diagnosis is None:
         reason = last_words(found.get("log") or "")
         error = str(found["error"])
-        headline = f"{error}: {reason}" if reason and reason not in error else error
+        headline = f"unclassified: {error}: {reason}" if reason and reason not in error else f"unclassified: {error}"
         # Where the verifier did not speak, libbpf's lines are the error already.
         return headline, *(log if logs else log[-LOG_LINES:])
-    return diagnosis["headline"], f"fix: {diagnosis['fix']}", *(log if logs else ())
+    return diagnosis["headline"], _remedy(diagnosis), *(log if logs else ())
+
+
+def _remedy(diagnosis: Mapping[str, Any]) -> str:
+    return f"fix: {diagnosis['fix']}; see {diagnosis['see']}"

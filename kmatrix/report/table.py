@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from kmatrix.host.version import natural
 from kmatrix.matrix.arch import ARCHES
+from kmatrix.report import causes
 from kmatrix.runs.cell_records import Record
 
 RED, GREEN, YELLOW, BOLD, DIM, RESET = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
@@ -35,6 +36,8 @@ def render(
     failed = [_failed(record, colour) for record in found if not record.ok]
     if failed:
         parts.append("\n".join(failed))
+    if told := [*causes.told_once(found)]:
+        parts.append("\n".join(["why, by cause:", *(f"  {line}" for line in told)]))
     if unavailable:
         parts.append(missing(unavailable))
     return "\n\n".join(parts)
