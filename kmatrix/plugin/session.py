@@ -29,7 +29,7 @@ from kmatrix.matrix.load import load_matrix
 from kmatrix.matrix.selection import DEFAULT_SET, Matrix
 from kmatrix.objects import compiled
 from kmatrix.plugin import options
-from kmatrix.report import table
+from kmatrix.report import grid, table
 from kmatrix.report.explain import explain
 from kmatrix.runs import cell as cells
 from kmatrix.runs import cell_records
@@ -359,7 +359,7 @@ def summarise(terminalreporter: Any, config: pytest.Config) -> None:
     if records or skipped or (left_out and run.collected):
         terminalreporter.section("kmatrix")
         writer = terminalreporter._tw
-        said = table.render(records, left_out, skipped=skipped, colour=writer.hasmarkup, width=writer.fullwidth)
+        said = table.render(records, left_out, skipped=skipped, colour=writer.hasmarkup, width=grid.terminal_width())
         terminalreporter.write_line(said)
     if run.error is not None:
         terminalreporter.write_line(f"ERROR: {run.error}", red=True)
