@@ -6,7 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from kmatrix.matrix.arch import ARCHES
+from kmatrix.report import reds
 from kmatrix.report.grid import BARE, Column, folded, prose
+from kmatrix.report.names import head, shorten, target_key
 from kmatrix.runs.cell_records import Record
 
 RED, GREEN, YELLOW, BOLD, DIM, RESET = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
@@ -17,11 +19,17 @@ Skipped = Mapping[tuple[str, str], str]
 
 
 def render(
-    records: Iterable[Record], unavailable: Mapping[str, str], *, colour: bool, width: int, skipped: Skipped | None = None
+    records: Iterable[Record],
+    unavailable: Mapping[str, str],
+    *,
+    colour: bool,
+    width: int,
+    skipped: Skipped | None = None,
+    brief: bool = False,
 ) -> str:
     """The whole report of a run: table, explanations, failed cells with class, reason and reproduction, and what could not be had.
 
-    `unavailable` maps a target to why it did not run; `width` is the terminal's, in columns.
+    `unavailable` maps a target to why it did not run; `width` is the terminal's, in columns. `brief`: what failed was told in detail already.
     """
     found, skipped = ordered(records), skipped or {}
     parts = []
@@ -30,9 +38,8 @@ def render(
         simulations = {record.kernel: record.simulated for record in found if record.simulated}
         if simulations:
             parts.append("\n".join(simulated(name, account) for name, account in simulations.items()))
-    failed = [_failed(record, colour) for record in found if not record.ok]
-    if failed:
-        parts.append("\n".join(failed))
+    if failed := reds.alike(found):
+        parts.append("\n".join(_failed(group, colour, brief) for group in failed))
     if unavailable:
         parts.append(missing(unavailable))
     return "\n\n".join(parts)
@@ -41,13 +48,6 @@ def render(
 def ordered(records: Iterable[Record]) -> list[Record]:
     """By collector, and for each by target."""
     return sorted(records, key=lambda record: (record.collector, target_key(record.target)))
-
-
-def target_key(target: str) -> tuple[int, list[tuple[int, str]]]:
-    """x86_64 before arm64; kernels by number, so that 5.4 comes before 5.10."""
-    kernel, _, arch = target.rpartition("-")
-    pieces = kernel.replace("-", ".").split(".")
-    return [*ARCHES].index(arch) if arch in ARCHES else len(ARCHES), [(int(p), "") if p.isdigit() else (10**9, p) for p in pieces]
 
 
 def _tables(records: Sequence[Record], skipped: Skipped, colour: bool, width: int) -> str:
@@ -70,12 +70,6 @@ def across(labels: Sequence[Column], by_target: Mapping[str, Sequence[str]], sim
     columns = {target: Column(head(target, simulated=target in simulated), cells) for target, cells in by_target.items()}
     groups = [[column for target, column in columns.items() if target.endswith(f"-{arch}")] for arch in ARCHES]
     return folded(labels, groups, width)
-
-
-def head(target: str, *, simulated: bool) -> str:
-    """A target as the head of its column; a simulated one has a tilde."""
-    kernel, _, arch = target.rpartition("-")
-    return f"{'~' if simulated else ''}{kernel}\n{arch}"
 
 
 def simulated(kernel: str, account: Mapping[str, Any]) -> str:
@@ -124,19 +118,14 @@ def why(records: Sequence[Record]) -> list[list[str]]:
     return [[name, behaviour, shorten(targets), reason] for (name, behaviour, reason), targets in groups.items()]
 
 
-def shorten(targets: Sequence[str]) -> str:
-    """`6.1 6.12` for kernels that ran on every arch named, `5.4-arm64` for one that ran on one."""
-    arches: dict[str, list[str]] = {}
-    for target in targets:
-        kernel, _, arch = target.rpartition("-")
-        arches.setdefault(kernel, []).append(arch)
-    return " ".join(kernel if len(on) == len(ARCHES) else f"{kernel}-{on[0]}" for kernel, on in arches.items())
-
-
-def _failed(record: Record, colour: bool) -> str:
-    name = f"{BOLD}{RED}{record.cell}{RESET}" if colour else record.cell
-    reason = record.reason.replace("\n", "\n  ")
-    return f"{name}  {record.failure}: {reason}\n  reproduce: {record.reproduce}"
+def _failed(group: Sequence[Record], colour: bool, brief: bool) -> str:
+    """Cells that fail alike: class, reason, and (unless `brief`) the command that replays the first."""
+    name, first = reds.title(group), group[0]
+    shown = f"{BOLD}{RED}{name}{RESET}" if colour else name
+    if brief:
+        return f"{shown}  {reds.summary(first)}"
+    reason = first.reason.replace("\n", "\n  ")
+    return f"{shown}  {first.failure}: {reason}\n  reproduce: {first.reproduce}"
 
 
 def missing(unavailable: Mapping[str, str]) -> str:

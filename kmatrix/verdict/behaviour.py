@@ -15,6 +15,8 @@ from kmatrix.manifest.collector import BEHAVIOURS, Behaviour, Collector, Event, 
 from kmatrix.matrix.features import FEATURES, Step
 from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.selection import Matrix
+from kmatrix.verdict import silence
+from kmatrix.verdict.silence import resolve
 
 Failure = Literal["worse", "better", "table", "load", "attach", "silent", "wrong-data", "leftover", "kernel", "infra"]
 """What went wrong; a different person fixes each (design.md)."""
@@ -22,7 +24,7 @@ Failure = Literal["worse", "better", "table", "load", "attach", "silent", "wrong
 FAILURES: Mapping[Failure, str] = {
     "kernel": "the kernel panicked, oopsed, warned or locked up",
     "table": "the guest's probe disagrees with the features declared in kernels.toml",
-    "load": "a program or map of the expected variant did not load",
+    "load": "a program or map of the expected variant did not load, or is not what the manifest declares",
     "attach": "a program of the expected variant did not attach",
     "better": "the collector does more than promised here",
     "worse": "the collector does less than promised here",
@@ -370,7 +372,7 @@ def _judge_events(collector: Collector, target: Target, facts: Facts) -> tuple[l
         matched = [entry["fields"] for entry in facts["events"] if entry["event"] == event.name]
         count = facts["counts"].get(event.name, 0)  # of very many, not all are kept
         if count < event.min_count:
-            problems.append(Problem("silent", _silence(event, count, facts)))
+            problems.append(Problem("silent", silence.of(event, count, facts)))
             continue
         if event.max_count is not None and count > event.max_count:
             problems.append(Problem("wrong-data", f"{count} {event.name} events arrived, at most {event.max_count} should"))
@@ -401,22 +403,9 @@ def _never_ran(collector: Collector, variant: Variant, target: Target, attempt: 
     ]
 
 
-def _silence(event: Event, count: int, facts: Facts) -> str:
-    wanted = f"{count} of {event.min_count} {event.name} events" if count else f"no {event.name} event"
-    other = facts.get("unmatched", 0)
-    match = ", ".join(f"{name} = {_resolve(value, facts['known'])!r}" for name, value in event.match.items())
-    seen = f"; {other} other events came, none with {match}" if other and match else ""
-    lost = f"; {facts['lost']} lost" if facts.get("lost") else ""
-    return f"{wanted} arrived after the trigger{seen}{lost}"
-
-
-def _resolve(value: int | str | None, known: Mapping[str, Any]) -> Any:
-    return known.get(value.removeprefix("known.")) if isinstance(value, str) and value.startswith("known.") else value
-
-
 def _wrong(f: EventField, value: Any, known: Mapping[str, Any]) -> str | None:
     """What is wrong with the value, or None."""
-    wanted = _resolve(f.equals, known)
+    wanted = resolve(f.equals, known)
     if f.equals is not None and (wanted is None or value != wanted):
         return f"should be {wanted!r}" + (f" ({f.equals})" if isinstance(f.equals, str) and f.equals.startswith("known.") else "")
     if f.nonzero and not value:
@@ -425,9 +414,9 @@ def _wrong(f: EventField, value: Any, known: Mapping[str, Any]) -> str | None:
         return f"should be at least {f.min}"
     if f.max is not None and not (isinstance(value, int) and value <= f.max):
         return f"should be at most {f.max}"
-    if f.one_of and value not in [_resolve(choice, known) for choice in f.one_of]:
+    if f.one_of and value not in [resolve(choice, known) for choice in f.one_of]:
         return f"should be one of {list(f.one_of)}"
-    part = _resolve(f.contains, known)
+    part = resolve(f.contains, known)
     if f.contains is not None and not (isinstance(value, str) and str(part) in value):
         return f"should contain {part!r}"
     return None
@@ -567,5 +556,12 @@ def _informs(message: str, expectation: Expectation, collector: Collector) -> bo
     return not patterns or any(re.search(pattern, message) for pattern in patterns)
 
 
+_SHOWN = 5
+"""Problems of one cell that its reason has; the facts have them all."""
+
+
 def _and_more(text: str, problems: Sequence[Problem]) -> str:
-    return text if len(problems) == 1 else f"{text} (and {len(problems) - 1} more)"
+    """The gravest problem, and on a line each what else was found."""
+    others = list(dict.fromkeys(problem.text for problem in problems if problem.text != text))
+    more = [f"and {len(others) - _SHOWN} more"] if len(others) > _SHOWN else []
+    return "\n".join([text, *(f"also: {other}" for other in others[:_SHOWN]), *more])

@@ -133,6 +133,8 @@ def test_collectors_are_found_by_name_or_folder(tmp_path: Path, monkeypatch: pyt
     assert find_collector(home).name == "demo"
     with pytest.raises(InputError, match="did you mean demo"):
         find_collector(Path("dmeo"))
+    monkeypatch.chdir(home)
+    assert find_collector(Path("demo")).name == "demo"  # also from where its own collector.toml is
 
 
 def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
