@@ -25,7 +25,9 @@ from functools import cache
 from typing import Any
 
 from . import bpf, kernel, libbpf
-from .past import BTF_FOLDER, COMMAND_COUNT, EINVAL, ENOENT, PROG_LOAD, Past
+from .past import EINVAL, ENOENT, Past
+from .table_hidden import BTF_FOLDER
+from .table_uapi import COMMAND_COUNT, PROG_LOAD
 
 Job = tuple[Callable[[], Any], "queue.SimpleQueue[tuple[Any, BaseException | None]]"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from kmatrix.guest.past import hidden_with
+from kmatrix.guest.table_hidden import hidden_with
 from kmatrix.matrix.arch import ARCHES, Arch
 from kmatrix.matrix.features import FEATURES, Version, status
 from kmatrix.matrix.simulation import HIDEABLE, NOT_SIMULATED, later_than
