@@ -7,9 +7,12 @@ all.
 from __future__ import annotations
 
 from kmatrix.guest.fact import Fact, Version
+from kmatrix.guest.facts import FACTS
 from kmatrix.guest.table_helpers import HELPERS as _HELPERS
 from kmatrix.guest.table_types import ATTACH_TYPES as _ATTACH_TYPES
 from kmatrix.guest.table_types import MAP_TYPES, PROG_TYPES
+from kmatrix.matrix.arch import Arch
+from kmatrix.matrix.features import FEATURES
 
 HELPERS: tuple[str, ...] = tuple(row.name for row in _HELPERS)
 """By number. From 212 on there are none: kernel functions took over."""
@@ -36,6 +39,21 @@ def prog_type_since(name: str) -> Version | None:
 def attach_type(number: int) -> tuple[str, Version] | None:
     """The name and first release of an attach type by its number."""
     return (_ATTACH_TYPES[number].name, _ATTACH_TYPES[number].since) if 0 <= number < len(_ATTACH_TYPES) else None
+
+
+def first(name: str, arch: Arch) -> Version | None:
+    """The first release with a feature, by the name that a manifest has for it (`ringbuf`, `helper:bpf_loop`); None where no release says it.
+
+    What is asked of one kernel's image (`btf:`, `symbol:`, `tracepoint:`) has no first release.
+    """
+    kind, _, rest = name.partition(":")
+    if rest:
+        row = FACTS.get(kind, {}).get(rest)
+        return row.first(arch) if row is not None else None
+    if name not in FEATURES:
+        return None
+    since = FEATURES[name].since
+    return since if isinstance(since, tuple) else since[arch]
 
 
 def _since(rows: tuple[Fact, ...], name: str) -> Version | None:

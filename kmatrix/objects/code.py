@@ -48,6 +48,8 @@ class Reference:
     """A map's or function's name, a data section's name, or the name of something that the kernel has to provide."""
     offset: int = 0
     """Of data: bytes from the start of the section."""
+    weak: bool = False
+    """Of an extern: whether the object can do without (`__weak`): its address is 0 then."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class Code:
     def _reference(self, symbol: object, code: bytes, at: int) -> Reference | None:
         home, value, name = symbol["st_shndx"], symbol["st_value"], symbol.name  # type: ignore[index, attr-defined]
         if home == "SHN_UNDEF":
-            return Reference("extern", name)
+            return Reference("extern", name, weak=symbol["st_info"]["bind"] == "STB_WEAK")  # type: ignore[index]
         if not isinstance(home, int):
             return None
         section = self._sections[home]

@@ -6,24 +6,24 @@ the loader or the verifier decides guards the code: `bpf_core_field_exists()` an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from kmatrix.guest import bpf, past
+from kmatrix.guest import bpf
+from kmatrix.guest.flow import back_edge
+from kmatrix.guest.table_insns import FORMS, MAX_INSNS_OLD, Form, insn_since
 from kmatrix.matrix import history
 from kmatrix.matrix.features import FEATURES
 from kmatrix.objects import sections
 from kmatrix.objects.btf import ENUM_EXISTS, ENUM_VALUE, Relocation
 from kmatrix.objects.code import CALL, LD_IMM64, PSEUDO_CALL, Code, Function, Insn
 from kmatrix.objects.lines import Line
-from kmatrix.objects.reach import EXISTENCE, Known, reachable
+from kmatrix.objects.reach import EXISTENCE, KCONFIG, Known, reachable
 
 REWRITTEN = frozenset(range(112, 116))
 """bpf_probe_read_kernel, _user and their _str: libbpf and cilium/ebpf put bpf_probe_read in their place on kernels before 5.5."""
 _TAIL_CALL = 12
 VERSION = "LINUX_KERNEL_VERSION"
-_KCONFIG = ("CONFIG_", "LINUX_")
-"""What the names of Kconfig variables begin with: libbpf makes a map of them."""
 _JUDGED_LATE = ("move_sign_extended", "signed_division", "load_acquire")
 """Kinds of instructions that an older kernel refuses only where it gets to them."""
 _SET_BY_LIBBPF = (6, 7)
@@ -94,7 +94,7 @@ def _of(code: Code, program: Function, whole: list[Need]) -> list[Need]:
     for need in (*whole, *_hook_needs(program.section)):
         note(need)
     linked = _linked(code, program)
-    if sum(len(function.insns) for function in linked) > past.MAX_INSNS_OLD:
+    if sum(len(function.insns) for function in linked) > MAX_INSNS_OLD:
         note(Need("insns_1m", function=program.name))
     if len(linked) > 1 and any(insn.code == CALL and insn.src == 0 and insn.imm == _TAIL_CALL for f in linked for insn in f.insns):
         note(Need("insn:tail_call_in_function", function=program.name))
@@ -102,7 +102,7 @@ def _of(code: Code, program: Function, whole: list[Need]) -> list[Need]:
         for index in range(len(function.insns)):
             for name in _asked_first(code, function, index):
                 note(Need(name, line=code.line(function, index), function=function.name))
-        loop = past.back_edge(b"".join(_bytes(insn) for insn in function.insns))
+        loop = back_edge(b"".join(_bytes(insn) for insn in function.insns))
         if loop is not None:
             note(Need("bounded_loops", line=code.line(function, loop[0]), function=function.name))
     everywhere = reachable(code, program, Known())
@@ -141,7 +141,12 @@ def _guards(code: Code, everywhere: Mapping[Function, frozenset[int]]) -> list[G
                 found[asked(relocation)] = None
             elif reference is not None and reference.name == VERSION:
                 found |= dict.fromkeys(_thresholds(everywhere))
-            elif reference is not None and reference.kind == "extern" and reference.name.startswith(_KCONFIG):
+            elif (
+                reference is not None
+                and reference.kind == "extern"
+                and function.insns[index].code == LD_IMM64
+                and (reference.weak or reference.name.startswith(KCONFIG))
+            ):
                 found[reference.name] = None
     return [Guard(what, holds) for what in found for holds in (False, True)]
 
@@ -169,7 +174,7 @@ def _assuming(assumed: list[Guard]) -> Known:
             return _version(answers)
         return int(answers[name]) if name in answers else None
 
-    return Known(exists=lambda relocation: answers.get(asked(relocation)), kconfig=kconfig)
+    return Known(exists=lambda relocation: answers.get(asked(relocation)), kconfig=kconfig, symbol=answers.get)
 
 
 def _version(answers: Mapping[str, bool]) -> int | None:
@@ -214,7 +219,7 @@ def _asked_first(code: Code, function: Function, index: int) -> Iterator[str]:
     elif insn.code == LD_IMM64 and reference is not None:
         if reference.kind == "function":
             yield "insn:callback"
-        elif reference.kind == "data" or reference.name.startswith(_KCONFIG):
+        elif reference.kind == "data" or reference.name.startswith(KCONFIG):
             yield "global_data"
     kind = instruction(insn)
     if kind is not None and kind not in _JUDGED_LATE:
@@ -231,7 +236,7 @@ def _asked_where_reached(code: Code, function: Function, index: int) -> Iterator
         found = history.helper(insn.imm)
         if found is not None and insn.imm not in REWRITTEN:
             yield f"helper:{found[0]}"
-    elif insn.code == LD_IMM64 and reference is not None and reference.kind == "extern" and not reference.name.startswith(_KCONFIG):
+    elif reference is not None and reference.kind == "extern" and not reference.weak and not reference.name.startswith(KCONFIG):
         yield f"symbol:{reference.name.split('___')[0]}"
     if relocation is not None and relocation.kind not in (*EXISTENCE, *_SET_BY_LIBBPF):
         yield asked(relocation)
@@ -240,23 +245,17 @@ def _asked_where_reached(code: Code, function: Function, index: int) -> Iterator
         yield f"insn:{kind}"
 
 
-_INSTRUCTIONS: tuple[tuple[str, Callable[[Insn], bool]], ...] = (
-    ("jmp32", lambda i: i.code & 0x07 == 0x06 and i.code & 0xF0 not in (0x00, 0x80, 0x90)),  # 092ed0968bb6, 5.1
-    ("long_jump", lambda i: i.code == 0x06),  # 4cd58e9af8b9, 6.6
-    ("may_goto", lambda i: i.code == 0xE5),  # 011832b97b31, 6.9
-    ("load_sign_extended", lambda i: i.code in (0x81, 0x89, 0x91)),  # 1f9a1ea821ff, 6.6
-    ("load_acquire", lambda i: i.code & 0xE7 == 0xC3 and i.imm in (0x100, 0x110)),  # 880442305a39, 6.15
-    ("atomic_fetch", lambda i: i.code & 0xE7 == 0xC3 and i.imm != 0),  # 5ca419f2864a, 5.12
-    ("move_sign_extended", lambda i: i.code in (0xBC, 0xBF) and i.off in (8, 16, 32)),  # 8100928c8814, 6.6
-    ("address_space_cast", lambda i: i.code == 0xBF and i.off == 1),  # 6082b6c328b5, 6.9
-    ("byte_swap", lambda i: i.code == 0xD7),  # 0845c3db7bf5, 6.6
-    ("signed_division", lambda i: i.code in (0x34, 0x3C, 0x37, 0x3F, 0x94, 0x9C, 0x97, 0x9F) and i.off == 1),  # ec0e2da95f72, 6.6
-)
-
-
 def instruction(insn: Insn) -> str | None:
     """The kind of an instruction that not all kernels have; None for the others."""
-    return next((name for name, fits in _INSTRUCTIONS if fits(insn)), None)
+    fitting = [name for name, form in FORMS.items() if insn.code in form.codes and _fits(insn, form)]
+    return max(fitting, key=insn_since, default=None)  # of an atomic load, that it is one
+
+
+def _fits(insn: Insn, form: Form) -> bool:
+    if not form.field:
+        return True
+    value: int = getattr(insn, form.field)
+    return value in form.values if form.values else value != 0
 
 
 def _hook_needs(section: str) -> Iterator[Need]:
@@ -268,8 +267,6 @@ def _hook_needs(section: str) -> Iterator[Need]:
         yield Need(f"prog:{read.program}")
     if read.attach is not None:
         yield Need(f"attach:{read.attach}")
-    if read.sleepable:
-        yield Need("attach:sleepable")
     target = read.target
     if not target:
         return

@@ -16,6 +16,8 @@ from kmatrix.objects.code import CALL, EXIT, LD_IMM64, Code, Function, Insn
 EXISTENCE = (FIELD_EXISTS, TYPE_EXISTS, TYPE_MATCHES, ENUM_EXISTS)
 """The relocations that ask whether something is there: libbpf writes 1 or 0."""
 
+KCONFIG = ("CONFIG_", "LINUX_")
+"""What the names of Kconfig variables begin with: libbpf makes a map of them."""
 _U64, _U32 = (1 << 64) - 1, (1 << 32) - 1
 _FRAME = 10
 
@@ -28,6 +30,8 @@ class Known:
     """Whether what a relocation asks for is there."""
     kconfig: Callable[[str], int | None] = lambda _: None
     """The value of a Kconfig variable, such as LINUX_KERNEL_VERSION."""
+    symbol: Callable[[str], bool | None] = lambda _: None
+    """Whether the kernel has a function or variable that the object declares `__weak` (bpf_ksym_exists())."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,9 @@ def _loaded(code: Code, function: Function, index: int, relocation: Relocation |
         return _written(relocation, known)
     insn = function.insns[index]
     reference = code.references.get((function.section, function.at(index)))
+    if reference is not None and reference.kind == "extern" and not reference.name.startswith(KCONFIG):
+        there = known.symbol(reference.name) if reference.weak else None
+        return None if there is None else int(there)
     if reference is not None:
         return _Place(reference.kind, reference.name, reference.offset) if reference.kind in ("data", "extern") else None
     high = function.insns[index + 1].imm if index + 1 < len(function.insns) else 0

@@ -22,6 +22,7 @@ HEAD = """\
 #define CORE __attribute__((preserve_access_index))
 extern int LINUX_KERNEL_VERSION __kconfig;
 extern _Bool CONFIG_CGROUPS __kconfig __weak;
+extern void bpf_rcu_read_lock(void) __ksym __weak;
 struct task_struct { int pid; int old; int young; } CORE;
 struct renamed { int x; } CORE;
 enum bpf_func_id___new { BPF_FUNC_loop___new = 181, BPF_FUNC_strncmp___new = 182 };
@@ -63,6 +64,7 @@ def test_what_is_called_and_read(tmp_path: Path) -> None:
         ("bpf_core_type_exists(struct renamed)", "btf:struct renamed"),
         ("bpf_core_enum_value_exists(enum bpf_func_id___new, BPF_FUNC_strncmp___new)", "btf:enum bpf_func_id/BPF_FUNC_strncmp"),
         ("CONFIG_CGROUPS", "CONFIG_CGROUPS"),
+        ("bpf_rcu_read_lock", "bpf_rcu_read_lock"),
         ("LINUX_KERNEL_VERSION >= KERNEL(5, 17)", "kernel >= 5.17"),
         ("LINUX_KERNEL_VERSION > KERNEL(5, 17) - 1", "kernel >= 5.17"),
     ],
@@ -157,6 +159,12 @@ def test_a_loop_and_a_large_program(tmp_path: Path) -> None:
     assert "insns_1m" in {need.name for need in needs(large)["run"]}
 
 
+def test_a_kernel_function_that_is_weak(tmp_path: Path) -> None:
+    found = told(tmp_path, "if (bpf_rcu_read_lock) bpf_rcu_read_lock(); return 0;")
+    assert found["kfunc:bpf_rcu_read_lock"].guards == ("bpf_rcu_read_lock",)
+    assert not told(tmp_path, "bpf_rcu_read_lock(); return 0;")["kfunc:bpf_rcu_read_lock"].optional
+
+
 def test_kinds_of_instructions(tmp_path: Path) -> None:
     body = 'long n; SEC("socket") int run(void *ctx) { return __sync_fetch_and_add(&n, 1) == 7; }'
     assert "insn:atomic_fetch" in {need.name for need in needs(compiled(tmp_path, body))["run"]}
@@ -170,7 +178,7 @@ def test_kinds_of_instructions(tmp_path: Path) -> None:
         ("fentry/tcp_v4_connect", {"prog:tracing", "attach:trace_fentry", "btf:func/tcp_v4_connect", "btf"}),
         ("kprobe/tcp_v4_connect+8", {"prog:kprobe", "symbol:tcp_v4_connect"}),
         ("?tp/syscalls/sys_enter_openat", {"prog:tracepoint", "tracepoint:syscalls/sys_enter_openat"}),
-        ("lsm.s/bprm_check_security", {"prog:lsm", "attach:lsm_mac", "attach:sleepable", "btf:func/bpf_lsm_bprm_check_security"}),
+        ("lsm.s/bprm_check_security", {"prog:lsm", "attach:lsm_mac", "btf:func/bpf_lsm_bprm_check_security"}),
         ("tcx/ingress", {"prog:sched_cls", "attach:tcx_ingress"}),
         ("xdp.frags/devmap", {"prog:xdp", "attach:xdp_devmap"}),
         ("kprobe.multi/tcp_*", {"prog:kprobe", "attach:trace_kprobe_multi"}),
