@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kmatrix.report import causes
+from kmatrix.report.names import shorten, target_key
 from kmatrix.runs.cell_records import Record, path_of
 from kmatrix.verdict.diagnosis import UNCLASSIFIED
 from kmatrix.verdict.failure import FAILURES
@@ -16,15 +18,27 @@ LOG_LINES = 60
 CONSOLE_LINES = 25
 
 
-def explain(record: Record, directory: Path, *, logs: bool = False) -> str:
-    """The account of a failed cell, for a terminal; with `logs`, the verifier's logs also where the cause is known."""
-    return "\n".join(_lines(record, directory, logs=logs))
+def explain(record: Record, directory: Path, others: Sequence[Record] = (), *, logs: bool = False) -> str:
+    """The account of a failed cell, for a terminal; `others` are those that fail alike.
+
+    With `logs`, the verifier's logs are shown also where the cause is known.
+    """
+    lines = [*_lines(record, directory, logs=logs)]
+    if others:
+        lines.append(alike(others))
+    return "\n".join(lines)
+
+
+def alike(others: Sequence[Record]) -> str:
+    """The line that names the cells that fail as the one before it does."""
+    on = shorten(sorted((other.target for other in others), key=target_key))
+    return f"  alike     {len(others)} more cell{'s' if len(others) != 1 else ''}: {on}"
 
 
 def _lines(record: Record, directory: Path, *, logs: bool) -> Iterator[str]:
     meaning = FAILURES.get(record.failure or "", "")  # type: ignore[call-overload]
     yield f"{record.cell}: {record.failure} ({meaning})"
-    yield f"  {record.reason}"
+    yield from (f"  {line}" for line in record.reason.splitlines())
     for cause in causes.relevant(record):
         yield from (f"  {line}" for line in causes.lines(cause))
     yield f"  expected  {record.expected}: {record.expectation.get('why', '')}"
@@ -46,8 +60,13 @@ def simulation(account: Mapping[str, Any]) -> str:
 
 
 def look_in(record: Record) -> str:
-    """The command that opens a shell where the cell ran."""
-    return f"kmatrix shell {record.kernel} --arch {record.arch} --collector {record.collector}"
+    """The command that opens a shell where the cell ran. It works where `reproduce` does: where pytest was called."""
+    words = shlex.split(record.reproduce)
+    manifest, sign, _ = words[1].partition("::") if len(words) > 1 else ("", "", "")
+    collector = str(Path(manifest).parent) if sign else record.collector
+    file = next((word.partition("=")[2] for word in words if word.startswith(("--kernels-file=", "--kmatrix-kernels-file="))), None)
+    more = ["--kernels-file", file] if file else []
+    return shlex.join(["kmatrix", "shell", record.kernel, "--arch", record.arch, "--collector", collector, *more])
 
 
 def words(record: Record, directory: Path, *, logs: bool = True) -> Iterator[str]:

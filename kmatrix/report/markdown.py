@@ -11,6 +11,7 @@ from kmatrix.host.errors import InputError
 from kmatrix.matrix.arch import ARCHES
 from kmatrix.report import causes, table
 from kmatrix.report.explain import explain
+from kmatrix.report.names import target_key
 from kmatrix.runs.cell_records import Record
 
 
@@ -43,7 +44,7 @@ def _matrix(arch: str, records: Sequence[Record]) -> Iterator[str]:
     if not records:
         return
     simulated = {record.kernel for record in records if record.simulated}
-    kernels = sorted({record.kernel for record in records}, key=lambda kernel: table.target_key(f"{kernel}-{arch}"))
+    kernels = sorted({record.kernel for record in records}, key=lambda kernel: target_key(f"{kernel}-{arch}"))
     marks = {(record.collector, record.kernel): _mark(record) for record in records}
     rows = [[name, *(marks.get((name, kernel), "") for kernel in kernels)] for name in dict.fromkeys(r.collector for r in records)]
     yield ""

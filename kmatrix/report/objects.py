@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tabulate import tabulate
-
 from kmatrix.report import causes
 from kmatrix.report.explain import LOG_LINES
-from kmatrix.report.table import GREEN, RED, RESET, head, missing
+from kmatrix.report.grid import Column
+from kmatrix.report.table import GREEN, RED, RESET, across, missing
 from kmatrix.runs.object_run import Outcome
 from kmatrix.verdict.observation import last_words
 
 
-def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colour: bool, logs: bool = False) -> str:
-    """Table, failures by cause (with `logs`, each with its whole log), and what could not be had."""
+def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colour: bool, width: int, logs: bool = False) -> str:
+    """Table (in `width` columns), failures by cause (with `logs`, each with its whole log), and what could not be had."""
     names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.programs)) or ["(object)"]
     sections = {name: program.get("section") for outcome in outcomes for name, program in outcome.programs.items()}
-    heads = [head(outcome.target, simulated=outcome.simulated is not None) for outcome in outcomes]
-    rows = [[name, sections.get(name) or "", *(_cell(outcome, name, colour) for outcome in outcomes)] for name in names]
-    parts = [tabulate(rows, headers=["program", "section", *heads], tablefmt="rounded_outline", disable_numparse=True)]
+    labels = [Column("program", names), Column("section", [sections.get(name) or "" for name in names])]
+    simulated = [outcome.target for outcome in outcomes if outcome.simulated is not None]
+    cells = {outcome.target: [_cell(outcome, name, colour) for name in names] for outcome in outcomes}
+    parts = [across(labels, cells, simulated, width)]
     parts += list(_failures(outcomes, logs=logs))
     parts += [f"~ {outcome.target} is simulated: {outcome.simulated}" for outcome in outcomes if outcome.simulated]
     if unavailable:
@@ -29,16 +29,15 @@ def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colou
 
 
 def render_many(
-    objects: Mapping[str, Sequence[Outcome]], unavailable: Mapping[str, str], *, colour: bool, logs: bool = False
+    objects: Mapping[str, Sequence[Outcome]], unavailable: Mapping[str, str], *, colour: bool, width: int, logs: bool = False
 ) -> str:
     """One table of many objects: an object a row, in each cell how many of its programs are good; then the failures of each object."""
     labels = _labels(objects)
     targets = list(dict.fromkeys(outcome.target for outcomes in objects.values() for outcome in outcomes))
     by_target = {path: {outcome.target: outcome for outcome in outcomes} for path, outcomes in objects.items()}
     simulations = {outcome.target: outcome.simulated for each in objects.values() for outcome in each if outcome.simulated}
-    heads = [head(target, simulated=target in simulations) for target in targets]
-    rows = [[labels[path], *(_score(found.get(target), colour) for target in targets)] for path, found in by_target.items()]
-    parts = [tabulate(rows, headers=["object", *heads], tablefmt="rounded_outline", disable_numparse=True)]
+    cells = {target: [_score(found.get(target), colour) for found in by_target.values()] for target in targets}
+    parts = [across([Column("object", [labels[path] for path in by_target])], cells, simulations, width)]
     for path, outcomes in objects.items():
         if failures := list(_failures(outcomes, logs=logs)):
             parts.append("\n".join([f"{labels[path]}:", *(f"  {line}" for failure in failures for line in failure.splitlines())]))

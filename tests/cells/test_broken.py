@@ -102,9 +102,9 @@ def test_a_refusal_is_of_what_is_missing_and_the_guest_works_after_it(tmp_path: 
     assert set(records["sound"].inputs) == {"collector.toml", "ring", "perf"}
 
     # What an earlier run found is not left standing where a later one finds nothing.
-    (tmp_path / "sound/collector.toml").write_text(
-        (tmp_path / "sound/collector.toml").read_text().replace("known.tgid", "known.nothing")
-    )
+    text = (tmp_path / "sound/collector.toml").read_text().replace("known.tgid", "known.nothing")
+    # What a command knows, only its run can tell.
+    (tmp_path / "sound/collector.toml").write_text(text.replace('kind = "open"', 'kind = "command"\ncommand = ["true"]'))
     again = run_in("pytest", "--kernels=5.4-sim", "--arch=arm64", "sound")
     assert "the trigger knows no such thing" in again.stdout
     assert "sound" not in {record.collector for record in cell_records.read_all(tmp_path / ".kmatrix")}

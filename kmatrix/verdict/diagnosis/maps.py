@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import re
 
-from kmatrix.guest import past
+from kmatrix.guest.fact import since as release_since
+from kmatrix.guest.table_uapi import MAP_FLAGS
 from kmatrix.matrix import history
 from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, release
 from kmatrix.verdict.diagnosis.hooks import ENOTSUPP
@@ -65,7 +66,7 @@ def _flag(failing: Failing, kind: str) -> Diagnosis | None:
     for bit, name in _FLAGS.items():
         if not flags & bit:
             continue
-        since = past.since(past.MAP_FLAGS, bit.bit_length() - 1)
+        since = release_since(MAP_FLAGS, bit.bit_length() - 1)
         if failing.version < since:
             return Diagnosis(
                 "map-flag",
