@@ -15,6 +15,7 @@ import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -32,7 +33,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 
 from kmatrix.host import lease, paths
 from kmatrix.host.errors import InfraError, Unavailable, without_credentials
-from kmatrix.host.progress import Quiet, Reporter
+from kmatrix.host.progress import WAITING, Quiet, Reporter
 
 SCHEMES = ("http", "https", "file", "copy")
 """What an address may begin with; `copy:` is apt's other word for `file:`."""
@@ -477,7 +478,7 @@ def _attempt(url: str, once: Callable[[], None], transfer: _Transfer | None = No
                 raise Unavailable(f"cannot be fetched: {said}", where=mirrored(url), fix=fix) from error
             if transfer is not None and transfer.seen - furthest >= _SLOWEST[1]:
                 furthest, attempt = transfer.seen, 1
-            _pause(_delay(attempt, answer))
+            _pause(_delay(attempt, answer), f"{urlsplit(mirrored(url)).hostname}: {_plain(error)[0]}")
             attempt += 1
 
 
@@ -487,9 +488,10 @@ def _delay(attempt: int, answer: requests.Response | None) -> float:
     return max(2.0 ** (attempt - 1) * random.uniform(0.75, 1.25), min(float(asked), _PATIENCE) if asked.isdigit() else 0.0)
 
 
-def _pause(seconds: float) -> None:
+def _pause(seconds: float, why: str) -> None:
+    """Wait, and say for what. The words are the same each time: a reporter shows them once (kmatrix.host.progress)."""
     end = time.monotonic() + seconds
-    with _work()[0].step(f"waiting {seconds:.0f} s before the next try") as step:
+    with _work()[0].step(f"{WAITING}to try again: {why}") as step:
         while (left := end - time.monotonic()) > 0:
             step.advance(0)  # which ends it when it is not wanted any more: an interrupt reaches the main thread alone
             time.sleep(min(left, 0.2))
@@ -503,7 +505,15 @@ def _passing(error: Exception) -> bool:
     """Whether the next try may do better."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return error.response.status_code in (408, 429, 500, 502, 503, 504)
-    return not isinstance(error, _NEVER) and _UNTRUSTED not in str(error)
+    return not isinstance(error, _NEVER) and _UNTRUSTED not in str(error) and not _unresolved(error)
+
+
+def _unresolved(error: BaseException) -> bool:
+    """Whether a host's name was not found: on a machine that is offline, it will not be in a few seconds either."""
+    inside = [getattr(error, "reason", None), getattr(error, "original_error", None), error.__cause__, *error.args]
+    return isinstance(error, urllib3.exceptions.NameResolutionError | socket.gaierror) or any(
+        _unresolved(each) for each in inside if isinstance(each, BaseException)
+    )
 
 
 def _plain(error: Exception) -> tuple[str, str]:

@@ -234,6 +234,9 @@ class KernelStore:
                 return dict(ref)
         except FileNotFoundError:
             return None
+        except PermissionError as error:
+            fix = "set KMATRIX_CACHE to a folder of your own, or have the owner of this one let you read it"
+            raise StoreError(f"the kernel store cannot be read: {error.strerror} ({path})", where=str(self.root), fix=fix) from None
         except (ValueError, KeyError, TypeError):
             pass
         raise self._damaged(name, arch, f"{path} is damaged")
@@ -275,6 +278,7 @@ class KernelStore:
                 stream.write(json.dumps(ref, indent=1, sort_keys=True) + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
+                Path(stream.name).chmod(0o644)  # as the entries: another user of this store reads it too
                 Path(stream.name).replace(path)
             except BaseException:
                 Path(stream.name).unlink(missing_ok=True)
