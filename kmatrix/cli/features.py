@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from kmatrix.cli import options
+from kmatrix.cli import complete, options
 from kmatrix.host.paths import scratch_console
 from kmatrix.matrix.arch import Arch, parse_arches
 from kmatrix.matrix.features import FEATURES, Feature
@@ -18,7 +18,7 @@ from kmatrix.verdict.judge import feature_mismatches
 
 
 @click.command("features")
-@click.argument("target", required=False)
+@click.argument("target", required=False, shell_complete=complete.targets)
 @options.ARCH
 @options.ACCEL
 @options.COLD
@@ -32,7 +32,7 @@ def command(target: str | None, arch: str, accel: str, cold: bool, kernels_file:
     """
     matrix = options.load_matrix(kernels_file)
     if target is not None:
-        chosen = matrix.target(target)
+        chosen = options.target(matrix, target, None if arch == "all" else arch)
         room = options.room(matrix, accel, cold)
         with scratch_console(f"features-{chosen}") as console, room.machine(chosen, console) as (_, probe):
             _compare(chosen, probe["features"], probe.get("why", {}), as_json)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +19,7 @@ from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import Arch, parse_arches
 from kmatrix.matrix.kernel import Target
-from kmatrix.matrix.selection import Matrix
+from kmatrix.matrix.selection import DEFAULT_SET, STORE, Matrix
 from kmatrix.vm import accel as accelerators
 from kmatrix.vm import guest_image, virtme
 from kmatrix.vm.errors import KernelDied
@@ -42,8 +44,24 @@ def refuse_missing(targets: Iterable[Target], missing: Mapping[str, str], *, ker
         asked = f"--arch={arch}: no kernel for {' or '.join(without)} can be had"
         strict = {name: reason for name, reason in missing.items() if name.endswith(tuple(f"-{each}" for each in without))}
     if strict:
-        listed = "\n".join(f"  {name}: {reason}" for name, reason in strict.items())
-        raise InputError(f"{asked}:\n{listed}")
+        lines = [f"  {_named(kernel, arches)}: {reason}" for kernel, arches, reason in by_reason(strict)]
+        raise InputError("\n".join([f"{asked}:", *lines]))
+
+
+def _named(kernel: str, arches: Sequence[str]) -> str:
+    return f"{kernel}-{arches[0]}" if len(arches) == 1 else f"{kernel} ({', '.join(arches)})"
+
+
+def by_reason(missing: Mapping[str, str]) -> list[tuple[str, list[str], str]]:
+    """(kernel, arches, why it cannot be had), of `missing` by target: the arches of a kernel that lack it for the same reason share a line."""
+    shared: dict[tuple[str, str], list[str]] = {}
+    for target, reason in missing.items():
+        kernel, _, arch = target.rpartition("-")
+        shared.setdefault((kernel, reason.replace(f"--arch {arch}", "--arch ARCH")), []).append(arch)
+    return [
+        (kernel, arches, reason if len(arches) > 1 else reason.replace("--arch ARCH", f"--arch {arches[0]}"))
+        for (kernel, reason), arches in shared.items()
+    ]
 
 
 @dataclass
@@ -64,6 +82,26 @@ class MachineRoom:
         """The kernels that are here."""
         return KernelStore()
 
+    def targets(self, expression: str | None, arch: str) -> tuple[Target, ...]:
+        """The targets that --kernels (None: the default set) and --arch select; `store` is all kernels whose image is on this machine.
+
+        Raises InputError, also where the store is asked for and has none.
+        """
+        terms = [term.strip() for term in (DEFAULT_SET if expression is None else expression).split(",")]
+        others = ",".join(term for term in terms if term != STORE)
+        if STORE not in terms:
+            return self.matrix.targets(others, arch)
+        arches, here = parse_arches(arch), set(self.store.refs())
+        names = [*self.matrix.kernels, *(name for name, _ in here if name not in self.matrix.kernels and self.matrix.variant(name))]
+        kernels = [self.matrix.kernel(name) for name in dict.fromkeys(names)]
+        chosen = [Target(kernel, each) for kernel in kernels for each in arches if (kernel.name, each) in here]
+        chosen = [target for target in chosen if str(target) not in self.unavailable([target])]
+        if not chosen:
+            fix = "kmatrix prepare fetches what can be had of the default set"
+            raise InputError(f"no kernel for {' or '.join(arches)} is in the kernel store", where="--kernels=store", fix=fix)
+        more = self.matrix.targets(others, arch) if others.strip(",") else ()
+        return tuple({str(target): target for target in (*chosen, *more)}.values())
+
     def unavailable(self, targets: Iterable[Target], *, asked: bool = False) -> dict[str, str]:
         """Those of the targets whose kernel cannot be had, each with why and how to get it. Asks the store and kernels.toml.
 
@@ -83,7 +121,8 @@ class MachineRoom:
             found = kernels.obtain_all(tried, store, reporter=self.reporter, mirrors=self.matrix.mirrors, lock=lock)
             for target, result in found:
                 if isinstance(result, KmatrixError):
-                    missing[str(target)] = result.message + (f"; {result.fix}" if result.fix else "")
+                    fix = f"\n    fix: {result.fix}" if "\n" in result.message else f"; {result.fix}"
+                    missing[str(target)] = result.message + (fix if result.fix else "")
                 else:
                     del missing[str(target)]
         return missing
@@ -151,6 +190,7 @@ class MachineRoom:
         spec = self.spec(target)
         return {
             "kmatrix": __version__,
+            "host": f"{platform.node()} ({platform.machine()}, {os.cpu_count()} CPUs)",
             "release": spec.kernel.release,
             "kernel": spec.kernel.digest,
             "image": spec.image.digest,
