@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,10 +20,13 @@ class Strict(BaseModel):
 M = TypeVar("M", bound=BaseModel)
 
 
-def validate(model: type[M], data: object, *, where: str) -> M:
-    """`data` as a `model`; raises InputError naming the file (`where`), every wrong key and what to write instead."""
+def validate(model: type[M], data: object, *, where: str, context: Mapping[str, Any] | None = None) -> M:
+    """`data` as a `model`; raises InputError naming the file (`where`), every wrong key and what to write instead.
+
+    `context` is what validators are told (pydantic's validation context).
+    """
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=dict(context) if context is not None else None)
     except ValidationError as error:
         problems = [_problem(model, detail) for detail in error.errors()]
         keys, messages, fixes = zip(*problems, strict=True)

@@ -10,12 +10,14 @@ import signal
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, validate
 from kmatrix.matrix.arch import ARCHES, INFO, Arch
-from kmatrix.matrix.features import FEATURES, Version
+from kmatrix.matrix.definitions import DefinitionModel, define
+from kmatrix.matrix.features import Version
+from kmatrix.matrix.parameters import Definition, Definitions, check, leaves
 
 Behaviour = Literal["full", "partial", "fallback", "refusal"]
 BEHAVIOURS: tuple[Behaviour, ...] = ("refusal", "fallback", "partial", "full")
@@ -46,10 +48,9 @@ _TYPE_OF_HOOK: tuple[tuple[str, str], ...] = (
 """What a section's name begins with → the program's type as the kernel says it."""
 
 
-def _check_features(needs: tuple[str, ...]) -> tuple[str, ...]:
+def _check_features(needs: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
     for name in needs:
-        if name not in FEATURES:
-            raise ValueError(f"unknown feature {name!r}{did_you_mean(name, FEATURES)}; `kmatrix features` lists them")
+        check(name, (info.context or {}).get("defined", {}))
     return needs
 
 
@@ -209,8 +210,8 @@ class Loader(Strict):
 
     @field_validator("names")
     @classmethod
-    def _names_of_features(cls, value: dict[str, str]) -> dict[str, str]:
-        _check_features(tuple(value))
+    def _names_of_features(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        _check_features(tuple(value), info)
         for pattern in value.values():
             _check_pattern(pattern)
         return value
@@ -330,6 +331,8 @@ class _FileModel(Strict):
     trigger: Trigger | None = None
     event: Annotated[tuple[Event, ...], Field(strict=False)] = ()
     expect: Annotated[tuple[Expect, ...], Field(strict=False)] = ()
+    features: dict[str, DefinitionModel] = {}
+    """The collector's own names for features, over those of kernels.toml."""
 
     @model_validator(mode="after")
     def _hangs_together(self) -> _FileModel:
@@ -479,6 +482,8 @@ class Collector(Strict):
     trigger: Trigger | None
     events: tuple[Event, ...]
     expects: tuple[Expect, ...]
+    defined: dict[str, Definition] = {}
+    """Own names for features: the manifest's, and those of kernels.toml."""
 
     def programs_of(self, variant: Variant, arch: Arch) -> tuple[Program, ...]:
         """The programs that `variant` has on `arch`."""
@@ -504,16 +509,27 @@ class Collector(Strict):
         return next(variant for variant in self.variants if variant.name == name)
 
     def relevant_features(self, arch: Arch) -> frozenset[str]:
-        """The features that decide anything for this collector on `arch`."""
+        """The features that decide anything for this collector on `arch`; own names stand for what they come down to."""
         needs = [variant.needs for variant in self.variants if arch in variant.arches]
         needs += [program.needs for program in self.programs if arch in program.arches]
         needs += [f.needs for event in self.events for f in self.layout(event)]
-        return frozenset(name for names in needs for name in names)
+        return frozenset(leaves((name for names in needs for name in names), self.defined))
 
 
-def parse(data: object, *, path: Path) -> Collector:
-    """The collector of a parsed collector.toml; raises InputError naming the file, the key and the fix."""
-    model = validate(_FileModel, data, where=str(path))
+class _OwnNames(Strict):
+    """What is read of a manifest before the rest: the rest may use the names."""
+
+    model_config = ConfigDict(extra="ignore")
+    features: dict[str, DefinitionModel] = {}
+
+
+def parse(data: object, *, path: Path, defined: Definitions | None = None) -> Collector:
+    """The collector of a parsed collector.toml; raises InputError naming the file, the key and the fix.
+
+    `defined` are the names for features that kernels.toml has ([features.NAME]).
+    """
+    own = define(validate(_OwnNames, data, where=str(path)).features, defined or {}, str(path))
+    model = validate(_FileModel, data, where=str(path), context={"defined": own})
     floor = model.collector.min_kernel
     major, minor = map(int, floor.split(".")) if floor else (0, 0)
     return Collector(
@@ -529,4 +545,5 @@ def parse(data: object, *, path: Path) -> Collector:
         trigger=model.trigger,
         events=model.event,
         expects=model.expect,
+        defined=own,
     )

@@ -8,12 +8,13 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from kmatrix.manifest.collector import BEHAVIOURS, Behaviour, Collector, Event, EventField, Variant
-from kmatrix.matrix.features import FEATURES, Step
+from kmatrix.matrix.features import Step
 from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.parameters import feature, leaves
 from kmatrix.matrix.selection import Matrix
 
 Failure = Literal["worse", "better", "table", "load", "attach", "silent", "wrong-data", "leftover", "kernel", "infra"]
@@ -87,8 +88,13 @@ def expected(collector: Collector, target: Target, matrix: Matrix) -> Expectatio
     """The behaviour promised for `target`: the first variant whose needs are all declared; none, a refusal.
 
     An `[[expect]]` entry for the target overrides it. Raises InputError where such an entry's `kernels` names none of the matrix.
+    What nothing declares of the target counts as it was found in its guest (`Target.found`), and as absent before that.
     """
+    target = target.knowing(collector.defined, target.found)
     derived = _derived(collector, target)
+    if found := [name for name in undeclared(collector, target) if name in target.found]:
+        words = ", ".join(f"{name} is {'there' if target.found[name] else 'not there'}" for name in found)
+        derived = replace(derived, why=f"{derived.why}; not declared, so as found in the guest: {words}")
     for entry in collector.expects:
         where = f"{collector.path}: expect.kernels"
         if target in matrix.targets(entry.kernels, entry.arch, where=where):
@@ -96,6 +102,12 @@ def expected(collector: Collector, target: Target, matrix: Matrix) -> Expectatio
             why = f"[[expect]]: {entry.reason}"
             return Expectation(entry.behaviour, variant, frozenset(entry.degraded), derived.missing, why, entry.message)
     return derived
+
+
+def undeclared(collector: Collector, target: Target) -> list[str]:
+    """The features that decide anything for the collector on the target, and of which only a probe can say whether it has them."""
+    names = sorted(collector.relevant_features(target.arch))
+    return [name for name in names if target.kernel.has(name, target.arch) is None]
 
 
 def _derived(collector: Collector, target: Target) -> Expectation:
@@ -212,13 +224,20 @@ def _unexplained(collector: Collector, target: Target, facts: Facts) -> list[Pro
         variant = collector.variant(attempt["variant"])
         if attempt["stage"] is not None:
             lacking = [name for name in _needs(collector, variant, target) if name not in target.features]
-            if attempt["stage"] == "open" or (lacking and not _explains(lacking, _stopped_at(attempt), attempt["error"]["errno"])):
+            if attempt["stage"] == "open" or (
+                lacking and not _explains(leaves(lacking, collector.defined), _stopped_at(attempt), attempt["error"]["errno"])
+            ):
                 problems.append(_not_for_lack(variant.name, lacking, attempt["stage"], failure_of(attempt, _optional(collector))))
             continue
         for program in collector.programs_of(variant, target.arch):
             report, lacking = attempt["programs"].get(program.name, {}), [n for n in program.needs if n not in target.features]
             failed: Step | None = "attach" if report.get("loaded") else "program"
-            if not program.required and lacking and report.get("error") and not _explains(lacking, failed):
+            if (
+                not program.required
+                and lacking
+                and report.get("error")
+                and not _explains(leaves(lacking, collector.defined), failed)
+            ):
                 words = f"{report['error']}: {last_words(report.get('log') or '')}".removesuffix(": ")
                 problems.append(_not_for_lack(f"{variant.name}: program {program.name}", lacking, str(failed), words))
     return problems
@@ -236,7 +255,7 @@ def _explains(lacking: Sequence[str], step: Step | None, error: int | None = Non
     """Whether the absence of one of the features stops a loader at this step."""
     if step in ("map", "program") and error in _EXHAUSTED and "memcg_accounting" not in lacking:
         return False
-    return any(step in FEATURES[name].stops for name in lacking)
+    return any(step in feature(name).stops for name in lacking)
 
 
 def _stopped_at(attempt: Mapping[str, Any]) -> Step | None:
@@ -446,7 +465,7 @@ def feature_mismatches(target: Target, probe: Mapping[str, bool | None], names: 
     return [
         f"{name} is declared {'present' if name in target.features else 'absent'}, the guest finds it {'present' if probe[name] else 'absent'}"
         for name in sorted(names)
-        if probe.get(name) is not None and probe[name] != (name in target.features)
+        if probe.get(name) is not None and target.has(name) is not None and probe[name] != (name in target.features)
     ]
 
 
@@ -562,7 +581,8 @@ def _informs(message: str, expectation: Expectation, collector: Collector) -> bo
     if expectation.message is not None:
         return re.search(expectation.message, message) is not None
     own = collector.loader.names if collector.loader is not None else {}
-    named = [rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in expectation.missing]
+    words = [word for name in expectation.missing for word in (name, name.partition(":")[2]) if word]
+    named = [rf"(?<![\w-]){re.escape(word)}(?![\w-])" for word in words]
     patterns = named + [own[name] for name in expectation.missing if name in own]
     return not patterns or any(re.search(pattern, message) for pattern in patterns)
 
