@@ -40,7 +40,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "images": ("images:group", "The guest images on this machine: build, list, remove."),
     "features": (
         "features:command",
-        "The features declared for every kernel; with a TARGET (5.4-arm64), declared and probed in its guest side by side.",
+        "The features, and what each kernel is declared to have; of a TARGET, declared and probed in its guest side by side.",
     ),
     "needs": (
         "needs:command",

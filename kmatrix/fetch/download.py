@@ -374,7 +374,7 @@ def _attempt(url: str, once: Callable[[], None], transfer: _Transfer | None = No
                 raise Unavailable(f"cannot be fetched: {said}", where=mirrored(url), fix=fix) from error
             if transfer is not None and transfer.seen - furthest >= _SLOWEST[1]:
                 furthest, attempt = transfer.seen, 1
-            _pause(_delay(attempt, answer), f"{urlsplit(mirrored(url)).hostname}: {plain(error)[0]}")
+            _pause(_delay(attempt, answer), f"{urlsplit(mirrored(url)).hostname}: {trouble.plain(error)[0]}")
             attempt += 1
 
 

@@ -13,6 +13,7 @@ from kmatrix.host.version import Version
 from kmatrix.matrix.arch import ARCHES, parse_arch, parse_arches
 from kmatrix.matrix.kernel import BUILD_VARIANTS, Kernel, Target, Variation, vary
 from kmatrix.matrix.lockfile import Lock
+from kmatrix.matrix.parameters import Definitions
 
 DEFAULT_SET = "default"
 STORE = "store"
@@ -34,6 +35,8 @@ class Matrix:
     where: str = "kernels.toml"
     lock: Lock | None = None
     """What the kernels are held to, where there is a kernels.lock."""
+    defined: Definitions = field(default_factory=dict)
+    """The project's own names for features: [features.NAME]."""
 
     def variant(self, name: str) -> Kernel | None:
         """The kernel that a name such as 5.4-nobtf means without standing in kernels.toml: 5.4 built as that variant."""

@@ -170,7 +170,7 @@ class CollectorFile(pytest.File):
         """One item a target."""
         run = started(self.config)
         try:
-            collector = load_collector(self.path)
+            collector = load_collector(self.path, run.room.matrix.defined)
             other = run.collected.setdefault(collector.name, self.path)
             if other != self.path:
                 raise InputError(
@@ -343,7 +343,7 @@ def run_cell(path: Path | str, target: Target, config: pytest.Config) -> Record:
     """What the fixture `cell` does."""
     run = started(config)
     with _said_plainly():
-        collector = load_collector(Path(path))
+        collector = load_collector(Path(path), run.room.matrix.defined)
         if why := compiled.nothing_for(collector, target.arch):
             pytest.skip(why)
         return cells.run(collector, target, run.room, run.directory, options=run.options(), spelled=run.spelled)
