@@ -39,10 +39,17 @@ class Outcome:
     log: Sequence[str] = ()
     """What libbpf said."""
 
+    together: bool = True
+    """Whether all that is meant to load did so in one go, as a loader does it."""
+    one_of: Sequence[Mapping[str, Any]] = ()
+    """Of each group of forms: `forms`, `ran` (None: none could), `why` not the others."""
+
     @property
-    def loaded(self) -> bool:
-        """Whether every program loaded."""
-        return self.error is None and bool(self.programs) and all(program["loaded"] for program in self.programs.values())
+    def good(self) -> bool:
+        """Whether a real loader would have got through: all loaded together but what the contract leaves out, and nothing failed to attach."""
+        tried = [program for program in self.programs.values() if not program.get("off")]
+        loaded = self.together and all(program["loaded"] and program["attached"] is not False for program in tried)
+        return self.error is None and bool(self.programs) and loaded
 
 
 def check_programs(info: ObjectInfo, names: Sequence[str]) -> None:
@@ -61,11 +68,16 @@ def check_programs(info: ObjectInfo, names: Sequence[str]) -> None:
 
 
 def run(
-    infos: Sequence[ObjectInfo], targets: Sequence[Target], room: MachineRoom, programs: Sequence[str] = ()
+    infos: Sequence[ObjectInfo],
+    targets: Sequence[Target],
+    room: MachineRoom,
+    programs: Sequence[str] = (),
+    *,
+    contracts: Mapping[Path, Mapping[str, Any]] | None = None,
 ) -> dict[Path, list[Outcome]]:
     """Try each object on each target of its arch, each in a VM of its own, as many side by side as there are cores.
 
-    By the objects' paths. Raises InputError where all objects are compiled for arches of which no target is selected.
+    By the objects' paths; so are the `contracts`, resolved. Raises InputError where all objects are compiled for arches of which no target is selected.
     """
     # The machine room's caches are filled by one thread; only VMs run side by side.
     lock = threading.Lock()
@@ -74,7 +86,7 @@ def run(
         try:
             with lock:
                 room.spec(target)
-            return _try(info, target, room, programs)
+            return _try(info, target, room, programs, (contracts or {}).get(info.path))
         except KernelDied as error:
             return Outcome(str(target), _account(target), error=str(error))
         except (InfraError, GuestError) as error:
@@ -106,7 +118,7 @@ def left_out(info: ObjectInfo, targets: Sequence[Target]) -> list[str]:
     return sorted({target.arch for target in targets} - {target.arch for target in _fit(info, targets)})
 
 
-def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str]) -> Outcome:
+def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str], contract: Mapping[str, Any] | None) -> Outcome:
     with scratch_console(f"run-{target}") as console, room.machine(target, console) as (vm, _):
         answer = vm.call(
             "object",
@@ -114,6 +126,7 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str
             name=info.path.name,
             data=pack(info.data),
             programs=list(only) or None,
+            contract=contract,
         )
         splat = vm.splat()
     programs, maps = diagnosis.explain(answer["programs"], answer.get("maps", {}), target.kernel.version, target.arch)
@@ -127,6 +140,8 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str
         programs=programs,
         maps=maps,
         log=answer.get("log", ()),
+        together=bool(answer.get("together", True)),
+        one_of=answer.get("one_of", ()),
     )
 
 
