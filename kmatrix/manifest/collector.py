@@ -63,4 +63,11 @@ class Collector(Strict):
         needs = [variant.needs for variant in self.variants if arch in variant.arches]
         needs += [program.needs for program in self.programs if arch in program.arches]
         needs += [f.needs for event in self.events for f in self.layout(event)]
+        needs += [
+            form.needs or ()
+            for variant in self.variants
+            if arch in variant.arches and variant.contract is not None
+            for group in variant.contract.one_of
+            for form in group
+        ]
         return frozenset(leaves((name for names in needs for name in names), self.defined))

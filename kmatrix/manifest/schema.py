@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, validate
 from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.contract import ProgramTerms
 from kmatrix.manifest.event import KNOWN, LINE_TYPES, Event, EventField, layout
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.manifest.trigger import Trigger, check_known
@@ -86,6 +87,7 @@ class _FileModel(Strict):
     def _check_variant(self, variant: Variant) -> None:
         """An object and its buffer without a [loader]; with one, neither an object nor need of a buffer's name."""
         what = f"variant {variant.name!r}"
+        self._check_contract(variant)
         if self.loader is None:
             if variant.object is None:
                 raise ValueError(f"{what} has no object: name one, or bring a [loader]")
@@ -98,6 +100,28 @@ class _FileModel(Strict):
             )
         if variant.buffer is not None and variant.transport is None:
             raise ValueError(f"{what}: buffer without transport")
+
+    def _check_contract(self, variant: Variant) -> None:
+        """A contract is for kmatrix' own loader, and decides on programs that the manifest has."""
+        contract, what = variant.contract, f"variant {variant.name!r}: contract"
+        if contract is None:
+            return
+        if self.loader is not None:
+            raise ValueError(f"{what}: with a [loader] it is that which sets such things; remove the contract")
+        programs = {p.name: p for p in self.program if applies(p.variants, variant.name)}
+        _refer(f"{what}: one_of", tuple(sorted(contract.in_groups)), set(programs))
+        for name, terms in contract.programs.items():
+            if terms.autoload is False and name in programs and programs[name].required:
+                raise ValueError(f"{what}: program {name!r} is required, and autoload = false keeps it from being loaded")
+            if terms.autoattach is False and name in programs and programs[name].attach:
+                raise ValueError(f"{what}: program {name!r} has autoattach = false; say attach = false in its [[program]] too")
+        for of_map, in_slots in contract.maps.items():
+            for name in in_slots.programs.values():
+                attaches = contract.programs.get(name, ProgramTerms()).autoattach
+                if name in programs and programs[name].attach and not attaches:
+                    raise ValueError(
+                        f"{what}: program {name!r} is called through {of_map} and not attached; say attach = false in its [[program]]"
+                    )
 
     @model_validator(mode="after")
     def _loader_or_objects(self) -> _FileModel:

@@ -17,8 +17,9 @@ from kmatrix.host import paths
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.variant import Variant
 from kmatrix.matrix.kernel import Target
-from kmatrix.objects import compiled
+from kmatrix.objects import compiled, contract
 from kmatrix.objects.source_lines import SourceLines
 from kmatrix.runs import cell_records, loader_files
 from kmatrix.runs.cell_records import Record
@@ -128,6 +129,7 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
                 "programs": programs,
                 "maps": maps,
             }
+            | (_contract(collector, variant, info) if info is not None and variant.contract is not None else {})
         )
     trigger = collector.trigger
     return {
@@ -152,6 +154,13 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
         ],
         "timeout": collector.timeout,
     }
+
+
+def _contract(collector: Collector, variant: Variant, info: compiled.ObjectInfo) -> dict[str, Any]:
+    """What the loader sets of the variant's object, resolved against it. Raises InputError."""
+    assert variant.contract is not None, "the variant has one"
+    where = f"{collector.path}: variant {variant.name!r}: contract"
+    return {"contract": contract.resolve(variant.contract, info, where=where, folder=collector.path.parent)}
 
 
 def _trigger(collector: Collector) -> dict[str, Any] | None:
