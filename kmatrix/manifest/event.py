@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from kmatrix.host.validation import Strict
-from kmatrix.manifest.sink import Sink, sink_of
+from kmatrix.manifest.sink import Sink, dotted_members, sink_of
 from kmatrix.manifest.types import Literals, Names, check_features
 
 _FIELD_TYPE = re.compile(r"[us](8|16|32|64)|be(16|32|64)|(char|bytes)\[([1-9]\d*)?\]|ipv4|ipv6")
@@ -97,6 +97,8 @@ class Event(Strict):
     """The line that a loader prints for it, with a group for each field: `(?P<pid>[0-9]+)`. Without one, the line is a JSON object.
     Of an iterator and of trace_pipe: what takes the line apart."""
     fields: Annotated[tuple[EventField, ...], Field(strict=False, alias="field")] = ()
+
+    _members = field_validator("match", mode="before")(dotted_members)
 
     @field_validator("source")
     @classmethod

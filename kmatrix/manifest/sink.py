@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 from pydantic import Field, field_validator, model_validator
 
@@ -44,6 +44,24 @@ def sink_of(text: str | None) -> Sink:
     )
 
 
+def dotted(value: object, before: str = "") -> object:
+    """A table of tables as one with dotted names: TOML reads `{ id.pid = 1 }` as `{ id = { pid = 1 } }`, and both are a member of a member."""
+    if not isinstance(value, dict):
+        return value
+    flat: dict[str, object] = {}
+    for name, inner in value.items():
+        if isinstance(inner, dict) and inner:
+            flat |= cast("dict[str, object]", dotted(inner, f"{before}{name}."))
+        else:
+            flat[f"{before}{name}"] = inner
+    return flat
+
+
+def dotted_members(value: object) -> object:
+    """The same for a validator, which takes one argument."""
+    return dotted(value)
+
+
 Scalar = int | str
 Contents = Annotated[Scalar | dict[str, Any], Field(union_mode="left_to_right")]
 
@@ -54,12 +72,14 @@ class Entry(Strict):
     key: Contents
     value: Contents | None = None
 
+    _members = field_validator("key", "value", mode="before")(dotted_members)
+
     @field_validator("key", "value")
     @classmethod
     def _plain(cls, found: object) -> object:
         for member, value in found.items() if isinstance(found, dict) else ():
             if isinstance(value, bool) or not isinstance(value, int | str):
-                raise ValueError(f'{member}: write a number, a text or "known.NAME"; members of members have dotted names ("a.b")')
+                raise ValueError(f'{member}: write a number, a text or "known.NAME"')
         return found
 
     def checks(self, part: Literal["key", "value"]) -> Iterator[tuple[str, Literals]]:

@@ -6,7 +6,7 @@ What an event is must be the same in every variant that has it, on both arches. 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 from kmatrix.host.errors import InputError
@@ -14,8 +14,8 @@ from kmatrix.host.nearest import did_you_mean
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.event import Event, EventField, whole
 from kmatrix.manifest.types import Literals
-from kmatrix.manifest.variant import applies
-from kmatrix.matrix.arch import ARCHES, Arch
+from kmatrix.manifest.variant import Variant, applies
+from kmatrix.matrix.arch import Arch
 from kmatrix.objects import compiled
 from kmatrix.objects.layout import Leaf, Record, struct_record
 from kmatrix.objects.maps import READABLE, entry_record, section_record
@@ -42,11 +42,12 @@ def described(collector: Collector, arches: Iterable[Arch]) -> Collector:
     if collector.loader is not None:
         return collector
     events = []
+    loaded: _Loaded = {}
     for event in collector.events:
         full = whole(event, collector.events)
         done = bool(full.fields) and all(f.offset is not None for f in full.fields)
         if (full.struct is not None or full.sink.kind == "map") and not done:
-            seen = list(_records(collector, full, wanted))
+            seen = list(_records(collector, full, wanted, loaded))
             if seen:
                 full = _fill(collector, full, seen)
         events.append(full)
@@ -57,18 +58,26 @@ def _where(collector: Collector, event: Event) -> str:
     return f"{collector.path}: event {event.name!r}"
 
 
-def _records(collector: Collector, event: Event, arches: list[Arch]) -> Iterator[_Seen]:
+_Loaded = dict[tuple[str, Arch], compiled.ObjectInfo | None]
+"""The objects that were read, by variant and arch."""
+
+
+def _load(collector: Collector, variant: Variant, arch: Arch, *, must: bool) -> compiled.ObjectInfo | None:
+    """The variant's object; None where it is not there and need not be."""
+    with nullcontext() if must else suppress(InputError):
+        return compiled.load(collector, variant, arch)
+    return None
+
+
+def _records(collector: Collector, event: Event, arches: list[Arch], loaded: _Loaded) -> Iterator[_Seen]:
     """The event's record in each object that it comes out of."""
     for variant in collector.variants:
         if not applies(event.variants, variant.name):
             continue
         for arch in variant.arches:
-            info = None
-            if arch in arches:
-                info = compiled.load(collector, variant, arch)
-            elif arch in ARCHES:
-                with suppress(InputError):
-                    info = compiled.load(collector, variant, arch)
+            if (variant.name, arch) not in loaded:
+                loaded[variant.name, arch] = _load(collector, variant, arch, must=arch in arches)
+            info = loaded[variant.name, arch]
             if info is not None:
                 record = _struct(collector, event, info) if event.struct is not None else _entry(collector, event, info)
                 yield _Seen(record, f"{info.path.name} (variant {variant.name!r}, {arch})")

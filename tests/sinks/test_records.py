@@ -33,7 +33,7 @@ DESCRIBED = """
 [[event]]
 name = "open"
 struct = "event"
-match = { "id.tgid" = "known.tgid", kind = "KIND_OPEN" }
+match = { id.tgid = "known.tgid", kind = "KIND_OPEN" }
 field = [
     { name = "ticks", equals = 0x1122334455667788 },
     { name = "id.pid", nonzero = true },

@@ -131,6 +131,15 @@ def test_what_an_event_may_not_say(event: dict[str, Any], says: str) -> None:
     assert says in str(error.value)
 
 
+def test_members_of_members_may_be_written_without_quotes() -> None:
+    """TOML reads a dotted key as a table in a table."""
+    entry = {"name": "starts", "contains": [{"key": {"id": {"pid": 7}}, "value": {"a": {"b": {"c": "x"}}, "d": 1}}]}
+    event = demo(map=[entry], event=[{"name": "e", "struct": "s", "match": {"id": {"pid": 7}, "kind": 1}}]).events
+    assert event[0].match == {"id.pid": 7, "kind": 1}
+    assert event[1].match == {"key.id.pid": 7}
+    assert [(f.name, f.equals) for f in event[1].fields] == [("value.a.b.c", "x"), ("value.d", 1)]
+
+
 def test_without_a_trigger_nothing_is_known() -> None:
     run = [{"program": "enter", "returns": 0}]
     event = [{"name": "exec", "match": {"pid": 1}, "field": U32}]
