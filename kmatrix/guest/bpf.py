@@ -73,7 +73,7 @@ def bpf(command: int, attr: bytes) -> int:
     return syscall(NR_BPF, command, ctypes.create_string_buffer(attr, len(attr)), len(attr))
 
 
-def _write_back(command: int, attr: bytes) -> bytes:
+def write_back(command: int, attr: bytes) -> bytes:
     """bpf(2) of a command that answers in its attributes: those, afterwards."""
     buffer = ctypes.create_string_buffer(attr, len(attr))
     syscall(NR_BPF, command, buffer, len(attr))
@@ -151,6 +151,12 @@ def map_info(fd: int) -> Map:
     return Map(ident, _text(raw[24:40]), name_of(MAP_TYPES, kind))
 
 
+def map_shape(fd: int) -> tuple[str, int, int]:
+    """The type of the map behind `fd`, and the bytes of its keys and values."""
+    kind, _, key_size, value_size = struct.unpack_from("=IIII", _info(fd))
+    return name_of(MAP_TYPES, kind), key_size, value_size
+
+
 def link_info(fd: int) -> Link:
     """What the kernel says of the link behind `fd`."""
     kind, ident, prog_id = struct.unpack_from("=III", _info(fd))
@@ -178,7 +184,7 @@ def _ids(next_id: int) -> Iterator[int]:
     ident = 0
     while True:
         try:
-            (_, ident) = struct.unpack_from("=II", _write_back(next_id, struct.pack("=III", ident, 0, 0)))
+            (_, ident) = struct.unpack_from("=II", write_back(next_id, struct.pack("=III", ident, 0, 0)))
         except OSError:
             return
         yield ident
@@ -219,7 +225,7 @@ def task_fd_query(pid: int, fd: int) -> tuple[int, str] | None:
     name = ctypes.create_string_buffer(256)
     attr = struct.pack("=IIIIQIIQQ", pid, fd, 0, len(name), ctypes.addressof(name), 0, 0, 0, 0)
     try:
-        answer = _write_back(TASK_FD_QUERY, attr)
+        answer = write_back(TASK_FD_QUERY, attr)
     except OSError:
         return None
     ident: int = struct.unpack_from("=I", answer, 24)[0]
@@ -236,7 +242,7 @@ def programs_on_cgroup(cgroup_fd: int, attach_type: int) -> list[int] | None:
     """The ids of the programs attached to a cgroup itself; None where the kernel does not tell (before 4.15, 468e2f64d220)."""
     ids = (ctypes.c_uint32 * 64)()  # BPF_CGROUP_MAX_PROGS
     try:
-        answer = _write_back(PROG_QUERY, struct.pack("=IIIIQI", cgroup_fd, attach_type, 0, 0, ctypes.addressof(ids), len(ids)))
+        answer = write_back(PROG_QUERY, struct.pack("=IIIIQI", cgroup_fd, attach_type, 0, 0, ctypes.addressof(ids), len(ids)))
     except OSError as error:
         if error.errno == errno.EINVAL:
             return None

@@ -172,10 +172,9 @@ def _not_in_kernel(
     map_types = {entry["id"]: entry["type"] for entry in facts["kernel"]["during"]["maps"]}
     for wanted in collector.maps_of(variant):
         found = map_types.get(attempt["maps"].get(wanted.name, {}).get("id"))
-        if found != wanted.type:
-            problems.append(
-                Problem("load", f"{variant.name}: map {wanted.name} is {found or 'not in the kernel'}, declared as {wanted.type}")
-            )
+        if found is None or wanted.type not in (None, found):
+            declared = f", declared as {wanted.type}" if wanted.type else ""
+            problems.append(Problem("load", f"{variant.name}: map {wanted.name} is {found or 'not in the kernel'}{declared}"))
     return problems
 
 
