@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from kmatrix.cli import options
+from kmatrix.manifest.collector import LOAD_TIMEOUT
 from kmatrix.objects.compiled import inspect
 from kmatrix.report import objects as report
 from kmatrix.runs import object_run
@@ -22,6 +23,14 @@ from kmatrix.runs import object_run
 @options.ARCH
 @click.option("--program", "programs", multiple=True, metavar="NAME", help="Only this program (may be given several times).")
 @click.option("--logs", is_flag=True, help="Print the verifier's whole log of each failure, also where its cause is known.")
+@click.option(
+    "--load-timeout",
+    type=click.FloatRange(min=0, min_open=True, max=600),
+    default=LOAD_TIMEOUT,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the verifier may be at work on one program.",
+)
 @options.ACCEL
 @options.COLD
 @options.KERNELS_FILE
@@ -32,6 +41,7 @@ def command(
     arch: str,
     programs: tuple[str, ...],
     logs: bool,
+    load_timeout: float,
     accel: str,
     cold: bool,
     kernels_file: Path | None,
@@ -47,7 +57,7 @@ def command(
         object_run.check_programs(info, programs)
     room = options.room(options.load_matrix(kernels_file), accel, cold)
     targets, missing = options.select(room, kernels, arch)
-    found = object_run.run(infos, targets, room, programs)
+    found = object_run.run(infos, targets, room, programs, load_timeout)
     outcomes = [outcome for each in found.values() for outcome in each]
     if as_json:
         tried = [{"object": str(info.path), "targets": [asdict(o) for o in found[info.path]], "not_run": missing} for info in infos]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from . import kernel, loader, observe, simulate, trigger
+from . import kernel, limit, loader, observe, simulate, trigger
 from .child import Child
 from .events import Sorter, Spec
 from .observe import Stream
@@ -111,7 +111,7 @@ def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loade
         return None
     objects = {key: base64.b64decode(data) for key, data in request["objects"].items()}
     for variant in request["variants"]:
-        attempt = loader.Attempt(variant, objects[variant["object"]], clock)
+        attempt = loader.Attempt(variant, objects[variant["object"]], clock, float(request.get("load_timeout", limit.SECONDS)))
         facts["attempts"].append(attempt.report)
         if (running := attempt.run()) is not None:
             facts["running"] = variant["name"]

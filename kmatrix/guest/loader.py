@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
-from . import bpf, libbpf
+from . import bpf, libbpf, limit
 from .attach import attach
 from .libbpf import LibbpfError
 from .observe import Stream
@@ -26,7 +27,24 @@ _CULPRIT = re.compile(r"^prog '([^']+)': ")
 _MAP = re.compile(r"^map '([^']+)': failed to create")
 _SAYS_NOTHING = re.compile(r"failed to load object|prog '[^']*': failed to load: -\d+$")
 
+_INSTRUCTION = re.compile(r"^(?:from )?\d+.*: .+$", re.MULTILINE)
+KEPT = 1 << 16
+"""Bytes that are kept of the log of a verifier that was interrupted."""
+
 NO_TARGET = "its section does not say where to attach it"
+
+
+class StillVerifying(LibbpfError):
+    """The verifier was interrupted at its limit."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("bpf_object__load", errno.EAGAIN)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        states = _INSTRUCTION.findall(verifier_log().rpartition("\n")[0])
+        last = f"; its last state was {states[-1]}" if states else ""
+        return f"the verifier was still at work after {self.seconds:g} s{last}"
 
 
 class Object:
@@ -47,10 +65,23 @@ class Object:
         for name, program in self.programs.items():
             libbpf.program_set_autoload(program, name in names)
 
-    def load(self) -> None:
-        """Create the maps and load the chosen programs; the verifier's words on a failure are in `verifier_log` afterwards."""
+    def load(self, seconds: float = limit.SECONDS) -> None:
+        """Create the maps and load the chosen programs; the verifier's words on a failure are in `verifier_log` afterwards.
+
+        The verifier has so many seconds for each program. Raises LibbpfError, and StillVerifying where it took longer.
+        """
         _log[0:1] = b"\0"
-        libbpf.check("bpf_object__load", libbpf.object_load(self.pointer))
+        with limit.watching(seconds, _log, self._loaded) as watch:
+            failed = libbpf.object_load(self.pointer)
+        if failed and watch.after is not None:
+            words = watch.words[-KEPT:]
+            _log[: len(words) + 1] = words + b"\0"
+            raise StillVerifying(watch.after)
+        libbpf.check("bpf_object__load", failed)
+
+    def _loaded(self) -> int:
+        """How many of the programs are in the kernel."""
+        return sum(libbpf.program_fd(program) >= 0 for program in self.programs.values())
 
     def close(self) -> None:
         """Everything of the object out of the kernel, but for what is pinned."""
@@ -58,9 +89,8 @@ class Object:
 
 
 def verifier_log() -> str:
-    """What the verifier wrote last, complete."""
-    end = _log.find(b"\0")
-    return _log[: max(end, 0)].decode("utf-8", "replace")
+    """What the verifier wrote last: complete, unless it was interrupted."""
+    return limit.written(_log).decode("utf-8", "replace")
 
 
 def blank(section: str) -> Report:
@@ -73,7 +103,7 @@ def blank(section: str) -> Report:
 
 def describe(lines: Sequence[str], error: LibbpfError | OSError) -> Report:
     """The failure as errno and text: libbpf's own lines but for those that say nothing, else the error in words."""
-    telling = [line for line in lines if not _SAYS_NOTHING.match(line)]
+    telling = [] if isinstance(error, StillVerifying) else [line for line in lines if not _SAYS_NOTHING.match(line)]
     words = error.strerror or str(error) if isinstance(error, OSError) else str(error)
     return {"errno": error.errno, "text": "; ".join(telling[:4]) or words}
 
@@ -152,8 +182,8 @@ class _TryWithout(Exception):
 class Attempt:
     """One try of one variant. An optional program that cannot be loaded is left out and the rest tried again."""
 
-    def __init__(self, variant: Mapping[str, Any], data: bytes, clock: Clock) -> None:
-        self._variant, self._data, self._clock = variant, data, clock
+    def __init__(self, variant: Mapping[str, Any], data: bytes, clock: Clock, load_timeout: float = limit.SECONDS) -> None:
+        self._variant, self._data, self._clock, self._load_timeout = variant, data, clock, load_timeout
         self._required = {program["name"]: bool(program.get("required", True)) for program in variant["programs"]}
         self._to_attach = {program["name"] for program in variant["programs"] if program.get("attach", True)}
         self._given_up: set[str] = set()
@@ -209,7 +239,7 @@ class Attempt:
     def _load(self, opened: Object) -> None:
         try:
             with libbpf.said() as lines, self._clock("load"):
-                opened.load()
+                opened.load(self._load_timeout)
         except LibbpfError as error:
             failure = describe(lines, error)
             blamed = culprit(lines)

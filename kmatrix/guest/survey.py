@@ -6,7 +6,7 @@ import errno
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, closing
 
-from . import bpf, libbpf, why
+from . import bpf, libbpf, limit, why
 from .libbpf import LibbpfError
 from .loader import (
     NO_TARGET,
@@ -23,12 +23,12 @@ from .loader import (
 )
 
 
-def survey(data: bytes, name: str, only: Collection[str] | None = None) -> Report:
+def survey(data: bytes, name: str, only: Collection[str] | None = None, load_timeout: float = limit.SECONDS) -> Report:
     """The report on every program of the object `data` (or those of `only`), and on its maps.
 
     All are loaded together, as a loader would (`together`). Where that fails, what libbpf blames is left out, a program or a map, and the
     rest is tried again: so one bad program does not hide the others, and each failure costs one load. `attached` is null where the section
-    does not say where. `log` is what libbpf said to all of them together.
+    does not say where. `log` is what libbpf said to all of them together. The verifier has `load_timeout` seconds for each program.
     """
     report: Report = {"error": None, "together": False, "programs": {}, "maps": {}, "log": []}
     try:
@@ -44,7 +44,7 @@ def survey(data: bytes, name: str, only: Collection[str] | None = None) -> Repor
         for each, pointer in opened.maps.items():
             kind = bpf.name_of(bpf.MAP_TYPES, int(libbpf.map_type(pointer)))
             report["maps"][each] = {"id": None, "type": kind, "max_entries": int(libbpf.map_max_entries(pointer)), "error": None}
-    trial = _Trial(data, name, report)
+    trial = _Trial(data, name, report, load_timeout)
     trial.run(by_default)
     for each in names:
         if each not in by_default:  # SEC("?…"): its loader turns it on where it wants it
@@ -64,7 +64,8 @@ def _unknown(pointer: int) -> Report:
 class _Trial:
     """An object that is loaded again and again, each time without what was found to be bad."""
 
-    def __init__(self, data: bytes, name: str, report: Report) -> None:
+    def __init__(self, data: bytes, name: str, report: Report, load_timeout: float) -> None:
+        self._load_timeout = load_timeout
         self._data = data
         self._name = name
         self._report = report
@@ -100,7 +101,7 @@ class _Trial:
                     libbpf.map_set_autocreate(opened.maps[each], False)
                 try:
                     with libbpf.said() as lines:
-                        opened.load()
+                        opened.load(self._load_timeout)
                 except LibbpfError as error:
                     failure, log = describe(lines, error), verifier_log()
                     self._said(lines, whole=False)

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from kmatrix.guest import limit
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, validate
 from kmatrix.matrix.arch import ARCHES, INFO, Arch
@@ -28,6 +29,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _FIELD_TYPE = re.compile(r"[us](8|16|32|64)|be(16|32)|char\[[1-9]\d*\]|bytes\[[1-9]\d*\]|ipv4|ipv6")
 _LINE_TYPES = ("int", "str")
 """Types of the fields of an event that a loader prints."""
+LOAD_TIMEOUT = limit.SECONDS
+"""Seconds that the verifier may be at work on one program, where nobody says another time."""
 _KNOWN = re.compile(r"known\.[a-z_][a-z0-9_]*")
 
 Arches = Annotated[tuple[Arch, ...], Field(strict=False)]
@@ -318,6 +321,7 @@ class _Head(Strict):
     summary: str = ""
     min_kernel: str | None = None
     timeout: Annotated[float, Field(gt=0, le=600)] = 5.0
+    load_timeout: Annotated[float, Field(gt=0, le=600)] = LOAD_TIMEOUT
 
 
 class _FileModel(Strict):
@@ -471,6 +475,8 @@ class Collector(Strict):
     min_kernel: Version | None
     timeout: float
     """Seconds to wait for the events after the trigger."""
+    load_timeout: float
+    """Seconds that the verifier may be at work on one program."""
     variants: tuple[Variant, ...]
     programs: tuple[Program, ...]
     maps: tuple[Map, ...]
@@ -522,6 +528,7 @@ def parse(data: object, *, path: Path) -> Collector:
         summary=model.collector.summary,
         min_kernel=(major, minor) if floor else None,
         timeout=model.collector.timeout,
+        load_timeout=model.collector.load_timeout,
         variants=model.variant,
         programs=model.program,
         maps=model.map,

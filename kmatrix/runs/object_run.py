@@ -13,9 +13,10 @@ from typing import Any
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.paths import scratch_console
+from kmatrix.manifest.collector import LOAD_TIMEOUT
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
-from kmatrix.runs.cell import MARGIN
+from kmatrix.runs.cell import INTERRUPTION, MARGIN
 from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.verdict import diagnosis
 from kmatrix.vm.channel import pack
@@ -61,11 +62,15 @@ def check_programs(info: ObjectInfo, names: Sequence[str]) -> None:
 
 
 def run(
-    infos: Sequence[ObjectInfo], targets: Sequence[Target], room: MachineRoom, programs: Sequence[str] = ()
+    infos: Sequence[ObjectInfo],
+    targets: Sequence[Target],
+    room: MachineRoom,
+    programs: Sequence[str] = (),
+    load_timeout: float = LOAD_TIMEOUT,
 ) -> dict[Path, list[Outcome]]:
     """Try each object on each target of its arch, each in a VM of its own, as many side by side as there are cores.
 
-    By the objects' paths. Raises InputError where all objects are compiled for arches of which no target is selected.
+    By the objects' paths. The verifier has `load_timeout` seconds for each program. Raises InputError where all objects are compiled for arches of which no target is selected.
     """
     # The machine room's caches are filled by one thread; only VMs run side by side.
     lock = threading.Lock()
@@ -74,7 +79,7 @@ def run(
         try:
             with lock:
                 room.spec(target)
-            return _try(info, target, room, programs)
+            return _try(info, target, room, programs, load_timeout)
         except KernelDied as error:
             return Outcome(str(target), _account(target), error=str(error))
         except (InfraError, GuestError) as error:
@@ -106,14 +111,15 @@ def left_out(info: ObjectInfo, targets: Sequence[Target]) -> list[str]:
     return sorted({target.arch for target in targets} - {target.arch for target in _fit(info, targets)})
 
 
-def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str]) -> Outcome:
+def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str], load_timeout: float) -> Outcome:
     with scratch_console(f"run-{target}") as console, room.machine(target, console) as (vm, _):
         answer = vm.call(
             "object",
-            timeout=MARGIN + 5 * len(info.programs),
+            timeout=MARGIN + (load_timeout + INTERRUPTION) * len(info.programs),
             name=info.path.name,
             data=pack(info.data),
             programs=list(only) or None,
+            load_timeout=load_timeout,
         )
         splat = vm.splat()
     programs, maps = diagnosis.explain(answer["programs"], answer.get("maps", {}), target.kernel.version, target.arch)

@@ -65,6 +65,8 @@ def diagnose(failing: Failing) -> Diagnosis | None:
     """Return the cause of a failure; None where no row of the table knows it."""
     if failing.stage == "map":
         return _map(failing)
+    if (found := _interrupted(failing)) is not None:
+        return found  # what its log says was not its last word
     text = f"{failing.error}\n{failing.log}"
     for pattern, row in _ROWS:
         if (match := re.search(pattern, text)) and (found := row(failing, match)) is not None:
@@ -193,6 +195,24 @@ def _source_line(failing: Failing) -> str | None:
     """The last line of C source in the log before the end: `; text`, with `@ file:line` on newer kernels (6.12 has it, 6.1 has not)."""
     lines = [line[2:].strip() for line in failing.log.splitlines() if line.startswith("; ")]
     return next((line for line in reversed(lines) if line and not line.startswith("@")), None)
+
+
+_LIMIT = re.compile(r"^the verifier was still at work after (?P<seconds>\S+) s(?:; its last state was (?P<state>.*))?", re.DOTALL)
+
+
+def _interrupted(failing: Failing) -> Diagnosis | None:
+    """The verifier was stopped at kmatrix's own limit (kmatrix.guest.limit)."""
+    match = _LIMIT.match(failing.error)
+    if match is None:
+        return None
+    places = [_source_line(failing), f"its last state was {' '.join(match['state'].split())}" if match["state"] else None]
+    return Diagnosis(
+        "verifier-timeout",
+        f"the verifier was still at work after {match['seconds']} s",
+        "make loops shorter, or split the program; where it is only the emulated CPU that is slow, raise the limit (--load-timeout, load_timeout in the manifest)",
+        None,
+        "; ".join(place for place in places if place) or None,
+    )
 
 
 def _helper(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
