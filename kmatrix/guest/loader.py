@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
+import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any
 
-from . import bpf, libbpf, limit
-from .attach import attach
+from . import bpf, libbpf, limit, sections
+from .attach import Unplaced, attach
 from .libbpf import LibbpfError
 from .observe import Stream
 
@@ -28,10 +29,12 @@ _MAP = re.compile(r"^map '([^']+)': failed to create")
 _SAYS_NOTHING = re.compile(r"failed to load object|prog '[^']*': failed to load: -\d+$")
 
 _INSTRUCTION = re.compile(r"^(?:from )?\d+.*: .+$", re.MULTILINE)
+BTF_KIND_FUNC = 12
+EXTENSION = bpf.PROG_TYPES.index("ext")
 KEPT = 1 << 16
 """Bytes that are kept of the log of a verifier that was interrupted."""
 
-NO_TARGET = "its section does not say where to attach it"
+NO_TARGET = "kmatrix does not know where to attach it"
 
 
 class StillVerifying(LibbpfError):
@@ -59,6 +62,9 @@ class Object:
         self.maps = {libbpf.map_name(m).decode(): m for m in libbpf.each(libbpf.next_map, self.pointer)}
         for program in self.programs.values():
             libbpf.program_set_log_buf(program, _log_address, LOG_SIZE)
+            if libbpf.program_type(program) == 0:
+                _give_type(program)
+        self._targets: list[Object] = []
 
     def choose(self, names: Collection[str]) -> None:
         """Load these programs and no others."""
@@ -70,6 +76,9 @@ class Object:
 
         The verifier has so many seconds for each program. Raises LibbpfError, and StillVerifying where it took longer.
         """
+        for name, program in self.programs.items():
+            if libbpf.program_type(program) == EXTENSION and libbpf.program_autoload(program):
+                self._find_target(name, program, seconds)
         _log[0:1] = b"\0"
         with limit.watching(seconds, _log, self._loaded) as watch:
             failed = libbpf.object_load(self.pointer)
@@ -79,6 +88,30 @@ class Object:
             raise StillVerifying(watch.after)
         libbpf.check("bpf_object__load", failed)
 
+    def _find_target(self, name: str, program: int, seconds: float) -> None:
+        """Load the program of this object that has the function which an extension (`freplace/FUNCTION`) replaces, and aim at it.
+
+        It is loaded a second time, since it has to be in the kernel before the extension is. Raises LibbpfError where there is none.
+        """
+        function = libbpf.program_section(program).decode().partition("/")[2]
+        btf = libbpf.object_btf(self.pointer)
+        ident = libbpf.btf_find_by_name_kind(btf, function.encode(), BTF_KIND_FUNC) if btf else -1
+        for other, candidate in self.programs.items():
+            if libbpf.program_type(candidate) == EXTENSION or ident <= 0:
+                continue
+            target = Object(self._data, other)
+            self._targets.append(target)
+            target.choose([other])
+            with suppress(LibbpfError), libbpf.said():  # what it says of a wrong one is not to the point
+                target.load(seconds)
+                fd = libbpf.program_fd(target.programs[other])
+                # All programs of the object have its whole BTF: which of its functions are in this one the kernel tells.
+                if ident in bpf.functions(fd) and libbpf.program_set_attach_target(program, fd, function.encode()) == 0:
+                    return
+            self._targets.pop().close()
+        os.write(2, f"prog '{name}': no other program of this object has a function {function} to replace\n".encode())
+        raise LibbpfError("bpf_program__set_attach_target", errno.ENOENT)
+
     def _loaded(self) -> int:
         """How many of the programs are in the kernel."""
         return sum(libbpf.program_fd(program) >= 0 for program in self.programs.values())
@@ -86,6 +119,16 @@ class Object:
     def close(self) -> None:
         """Everything of the object out of the kernel, but for what is pinned."""
         libbpf.object_close(self.pointer)
+        for target in self._targets:
+            target.close()
+
+
+def _give_type(program: int) -> None:
+    found = sections.meant(libbpf.program_section(program).decode())
+    if found is not None:
+        libbpf.program_set_type(program, found[0])
+        if found[1] is not None:
+            libbpf.program_set_attach_type(program, found[1])
 
 
 def verifier_log() -> str:
@@ -97,7 +140,7 @@ def blank(section: str) -> Report:
     """The report on a program of which nothing is known yet."""
     return {
         "id": None, "tag": None, "type": None, "section": section,
-        "loaded": False, "attached": False, "via": None, "runs": None, "error": None, "log": "",
+        "loaded": False, "attached": False, "via": None, "hook": None, "note": None, "runs": None, "error": None, "log": "",
     }  # fmt: skip
 
 
@@ -138,19 +181,19 @@ def created_maps(opened: Object) -> dict[str, Report]:
     return found
 
 
-def attach_one(program: int, report: Report, resources: ExitStack) -> tuple[Report | None, list[str]]:
+def attach_one(program: int, report: Report, resources: ExitStack, maps: Iterable[int] = ()) -> tuple[Report | None, list[str]]:
     """Attach a loaded program: why not (None if it is attached), and what libbpf said. The report is brought up to date."""
     try:
         with libbpf.said() as lines:
-            report["via"] = attach(program, resources)
+            report["via"], report["hook"] = attach(program, resources, maps)
+    except Unplaced as error:
+        report.update(attached=None, note=str(error))
+        return {"errno": None, "text": f"{NO_TARGET}: {error}"}, lines
     except (LibbpfError, OSError) as error:
         # An OSError has our own words: libbpf's are of what was tried before.
         failure = describe(lines if isinstance(error, LibbpfError) else (), error)
         report.update(error=failure["text"], errno=failure["errno"])
         return failure, lines
-    if report["via"] is None:
-        report["error"] = NO_TARGET
-        return {"errno": None, "text": NO_TARGET}, lines
     report["attached"] = True
     return None, lines
 
@@ -294,7 +337,9 @@ class Attempt:
             for name, required in self._required.items():
                 if name in self._given_up or name not in self._to_attach:
                     continue
-                failure, lines = attach_one(opened.programs[name], self._programs[name], resources)
+                failure, lines = attach_one(opened.programs[name], self._programs[name], resources, opened.maps.values())
                 self._log += lines
+                if failure is not None and self._programs[name]["attached"] is None:  # the manifest says that it is to be attached
+                    self._programs[name].update(attached=False, error=failure["text"])
                 if failure is not None and required:
                     raise _Failed("attach", failure["errno"], f"prog '{name}': {failure['text']}")

@@ -125,6 +125,7 @@ ATTACH_TYPES: tuple[tuple[int, Version], ...] = (
     (45, (6, 4)),  # netfilter
     (46, (6, 6)),  # tcx, uprobe_multi
     (49, (6, 7)),  # Unix sockets of a cgroup, netkit
+    (56, (6, 10)),  # kprobe session: 535a3692ba72
 )
 
 HELPERS: tuple[tuple[int, Version], ...] = (

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, closing
 
 from . import bpf, libbpf, limit, why
 from .libbpf import LibbpfError
 from .loader import (
-    NO_TARGET,
     Object,
     Report,
     attach_one,
@@ -61,6 +61,10 @@ def _unknown(pointer: int) -> Report:
     }
 
 
+_NO_FUNCTION = re.compile(r"failed to find kernel BTF type ID of '(\w+)'")
+_TRACED = re.compile(r"\??f(?:entry|exit|mod_ret)(?:\.s)?/(\w+)")
+
+
 class _Trial:
     """An object that is loaded again and again, each time without what was found to be bad."""
 
@@ -74,21 +78,32 @@ class _Trial:
         self._first = True
 
     def run(self, names: Sequence[str]) -> None:
-        """Load and attach these programs together, without those that cannot be loaded; whose hook another one has, by itself."""
+        """Load these programs together, without those that cannot be loaded, and attach them."""
         left = list(names)
         while left and (blamed := self._once(left)) is not None:
             if blamed:
                 left.remove(blamed)
+                alike = self._of_absent_functions(left, blamed)
+                left = [each for each in left if each not in alike]
             elif len(left) == 1:
                 return
             else:  # nobody is to blame by name
                 for each in left:
                     self.run([each])
                 return
-        busy = [each for each in left if self._report["programs"][each].get("errno") == errno.EBUSY]
-        for each in busy if len(left) > 1 else ():
-            self._report["programs"][each].update(error=None, errno=None, log="")
-            self.run([each])
+
+    def _of_absent_functions(self, names: Sequence[str], blamed: str) -> set[str]:
+        """Where the one to blame is for a function that the kernel has not: those of which the same can be told without another load."""
+        first = self._report["programs"][blamed]
+        if (found := _NO_FUNCTION.search(first["error"])) is None:
+            return set()
+        functions = {each: match[1] for each in names if (match := _TRACED.match(self._report["programs"][each]["section"]))}
+        absent = why.absent(set(functions.values()))
+        alike = {each: function for each, function in functions.items() if function in absent}
+        for each, function in alike.items():
+            error = first["error"].replace(f"'{blamed}'", f"'{each}'").replace(f"'{found[1]}'", f"'{function}'")
+            self._report["programs"][each].update(error=error, errno=first["errno"])
+        return set(alike)
 
     def _once(self, names: Sequence[str]) -> str | None:
         """One try: None where all is loaded, else the program to blame, or "" where the failure names none."""
@@ -130,9 +145,21 @@ class _Trial:
 def _note(opened: Object, report: Report, names: Sequence[str], resources: ExitStack) -> None:
     for name, found in created_maps(opened).items():
         report["maps"][name]["id"] = found["id"]
+    attachments = {name: resources.enter_context(ExitStack()) for name in names}
     for name in names:
-        mine = report["programs"][name]
-        note_loaded(mine, opened.programs[name])
-        attach_one(opened.programs[name], mine, resources)
-        if mine["error"] == NO_TARGET:
-            mine.update(attached=None, error=None)
+        note_loaded(report["programs"][name], opened.programs[name])
+        if report["programs"][name]["loaded"]:
+            attach_one(opened.programs[name], report["programs"][name], attachments[name], opened.maps.values())
+        else:  # libbpf leaves a program alone whose structure (struct_ops) is not created
+            map_ = next((each for each, found in report["maps"].items() if found["error"]), None)
+            missing = f"BPF map '{map_}' is referenced but wasn't created"
+            report["programs"][name].update(error=missing, log=missing)
+    busy = [name for name in names if report["programs"][name].get("errno") == errno.EBUSY]
+    if not busy:
+        return
+    for each in attachments.values():
+        each.close()
+    for name in busy:  # two forms of one program exclude each other at a hook: each has it for itself
+        report["programs"][name].update(error=None, errno=None)
+        with ExitStack() as alone:
+            attach_one(opened.programs[name], report["programs"][name], alone, opened.maps.values())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from ctypes import c_uint32
 
 from . import libbpf
@@ -12,6 +13,7 @@ from . import libbpf
 KINDS = {"struct": 4, "union": 5, "enum": 6}
 """BTF_KIND_* of the types that CO-RE relocations name (Documentation/bpf/btf.rst)."""
 FUNC = 12
+FOLDER = "/sys/kernel/btf"
 
 _RELOCATION = re.compile(r"CO-RE relocation <\w+> \[\d+\] (struct|union|enum) (\w+)")
 _ARGUMENT = re.compile(r"func '(\w+)' doesn't have \d+-th argument")
@@ -39,6 +41,20 @@ def facts(text: str) -> dict[str, object]:
         if argument:
             found["function"] = {"name": argument[1], "arguments": _arguments(btf, argument[1])}
     return found
+
+
+def absent(functions: Iterable[str]) -> set[str]:
+    """Those of the functions that are in the BTF of neither the kernel nor a module that is loaded; none where that cannot be told."""
+    with _vmlinux() as btf:
+        if btf is None:
+            return set()
+        missing = {name for name in functions if libbpf.btf_find_by_name_kind(btf, name.encode(), FUNC) <= 0}
+    modules = [each for each in os.listdir(FOLDER) if each != "vmlinux"] if missing else []
+    for module in modules:
+        with suppress(OSError), open(f"{FOLDER}/{module}", "rb") as file:
+            data = file.read()
+            missing = {name for name in missing if b"\0" + name.encode() + b"\0" not in data}
+    return missing
 
 
 @contextmanager

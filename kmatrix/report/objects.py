@@ -21,6 +21,7 @@ def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colou
     rows = [[name, sections.get(name) or "", *(_cell(outcome, name, colour) for outcome in outcomes)] for name in names]
     parts = [tabulate(rows, headers=["program", "section", *heads], tablefmt="rounded_outline", disable_numparse=True)]
     parts += list(_failures(outcomes, logs=logs))
+    parts += _only_loaded(outcomes)
     parts += [f"~ {outcome.target} is simulated: {outcome.simulated}" for outcome in outcomes if outcome.simulated]
     if unavailable:
         parts.append(missing(unavailable))
@@ -119,6 +120,17 @@ def _failures(outcomes: Sequence[Outcome], *, logs: bool) -> Iterator[str]:
         where = [f"    at {places[words]}"] if words in places else []
         where += [f"    the kernel said: {quotes[words]}"] if words in quotes else []
         yield "\n".join([first, *works, *where, *(f"    {line}" for line in rest)])
+
+
+def _only_loaded(outcomes: Sequence[Outcome]) -> list[str]:
+    """Why programs are loaded and not attached, though nothing failed: one line a reason."""
+    names: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        for name, program in outcome.programs.items():
+            if note := program.get("note"):
+                names.setdefault(note, [])
+                names[note] += [] if name in names[note] else [name]
+    return [f"{', '.join(programs)}: loaded, and attached to nothing: {note}" for note, programs in names.items()]
 
 
 def _fails(outcome: Outcome, name: str) -> bool:

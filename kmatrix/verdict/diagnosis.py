@@ -14,6 +14,7 @@ from typing import Any
 from kmatrix.matrix import history
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import FEATURES, Version
+from kmatrix.verdict import own_words
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,29 @@ def diagnose(failing: Failing) -> Diagnosis | None:
     """Return the cause of a failure; None where no row of the table knows it."""
     if failing.stage == "map":
         return _map(failing)
-    if (found := _interrupted(failing)) is not None:
-        return found  # what its log says was not its last word
+    if (found := _own_words(failing)) is not None:
+        return found
     text = f"{failing.error}\n{failing.log}"
     for pattern, row in _ROWS:
         if (match := re.search(pattern, text)) and (found := row(failing, match)) is not None:
             return found
-    return _attach(failing) if failing.stage == "attach" else _too_new(failing)
+    if failing.stage == "attach":
+        return _attach(failing) or (_too_new(failing) if failing.errno == errno.EINVAL else None)
+    return _too_new(failing)
+
+
+def _own_words(failing: Failing) -> Diagnosis | None:
+    """The cause that is told in so many words; the rest of a log is not asked then."""
+    kind = failing.wants.get("type")
+    since = history.prog_type_since(kind) if kind else None
+    new_enough = since is not None and failing.version >= since
+    told = own_words.cause(
+        failing.error, failing.log, kind, failing.errno if failing.stage == "load" else None, new_enough=new_enough
+    )
+    if told is None:
+        return None
+    places = [place for place in (_source_line(failing), told.where) if place]
+    return Diagnosis(told.kind, told.what, told.fix, None, "; ".join(places) or None)
 
 
 Reports = Mapping[str, Mapping[str, Any]]
@@ -164,6 +181,13 @@ def _map(failing: Failing) -> Diagnosis | None:
         return Diagnosis(
             "map-type", f"map type {kind}", f"give kernels before {_release(since)} a variant without it", _release(since)
         )
+    if kind == "struct_ops" and failing.errno == errno.EINVAL and failing.version < (6, 4):
+        return Diagnosis(
+            "map-type",
+            "a structure that is registered by a link (.struct_ops.link)",
+            'put it in SEC(".struct_ops") for older kernels',
+            "6.4",
+        )
     if failing.max_entries == 0 and kind not in _SIZED_BY_NOBODY:
         return Diagnosis(
             "map-size",
@@ -195,24 +219,6 @@ def _source_line(failing: Failing) -> str | None:
     """The last line of C source in the log before the end: `; text`, with `@ file:line` on newer kernels (6.12 has it, 6.1 has not)."""
     lines = [line[2:].strip() for line in failing.log.splitlines() if line.startswith("; ")]
     return next((line for line in reversed(lines) if line and not line.startswith("@")), None)
-
-
-_LIMIT = re.compile(r"^the verifier was still at work after (?P<seconds>\S+) s(?:; its last state was (?P<state>.*))?", re.DOTALL)
-
-
-def _interrupted(failing: Failing) -> Diagnosis | None:
-    """The verifier was stopped at kmatrix's own limit (kmatrix.guest.limit)."""
-    match = _LIMIT.match(failing.error)
-    if match is None:
-        return None
-    places = [_source_line(failing), f"its last state was {' '.join(match['state'].split())}" if match["state"] else None]
-    return Diagnosis(
-        "verifier-timeout",
-        f"the verifier was still at work after {match['seconds']} s",
-        "make loops shorter, or split the program; where it is only the emulated CPU that is slow, raise the limit (--load-timeout, load_timeout in the manifest)",
-        None,
-        "; ".join(place for place in places if place) or None,
-    )
 
 
 def _helper(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
@@ -506,6 +512,17 @@ def _too_new(failing: Failing) -> Diagnosis | None:
     section, kind = failing.section, failing.wants.get("type")
     if re.match(r"f(entry|exit|mod_ret)", section) and failing.version < _by_arch("fentry", failing):
         return _no_trampoline(failing)
+    if re.match(r"xdp\.frags", section) and failing.version < (5, 18):
+        return Diagnosis(
+            "flag",
+            "XDP programs for packets in several buffers (xdp.frags)",
+            'put a program in SEC("xdp") beside it for older kernels',
+            "5.18",
+        )
+    if re.match(r"(u(ret)?probe(\.multi)?|usdt)\.s(/|$)", section) and failing.version < (6, 0):
+        return Diagnosis(
+            "flag", "sleepable uprobes (a section with .s)", "use the form that does not sleep on older kernels", "6.0"
+        )
     expected = history.attach_type(int(failing.wants.get("attach_type") or 0))
     named = failing.wants.get("attach_type") and expected is not None and failing.version < expected[1]
     since = history.prog_type_since(kind) if kind else None
@@ -519,13 +536,6 @@ def _too_new(failing: Failing) -> Diagnosis | None:
     if since is not None and failing.version < since:
         return Diagnosis(
             "program-type", f"program type {kind}", "give such kernels another program, or make this one optional", _release(since)
-        )
-    if re.match(r"xdp\.frags", section) and failing.version < (5, 18):
-        return Diagnosis(
-            "flag",
-            "XDP programs for packets in several buffers (xdp.frags)",
-            'put a program in SEC("xdp") beside it for older kernels',
-            "5.18",
         )
     if re.match(r"[\w.]+\.s(/|$)", section) and failing.version < (5, 10):
         return Diagnosis(
