@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from . import contents, contract, kernel, loader, observe, simulate, sinks, trigger
+from . import contents, contract, kernel, limit, loader, observe, simulate, sinks, trigger
 from .child import Child
 from .events import Sorter
 from .own_loader import OwnLoader
@@ -114,7 +114,7 @@ def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loade
     for variant in request["variants"]:
         data = objects[variant["object"]]
         terms = contract.Contract(variant.get("contract"), data, variant["name"], lambda: probed()["features"])
-        attempt = loader.Attempt(variant, data, clock, terms)
+        attempt = loader.Attempt(variant, data, clock, terms, float(request.get("load_timeout", limit.SECONDS)))
         facts["attempts"].append(attempt.report)
         if (running := attempt.run()) is not None:
             facts["running"] = variant["name"]

@@ -25,6 +25,8 @@ class Collector(Strict):
     min_kernel: Version | None
     timeout: float
     """Seconds to wait for the events after the trigger."""
+    load_timeout: float
+    """Seconds that the verifier may be at work on one program."""
     variants: tuple[Variant, ...]
     programs: tuple[Program, ...]
     maps: tuple[Map, ...]

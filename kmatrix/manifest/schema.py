@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from kmatrix.guest import limit
 from kmatrix.host.validation import Strict, validate
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.contract import ProgramTerms
@@ -31,6 +32,7 @@ class _Head(Strict):
     summary: str = ""
     min_kernel: str | None = None
     timeout: Annotated[float, Field(gt=0, le=600)] = 5.0
+    load_timeout: Annotated[float, Field(gt=0, le=600)] = limit.SECONDS
 
 
 class _FileModel(Strict):
@@ -180,6 +182,7 @@ def parse(data: object, *, path: Path, defined: Definitions | None = None) -> Co
         summary=model.collector.summary,
         min_kernel=(major, minor) if floor else None,
         timeout=model.collector.timeout,
+        load_timeout=model.collector.load_timeout,
         variants=model.variant,
         programs=model.program,
         maps=model.map,

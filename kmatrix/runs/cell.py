@@ -43,6 +43,8 @@ TRIGGER_SECONDS = 10.0
 """Seconds that the guest gives a trigger at least."""
 MARGIN = 30.0
 """Seconds that a cell may take in the guest beyond its collector's own timeout (load and attach under TCG)."""
+INTERRUPTION = 10.0
+"""Seconds that a verifier at its limit takes to be interrupted, and to show where it is."""
 LOADER_FOLDER = "/tmp/kmatrix/loader"
 """Where a collector's own loader runs in the guest, its files beside it."""
 ATTEMPTS = 2
@@ -152,6 +154,7 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
             for run in collector.test_runs
         ],
         "timeout": collector.timeout,
+        "load_timeout": collector.load_timeout,
     }
 
 
@@ -392,9 +395,13 @@ class _Cell:
 
 
 def _patience(collector: Collector) -> float:
-    """Seconds that the guest may take: the trigger (twice, where the first fails), the events, its own loader's start and stop, and a
-    margin for load and attach."""
-    own = collector.loader.ready_timeout + collector.loader.stop_timeout if collector.loader is not None else 0.0
+    """Seconds that the guest may take: the trigger (twice, where the first fails), the events, its own loader's start and stop (or
+    the verifier's limit, once a variant and once an optional program), and a margin for load and attach."""
+    if collector.loader is not None:
+        own = collector.loader.ready_timeout + collector.loader.stop_timeout
+    else:
+        tries = len(collector.variants) + sum(not program.required for program in collector.programs)
+        own = tries * (collector.load_timeout + INTERRUPTION)
     return 2 * max(collector.timeout, TRIGGER_SECONDS) + collector.timeout + own + MARGIN
 
 
