@@ -149,8 +149,10 @@ class Past:
 
     def _hides_attach(self, row: Fact) -> bool:
         number = row.number
-        if row.name in _ALWAYS_TAKEN or not self._tracing_is_there(number):
-            return row.name not in _ALWAYS_TAKEN
+        if row.name in _ALWAYS_TAKEN:
+            return self._before((4, 17))  # there was no place to say an attach type (5e43f899b03a)
+        if not self._tracing_is_there(number):
+            return True
         by_link = LINK_OF.get(number) not in (None, "cgroup", "sockmap", "netns")
         return self._lacks(ATTACH_TYPES, number) or (by_link and (bool(self.command(LINK_CREATE)) or number in self._links))
 

@@ -157,7 +157,8 @@ _INSNS: Mapping[str, bytes] = {
     "move_sign_extended": bpf.insn(0xB7, dst=1, imm=5) + bpf.insn(0xBF, src=1, off=8) + bpf.RETURN_0,
     "signed_division": bpf.insn(0xB7, imm=6) + bpf.insn(0x37, imm=2, off=1) + bpf.RETURN_0,
     "byte_swap": bpf.insn(0xB7, imm=6) + bpf.insn(0xD7, imm=16) + bpf.RETURN_0,
-    "long_jump": bpf.MOV_R0_0 + bpf.insn(0x06) + bpf.EXIT,
+    # Over an instruction that reads what is not there, and that no other way leads to: who takes it for a short jump refuses that.
+    "long_jump": bpf.MOV_R0_0 + bpf.insn(0x15, imm=1, off=1) + bpf.insn(0x06, imm=1) + bpf.insn(0xBF, src=9) + bpf.EXIT,
     "may_goto": bpf.MOV_R0_0 + bpf.insn(0xE5, off=1) + bpf.insn(0x05, off=-2) + bpf.EXIT,
     "address_space_cast": bpf.insn(0xB7, dst=1) + bpf.insn(0xBF, dst=1, src=1, off=1, imm=1) + bpf.RETURN_0,
     "load_acquire": _STORE + bpf.insn(0xDB, src=10, off=-8, imm=0x100) + bpf.RETURN_0,

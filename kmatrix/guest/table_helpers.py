@@ -127,7 +127,13 @@ _RELEASES: tuple[Release, ...] = (
     ((6, 2), "cgrp_storage_get cgrp_storage_delete"),
 )
 
+_FROM_TRACING = ("seq_printf", "seq_write", "seq_printf_btf", "get_func_arg", "get_func_ret", "get_func_arg_cnt", "tcp_send_ack")
+_FROM_LSM = ("inode_storage_get", "inode_storage_delete", "bprm_opts_set", "ima_inode_hash", "ima_file_hash")
+"""Helpers that only programs may call which are attached by the kernel's BTF."""
+
 _BESIDE: dict[str, Beside] = {
+    **{name: Beside(("DEBUG_INFO_BTF",)) for name in _FROM_TRACING},
+    **{name: Beside(("BPF_LSM", "DEBUG_INFO_BTF")) for name in _FROM_LSM},
     "override_return": Beside(("BPF_KPROBE_OVERRIDE",)),
     "skb_get_xfrm_state": Beside(("XFRM",)),
     **{name: Beside(("IPV6_SEG6_BPF",)) for name in ("lwt_seg6_store_bytes", "lwt_seg6_adjust_srh", "lwt_seg6_action")},

@@ -19,7 +19,6 @@ from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, validate
 from kmatrix.matrix.arch import ARCHES, parse_arch
 from kmatrix.matrix.definitions import DefinitionModel, define
-from kmatrix.matrix.features import FEATURES
 from kmatrix.matrix.kernel import BUILD_VARIANTS, Kernel, Simulation, SourceSpec, Variation, vary
 from kmatrix.matrix.parameters import Definition, feature
 from kmatrix.matrix.selection import DEFAULT_SET, Matrix
@@ -60,8 +59,7 @@ class _KernelModel(Strict):
     @classmethod
     def _can_be_hidden(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if name not in FEATURES:
-                raise ValueError(f"unknown feature {name!r}{did_you_mean(name, FEATURES)}; `kmatrix features` lists them")
+            feature(name)  # an unknown name is an error, with the nearest
         if given := not_hideable(value):
             raise ValueError(f"{', '.join(given)} cannot be hidden; what can: {', '.join(sorted(HIDEABLE))}")
         return value
