@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from kmatrix.host import version as versions
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, validate
 from kmatrix.manifest.collector import Collector
@@ -160,12 +161,11 @@ def parse(data: object, *, path: Path) -> Collector:
     """The collector of a parsed collector.toml; raises InputError naming the file, the key and the fix."""
     model = validate(_FileModel, data, where=str(path))
     floor = model.collector.min_kernel
-    major, minor = map(int, floor.split(".")) if floor else (0, 0)
     return Collector(
         name=model.collector.name,
         path=path,
         summary=model.collector.summary,
-        min_kernel=(major, minor) if floor else None,
+        min_kernel=versions.parse(floor) if floor else None,
         timeout=model.collector.timeout,
         variants=model.variant,
         programs=model.program,

@@ -19,7 +19,7 @@ from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, validate
 from kmatrix.matrix.arch import ARCHES, parse_arch
 from kmatrix.matrix.features import FEATURES
-from kmatrix.matrix.kernel import BUILD_VARIANTS, Kernel, Simulation, SourceSpec, Variation, vary
+from kmatrix.matrix.kernel import FLAVOURS, Kernel, Simulation, SourceSpec, Variation, vary
 from kmatrix.matrix.selection import DEFAULT_SET, Matrix
 from kmatrix.matrix.simulation import HIDEABLE, OLDEST_BASE, not_hideable
 from kmatrix.matrix.sources import AnySource, SourceModel
@@ -68,10 +68,8 @@ class _KernelModel(Strict):
     @classmethod
     def _known_variants(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if name not in BUILD_VARIANTS:
-                raise ValueError(
-                    f"unknown variant {name!r}{did_you_mean(name, BUILD_VARIANTS)}; known: {', '.join(BUILD_VARIANTS)}"
-                )
+            if name not in FLAVOURS:
+                raise ValueError(f"unknown variant {name!r}{did_you_mean(name, FLAVOURS)}; known: {', '.join(FLAVOURS)}")
         return value
 
     @model_validator(mode="after")
