@@ -42,6 +42,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "features:command",
         "The features declared for every kernel; with a TARGET (5.4-arm64), declared and probed in its guest side by side.",
     ),
+    "needs": (
+        "needs:command",
+        "What compiled objects need of a kernel, and since which release there is such a thing. Nothing is booted.",
+    ),
     "lint": (
         "lint:command",
         "The CO-RE standard as rules over C sources, generate.go files and compiled objects (default: the collectors below here).",

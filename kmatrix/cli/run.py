@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from kmatrix.cli import options
+from kmatrix.cli import options, terminal
 from kmatrix.objects.compiled import inspect
+from kmatrix.report import grid
 from kmatrix.report import objects as report
 from kmatrix.runs import object_run
 
@@ -26,6 +25,7 @@ from kmatrix.runs import object_run
 @options.COLD
 @options.KERNELS_FILE
 @options.JSON
+@terminal.COLOR
 def command(
     object_files: tuple[Path, ...],
     kernels: str | None,
@@ -36,6 +36,7 @@ def command(
     cold: bool,
     kernels_file: Path | None,
     as_json: bool,
+    color: str,
 ) -> None:
     """Load every program of compiled BPF objects on every target, and attach it where its section says how.
 
@@ -53,11 +54,12 @@ def command(
         tried = [{"object": str(info.path), "targets": [asdict(o) for o in found[info.path]], "not_run": missing} for info in infos]
         click.echo(json.dumps(tried[0] if len(tried) == 1 else tried, indent=1))
     else:
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        colour, width = terminal.coloured(color), grid.terminal_width()
         if len(infos) == 1:
-            click.echo(report.render(outcomes, missing, colour=colour, logs=logs))
+            click.echo(report.render(outcomes, missing, colour=colour, width=width, logs=logs))
         else:
-            click.echo(report.render_many({str(info.path): found[info.path] for info in infos}, missing, colour=colour, logs=logs))
+            by_path = {str(info.path): found[info.path] for info in infos}
+            click.echo(report.render_many(by_path, missing, colour=colour, width=width, logs=logs))
         for info in infos:
             if arches := object_run.left_out(info, targets):
                 click.echo(f"\n{info.path}: not tried on {', '.join(arches)}, since it was compiled for {info.compiled_for}")

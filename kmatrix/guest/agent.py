@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from . import ask, cell, command, facts, kernel, libbpf, probe, simulate, sshd, survey, trigger, warmup
+from . import ask, cell, command, kernel, libbpf, probe, simulate, sshd, survey, trigger, warmup
+from .cell_facts import CellFacts
 
 Op = Callable[..., Any]
 
@@ -92,7 +93,7 @@ def probed() -> dict[str, Any]:
     return _probed[kernel]
 
 
-def run_cell(**request: Any) -> facts.CellFacts:
+def run_cell(**request: Any) -> CellFacts:
     """One collector on this kernel: the facts."""
     if request.get("now") is not None:
         set_time(float(request["now"]))

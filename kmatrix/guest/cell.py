@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from . import kernel, loader, observe, simulate, trigger
+from .cell_facts import Again, AttemptReport, CellFacts, Event, Inventory, TriggerReport
 from .child import Child
 from .events import Sorter, Spec
-from .facts import Again, AttemptReport, CellFacts, Event, Inventory, TriggerReport
 from .observe import Stream
 from .output import LineStream
 from .own_loader import OwnLoader

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Literal
 
 from . import bpf, libbpf
-from .facts import Inventory, ProgramReport
+from .cell_facts import Inventory, ProgramReport
 
 PINS = "/sys/fs/bpf"
 PERF_PAGES = 64

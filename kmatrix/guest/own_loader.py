@@ -21,8 +21,8 @@ from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple, cast
 
 from . import bpf, command, kernel, loader, observe, processes, recognise, simulate
+from .cell_facts import AttemptReport, CellFacts, Inventory, LoaderReport, MapReport, ProgramReport
 from .cgroup import cgroup_root
-from .facts import AttemptReport, CellFacts, Inventory, LoaderReport, MapReport, ProgramReport
 from .observe import read_text
 from .output import LineStream, Output
 

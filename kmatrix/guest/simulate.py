@@ -26,7 +26,9 @@ from typing import Any
 
 from . import bpf, kernel, libbpf
 from .memory import read_memory, write_memory
-from .past import BTF_FOLDER, COMMAND_COUNT, EINVAL, ENOENT, PROG_LOAD, Past
+from .past import EINVAL, ENOENT, Past
+from .table_hidden import BTF_FOLDER
+from .table_uapi import COMMAND_COUNT, PROG_LOAD
 
 Job = tuple[Callable[[], Any], "queue.SimpleQueue[tuple[Any, BaseException | None]]"]
 

@@ -12,7 +12,8 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
-from kmatrix.guest import past
+from kmatrix.guest.flow import back_edge
+from kmatrix.guest.table_insns import MAX_INSNS_OLD
 from kmatrix.host import version as versions
 from kmatrix.host.errors import InputError
 from kmatrix.lint import facts
@@ -203,12 +204,12 @@ def _claimed(compiled: Compiled, claim: Claim) -> Iterator[tuple[str, str]]:
 def _verified(code: Code, tail: str, lacks: Callable[[Needed, str | None], bool]) -> Iterator[tuple[str, str]]:
     if code.calls_functions and lacks(Needed((4, 16), "bpf2bpf"), code.name):
         yield "KM706", f"{code.name} calls another BPF function, which takes 4.16, and {tail}: make it __always_inline"
-    if len(code.insns) // 8 > past.MAX_INSNS_OLD and lacks(Needed((5, 2), "insns_1m"), code.name):
+    if len(code.insns) // 8 > MAX_INSNS_OLD and lacks(Needed((5, 2), "insns_1m"), code.name):
         yield (
             "KM706",
             f"{code.name} has {len(code.insns) // 8} instructions, of which kernels before 5.2 take 4096, and {tail}: make it smaller",
         )
-    if past.back_edge(code.insns) is not None and lacks(Needed((5, 3), "bounded_loops"), code.name):
+    if back_edge(code.insns) is not None and lacks(Needed((5, 3), "bounded_loops"), code.name):
         yield "KM706", f"{code.name} has a loop, which takes 5.3, and {tail}: unroll it (#pragma unroll)"
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from kmatrix.guest.past import hidden_with
+from kmatrix.guest.table_hidden import hidden_with
 from kmatrix.host import version as versions
 from kmatrix.host.version import Version
 from kmatrix.matrix.arch import ARCHES, Arch

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tabulate import tabulate
-
+from kmatrix.report import causes
 from kmatrix.report.explain import LOG_LINES
-from kmatrix.report.table import GREEN, RED, RESET, head, missing
+from kmatrix.report.grid import Column
+from kmatrix.report.table import GREEN, RED, RESET, across, missing
 from kmatrix.runs.object_run import Outcome
 from kmatrix.verdict.observation import last_words
 
 
-def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colour: bool, logs: bool = False) -> str:
-    """Table, failures by cause (with `logs`, each with its whole log), and what could not be had."""
+def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colour: bool, width: int, logs: bool = False) -> str:
+    """Table (in `width` columns), failures by cause (with `logs`, each with its whole log), and what could not be had."""
     names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.programs)) or ["(object)"]
     sections = {name: program.get("section") for outcome in outcomes for name, program in outcome.programs.items()}
-    heads = [head(outcome.target, simulated=outcome.simulated is not None) for outcome in outcomes]
-    rows = [[name, sections.get(name) or "", *(_cell(outcome, name, colour) for outcome in outcomes)] for name in names]
-    parts = [tabulate(rows, headers=["program", "section", *heads], tablefmt="rounded_outline", disable_numparse=True)]
+    labels = [Column("program", names), Column("section", [sections.get(name) or "" for name in names])]
+    simulated = [outcome.target for outcome in outcomes if outcome.simulated is not None]
+    cells = {outcome.target: [_cell(outcome, name, colour) for name in names] for outcome in outcomes}
+    parts = [across(labels, cells, simulated, width)]
     parts += list(_failures(outcomes, logs=logs))
     parts += [f"~ {outcome.target} is simulated: {outcome.simulated}" for outcome in outcomes if outcome.simulated]
     if unavailable:
@@ -28,16 +29,15 @@ def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colou
 
 
 def render_many(
-    objects: Mapping[str, Sequence[Outcome]], unavailable: Mapping[str, str], *, colour: bool, logs: bool = False
+    objects: Mapping[str, Sequence[Outcome]], unavailable: Mapping[str, str], *, colour: bool, width: int, logs: bool = False
 ) -> str:
     """One table of many objects: an object a row, in each cell how many of its programs are good; then the failures of each object."""
     labels = _labels(objects)
     targets = list(dict.fromkeys(outcome.target for outcomes in objects.values() for outcome in outcomes))
     by_target = {path: {outcome.target: outcome for outcome in outcomes} for path, outcomes in objects.items()}
     simulations = {outcome.target: outcome.simulated for each in objects.values() for outcome in each if outcome.simulated}
-    heads = [head(target, simulated=target in simulations) for target in targets]
-    rows = [[labels[path], *(_score(found.get(target), colour) for target in targets)] for path, found in by_target.items()]
-    parts = [tabulate(rows, headers=["object", *heads], tablefmt="rounded_outline", disable_numparse=True)]
+    cells = {target: [_score(found.get(target), colour) for found in by_target.values()] for target in targets}
+    parts = [across([Column("object", [labels[path] for path in by_target])], cells, simulations, width)]
     for path, outcomes in objects.items():
         if failures := list(_failures(outcomes, logs=logs)):
             parts.append("\n".join([f"{labels[path]}:", *(f"  {line}" for failure in failures for line in failure.splitlines())]))
@@ -83,14 +83,14 @@ def _cell(outcome: Outcome, name: str, colour: bool) -> str:
 def _failures(outcomes: Sequence[Outcome], *, logs: bool) -> Iterator[str]:
     """One paragraph a cause: the programs, maps and targets that fail of it, the remedy, and where they do not."""
     said: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
-    places: dict[tuple[str, ...], str] = {}
+    places: dict[tuple[str, ...], dict[str, str]] = {}
     quotes: dict[tuple[str, ...], str] = {}
     """What the kernel said, of the first that said it: kernels word the same thing differently."""
 
     def note(name: str, target: str, words: tuple[str, ...], where: str | None = None, log: str = "") -> None:
         names, targets = said.setdefault(words, ([], []))
-        if where and len(where) > len(places.get(words, "")):  # newer kernels add the file and the line
-            places[words] = where
+        if where:
+            places.setdefault(words, {}).setdefault(name, where)
         if where is not None and (quote := last_words(log)):
             quotes.setdefault(words, quote)
         names += [] if name in names else [name]
@@ -98,7 +98,9 @@ def _failures(outcomes: Sequence[Outcome], *, logs: bool) -> Iterator[str]:
 
     for outcome in outcomes:
         if outcome.error is not None:
-            note("the object", outcome.target, (outcome.error,))
+            cause = outcome.diagnosis
+            told = (outcome.error,) if cause is None else (cause["headline"], _remedy(cause), f"libbpf said: {outcome.error}")
+            note("the object", outcome.target, told)
         for name, found in outcome.maps.items():
             if found.get("error"):
                 note(f"map {name}", outcome.target, _cause(found, logs=logs))
@@ -116,7 +118,7 @@ def _failures(outcomes: Sequence[Outcome], *, logs: bool) -> Iterator[str]:
         first = f"{', '.join(names)} on {', '.join(targets)}: {headline}"
         good = [o.target for o in outcomes if o.target not in targets and not any(_fails(o, name) for name in names)]
         works = [f"    good on {', '.join(good)}"] if good and rest else []
-        where = [f"    at {places[words]}"] if words in places else []
+        where = [f"    at {place}" for place in causes.places([{"where": places.get(words, {})}])]
         where += [f"    the kernel said: {quotes[words]}"] if words in quotes else []
         yield "\n".join([first, *works, *where, *(f"    {line}" for line in rest)])
 
@@ -133,7 +135,11 @@ def _cause(found: Mapping[str, Any], *, logs: bool) -> tuple[str, ...]:
     if diagnosis is None:
         reason = last_words(found.get("log") or "")
         error = str(found["error"])
-        headline = f"{error}: {reason}" if reason and reason not in error else error
+        headline = f"unclassified: {error}: {reason}" if reason and reason not in error else f"unclassified: {error}"
         # Where the verifier did not speak, libbpf's lines are the error already.
         return headline, *(log if logs else log[-LOG_LINES:])
-    return diagnosis["headline"], f"fix: {diagnosis['fix']}", *(log if logs else ())
+    return diagnosis["headline"], _remedy(diagnosis), *(log if logs else ())
+
+
+def _remedy(diagnosis: Mapping[str, Any]) -> str:
+    return f"fix: {diagnosis['fix']}; see {diagnosis['see']}"

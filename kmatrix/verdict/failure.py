@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from kmatrix.guest.facts import CellFacts
+from kmatrix.guest.cell_facts import CellFacts
 
 Failure = Literal["worse", "better", "table", "load", "attach", "silent", "wrong-data", "leftover", "kernel", "infra"]
 """What went wrong; a different person fixes each (design.md)."""
@@ -14,7 +14,7 @@ Failure = Literal["worse", "better", "table", "load", "attach", "silent", "wrong
 FAILURES: Mapping[Failure, str] = {
     "kernel": "the kernel panicked, oopsed, warned or locked up",
     "table": "the guest's probe disagrees with the features declared in kernels.toml",
-    "load": "a program or map of the expected variant did not load",
+    "load": "a program or map of the expected variant did not load, or is not what the manifest declares",
     "attach": "a program of the expected variant did not attach",
     "better": "the collector does more than promised here",
     "worse": "the collector does less than promised here",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from kmatrix.guest.facts import AttemptReport, Entry, ProgramReport
+from kmatrix.guest.cell_facts import AttemptReport, Entry, ProgramReport
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.types import Behaviour
 from kmatrix.manifest.variant import Variant

@@ -8,9 +8,7 @@ import kmatrix
 
 LINES = 450
 LONGER: dict[str, str] = {
-    "guest/past.py": "tables of kernel history, read from top to bottom as one list",
     "guest/probe.py": "one short function for each feature, in the order of the feature table",
-    "verdict/diagnosis.py": "to be split by subject",
 }
 """Files of kmatrix/ that are longer, and why."""
 

@@ -139,7 +139,7 @@ def test_what_nobody_vouches_for_is_the_last_resort() -> None:
         ({"kind": "package", "sha256": SHA}, "sources[0]", "a package source needs one of url, repository"),
         ({"kind": "package", "url": URL, "repository": URL, "packages": "k"}, "sources[0]", "needs one of url, repository"),
         ({"kind": "git", "url": "~/linux", "ref": "v5", "commit": "abc"}, "sources[0].commit", "match pattern"),
-        ({"kind": "oci", "ref": 5}, "sources[0].ref", "valid string"),
+        ({"kind": "oci", "ref": 5}, "sources[0].ref", "must be a text in quotes"),
     ],
 )
 def test_where_it_is_wrong(source: dict[str, Any], key: str, says: str) -> None:
