@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-from . import kernel, loader, observe, simulate, trigger
+from . import contract, kernel, loader, observe, simulate, trigger
 from .cell_facts import Again, AttemptReport, CellFacts, Event, Inventory, TriggerReport
 from .child import Child
 from .events import Sorter, Spec
@@ -116,7 +116,9 @@ def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loade
         return None
     objects = {key: base64.b64decode(data) for key, data in request["objects"].items()}
     for variant in request["variants"]:
-        attempt = loader.Attempt(variant, objects[variant["object"]], clock)
+        data = objects[variant["object"]]
+        terms = contract.Contract(variant.get("contract"), data, variant["name"], lambda: probed()["features"])
+        attempt = loader.Attempt(variant, data, clock, terms)
         facts["attempts"].append(cast(AttemptReport, attempt.report))
         if (running := attempt.run()) is not None:
             facts["running"] = variant["name"]
@@ -127,7 +129,7 @@ def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loade
 
 def _own(request: Request, before: Inventory, facts: Facts, clock: Clock, probed: Probed) -> OwnLoader | None:
     """The collector's own loader, as long as it runs: also where it runs none of the variants, and has to be stopped."""
-    refuted = {name for name, found in probed()["features"].items() if found is False}
+    refuted = {name for name, found in _found(request, probed).items() if found is False}
     own = OwnLoader(request, before, refuted, facts)
     with clock("load"):
         own.start()
@@ -209,9 +211,14 @@ def _collect(request: Request, stream: Stream | LineStream, raw: list[bytes], ti
     )
 
 
+def _found(request: Request, probed: Probed) -> Mapping[str, bool | None]:
+    """What this kernel has: the features that are always probed, and those that the host had probed for this collector."""
+    return {**probed()["features"], **(request.get("found") or {})}
+
+
 def refusal(request: Request, attempts: list[AttemptReport], probed: Probed) -> str:
     """Why nothing runs: each variant's failure in the kernel's words, and the features it needs that the probe did not find."""
-    found = probed()["features"]
+    found = _found(request, probed)
     parts = []
     for variant, report in zip(request["variants"], attempts, strict=True):
         lacking = [name for name in variant.get("needs") or () if found.get(name) is False]

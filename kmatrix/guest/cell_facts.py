@@ -34,6 +34,10 @@ class ProgramReport(TypedDict):
     insns: NotRequired[int]
     wants: NotRequired[dict[str, Any]]
     btf: NotRequired[dict[str, Any]]
+    off: NotRequired[str]
+    """Why the collector's contract does not have it loaded here."""
+    target: NotRequired[str]
+    """Where it was attached, if its section left a choice."""
 
 
 class MapReport(TypedDict):
@@ -57,6 +61,8 @@ class AttemptReport(TypedDict):
     maps: dict[str, MapReport]
     log: list[str]
     """What libbpf said, or the end of what the collector's own loader wrote to its standard error."""
+    one_of: NotRequired[list[dict[str, Any]]]
+    """The contract's choices: of each group, what ran and why the others did not."""
 
 
 class Entry(TypedDict):

@@ -6,17 +6,20 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from kmatrix.host import version as versions
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, validate
 from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.contract import ProgramTerms
 from kmatrix.manifest.event import KNOWN, LINE_TYPES, Event, EventField, layout
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.manifest.trigger import Trigger, check_known
 from kmatrix.manifest.types import check_pattern
 from kmatrix.manifest.variant import Expect, Map, Program, Variant, applies
+from kmatrix.matrix.definitions import DefinitionModel, define
+from kmatrix.matrix.parameters import Definitions
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -39,6 +42,8 @@ class _FileModel(Strict):
     trigger: Trigger | None = None
     event: Annotated[tuple[Event, ...], Field(strict=False)] = ()
     expect: Annotated[tuple[Expect, ...], Field(strict=False)] = ()
+    features: dict[str, DefinitionModel] = {}
+    """The collector's own names for features, over those of kernels.toml."""
 
     @model_validator(mode="after")
     def _hangs_together(self) -> _FileModel:
@@ -83,6 +88,7 @@ class _FileModel(Strict):
     def _check_variant(self, variant: Variant) -> None:
         """An object and its buffer without a [loader]; with one, neither an object nor need of a buffer's name."""
         what = f"variant {variant.name!r}"
+        self._check_contract(variant)
         if self.loader is None:
             if variant.object is None:
                 raise ValueError(f"{what} has no object: name one, or bring a [loader]")
@@ -95,6 +101,28 @@ class _FileModel(Strict):
             )
         if variant.buffer is not None and variant.transport is None:
             raise ValueError(f"{what}: buffer without transport")
+
+    def _check_contract(self, variant: Variant) -> None:
+        """A contract is for kmatrix' own loader, and decides on programs that the manifest has."""
+        contract, what = variant.contract, f"variant {variant.name!r}: contract"
+        if contract is None:
+            return
+        if self.loader is not None:
+            raise ValueError(f"{what}: with a [loader] it is that which sets such things; remove the contract")
+        programs = {p.name: p for p in self.program if applies(p.variants, variant.name)}
+        _refer(f"{what}: one_of", tuple(sorted(contract.in_groups)), set(programs))
+        for name, terms in contract.programs.items():
+            if terms.autoload is False and name in programs and programs[name].required:
+                raise ValueError(f"{what}: program {name!r} is required, and autoload = false keeps it from being loaded")
+            if terms.autoattach is False and name in programs and programs[name].attach:
+                raise ValueError(f"{what}: program {name!r} has autoattach = false; say attach = false in its [[program]] too")
+        for of_map, in_slots in contract.maps.items():
+            for name in in_slots.programs.values():
+                attaches = contract.programs.get(name, ProgramTerms()).autoattach
+                if name in programs and programs[name].attach and not attaches:
+                    raise ValueError(
+                        f"{what}: program {name!r} is called through {of_map} and not attached; say attach = false in its [[program]]"
+                    )
 
     @model_validator(mode="after")
     def _loader_or_objects(self) -> _FileModel:
@@ -157,9 +185,20 @@ def _refer(what: str, names: tuple[str, ...], known: set[str]) -> None:
             raise ValueError(f"{what} names {name!r}, which is not there{did_you_mean(name, known)}")
 
 
-def parse(data: object, *, path: Path) -> Collector:
-    """The collector of a parsed collector.toml; raises InputError naming the file, the key and the fix."""
-    model = validate(_FileModel, data, where=str(path))
+class _OwnNames(Strict):
+    """What is read of a manifest before the rest: the rest may use the names."""
+
+    model_config = ConfigDict(extra="ignore")
+    features: dict[str, DefinitionModel] = {}
+
+
+def parse(data: object, *, path: Path, defined: Definitions | None = None) -> Collector:
+    """The collector of a parsed collector.toml; raises InputError naming the file, the key and the fix.
+
+    `defined` are the names for features that kernels.toml has ([features.NAME]).
+    """
+    own = define(validate(_OwnNames, data, where=str(path)).features, defined or {}, str(path))
+    model = validate(_FileModel, data, where=str(path), context={"defined": own})
     floor = model.collector.min_kernel
     return Collector(
         name=model.collector.name,
@@ -174,4 +213,5 @@ def parse(data: object, *, path: Path) -> Collector:
         trigger=model.trigger,
         events=model.event,
         expects=model.expect,
+        defined=own,
     )

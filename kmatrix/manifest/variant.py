@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from kmatrix.host.validation import Strict
+from kmatrix.manifest.contract import Contract, Form
 from kmatrix.manifest.types import Arches, Behaviour, Names, Transport, check_features, check_pattern
 from kmatrix.matrix.arch import ARCHES, INFO, Arch
 
@@ -36,6 +38,8 @@ class Variant(Strict):
     transport: Transport | None = None
     buffer: str | None = None
     """The map that events come out of."""
+    contract: Contract | None = None
+    """What the loader sets before it loads."""
 
     _features = field_validator("needs")(check_features)
 
@@ -107,6 +111,11 @@ class Expect(Strict):
         if self.message is not None:
             check_pattern(self.message)
         return self
+
+
+def form_needs(form: Form, programs: Mapping[str, Program]) -> list[str]:
+    """The features that a form needs: its own, and those of its programs."""
+    return [*(form.needs or ()), *(name for each in form.programs if each in programs for name in programs[each].needs)]
 
 
 def applies(variants: tuple[str, ...], name: str) -> bool:

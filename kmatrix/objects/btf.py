@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _MAGIC = 0xEB9F
-INT, PTR, ARRAY, STRUCT, UNION, ENUM, FUNC_PROTO, VAR, DATASEC, DECL_TAG, ENUM64 = 1, 2, 3, 4, 5, 6, 13, 14, 15, 17, 19
+INT, PTR, ARRAY, STRUCT, UNION, ENUM, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, ENUM64 = 1, 2, 3, 4, 5, 6, 13, 14, 15, 16, 17, 19
 """Kinds of type."""
 _TAGS = {"struct": STRUCT, "union": UNION}
 _AFTER = {INT: 4, ARRAY: 12, VAR: 4, DECL_TAG: 4}
@@ -39,6 +39,10 @@ class Type:
     """Of a struct or union: name, type and offset in bits of each; of an array: ("", type of the elements, number)."""
     widths: tuple[int, ...] = ()
     """Of a struct or union that has bit fields: the bits of each member, 0 for one that is none."""
+    encoding: int = 0
+    """Of an int: BTF_INT_SIGNED (1), BTF_INT_CHAR (2), BTF_INT_BOOL (4); of an enum: 1 where its values are signed."""
+    values: tuple[int, ...] = ()
+    """Of an enum: the number of each member."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class Btf:
         at += 12
         members: tuple[tuple[str, int, int], ...] = ()
         widths: tuple[int, ...] = ()
+        values: tuple[int, ...] = ()
+        encoding = 0
         if kind in (STRUCT, UNION):
             mask = 0xFFFFFF if info >> 31 else 0xFFFFFFFF  # with bit fields the upper byte is their size
             found = list(struct.iter_unpack("<III", data[at : at + 12 * count]))
@@ -109,15 +115,19 @@ class Btf:
         elif kind == ARRAY:
             element, _, number = struct.unpack_from("<III", data, at)
             members = (("", element, number),)
+        elif kind == INT:
+            encoding = data[at + 3] & 0xF
         elif kind in (ENUM, ENUM64):
-            size = _MEMBER[kind]
-            members = tuple((self.text(struct.unpack_from("<I", data, at + size * i)[0]), 0, 0) for i in range(count))
+            encoding, size = int(info >> 31), _MEMBER[kind]
+            shape = ("<Iq" if encoding else "<IQ") if kind == ENUM64 else ("<Ii" if encoding else "<II")
+            named = list(struct.iter_unpack(shape, data[at : at + size * count]))
+            members, values = tuple((self.text(member), 0, 0) for member, _ in named), tuple(number for _, number in named)
         elif kind == DATASEC:
             members = tuple(("", type_, size) for type_, _, size in struct.iter_unpack("<III", data[at : at + 12 * count]))
-        self.types.append(Type(kind, self.text(name), ref, members, widths))
+        self.types.append(Type(kind, self.text(name), ref, members, widths, encoding, values))
         return at + _AFTER.get(kind, 0) + _MEMBER.get(kind, 0) * count
 
-    def _bare(self, number: int) -> int:
+    def bare(self, number: int) -> int:
         """Without typedefs and qualifiers."""
         while self.types[number].kind in (8, 9, 10, 11, 18):
             number = self.types[number].ref
@@ -154,7 +164,7 @@ class Btf:
 
     def _size(self, number: int) -> int:
         """Bytes of a type."""
-        found = self.types[self._bare(number)]
+        found = self.types[self.bare(number)]
         if found.kind == ARRAY:
             return found.members[0][2] * self._size(found.members[0][1])
         return 8 if found.kind == PTR else found.ref
@@ -167,12 +177,12 @@ class Btf:
         found: dict[str, Member] = {}
         owner = self.types[number]
         for index, (member, type_, offset) in enumerate(owner.members):
-            inner = self.types[self._bare(type_)]
+            inner = self.types[self.bare(type_)]
             if member:
                 bitfield = bool(owner.widths and owner.widths[index])
                 found.setdefault(member, Member(base + offset, inner.kind, bitfield))
             elif inner.kind in (STRUCT, UNION):
-                found = self._members(self._bare(type_), base + offset) | found
+                found = self._members(self.bare(type_), base + offset) | found
         return found
 
     def map_numbers(self) -> dict[str, dict[str, int]]:
@@ -181,10 +191,10 @@ class Btf:
         section = next((t for t in self.types if t.kind == DATASEC and t.name == ".maps"), None)
         for _, variable, _ in section.members if section else ():
             declared = self.types[variable]
-            shape = self.types[self._bare(declared.ref)]
+            shape = self.types[self.bare(declared.ref)]
             numbers = {}
             for name, type_, _ in shape.members:
-                pointer = self.types[self._bare(type_)]
+                pointer = self.types[self.bare(type_)]
                 array = self.types[pointer.ref] if pointer.kind == PTR else pointer
                 if array.kind == ARRAY:
                     numbers[name] = array.members[0][2]
@@ -211,7 +221,7 @@ class Btf:
 
     def _relocation(self, section: str, number: int, access: str, kind: int, at: int) -> Relocation:
         asked = self.types[number]
-        number = self._bare(number)
+        number = self.bare(number)
         if kind in TYPE_KINDS:  # a typedef is asked for by its own name
             return Relocation(section, kind, asked.name, (), at, _TAG_NAMES.get(asked.kind, "type"))
         root, tag = self.types[number].name or asked.name, _TAG_NAMES.get(self.types[number].kind, "type")
@@ -227,9 +237,9 @@ class Btf:
                 if member:
                     path.append((current.name or owner, member))
                 owner = current.name or owner
-                number = self._bare(type_)
+                number = self.bare(type_)
             elif current.kind == ARRAY:
-                number = self._bare(current.members[0][1])
+                number = self.bare(current.members[0][1])
             else:
                 break
         return Relocation(section, kind, root, tuple(path), at, tag)

@@ -11,8 +11,9 @@ from kmatrix.guest.cell_facts import AttemptReport, Entry, ProgramReport
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.types import Behaviour
 from kmatrix.manifest.variant import Variant
-from kmatrix.matrix.features import FEATURES, Step
+from kmatrix.matrix.features import Step
 from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.parameters import feature, leaves
 from kmatrix.verdict.events import judge_events
 from kmatrix.verdict.expectation import needs_of
 from kmatrix.verdict.failure import Facts, Problem
@@ -84,7 +85,8 @@ def _unexplained(collector: Collector, target: Target, facts: Facts) -> list[Pro
         if attempt["stage"] is not None:
             lacking = [name for name in needs_of(collector, variant, target) if name not in target.features]
             error = attempt["error"]["errno"] if attempt["error"] else None
-            if attempt["stage"] == "open" or (lacking and not _explains(lacking, _stopped_at(attempt), error)):
+            explained = _explains(leaves(lacking, collector.defined), _stopped_at(attempt), error)
+            if attempt["stage"] == "open" or (lacking and not explained):
                 problems.append(
                     _not_for_lack(variant.name, lacking, attempt["stage"], failure_of(attempt, optional_programs(collector)))
                 )
@@ -94,7 +96,7 @@ def _unexplained(collector: Collector, target: Target, facts: Facts) -> list[Pro
             if report is None or program.required or not lacking or not report["error"]:
                 continue
             failed: Step = "attach" if report["loaded"] else "program"
-            if not _explains(lacking, failed):
+            if not _explains(leaves(lacking, collector.defined), failed):
                 words = f"{report['error']}: {last_words(report.get('log') or '')}".removesuffix(": ")
                 problems.append(_not_for_lack(f"{variant.name}: program {program.name}", lacking, failed, words))
     return problems
@@ -112,7 +114,7 @@ def _explains(lacking: Sequence[str], step: Step | None, error: int | None = Non
     """Whether the absence of one of the features stops a loader at this step."""
     if step in ("map", "program") and error in _EXHAUSTED and "memcg_accounting" not in lacking:
         return False
-    return any(step in FEATURES[name].stops for name in lacking)
+    return any(step in feature(name).stops for name in lacking)
 
 
 def _stopped_at(attempt: AttemptReport) -> Step | None:
@@ -156,7 +158,7 @@ def _not_in_kernel(collector: Collector, variant: Variant, target: Target, attem
     problems = []
     for program in collector.programs_of(variant, target.arch):
         report = attempt["programs"].get(program.name)
-        if not program.required:
+        if not program.required or (report is not None and report.get("off")):  # another form of it runs, as the contract says
             continue
         if report is None or report["id"] not in in_kernel:
             problems.append(Problem("load", f"{variant.name}: program {program.name} is not in the kernel"))
@@ -176,11 +178,13 @@ def _not_in_kernel(collector: Collector, variant: Variant, target: Target, attem
 
 def _missing_programs(collector: Collector, variant: Variant, attempt: AttemptReport) -> set[str]:
     optional = [p for p in collector.programs if not p.required and (not p.variants or variant.name in p.variants)]
-    return {f"program:{p.name}" for p in optional if not _is_there(attempt["programs"].get(p.name), attached=p.attach)}
+    reports = {p.name: (attempt["programs"].get(p.name), p.attach) for p in optional}
+    return {f"program:{name}" for name, (report, attach) in reports.items() if not _is_there(report, attached=attach)}
 
 
 def _is_there(report: ProgramReport | None, *, attached: bool) -> bool:
-    return report is not None and bool(report["attached"] if attached else report["loaded"])
+    """Whether a program is as it should be; one that its collector switched off is not missing."""
+    return report is not None and bool(report.get("off") or (report["attached"] if attached else report["loaded"]))
 
 
 def _transport(variant: Variant, attempt: AttemptReport, facts: Facts) -> str | None:

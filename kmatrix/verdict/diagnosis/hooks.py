@@ -12,6 +12,8 @@ from kmatrix.matrix.features import Version
 from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, first_line, release, since_on
 
 _TRAMPOLINE = r"f(entry|exit|mod_ret)"
+ENOTSUPP = 524
+"""The kernel's own errno, which C libraries do not know."""
 _OPTIONAL = "give such kernels another program, or make this one optional"
 _PLACEHOLDERS = r"dummy|placeholder|^foo$"
 
@@ -186,9 +188,9 @@ def _multi(failing: Failing) -> Diagnosis | None:
     at = first_line(failing)
     of_functions = failing.section.startswith("k")
     session = ".session" in failing.section
-    since: Version = (
-        ((6, 10) if of_functions else (6, 13)) if session else since_on("kprobe_multi", failing) if of_functions else (6, 6)
-    )
+    since: Version = since_on("kprobe_multi", failing) if of_functions else (6, 6)
+    if session:
+        since = max(since, (6, 10) if of_functions else (6, 13))
     link = ("kprobe" if of_functions else "uprobe") + ("_session" if session else "_multi")
     if failing.version < since:
         place = f" on {failing.arch}" if of_functions else ""
@@ -260,7 +262,10 @@ def _tracepoint(failing: Failing) -> Diagnosis:
 
 
 def _no_entry(failing: Failing) -> Diagnosis:
-    """It was tried by itself: what the trampoline did not find is a place for it at the function's entry (bpf_arch_text_poke)."""
+    """It was tried by itself: what the trampoline did not find is a place for it at the function's entry (bpf_arch_text_poke).
+
+    x86_64 says EBUSY, arm64 ENOTSUPP.
+    """
     return Diagnosis(
         "symbol",
         f"function {_target(failing)} cannot be traced by {failing.section.partition('/')[0]} on this kernel: its entry has no place for it",
@@ -342,7 +347,10 @@ _ATTACH: tuple[tuple[Callable[[Failing], bool], Callable[[Failing], Diagnosis | 
         ),
         _tracepoint,
     ),
-    (lambda failing: failing.errno == errno.EBUSY and re.match(rf"{_TRAMPOLINE}/", failing.section) is not None, _no_entry),
+    (
+        lambda failing: failing.errno in (errno.EBUSY, ENOTSUPP) and re.match(rf"{_TRAMPOLINE}/", failing.section) is not None,
+        _no_entry,
+    ),
     (lambda failing: failing.errno == errno.EBUSY, _busy),
     (
         lambda failing: (
@@ -350,7 +358,7 @@ _ATTACH: tuple[tuple[Callable[[Failing], bool], Callable[[Failing], Diagnosis | 
         ),
         _sockmap,
     ),
-    (lambda failing: failing.errno in (errno.EINVAL, errno.EOPNOTSUPP, 524), _new_attach_type),
+    (lambda failing: failing.errno in (errno.EINVAL, errno.EOPNOTSUPP, ENOTSUPP), _new_attach_type),
     (lambda failing: failing.errno in (errno.EPERM, errno.EACCES), _not_permitted),
 )
 """Condition → cause, in this order."""
