@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from kmatrix.cli import contract_options, options, terminal
+from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
 from kmatrix.objects.compiled import inspect
 from kmatrix.report import grid
 from kmatrix.report import objects as report
@@ -22,6 +23,14 @@ from kmatrix.runs import object_run
 @click.option("--program", "programs", multiple=True, metavar="NAME", help="Only this program (may be given several times).")
 @click.option("--logs", is_flag=True, help="Print the verifier's whole log of each failure, also where its cause is known.")
 @contract_options.options
+@click.option(
+    "--load-timeout",
+    type=click.FloatRange(min=0, min_open=True, max=600),
+    default=LOAD_TIMEOUT,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the verifier may be at work on one program.",
+)
 @options.ACCEL
 @options.COLD
 @options.KERNELS_FILE
@@ -39,6 +48,7 @@ def command(
     one_of: tuple[str, ...],
     without: tuple[str, ...],
     attach_to: tuple[str, ...],
+    load_timeout: float,
     accel: str,
     cold: bool,
     kernels_file: Path | None,
@@ -58,7 +68,7 @@ def command(
     contracts = contract_options.contracts(infos, given)
     room = options.room(options.load_matrix(kernels_file), accel, cold)
     targets, missing = options.select(room, kernels, arch)
-    found = object_run.run(infos, targets, room, programs, contracts=contracts)
+    found = object_run.run(infos, targets, room, programs, load_timeout, contracts=contracts)
     outcomes = [outcome for each in found.values() for outcome in each]
     left_out = {info.path: object_run.left_out(info, targets) for info in infos}
     if as_json:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from . import ask, cell, command, kernel, libbpf, probe, probe_facts, simulate, sshd, survey, trigger, warmup
+from . import ask, cell, command, kernel, libbpf, limit, probe, probe_facts, simulate, sshd, survey, trigger, warmup
 from .cell_facts import CellFacts
 from .contract import Contract
 
@@ -74,14 +74,19 @@ def set_time(now: float) -> dict[str, float]:
 
 
 def survey_object(
-    name: str, data: str, programs: list[str] | None = None, now: float | None = None, contract: dict[str, Any] | None = None
+    name: str,
+    data: str,
+    programs: list[str] | None = None,
+    now: float | None = None,
+    contract: dict[str, Any] | None = None,
+    load_timeout: float = limit.SECONDS,
 ) -> dict[str, Any]:
     """Each program of an object: does it load and attach (`kmatrix run`)."""
     if now is not None:
         set_time(now)
     content = base64.b64decode(data)
     terms = Contract(contract, content, name, lambda: probed()["features"])
-    return survey.survey(content, name, programs, contract=terms) | {"release": kernel.release()}
+    return survey.survey(content, name, programs, load_timeout, contract=terms) | {"release": kernel.release()}
 
 
 _probed: dict[str, dict[str, Any]] = {}

@@ -146,6 +146,28 @@ class Taint(TypedDict):
     after: int
 
 
+class SinkReport(TypedDict):
+    """What came out of one sink. Sizes are in bytes, as text; each with how many records had it."""
+
+    records: int
+    unmatched: int
+    sizes: dict[str, int]
+    missized: dict[str, dict[str, int]]
+    """By event: records that are it and have another size."""
+    cut: dict[str, dict[str, int]]
+    """By event: records that end before all that is to match."""
+    error: str | None
+
+
+class RunReport(TypedDict):
+    """What a test run of a program answered; bytes are in hex."""
+
+    retval: int | None
+    data_out: str | None
+    ctx_out: str | None
+    error: str | None
+
+
 class CellFacts(TypedDict):
     """Everything that the guest reports of a cell."""
 
@@ -161,6 +183,8 @@ class CellFacts(TypedDict):
     unmatched: int
     unmatched_samples: list[Any]
     lost: int
+    sinks: NotRequired[dict[str, SinkReport]]
+    test_runs: NotRequired[dict[str, RunReport]]
     taint: NotRequired[Taint]
     timings: dict[str, float]
     loader: NotRequired[LoaderReport]

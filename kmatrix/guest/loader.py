@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
+import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
-from . import bpf, libbpf, why
-from .attach import attach
+from . import bpf, libbpf, limit, sections, why
+from .attach import Unplaced, attach
 from .libbpf import LibbpfError
 from .observe import Stream
 
@@ -29,7 +31,26 @@ _CULPRIT = re.compile(r"^prog '([^']+)': ")
 _MAP = re.compile(r"^map '([^']+)': failed to create")
 _SAYS_NOTHING = re.compile(r"failed to load object|prog '[^']*': failed to load: -\d+$")
 
-NO_TARGET = "its section does not say where to attach it"
+_INSTRUCTION = re.compile(r"^(?:from )?\d+.*: .+$", re.MULTILINE)
+BTF_KIND_FUNC = 12
+EXTENSION = bpf.PROG_TYPES.index("ext")
+KEPT = 1 << 16
+"""Bytes that are kept of the log of a verifier that was interrupted."""
+
+NO_TARGET = "kmatrix does not know where to attach it"
+
+
+class StillVerifying(LibbpfError):
+    """The verifier was interrupted at its limit."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("bpf_object__load", errno.EAGAIN)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        states = _INSTRUCTION.findall(verifier_log().rpartition("\n")[0])
+        last = f"; its last state was {states[-1]}" if states else ""
+        return f"the verifier was still at work after {self.seconds:g} s{last}"
 
 
 class CannotSet(Exception):
@@ -54,33 +75,85 @@ class Object:
         self.maps = {libbpf.map_name(m).decode(): m for m in libbpf.each(libbpf.next_map, self.pointer)}
         for program in self.programs.values():
             libbpf.program_set_log_buf(program, _log_address, LOG_SIZE)
+            if libbpf.program_type(program) == 0:
+                _give_type(program)
+        self._targets: list[Object] = []
 
     def choose(self, names: Collection[str]) -> None:
         """Load these programs and no others."""
         for name, program in self.programs.items():
             libbpf.program_set_autoload(program, name in names)
 
-    def load(self) -> None:
-        """Create the maps and load the chosen programs; the verifier's words on a failure are in `verifier_log` afterwards."""
+    def load(self, seconds: float = limit.SECONDS) -> None:
+        """Create the maps and load the chosen programs; the verifier's words on a failure are in `verifier_log` afterwards.
+
+        The verifier has so many seconds for each program. Raises LibbpfError, and StillVerifying where it took longer.
+        """
+        for name, program in self.programs.items():
+            if libbpf.program_type(program) == EXTENSION and libbpf.program_autoload(program):
+                self._find_target(name, program, seconds)
         _log[0:1] = b"\0"
-        libbpf.check("bpf_object__load", libbpf.object_load(self.pointer))
+        with limit.watching(seconds, _log, self._loaded) as watch:
+            failed = libbpf.object_load(self.pointer)
+        if failed and watch.after is not None:
+            words = watch.words[-KEPT:]
+            _log[: len(words) + 1] = words + b"\0"
+            raise StillVerifying(watch.after)
+        libbpf.check("bpf_object__load", failed)
+
+    def _find_target(self, name: str, program: int, seconds: float) -> None:
+        """Load the program of this object that has the function which an extension (`freplace/FUNCTION`) replaces, and aim at it.
+
+        It is loaded a second time, since it has to be in the kernel before the extension is. Raises LibbpfError where there is none.
+        """
+        function = libbpf.program_section(program).decode().partition("/")[2]
+        btf = libbpf.object_btf(self.pointer)
+        ident = libbpf.btf_find_by_name_kind(btf, function.encode(), BTF_KIND_FUNC) if btf else -1
+        for other, candidate in self.programs.items():
+            if libbpf.program_type(candidate) == EXTENSION or ident <= 0:
+                continue
+            target = Object(self._data, other)
+            self._targets.append(target)
+            target.choose([other])
+            with suppress(LibbpfError), libbpf.said():  # what it says of a wrong one is not to the point
+                target.load(seconds)
+                fd = libbpf.program_fd(target.programs[other])
+                # All programs of the object have its whole BTF: which of its functions are in this one the kernel tells.
+                if ident in bpf.functions(fd) and libbpf.program_set_attach_target(program, fd, function.encode()) == 0:
+                    return
+            self._targets.pop().close()
+        os.write(2, f"prog '{name}': no other program of this object has a function {function} to replace\n".encode())
+        raise LibbpfError("bpf_program__set_attach_target", errno.ENOENT)
+
+    def _loaded(self) -> int:
+        """How many of the programs are in the kernel."""
+        return sum(libbpf.program_fd(program) >= 0 for program in self.programs.values())
 
     def close(self) -> None:
         """Everything of the object out of the kernel, but for what is pinned."""
         libbpf.object_close(self.pointer)
+        for target in self._targets:
+            target.close()
+
+
+def _give_type(program: int) -> None:
+    found = sections.meant(libbpf.program_section(program).decode())
+    if found is not None:
+        libbpf.program_set_type(program, found[0])
+        if found[1] is not None:
+            libbpf.program_set_attach_type(program, found[1])
 
 
 def verifier_log() -> str:
-    """What the verifier wrote last, complete."""
-    end = _log.find(b"\0")
-    return _log[: max(end, 0)].decode("utf-8", "replace")
+    """What the verifier wrote last: complete, unless it was interrupted."""
+    return limit.written(_log).decode("utf-8", "replace")
 
 
 def blank(section: str) -> Report:
     """The report on a program of which nothing is known yet."""
     return {
         "id": None, "tag": None, "type": None, "section": section,
-        "loaded": False, "attached": False, "via": None, "runs": None, "error": None, "log": "",
+        "loaded": False, "attached": False, "via": None, "hook": None, "note": None, "runs": None, "error": None, "log": "",
     }  # fmt: skip
 
 
@@ -89,7 +162,7 @@ def describe(lines: Sequence[str], error: LibbpfError | OSError) -> Report:
 
     Of a BTF that the kernel did not take, the line that says why, last: libbpf goes on without it, so it need not be the cause.
     """
-    rest, btf = _without_btf_log(lines)
+    rest, btf = _without_btf_log(lines) if not isinstance(error, StillVerifying) else ([], [])
     telling = [line for line in rest if not _SAYS_NOTHING.match(line)][: 3 if btf else 4] + btf
     words = error.strerror or str(error) if isinstance(error, OSError) else str(error)
     return {"errno": error.errno, "text": "; ".join(telling) or words}
@@ -162,21 +235,23 @@ def asked_of(pointer: int) -> Report:
     }
 
 
-def attach_one(program: int, report: Report, resources: ExitStack, to: str | None = None) -> tuple[Report | None, list[str]]:
+def attach_one(
+    program: int, report: Report, resources: ExitStack, maps: Iterable[int] = (), to: str | None = None
+) -> tuple[Report | None, list[str]]:
     """Attach a loaded program: why not (None if it is attached), and what libbpf said. The report is brought up to date."""
     try:
         with libbpf.said() as lines:
-            report["via"] = attach(program, resources, to)
+            report["via"], report["hook"] = attach(program, resources, maps, to)
+    except Unplaced as error:
+        report.update(attached=None, note=str(error))
+        return {"errno": None, "text": f"{NO_TARGET}: {error}"}, lines
     except (LibbpfError, OSError) as error:
         # An OSError has our own words: libbpf's are of what was tried before.
         failure = describe(lines if isinstance(error, LibbpfError) else (), error)
         report.update(error=failure["text"], errno=failure["errno"], btf=why.hook(report["section"], failure["errno"]))
         return failure, lines
-    if report["via"] is not None and to is not None:
+    if to is not None:
         report["target"] = to
-    if report["via"] is None:
-        report["error"] = NO_TARGET
-        return {"errno": None, "text": NO_TARGET}, lines
     report["attached"] = True
     return None, lines
 
@@ -208,8 +283,16 @@ class _TryWithout(Exception):
 class Attempt:
     """One try of one variant. An optional program that cannot be loaded is left out and the rest tried again."""
 
-    def __init__(self, variant: Mapping[str, Any], data: bytes, clock: Clock, contract: Contract | None = None) -> None:
-        self._variant, self._data, self._clock, self._contract = variant, data, clock, contract
+    def __init__(
+        self,
+        variant: Mapping[str, Any],
+        data: bytes,
+        clock: Clock,
+        contract: Contract | None = None,
+        load_timeout: float = limit.SECONDS,
+    ) -> None:
+        self._variant, self._data, self._clock = variant, data, clock
+        self._contract, self._load_timeout = contract, load_timeout
         self._required = {program["name"]: bool(program.get("required", True)) for program in variant["programs"]}
         self._to_attach = {program["name"] for program in variant["programs"] if program.get("attach", True)}
         self._given_up: set[str] = set()
@@ -309,7 +392,7 @@ class Attempt:
     def _load(self, opened: Object) -> None:
         try:
             with libbpf.said() as lines, self._clock("load"):
-                opened.load()
+                opened.load(self._load_timeout)
         except LibbpfError as error:
             failure = describe(lines, error)
             blamed = culprit(lines)
@@ -383,7 +466,9 @@ class Attempt:
                 if self._contract is not None and not self._contract.attaches(name):
                     continue
                 to = self._contract.target(name) if self._contract is not None else None
-                failure, lines = attach_one(opened.programs[name], self._programs[name], resources, to)
+                failure, lines = attach_one(opened.programs[name], self._programs[name], resources, opened.maps.values(), to)
                 self._log += lines
+                if failure is not None and self._programs[name]["attached"] is None:  # the manifest says that it is to be attached
+                    self._programs[name].update(attached=False, error=failure["text"])
                 if failure is not None and required:
                     raise _Failed("attach", failure["errno"], f"prog '{name}': {failure['text']}")

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from . import libbpf
+from . import libbpf, probe_facts
 from .observe import read_text, tracefs
 
 FUNC, TYPEDEF = 12, 8
@@ -34,7 +34,8 @@ class Reach:
 
     def lacking(self, needs: Sequence[str]) -> list[str]:
         """The features that the kernel was not found to have."""
-        found = self._features() if needs else {}
+        found = dict(self._features()) if needs else {}
+        found |= probe_facts.find([name for name in needs if ":" in name and name not in found])["features"]
         return [name for name in needs if found.get(name) is not True]
 
     def target(self, section: str, chosen: Sequence[str]) -> tuple[str | None, bool | None, str]:

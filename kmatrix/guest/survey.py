@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, closing
 
-from . import libbpf, why
+from . import libbpf, limit, why
 from .contract import Contract
 from .libbpf import LibbpfError
 from .loader import (
-    NO_TARGET,
     CannotSet,
     Object,
     Report,
@@ -27,13 +27,20 @@ from .loader import (
 )
 
 
-def survey(data: bytes, name: str, only: Collection[str] | None = None, *, contract: Contract | None = None) -> Report:
+def survey(
+    data: bytes,
+    name: str,
+    only: Collection[str] | None = None,
+    load_timeout: float = limit.SECONDS,
+    *,
+    contract: Contract | None = None,
+) -> Report:
     """The report on every program of the object `data` (or those of `only`), and on its maps; loaded as the `contract` says.
 
     All are loaded together, as a loader would (`together`). Where that fails, what libbpf blames is left out, a program or a map, and the
     rest is tried again: so one bad program does not hide the others, and each failure costs one load. `attached` is null where the section
     does not say where. `log` is what libbpf said to all of them together. A program that the contract leaves out has `off`, the reason;
-    `one_of` says of each group which form runs.
+    `one_of` says of each group which form runs. The verifier has `load_timeout` seconds for each program.
     """
     contract = contract or Contract(None, data, name, dict)
     report: Report = {"error": None, "together": False, "programs": {}, "maps": {}, "log": [], "one_of": contract.chosen}
@@ -56,7 +63,7 @@ def survey(data: bytes, name: str, only: Collection[str] | None = None, *, contr
         report["programs"][each].update(off=contract.off[each], attached=None)
     names = [each for each in names if each not in contract.off]
     by_default = [each for each in by_default if each not in contract.off]
-    trial = _Trial(contract, report)
+    trial = _Trial(contract, report, load_timeout)
     trial.run(by_default)
     together = report["together"] or not by_default
     for each in names:
@@ -77,32 +84,48 @@ def _unknown(pointer: int) -> Report:
     }
 
 
+_NO_FUNCTION = re.compile(r"failed to find kernel BTF type ID of '(\w+)'")
+_TRACED = re.compile(r"\??f(?:entry|exit|mod_ret)(?:\.s)?/(\w+)")
+
+
 class _Trial:
     """An object that is loaded again and again, each time without what was found to be bad."""
 
-    def __init__(self, contract: Contract, report: Report) -> None:
+    def __init__(self, contract: Contract, report: Report, load_timeout: float) -> None:
         self._contract = contract
+        self._load_timeout = load_timeout
         self._report = report
         self._without: set[str] = set()
         """The maps that cannot be created: programs that do not use them still show what they can."""
         self._first = True
 
     def run(self, names: Sequence[str]) -> None:
-        """Load and attach these programs together, without those that cannot be loaded; whose hook another one has, by itself."""
+        """Load these programs together, without those that cannot be loaded, and attach them."""
         left = list(names)
         while left and (blamed := self._once(left)) is not None:
             if blamed:
                 left.remove(blamed)
+                alike = self._of_absent_functions(left, blamed)
+                left = [each for each in left if each not in alike]
             elif len(left) == 1:
                 return
             else:  # nobody is to blame by name
                 for each in left:
                     self.run([each])
                 return
-        busy = [each for each in left if self._report["programs"][each].get("errno") == errno.EBUSY]
-        for each in busy if len(left) > 1 else ():
-            self._report["programs"][each].update(error=None, errno=None, log="")
-            self.run([each])
+
+    def _of_absent_functions(self, names: Sequence[str], blamed: str) -> set[str]:
+        """Where the one to blame is for a function that the kernel has not: those of which the same can be told without another load."""
+        first = self._report["programs"][blamed]
+        if (found := _NO_FUNCTION.search(first["error"])) is None:
+            return set()
+        functions = {each: match[1] for each in names if (match := _TRACED.match(self._report["programs"][each]["section"]))}
+        absent = why.absent(set(functions.values()))
+        alike = {each: function for each, function in functions.items() if function in absent}
+        for each, function in alike.items():
+            error = first["error"].replace(f"'{blamed}'", f"'{each}'").replace(f"'{found[1]}'", f"'{function}'")
+            self._report["programs"][each].update(error=error, errno=first["errno"])
+        return set(alike)
 
     def _once(self, names: Sequence[str]) -> str | None:
         """One try: None where all is loaded, else the program to blame, or "" where the failure names none."""
@@ -116,7 +139,7 @@ class _Trial:
                 try:
                     self._set(opened, names, resources)
                     with libbpf.said() as lines:
-                        opened.load()
+                        opened.load(self._load_timeout)
                 except CannotSet as error:
                     return self._cannot(error, names)
                 except LibbpfError as error:
@@ -162,17 +185,33 @@ class _Trial:
             self._first = False
 
     def _note(self, opened: Object, names: Sequence[str], resources: ExitStack) -> None:
+        programs = self._report["programs"]
         for name, found in created_maps(opened).items():
             self._report["maps"][name]["id"] = found["id"]
+        attachments = {name: resources.enter_context(ExitStack()) for name in names}
         for name in names:
-            mine = self._report["programs"][name]
-            note_loaded(mine, opened.programs[name])
-            if not self._contract.attaches(name):
-                mine.update(attached=None)
-                continue
-            attach_one(opened.programs[name], mine, resources, self._contract.target(name))
-            if mine["error"] == NO_TARGET:
-                mine.update(attached=None, error=None)
+            note_loaded(programs[name], opened.programs[name])
+            if not programs[name]["loaded"]:  # libbpf leaves a program alone whose structure (struct_ops) is not created
+                map_ = next((each for each, found in self._report["maps"].items() if found["error"]), None)
+                missing = f"BPF map '{map_}' is referenced but wasn't created"
+                programs[name].update(error=missing, log=missing)
+            elif self._contract.attaches(name):
+                self._attach(opened, name, attachments[name])
+            else:
+                programs[name].update(attached=None)
+        busy = [name for name in names if programs[name].get("errno") == errno.EBUSY]
+        if not busy:
+            return
+        for each in attachments.values():
+            each.close()
+        for name in busy:  # two forms of one program exclude each other at a hook: each has it for itself
+            programs[name].update(error=None, errno=None)
+            with ExitStack() as alone:
+                self._attach(opened, name, alone)
+
+    def _attach(self, opened: Object, name: str, resources: ExitStack) -> None:
+        report, to = self._report["programs"][name], self._contract.target(name)
+        attach_one(opened.programs[name], report, resources, opened.maps.values(), to)
 
 
 def _no_form(group: Report, report: Report) -> None:

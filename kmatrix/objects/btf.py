@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _MAGIC = 0xEB9F
-INT, PTR, ARRAY, STRUCT, UNION, ENUM, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, ENUM64 = 1, 2, 3, 4, 5, 6, 13, 14, 15, 16, 17, 19
+INT, PTR, ARRAY, STRUCT, UNION, ENUM, TYPEDEF, FUNC_PROTO, VAR, DATASEC = 1, 2, 3, 4, 5, 6, 8, 13, 14, 15
+FLOAT, DECL_TAG, ENUM64 = 16, 17, 19
 """Kinds of type."""
 _TAGS = {"struct": STRUCT, "union": UNION}
 _AFTER = {INT: 4, ARRAY: 12, VAR: 4, DECL_TAG: 4}
@@ -36,13 +37,21 @@ class Type:
     ref: int
     """The type it refers to, or its size."""
     members: tuple[tuple[str, int, int], ...] = ()
-    """Of a struct or union: name, type and offset in bits of each; of an array: ("", type of the elements, number)."""
+    """Of a struct or union: name, type and offset in bits of each; of an array: ("", type of the elements, number); of an enum: name, 0
+    and value of each; of a section of variables: "", the variable and its offset in bytes."""
     widths: tuple[int, ...] = ()
     """Of a struct or union that has bit fields: the bits of each member, 0 for one that is none."""
     encoding: int = 0
     """Of an int: BTF_INT_SIGNED (1), BTF_INT_CHAR (2), BTF_INT_BOOL (4); of an enum: 1 where its values are signed."""
     values: tuple[int, ...] = ()
     """Of an enum: the number of each member."""
+    bits: tuple[int, int] | None = None
+    """Of an integer: the bit where it begins in its storage, and its width (BTF before bit fields were the struct's own)."""
+
+    @property
+    def signed(self) -> bool:
+        """Of an integer or an enum."""
+        return bool(self.encoding & 1)
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ class Btf:
         members: tuple[tuple[str, int, int], ...] = ()
         widths: tuple[int, ...] = ()
         values: tuple[int, ...] = ()
-        encoding = 0
+        encoding, bits = 0, None
         if kind in (STRUCT, UNION):
             mask = 0xFFFFFF if info >> 31 else 0xFFFFFFFF  # with bit fields the upper byte is their size
             found = list(struct.iter_unpack("<III", data[at : at + 12 * count]))
@@ -116,22 +125,52 @@ class Btf:
             element, _, number = struct.unpack_from("<III", data, at)
             members = (("", element, number),)
         elif kind == INT:
-            encoding = data[at + 3] & 0xF
+            encoding, bits = data[at + 3] & 0xF, (data[at + 2], data[at])
         elif kind in (ENUM, ENUM64):
             encoding, size = int(info >> 31), _MEMBER[kind]
-            shape = ("<Iq" if encoding else "<IQ") if kind == ENUM64 else ("<Ii" if encoding else "<II")
-            named = list(struct.iter_unpack(shape, data[at : at + size * count]))
-            members, values = tuple((self.text(member), 0, 0) for member, _ in named), tuple(number for _, number in named)
+            form = "<II" if kind == ENUM else "<III"  # a value of 64 bits is in two halves, the low one first
+            low = [
+                words[1] | (words[2] << 32 if kind == ENUM64 else 0)
+                for words in struct.iter_unpack(form, data[at : at + size * count])
+            ]
+            top = 1 << (63 if kind == ENUM64 else 31) if encoding else 0
+            values = tuple(value - 2 * top if value & top else value for value in low)
+            names = [words[0] for words in struct.iter_unpack(form, data[at : at + size * count])]
+            members = tuple((self.text(name), 0, value) for name, value in zip(names, values, strict=True))
         elif kind == DATASEC:
             members = tuple(("", type_, size) for type_, _, size in struct.iter_unpack("<III", data[at : at + 12 * count]))
-        self.types.append(Type(kind, self.text(name), ref, members, widths, encoding, values))
+        self.types.append(Type(kind, self.text(name), ref, members, widths, encoding, values, bits))
         return at + _AFTER.get(kind, 0) + _MEMBER.get(kind, 0) * count
 
     def bare(self, number: int) -> int:
-        """Without typedefs and qualifiers."""
+        """The number of a type without its typedefs and qualifiers."""
         while self.types[number].kind in (8, 9, 10, 11, 18):
             number = self.types[number].ref
         return number
+
+    def size(self, number: int) -> int:
+        """Bytes of a type; 0 where it has none (a function, a type that is only declared)."""
+        each = self.types[self.bare(number)]
+        if each.kind == ARRAY:
+            return self.size(each.members[0][1]) * each.members[0][2]
+        return 8 if each.kind == PTR else each.ref if each.kind in (INT, STRUCT, UNION, ENUM, ENUM64, FLOAT) else 0
+
+    def structure(self, name: str) -> int | None:
+        """The number of the struct, union, or typedef of one, of that name (`event`, `struct event`); None where there is none."""
+        for number, each in enumerate(self.types):
+            if each.name == name.removeprefix("struct ").removeprefix("union ").strip():
+                bare = self.bare(number)
+                if self.types[bare].kind in (STRUCT, UNION) and (each.kind in (STRUCT, UNION, TYPEDEF)):
+                    return bare
+        return None
+
+    def structures(self) -> frozenset[str]:
+        """The names of all structs and unions, and of the typedefs of them."""
+        return frozenset(
+            each.name
+            for number, each in enumerate(self.types)
+            if each.name and each.kind in (STRUCT, UNION, TYPEDEF) and self.types[self.bare(number)].kind in (STRUCT, UNION)
+        )
 
     def has(self, tag: str, name: str) -> bool:
         """Whether there is a `struct` or `union` of that name, with its members."""
@@ -200,6 +239,23 @@ class Btf:
                     numbers[name] = array.members[0][2]
             found[declared.name] = numbers
         return found
+
+    def map_types(self) -> dict[str, dict[str, int]]:
+        """By map of .maps: the types of its `key` and `value`, where __type() says them."""
+        found: dict[str, dict[str, int]] = {}
+        section = next((t for t in self.types if t.kind == DATASEC and t.name == ".maps"), None)
+        for _, variable, _ in section.members if section else ():
+            declared = self.types[variable]
+            pointers = {name: self.types[self.bare(type_)] for name, type_, _ in self.types[self.bare(declared.ref)].members}
+            found[declared.name] = {
+                name: pointer.ref for name, pointer in pointers.items() if name in ("key", "value") and pointer.kind == PTR
+            }
+        return found
+
+    def variables(self, section: str) -> dict[str, tuple[int, int]]:
+        """The global variables of a section such as `.bss`: the type and the offset in bytes of each."""
+        found = next((t for t in self.types if t.kind == DATASEC and t.name == section), None)
+        return {self.types[v].name: (self.types[v].ref, offset) for _, v, offset in (found.members if found else ())}
 
     def relocations(self, ext: bytes) -> Iterator[Relocation]:
         """The CO-RE relocations of .BTF.ext (struct btf_ext_header: core_relo_off and core_relo_len end it)."""

@@ -23,6 +23,7 @@ def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colou
     cells = {outcome.target: [_cell(outcome, name, colour) for name in names] for outcome in outcomes}
     parts = [across(labels, cells, simulated, width)]
     parts += [*_failures(outcomes, logs=logs), *paragraphs(outcomes)]
+    parts += _only_loaded(outcomes)
     parts += [f"~ {outcome.target} is simulated: {outcome.simulated}" for outcome in outcomes if outcome.simulated]
     if unavailable:
         parts.append(missing(unavailable))
@@ -125,6 +126,17 @@ def _failures(outcomes: Sequence[Outcome], *, logs: bool) -> Iterator[str]:
         where = [f"    at {place}" for place in causes.places([{"where": places.get(words, {})}])]
         where += [f"    the kernel said: {quotes[words]}"] if words in quotes else []
         yield "\n".join([first, *works, *where, *(f"    {line}" for line in rest)])
+
+
+def _only_loaded(outcomes: Sequence[Outcome]) -> list[str]:
+    """Why programs are loaded and not attached, though nothing failed: one line a reason."""
+    names: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        for name, program in outcome.programs.items():
+            if note := program.get("note"):
+                names.setdefault(note, [])
+                names[note] += [] if name in names[note] else [name]
+    return [f"{', '.join(programs)}: loaded, and attached to nothing: {note}" for note, programs in names.items()]
 
 
 def _fails(outcome: Outcome, name: str) -> bool:

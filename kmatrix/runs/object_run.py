@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.paths import scratch_console
@@ -17,7 +18,7 @@ from kmatrix.matrix.arch import INFO
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
 from kmatrix.objects.source_lines import SourceLines
-from kmatrix.runs.cell import MARGIN
+from kmatrix.runs.cell import INTERRUPTION, MARGIN
 from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.verdict import diagnosis
 from kmatrix.vm.channel import pack
@@ -76,12 +77,14 @@ def run(
     targets: Sequence[Target],
     room: MachineRoom,
     programs: Sequence[str] = (),
+    load_timeout: float = LOAD_TIMEOUT,
     *,
     contracts: Mapping[Path, Mapping[str, Any]] | None = None,
 ) -> dict[Path, list[Outcome]]:
     """Try each object on each target of its arch, each in a VM of its own, as many side by side as there are cores.
 
-    By the objects' paths; so are the `contracts`, resolved. Raises InputError where all objects are compiled for arches of which no target is selected.
+    By the objects' paths; so are the `contracts`, resolved. The verifier has `load_timeout` seconds for each program. Raises InputError where
+    all objects are compiled for arches of which no target is selected.
     """
     # The machine room's caches are filled by one thread; only VMs run side by side.
     lock = threading.Lock()
@@ -90,7 +93,7 @@ def run(
         try:
             with lock:
                 room.spec(target)
-            return _try(info, target, room, programs, (contracts or {}).get(info.path))
+            return _try(info, target, room, programs, load_timeout, (contracts or {}).get(info.path))
         except KernelDied as error:
             return Outcome(str(target), _account(target), error=str(error))
         except (InfraError, GuestError) as error:
@@ -126,15 +129,23 @@ def left_out(info: ObjectInfo, targets: Sequence[Target]) -> dict[str, str]:
     }
 
 
-def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str], contract: Mapping[str, Any] | None) -> Outcome:
+def _try(
+    info: ObjectInfo,
+    target: Target,
+    room: MachineRoom,
+    only: Sequence[str],
+    load_timeout: float,
+    contract: Mapping[str, Any] | None,
+) -> Outcome:
     with scratch_console(f"run-{target}") as console, room.machine(target, console) as (vm, _):
         answer = vm.call(
             "object",
-            timeout=MARGIN + 5 * len(info.programs),
+            timeout=MARGIN + (load_timeout + INTERRUPTION) * len(info.programs),
             name=info.path.name,
             data=pack(info.data),
             programs=list(only) or None,
             contract=contract,
+            load_timeout=load_timeout,
         )
         splat = vm.splat()
     version, lines = target.kernel.version, SourceLines(info.data)

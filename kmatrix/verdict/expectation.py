@@ -102,7 +102,7 @@ def _declared_degradations(collector: Collector, variant: Variant, target: Targe
     }
     fields = {
         field_part(event, f)
-        for event in collector.events
+        for event in collector.events_of(variant)
         for f in collector.layout(event)
         if f.needs and not target.features.issuperset(f.needs)
     }

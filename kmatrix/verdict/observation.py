@@ -169,10 +169,9 @@ def _not_in_kernel(collector: Collector, variant: Variant, target: Target, attem
     for wanted in collector.maps_of(variant):
         mine = attempt["maps"].get(wanted.name)
         found = map_types.get(mine["id"]) if mine and mine["id"] is not None else None
-        if found != wanted.type:
-            problems.append(
-                Problem("load", f"{variant.name}: map {wanted.name} is {found or 'not in the kernel'}, declared as {wanted.type}")
-            )
+        if found is None or wanted.type not in (None, found):
+            declared = f", declared as {wanted.type}" if wanted.type else ""
+            problems.append(Problem("load", f"{variant.name}: map {wanted.name} is {found or 'not in the kernel'}{declared}"))
     return problems
 
 
