@@ -163,12 +163,12 @@ ONE = {"name": "ring", "behaviour": "full", "object": "ring"}
         (
             {"name": "ring", "behavior": "full", "object": "ring"},
             "variant[0].behavior ('ring'): unknown key; did you mean behaviour?",
-            "known keys here: arches, behaviour, buffer, name, needs, object, transport",
+            "known keys here: arches, behaviour, buffer, contract, name, needs, object, transport",
         ),
         (
             ONE | {"needs": ["ringbuff"]},
-            "variant[0].needs ('ring'): unknown feature 'ringbuff'; did you mean ringbuf or perf_buffer?; `kmatrix features` lists them",
-            "correct variant[0].needs",
+            "variant[0].needs ('ring'): unknown feature 'ringbuff'; did you mean ringbuf or map:ringbuf or map:user_ringbuf?",
+            "`kmatrix features` lists those without a parameter; docs/features.md has the kinds with one",
         ),
         (ONE | {"needs": "btf"}, "variant[0].needs ('ring'): must be a list in brackets; it is 'btf'", "correct variant[0].needs"),
         (
