@@ -13,7 +13,7 @@ from kmatrix.host.errors import InputError
 from kmatrix.host.progress import Terminal
 from kmatrix.manifest.load import find_collector
 from kmatrix.matrix.arch import ARCHES, host_arch, parse_arch
-from kmatrix.matrix.kernel import BUILD_VARIANTS
+from kmatrix.matrix.kernel import FLAVOURS
 from kmatrix.matrix.load import load_matrix
 from kmatrix.objects import compiled
 from kmatrix.runs import bisect, bisect_commits, cell_records
@@ -36,9 +36,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--arch", metavar="ARCH", help="x86_64 or arm64 (default: this host's).")
 @click.option("--tree", type=_PATH, help="A git clone of the kernel (left untouched): walk its commits, and build each.")
 @click.option("--fragment", "fragments", type=_PATH, multiple=True, help="With --tree: a configuration fragment of yours (repeat).")
-@click.option(
-    "--variant", "variants", type=click.Choice(list(BUILD_VARIANTS)), multiple=True, help="With --tree: build as this variant."
-)
+@click.option("--variant", "variants", type=click.Choice(list(FLAVOURS)), multiple=True, help="With --tree: build as this variant.")
 @click.option("--jobs", "-j", type=click.IntRange(min=1), help="With --tree: compilers at once (default: one per CPU).")
 @click.option("--reset", is_flag=True, help="Forget what an earlier search for this collector found out.")
 @options.ACCEL

@@ -19,7 +19,7 @@ from kmatrix.kernels import build, identity
 from kmatrix.kernels.sources import imported
 from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
 from kmatrix.matrix.arch import INFO, Arch, parse_arch, parse_arches
-from kmatrix.matrix.kernel import BUILD_VARIANTS, Target
+from kmatrix.matrix.kernel import FLAVOURS, Target
 from kmatrix.matrix.load import load_matrix
 from kmatrix.matrix.selection import DEFAULT_SET, Matrix
 from kmatrix.report import grid
@@ -182,7 +182,7 @@ def import_kernel(
     "--fragment", "fragments", type=_PATH, multiple=True, help="A configuration fragment on top of kmatrix's own (repeat)."
 )
 @click.option(
-    "--variant", type=click.Choice(list(BUILD_VARIANTS)), help="Build KERNEL as this variant: a kernel of its own, KERNEL-VARIANT."
+    "--variant", type=click.Choice(list(FLAVOURS)), help="Build KERNEL as this variant: a kernel of its own, KERNEL-VARIANT."
 )
 @click.option("--jobs", "-j", type=click.IntRange(min=1), help="Compilers at once (default: one per CPU).")
 @_REPLACE
@@ -288,7 +288,7 @@ def real_targets(targets: Iterable[Target]) -> list[Target]:
 
 
 def _one(matrix: Matrix, kernel: str, arch: str) -> Target:
-    if kernel not in matrix.kernels and matrix.variant(kernel) is None and matrix.as_target(kernel) is None:
+    if kernel not in matrix.kernels and matrix.flavour(kernel) is None and matrix.as_target(kernel) is None:
         raise InputError(
             f"unknown kernel {kernel!r}{did_you_mean(kernel, matrix.kernels)}",
             where="KERNEL",

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from . import ask, cell, command, kernel, libbpf, limit, probe, probe_facts, simulate, sshd, survey, trigger, warmup
+from .cell_facts import CellFacts
 from .contract import Contract
 
 Op = Callable[..., Any]
@@ -102,7 +103,7 @@ def probed() -> dict[str, Any]:
     return _probed[kernel]
 
 
-def run_cell(**request: Any) -> dict[str, Any]:
+def run_cell(**request: Any) -> CellFacts:
     """One collector on this kernel: the facts."""
     if request.get("now") is not None:
         set_time(float(request["now"]))

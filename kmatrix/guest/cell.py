@@ -6,24 +6,25 @@ import base64
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from . import contents, contract, kernel, limit, loader, observe, simulate, sinks, trigger
+from .cell_facts import Again, AttemptReport, CellFacts, Inventory, TriggerReport
 from .child import Child
 from .events import Sorter
 from .own_loader import OwnLoader
 
-Facts = dict[str, Any]
+Facts = CellFacts
 Request = Mapping[str, Any]
 Probed = Callable[[], Mapping[str, Any]]
 
 
-def inventory() -> observe.Inventory:
+def inventory() -> Inventory:
     """What is there, by the kernel's own account, also where another one is simulated."""
     return simulate.outside(observe.inventory)  # type: ignore[no-any-return]
 
 
-def settled(before: observe.Inventory) -> observe.Inventory:
+def settled(before: Inventory) -> Inventory:
     """The same, once what was loaded is gone."""
     return simulate.outside(lambda: observe.settled(before))  # type: ignore[no-any-return]
 
@@ -71,11 +72,11 @@ def run(request: Request, probed: Probed) -> Facts:
         "lost": 0,
         "sinks": {},
         "test_runs": {},
-        "taint": dict.fromkeys(("before", "after"), observe.taint()),
+        "taint": {"before": (tainted := observe.taint()), "after": tainted},
         "timings": clock.seconds,
     }
     with clock("trigger"):
-        child = _child(request, facts)
+        child, facts["trigger"] = _child(request)
     running = _own(request, before, facts, clock, probed) if request.get("loader") else _ours(request, facts, clock, probed)
     try:
         with clock("inventory"):
@@ -94,10 +95,13 @@ def run(request: Request, probed: Probed) -> Facts:
             facts["taint"]["after"] = observe.taint()
     if child is not None and facts["running"] is None:
         _pull(request, child, facts, clock)  # nothing runs, and the guest has to work as before
-        facts["trigger"]["after_refusal"] = True
-    elif child is not None and not facts["trigger"]["ok"]:
-        with clock("trigger"):
-            facts["trigger"]["after"] = _again(request)
+    pulled = facts["trigger"]
+    if child is not None and pulled is not None:
+        if facts["running"] is None:
+            pulled["after_refusal"] = True
+        elif not pulled["ok"]:
+            with clock("trigger"):
+                pulled["after"] = _again(request)
     return facts
 
 
@@ -115,7 +119,7 @@ def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loade
         data = objects[variant["object"]]
         terms = contract.Contract(variant.get("contract"), data, variant["name"], lambda: probed()["features"])
         attempt = loader.Attempt(variant, data, clock, terms, float(request.get("load_timeout", limit.SECONDS)))
-        facts["attempts"].append(attempt.report)
+        facts["attempts"].append(cast(AttemptReport, attempt.report))
         if (running := attempt.run()) is not None:
             facts["running"] = variant["name"]
             return running
@@ -123,7 +127,7 @@ def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loade
     return None
 
 
-def _own(request: Request, before: observe.Inventory, facts: Facts, clock: Clock, probed: Probed) -> OwnLoader | None:
+def _own(request: Request, before: Inventory, facts: Facts, clock: Clock, probed: Probed) -> OwnLoader | None:
     """The collector's own loader, as long as it runs: also where it runs none of the variants, and has to be stopped."""
     refuted = {name for name, found in _found(request, probed).items() if found is False}
     own = OwnLoader(request, before, refuted, facts)
@@ -135,26 +139,24 @@ def _own(request: Request, before: observe.Inventory, facts: Facts, clock: Clock
     return None
 
 
-def _child(request: Request, facts: Facts) -> Child | None:
-    """The child that will pull the trigger, made ready before anything is loaded."""
+def _child(request: Request) -> tuple[Child | None, TriggerReport | None]:
+    """The child that will pull the trigger, made ready before anything is loaded; or why there can be none."""
     spec = request.get("trigger")
     if not spec:
-        return None
+        return None, None
     try:
         for path, data in (request.get("files") or {}).items():
             trigger.place(path, base64.b64decode(data))
-        return trigger.ready(spec, _patience(request))
+        return trigger.ready(spec, _patience(request)), None
     except (OSError, ValueError) as error:
-        facts["trigger"] = {"ok": False, "exit": None, "error": str(error)}
-        return None
+        return None, {"ok": False, "exit": None, "error": str(error)}
 
 
-def _again(request: Request) -> Facts:
+def _again(request: Request) -> Again:
     """How the trigger ends now that nothing is loaded: whether it failed because of what was."""
-    again: Facts = {"trigger": None}
-    child = _child(request, again)
+    child, failed = _child(request)
     if child is None:
-        return {"ok": False, "error": again["trigger"]["error"]}
+        return {"ok": False, "error": failed["error"] if failed else None}
     outcome = trigger.pull(child, _patience(request))
     return {"ok": outcome.ok, "error": outcome.error}
 
@@ -168,7 +170,7 @@ def _pull(request: Request, child: Child, facts: Facts, clock: Clock) -> None:
     with clock("trigger"):
         outcome = trigger.pull(child, _patience(request))
     facts["known"] = outcome.known
-    facts["trigger"] = {"ok": outcome.ok, "exit": outcome.exit, "error": outcome.error, **outcome.extra}
+    facts["trigger"] = cast(TriggerReport, {"ok": outcome.ok, "exit": outcome.exit, "error": outcome.error, **outcome.extra})
 
 
 DOUBT = 0.5
@@ -177,7 +179,7 @@ DOUBT = 0.5
 
 def _watch(request: Request, child: Child | None, running: loader.Running | OwnLoader, facts: Facts, clock: Clock) -> None:
     """Pull the trigger and take in what comes, while the variant runs."""
-    wanted = sinks.wanted(request, facts["running"])
+    wanted = sinks.wanted(request, facts["running"] or "")
     # Opened before there is anything to read. What is known is the trigger's to fill in.
     trace = sinks.TracePipe(wanted[sinks.TRACE], facts["known"]) if sinks.TRACE in wanted else None
     try:
@@ -229,7 +231,7 @@ def _collect(places: list[sinks.Sink], timeout: float, facts: Facts) -> None:
             places[0].look(min(left, 0.1))
         else:
             time.sleep(min(left, 0.05))
-    facts.update(sinks.account(places))
+    facts.update(cast(CellFacts, sinks.account(places)))
 
 
 def _found(request: Request, probed: Probed) -> Mapping[str, bool | None]:
@@ -237,13 +239,13 @@ def _found(request: Request, probed: Probed) -> Mapping[str, bool | None]:
     return {**probed()["features"], **(request.get("found") or {})}
 
 
-def refusal(request: Request, attempts: list[dict[str, Any]], probed: Probed) -> str:
+def refusal(request: Request, attempts: list[AttemptReport], probed: Probed) -> str:
     """Why nothing runs: each variant's failure in the kernel's words, and the features it needs that the probe did not find."""
     found = _found(request, probed)
     parts = []
     for variant, report in zip(request["variants"], attempts, strict=True):
         lacking = [name for name in variant.get("needs") or () if found.get(name) is False]
-        words = (report["error"] or {}).get("text", "")
+        words = report["error"]["text"] if report["error"] else ""
         missing = f" (the kernel lacks {', '.join(lacking)})" if lacking else ""
         parts.append(f"{variant['name']}: cannot {report['stage']}{missing}: {words}")
     return f"{request['collector']} runs in no variant on kernel {kernel.release()}: " + "; ".join(parts)

@@ -7,15 +7,15 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Literal
 
 from . import bpf, libbpf
+from .cell_facts import Inventory, ProgramReport
 
 PINS = "/sys/fs/bpf"
 PERF_PAGES = 64
 """Pages of each CPU's perf buffer; a power of two."""
 
-Inventory = dict[str, list[Any]]
 Transport = Literal["ringbuf", "perf"]
 
 
@@ -72,7 +72,7 @@ RUNS_ARE_COUNTED = "/proc/sys/kernel/bpf_stats_enabled"
 """There from 5.1 on (492ecee892c2); set to 1 when the guest comes up."""
 
 
-def note_runs(programs: Iterable[dict[str, Any]]) -> None:
+def note_runs(programs: Iterable[ProgramReport]) -> None:
     """Put into the reports of programs that are loaded how often each has run, where the kernel counts that."""
     if not os.path.exists(RUNS_ARE_COUNTED):
         return
@@ -84,9 +84,9 @@ def note_runs(programs: Iterable[dict[str, Any]]) -> None:
 def inventory() -> Inventory:
     """Every program, map, link, pin and tracefs probe there is now."""
     return {
-        "programs": [prog._asdict() for prog in bpf.progs()],
-        "maps": [map_._asdict() for map_ in bpf.maps()],
-        "links": [link._asdict() for link in bpf.links()],
+        "programs": [{"id": prog.id, "name": prog.name, "type": prog.type, "tag": prog.tag} for prog in bpf.progs()],
+        "maps": [{"id": map_.id, "name": map_.name, "type": map_.type} for map_ in bpf.maps()],
+        "links": [{"id": link.id, "type": link.type, "prog_id": link.prog_id} for link in bpf.links()],
         "pins": pins(),
         "kprobe_events": dynamic_probes(),
     }
@@ -97,9 +97,19 @@ def settled(before: Inventory, *, within: float = 5.0) -> Inventory:
     deadline = time.monotonic() + within
     while True:
         now = inventory()
-        if all(entry in before[kind] for kind in now for entry in now[kind]) or time.monotonic() >= deadline:
+        if _all_were_there(before, now) or time.monotonic() >= deadline:
             return now
         time.sleep(0.02)
+
+
+def _all_were_there(before: Inventory, now: Inventory) -> bool:
+    return (
+        all(entry in before["programs"] for entry in now["programs"])
+        and all(entry in before["maps"] for entry in now["maps"])
+        and all(entry in before["links"] for entry in now["links"])
+        and all(pin in before["pins"] for pin in now["pins"])
+        and all(probe in before["kprobe_events"] for probe in now["kprobe_events"])
+    )
 
 
 class Stream:

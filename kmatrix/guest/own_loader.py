@@ -18,14 +18,17 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+<<<<<<< HEAD
 from . import bpf, command, kernel, observe, opened, processes, recognise, simulate
+=======
+from . import bpf, command, kernel, loader, observe, processes, recognise, simulate
+from .cell_facts import AttemptReport, CellFacts, Inventory, LoaderReport, MapReport, ProgramReport
+>>>>>>> rooms
 from .cgroup import cgroup_root
 from .observe import read_text
 from .output import LineStream, Output
-
-Facts = dict[str, Any]
 
 MEMLOCK = 64 << 10
 """Bytes of locked memory that an agent starts with, as from every kernel before 5.16: one that forgets to ask for more must show it."""
@@ -46,7 +49,7 @@ ATTACH_TYPES = 64
 class _Look(NamedTuple):
     """One look at the kernel."""
 
-    now: observe.Inventory
+    now: Inventory
     programs: list[recognise.Entry]
     """What was not there before, each with the `hook` that the kernel names, or None."""
     maps: list[recognise.Entry]
@@ -57,11 +60,11 @@ class _Look(NamedTuple):
 class OwnLoader:
     """The agent of one cell."""
 
-    def __init__(self, request: Mapping[str, Any], before: observe.Inventory, refuted: Collection[str], facts: Facts) -> None:
+    def __init__(self, request: Mapping[str, Any], before: Inventory, refuted: Collection[str], facts: CellFacts) -> None:
         self._spec: Mapping[str, Any] = request["loader"]
         self._variants = request["variants"]
         self._before, self._refuted, self._facts = before, refuted, facts
-        self._own: Facts = {
+        self._own: LoaderReport = {
             "command": list(self._spec["command"]),
             "ready": None, "exit": None, "signal": None, "killed": False, "died": None, "failure": None, "cannot_start": None,
             "left": [], "processes": [], "stdout": "", "stderr": "",
@@ -175,7 +178,7 @@ class OwnLoader:
                 self._facts["running"] = variant["name"]
                 return
             unlike = f"it lacks {', '.join(found.missing)}; in the kernel: {there}"
-            report.update(stage="attach" if found.whole else "load", error={"errno": None, "text": said or unlike})
+            report["stage"], report["error"] = "attach" if found.whole else "load", {"errno": None, "text": said or unlike}
         if why is None and not look.programs:
             self._facts["refusal"] = f"{name} runs on and has loaded no program: {self._words()}"
         elif why is None:
@@ -187,19 +190,23 @@ class OwnLoader:
         else:
             self._own["failure"] = said
 
-    def _report(self, variant: Mapping[str, Any], found: recognise.Match, via: Mapping[int, str]) -> Facts:
+    def _report(self, variant: Mapping[str, Any], found: recognise.Match, via: Mapping[int, str]) -> AttemptReport:
         """An attempt in the form that our own loader gives it."""
         attached = simulate.outside(lambda: self._attached(variant, found, via))
-        programs = {}
+        programs: dict[str, ProgramReport] = {}
         for program in variant["programs"]:
             name = program["name"]
+<<<<<<< HEAD
             programs[name] = opened.blank(program["hook"])
+=======
+            report = programs[name] = cast(ProgramReport, loader.blank(program["hook"]))
+>>>>>>> rooms
             if (entry := found.programs.get(name)) is not None:
-                programs[name].update(id=entry["id"], tag=entry["tag"], type=entry["type"], loaded=True)
-                programs[name].update(attached=name in attached, via=attached.get(name))
+                report["id"], report["tag"], report["type"], report["loaded"] = entry["id"], entry["tag"], entry["type"], True
+                report["attached"], report["via"] = name in attached, attached.get(name)
                 if recognise.elsewhere(program["hook"], entry["hook"]):
-                    programs[name]["error"] = f"it is attached to {entry['hook']}"
-        maps = {name: {"id": entry["id"], "type": entry["type"]} for name, entry in found.maps.items()}
+                    report["error"] = f"it is attached to {entry['hook']}"
+        maps: dict[str, MapReport] = {name: {"id": entry["id"], "type": entry["type"]} for name, entry in found.maps.items()}
         log = self._outputs["stderr"].text().splitlines()[-50:]
         return {"variant": variant["name"], "stage": None, "error": None, "programs": programs, "maps": maps, "log": log}
 
@@ -232,7 +239,7 @@ class OwnLoader:
             named |= {name: "perf_event" for name in found.programs if name not in named and _taken(hooks[name])}
         return named
 
-    def _survey(self) -> list[Facts]:
+    def _survey(self) -> list[dict[str, Any]]:
         """Its processes, and what of BPF each holds."""
         found = []
         for process in self._tree.members():
@@ -244,7 +251,7 @@ class OwnLoader:
         """A program that has run is attached, also where the kernel does not say where to."""
         for report in self._facts["attempts"][-1]["programs"].values():
             if report["loaded"] and not report["attached"] and report["runs"] and not report["error"]:
-                report.update(attached=True, via="ran")
+                report["attached"], report["via"] = True, "ran"
 
     # -- the end ------------------------------------------------------------------------------------------------------------------
 
@@ -265,10 +272,12 @@ class OwnLoader:
         self._own["left"] = [p.name for p in self._tree.members() if p.pid != process.pid]
         self._tree.kill(but=process.pid)
         status = process.wait()
-        self._own.update(exit=status if status >= 0 else None, signal=signal.Signals(-status).name if status < 0 else None)
+        self._own["exit"] = status if status >= 0 else None
+        self._own["signal"] = signal.Signals(-status).name if status < 0 else None
         for output in self._outputs.values():
             output.thread.join(2.0)
-        self._own.update({name: output.text() for name, output in self._outputs.items()})
+        for name, output in self._outputs.items():
+            self._own["stdout" if name == "stdout" else "stderr"] = output.text()
 
     @property
     def alive(self) -> bool:

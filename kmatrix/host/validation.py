@@ -17,6 +17,14 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class Wrong(ValueError):
+    """What a validator raises: what is wrong with a value, and what to do."""
+
+    def __init__(self, message: str, fix: str) -> None:
+        super().__init__(message)
+        self.fix = fix
+
+
 M = TypeVar("M", bound=BaseModel)
 _Place = tuple[str | int, ...]
 """A way into the file's data: keys and indexes."""

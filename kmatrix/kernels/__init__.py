@@ -17,7 +17,7 @@ from kmatrix.host.progress import Reporter, Stoppable
 from kmatrix.kernels import identity
 from kmatrix.kernels.build import BuildSource
 from kmatrix.kernels.entry import KernelEntry, StagedKernel
-from kmatrix.kernels.layout import check_series, check_variant
+from kmatrix.kernels.layout import check_flavour, check_series
 from kmatrix.kernels.sources.debian import DebianSource
 from kmatrix.kernels.sources.git import GitSource
 from kmatrix.kernels.sources.imported import ImportSource
@@ -273,7 +273,7 @@ def obtain_all(
 def same_series(kernel: Kernel, staged: StagedKernel) -> StagedKernel:
     """`staged`, if it is of the version that kernels.toml gives `kernel`, and without BTF where it says so; InputError otherwise."""
     check_series(kernel, staged.release)
-    check_variant(kernel, staged.btf)
+    check_flavour(kernel, staged.btf)
     return staged
 
 

@@ -106,8 +106,8 @@ class BuildSource:
 
     def hint(self, spec: SourceSpec, kernel: Kernel, arch: Arch) -> str:
         """The command that gets this kernel."""
-        if kernel.variant_of is not None and kernel.name == f"{kernel.variant_of.name}-{'-'.join(kernel.build)}":
-            name = f"{kernel.variant_of.name} --variant {kernel.build[0]}"
+        if kernel.flavour_of is not None and kernel.name == f"{kernel.flavour_of.name}-{'-'.join(kernel.build)}":
+            name = f"{kernel.flavour_of.name} --variant {kernel.build[0]}"
         else:
             name = kernel.name
         return f"kmatrix kernels build {name} --arch {arch} --tree {spec.options.get('tree', 'DIR')}"
@@ -130,7 +130,7 @@ class Recipe:
     fragments: tuple[Path, ...] = ()
     jobs: int | None = None
     variants: tuple[str, ...] = ()
-    """Names of matrix.BUILD_VARIANTS, in this order between the shipped fragments and the user's."""
+    """Names of matrix.FLAVOURS, in this order between the shipped fragments and the user's."""
     out: Path | None = None
     """Where the build's files are kept, so that the next build of the same tree compiles only what has changed; None: they go."""
 

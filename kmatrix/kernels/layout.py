@@ -204,7 +204,7 @@ def check_series(kernel: Kernel, release: str) -> None:
         )
 
 
-def check_variant(kernel: Kernel, btf: bool | None) -> None:
+def check_flavour(kernel: Kernel, btf: bool | None) -> None:
     """Raises InputError where `kernel` is declared to be built without BTF, and there is `btf`: each cell would fail of it, and say less."""
     if "nobtf" in kernel.build and btf:
         raise InputError(

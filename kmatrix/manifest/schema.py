@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from kmatrix.guest import limit
+from kmatrix.host import version as versions
 from kmatrix.host.validation import Strict, validate
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.contract import ProgramTerms
@@ -175,12 +176,11 @@ def parse(data: object, *, path: Path, defined: Definitions | None = None) -> Co
     own = define(validate(_OwnNames, data, where=str(path)).features, defined or {}, str(path))
     model = validate(_FileModel, data, where=str(path), context={"defined": own})
     floor = model.collector.min_kernel
-    major, minor = map(int, floor.split(".")) if floor else (0, 0)
     return Collector(
         name=model.collector.name,
         path=path,
         summary=model.collector.summary,
-        min_kernel=(major, minor) if floor else None,
+        min_kernel=versions.parse(floor) if floor else None,
         timeout=model.collector.timeout,
         load_timeout=model.collector.load_timeout,
         variants=model.variant,

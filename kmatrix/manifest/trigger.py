@@ -9,7 +9,7 @@ from pydantic import field_validator, model_validator
 
 from kmatrix.guest import triggers
 from kmatrix.host.nearest import did_you_mean
-from kmatrix.host.validation import Strict
+from kmatrix.host.validation import Strict, Wrong
 from kmatrix.manifest.event import Event
 from kmatrix.manifest.types import Names
 
@@ -45,7 +45,7 @@ class Trigger(Strict):
 
 
 def check_known(trigger: Trigger | None, events: Iterable[Event]) -> None:
-    """Raise ValueError if an event refers to a `known.NAME` that the trigger does not provide: no VM need run to find that out."""
+    """Raise Wrong if an event refers to a `known.NAME` that the trigger does not provide: no VM need run to find that out."""
     names = triggers.known(trigger.kind) if trigger is not None else None
     if trigger is None or names is None:
         return
@@ -53,9 +53,9 @@ def check_known(trigger: Trigger | None, events: Iterable[Event]) -> None:
         for where, value in _values(event):
             name = str(value).removeprefix("known.")
             if str(value).startswith("known.") and name not in names:
-                raise ValueError(
-                    f"event {event.name!r}: {where}: the trigger {trigger.kind!r} provides no known.{name}"
-                    f"{did_you_mean(name, names)}; it provides {', '.join(sorted(names))}"
+                raise Wrong(
+                    f"event {event.name!r}: {where}: the trigger {trigger.kind!r} provides no known.{name}{did_you_mean(name, names)}",
+                    f"write known.NAME, where NAME is one of {', '.join(sorted(names))}",
                 )
 
 

@@ -22,12 +22,14 @@ from kmatrix.matrix.features import FEATURES, status
 from kmatrix.matrix.parameters import Definitions, feature
 from kmatrix.matrix.simulation import HIDEABLE, NOT_SIMULATED, later_than
 
-BUILD_VARIANTS: Mapping[str, Mapping[str, bool]] = {
+FLAVOURS: Mapping[str, Mapping[str, bool]] = {
     "nobtf": {"DEBUG_INFO_BTF": False, "DEBUG_INFO_BTF_MODULES": False},
     "debug": {},
     "cgroup-v1": {"CGROUPS": True},
 }
-"""What a kernel can be built as besides as usual (kmatrix/kernels/config/variants/), and the options behind features that this decides."""
+"""What a kernel can be built as besides as usual (kmatrix/kernels/config/variants/), and the options behind features that this decides.
+
+Users write `variant_of` and `--variant`. In the code it is a flavour, for a collector's variant is something else."""
 
 BUILDING = ("import", "build", "tarball", "git")
 """The sources that can give a kernel built differently."""
@@ -136,15 +138,15 @@ class Kernel:
     """Whose build it is, where it is a distribution's with features ported back: its version says less of it than of an upstream kernel."""
     simulation: Simulation | None = None
     """Where this kernel is not booted itself, but its base with something hidden."""
-    variant_of: Kernel | None = None
+    flavour_of: Kernel | None = None
     """The kernel that this one is, built or set up differently."""
     build: tuple[str, ...] = ()
-    """The variants that it is built as: names of BUILD_VARIANTS."""
+    """The flavours that it is built as: names of FLAVOURS."""
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is neither simulated nor a variant."""
-        return self.simulation is None and self.variant_of is None
+        """Whether it is neither simulated nor a flavour of another."""
+        return self.simulation is None and self.flavour_of is None
 
     @property
     def real(self) -> Kernel:
@@ -153,9 +155,9 @@ class Kernel:
 
     @property
     def image_of(self) -> Kernel:
-        """The kernel whose image is booted: of one that is only set up differently, the one it is a variant of."""
+        """The kernel whose image is booted: of one that is only set up differently, the one it is a flavour of."""
         real = self.real
-        return real.variant_of.image_of if real.variant_of is not None and not real.build else real
+        return real.flavour_of.image_of if real.flavour_of is not None and not real.build else real
 
     def features(self, arch: Arch) -> frozenset[str]:
         """The declared features on `arch`: the overrides, and for the rest what version, config and arch imply.
@@ -198,10 +200,10 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Variation:
-    """What makes a kernel a variant of another: how it is built or set up differently."""
+    """What makes a kernel a flavour of another: how it is built or set up differently."""
 
     build: tuple[str, ...] = ()
-    """Names of BUILD_VARIANTS."""
+    """Names of FLAVOURS."""
     cgroup_v1: bool = False
     """Whether every cgroup controller is mounted in version 1."""
     cmdline: tuple[str, ...] = ()
@@ -209,7 +211,7 @@ class Variation:
     features: Mapping[str, bool | Mapping[str, bool]] = field(default_factory=dict)
     memory_mib: int | None = None
     sources: tuple[SourceSpec, ...] = ()
-    """Where it comes from; empty for the sources of what it is a variant of."""
+    """Where it comes from; empty for the sources of what it is a flavour of."""
     summary: str = ""
 
 
@@ -218,7 +220,7 @@ def vary(of: Kernel, name: str, variation: Variation, where: str) -> Kernel:
 
     What `of` declares of a feature is not taken over where an option that the variation changes decides that feature.
     """
-    config = {option: on for variant in variation.build for option, on in BUILD_VARIANTS[variant].items()} | dict(variation.config)
+    config = {option: on for flavour in variation.build for option, on in FLAVOURS[flavour].items()} | dict(variation.config)
     overrides = {name: given for name, given in of.overrides.items() if not set(feature(name).config) & set(config)} | dict(
         variation.features
     )
@@ -237,7 +239,7 @@ def vary(of: Kernel, name: str, variation: Variation, where: str) -> Kernel:
         cmdline=(*of.cmdline, *variation.cmdline, *(_CGROUP_V1 if variation.cgroup_v1 else ())),
         memory_mib=variation.memory_mib or of.memory_mib,
         declared_in=where,
-        variant_of=of,
+        flavour_of=of,
         build=variation.build,
     )
 

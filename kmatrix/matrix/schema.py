@@ -19,7 +19,12 @@ from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, validate
 from kmatrix.matrix.arch import ARCHES, parse_arch
 from kmatrix.matrix.definitions import DefinitionModel, define
+<<<<<<< HEAD
 from kmatrix.matrix.kernel import BUILD_VARIANTS, Kernel, Simulation, SourceSpec, Variation, vary
+=======
+from kmatrix.matrix.features import FEATURES
+from kmatrix.matrix.kernel import FLAVOURS, Kernel, Simulation, SourceSpec, Variation, vary
+>>>>>>> rooms
 from kmatrix.matrix.parameters import Definition, feature
 from kmatrix.matrix.selection import DEFAULT_SET, Matrix
 from kmatrix.matrix.simulation import HIDEABLE, OLDEST_BASE, not_hideable
@@ -68,10 +73,8 @@ class _KernelModel(Strict):
     @classmethod
     def _known_variants(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if name not in BUILD_VARIANTS:
-                raise ValueError(
-                    f"unknown variant {name!r}{did_you_mean(name, BUILD_VARIANTS)}; known: {', '.join(BUILD_VARIANTS)}"
-                )
+            if name not in FLAVOURS:
+                raise ValueError(f"unknown variant {name!r}{did_you_mean(name, FLAVOURS)}; known: {', '.join(FLAVOURS)}")
         return value
 
     @model_validator(mode="after")

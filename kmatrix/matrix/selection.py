@@ -11,7 +11,7 @@ from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.version import Version
 from kmatrix.matrix.arch import ARCHES, parse_arch, parse_arches
-from kmatrix.matrix.kernel import BUILD_VARIANTS, Kernel, Target, Variation, vary
+from kmatrix.matrix.kernel import FLAVOURS, Kernel, Target, Variation, vary
 from kmatrix.matrix.lockfile import Lock
 from kmatrix.matrix.parameters import Definitions
 
@@ -38,19 +38,19 @@ class Matrix:
     defined: Definitions = field(default_factory=dict)
     """The project's own names for features: [features.NAME]."""
 
-    def variant(self, name: str) -> Kernel | None:
-        """The kernel that a name such as 5.4-nobtf means without standing in kernels.toml: 5.4 built as that variant."""
+    def flavour(self, name: str) -> Kernel | None:
+        """The kernel that a name such as 5.4-nobtf means without standing in kernels.toml: 5.4 built as that flavour."""
         for base in self.kernels.values():
-            for variant in BUILD_VARIANTS:
-                if name == f"{base.name}-{variant}" and base.is_plain:
-                    return vary(base, name, Variation(build=(variant,)), base.declared_in)
+            for flavour in FLAVOURS:
+                if name == f"{base.name}-{flavour}" and base.is_plain:
+                    return vary(base, name, Variation(build=(flavour,)), base.declared_in)
         return None
 
     def select(self, expression: str, *, where: str = "--kernels") -> tuple[Kernel, ...]:
         """The kernels that `expression` means, in the matrix's order.
 
         A comma-separated list of: a kernel's name, a set's name, `all`, a comparison (`>=5.8`, `<6`), a range (`5.4..6.1`, both ends in).
-        Comparisons and ranges are over the upstream version, and mean plain kernels only: a simulated one, a variant or a distribution's is
+        Comparisons and ranges are over the upstream version, and mean plain kernels only: a simulated one, a flavour or a distribution's is
         named, or in a set. Raises InputError (with the nearest names) for an unknown name and for a term that selects nothing.
         """
         terms = [term for term in (t.strip() for t in expression.split(",")) if term]
@@ -67,7 +67,7 @@ class Matrix:
 
     def target(self, text: str, *, where: str = "target") -> Target:
         """The target written `5.4-arm64` (arch aliases understood)."""
-        if self.as_target(text) is None and (text in self.kernels or self.variant(text) is not None):
+        if self.as_target(text) is None and (text in self.kernels or self.flavour(text) is not None):
             written = " or ".join(f"{text}-{arch}" for arch in ARCHES)
             raise InputError(f"{text!r} is a kernel, and a target (kernel × arch) is wanted", where=where, fix=f"write {written}")
         name, _, arch = text.rpartition("-")
@@ -86,8 +86,8 @@ class Matrix:
     def kernel(self, name: str, *, where: str = "--kernels") -> Kernel:
         """The kernel of that name; raises InputError with the nearest names."""
         if name not in self.kernels:
-            if (variant := self.variant(name)) is not None:
-                return variant
+            if (flavour := self.flavour(name)) is not None:
+                return flavour
             if (target := self.as_target(name)) is not None:
                 option = "--kernels=" if where == "--kernels" else ""
                 fix = f"write {option}{target.kernel.name} --arch={target.arch}"

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kmatrix.host.nearest import did_you_mean
-from kmatrix.host.validation import Strict
+from kmatrix.host.validation import Strict, Wrong
 from kmatrix.matrix.arch import ARCHES
 
 ARCHIVE = re.compile(r"(.*\.tar)\.(xz|gz|zst|bz2)")
@@ -28,30 +28,22 @@ REFERENCE = re.compile(
 _ADDRESS = re.compile(r"https?://[^/\s]+(/.*)?|(file|copy):/.*")
 
 
-class _Wrong(ValueError):
-    """What is wrong with a source, and what to do."""
-
-    def __init__(self, message: str, fix: str) -> None:
-        super().__init__(message)
-        self.fix = fix
-
-
 def _text(value: str) -> str:
     if not value.strip():
-        raise _Wrong("is empty", "write what it is, or leave it out")
+        raise Wrong("is empty", "write what it is, or leave it out")
     return value
 
 
 def _series(value: str) -> str:
     if not re.fullmatch(r"\d+(\.\d+)+", value):
-        raise _Wrong(f"{value!r} is no series of releases", 'write it as "6.1"')
+        raise Wrong(f"{value!r} is no series of releases", 'write it as "6.1"')
     return value
 
 
 def _fingerprint(value: str) -> str:
     digits = "".join(value.split()).upper()
     if not re.fullmatch(r"[0-9A-F]{40}|[0-9A-F]{64}", digits):
-        raise _Wrong(
+        raise Wrong(
             f"{value!r} is no fingerprint: a key's whole one has 40 hexadecimal digits (64 of late)",
             "gpg --show-keys FILE shows it",
         )
@@ -60,7 +52,7 @@ def _fingerprint(value: str) -> str:
 
 def _one_or_more(value: Any) -> Any:
     if value == []:
-        raise _Wrong("is empty", "write what it is, or leave it out")
+        raise Wrong("is empty", "write what it is, or leave it out")
     return [value] if isinstance(value, str) else value
 
 
@@ -89,7 +81,7 @@ class SourceModel(Strict):
             return data
         kind = data["kind"]
         if wrong := [str(name) for name in data if name not in cls.model_fields]:
-            raise _Wrong(
+            raise Wrong(
                 f"a {kind} source takes no {', '.join(wrong)}{did_you_mean(wrong[0], cls.model_fields)}",
                 f"its keys: {', '.join(sorted(cls.model_fields))}",
             )
@@ -111,25 +103,25 @@ class SourceModel(Strict):
         given = {name: getattr(self, name) for name in type(self).model_fields if name not in SourceModel.model_fields}
         return {name: value for name, value in given.items() if value is not None}
 
-    def misplaced(self) -> Iterator[_Wrong]:
+    def misplaced(self) -> Iterator[Wrong]:
         """What does not say where something is."""
         return iter(())
 
-    def unused(self) -> Iterator[_Wrong]:
+    def unused(self) -> Iterator[Wrong]:
         """What would not be looked at."""
         return iter(())
 
-    def reasons(self) -> Iterator[_Wrong]:
+    def reasons(self) -> Iterator[Wrong]:
         """More than one reason to believe what comes (only one is looked at), or a reason that is none."""
         options = self.options()
         keys = options.get("key", ())
         if "fingerprint" in options and not keys:
-            yield _Wrong("a fingerprint, and no key of that fingerprint", 'add key = "…" (a file or an address)')
+            yield Wrong("a fingerprint, and no key of that fingerprint", 'add key = "…" (a file or an address)')
         if "fingerprint" not in options and (fetched := next((key for key in keys if _ADDRESS.fullmatch(key)), None)):
-            yield _Wrong(f"the key {fetched} is fetched, and nothing says which it must be", 'add fingerprint = "…"')
+            yield Wrong(f"the key {fetched} is fetched, and nothing says which it must be", 'add fingerprint = "…"')
         found = [*self.exact(), *(name for name in ("sha256", "commit", "key", "trust") if name in options)]
         if len(found) > 1:
-            yield _Wrong(
+            yield Wrong(
                 f"{found[0]} says what it must be, and {' and '.join(found[1:])} would not be looked at", "keep one of them"
             )
 
@@ -138,15 +130,15 @@ class SourceModel(Strict):
         return ()
 
 
-def _addresses(name: str, given: Iterable[str]) -> Iterator[_Wrong]:
+def _addresses(name: str, given: Iterable[str]) -> Iterator[Wrong]:
     for each in given:
         if not _ADDRESS.fullmatch(each):
-            yield _Wrong(f"{name}: {each!r} is no address", "write https://…, http://…, or file:///… for what is on this machine")
+            yield Wrong(f"{name}: {each!r} is no address", "write https://…, http://…, or file:///… for what is on this machine")
 
 
-def _one_url(kind: str, urls: tuple[str, ...]) -> Iterator[_Wrong]:
+def _one_url(kind: str, urls: tuple[str, ...]) -> Iterator[Wrong]:
     if len(urls) > 1:
-        yield _Wrong(f"url: a {kind} source has one", "write one source for each")
+        yield Wrong(f"url: a {kind} source has one", "write one source for each")
 
 
 # --- the kinds: docs/kernels-toml.md says what their options mean
@@ -183,12 +175,12 @@ class OciModel(SourceModel):
     ref: _Text
     trust: Literal["first-use"] | None = None
 
-    def misplaced(self) -> Iterator[_Wrong]:
+    def misplaced(self) -> Iterator[Wrong]:
         """A reference that names no image."""
         match = REFERENCE.fullmatch(re.sub(r"\{(machine|debian)\}", "x", self.ref))
         if match is None or not (match["tag"] or match["digest"]):
             fix = "write REGISTRY/REPOSITORY:TAG, or REGISTRY/REPOSITORY@sha256:…"
-            yield _Wrong(f"ref: {self.ref!r} names no image in a registry", fix)
+            yield Wrong(f"ref: {self.ref!r} names no image in a registry", fix)
 
     def exact(self) -> tuple[str, ...]:
         """A digest in the reference."""
@@ -212,27 +204,27 @@ class PackageModel(SourceModel):
 
     one_of: ClassVar[tuple[str, ...]] = ("url", "repository")
 
-    def misplaced(self) -> Iterator[_Wrong]:
+    def misplaced(self) -> Iterator[Wrong]:
         """Addresses that are none, and a repository of which no package is named."""
         if self.repository is not None and self.packages is None:
-            yield _Wrong("a repository holds many packages: name the kernel's in packages", "add packages")
+            yield Wrong("a repository holds many packages: name the kernel's in packages", "add packages")
         yield from _addresses("url", self.url or ())
         yield from _addresses("repository", (self.repository,) if self.repository else ())
 
-    def unused(self) -> Iterator[_Wrong]:
+    def unused(self) -> Iterator[Wrong]:
         """What chooses from a repository, of a package by its address; and the other way about."""
         if self.url is not None:
             if more := [name for name in ("packages", "suite", "series", "version") if getattr(self, name)]:
-                yield _Wrong(f"{', '.join(more)}: for a repository, and url is the package itself", f"leave out {', '.join(more)}")
+                yield Wrong(f"{', '.join(more)}: for a repository, and url is the package itself", f"leave out {', '.join(more)}")
             if self.sha256 is not None and len(self.sha256) != len(self.url):
-                yield _Wrong(f"{len(self.url)} addresses and {len(self.sha256)} digests", "give one sha256 for each url, in order")
+                yield Wrong(f"{len(self.url)} addresses and {len(self.sha256)} digests", "give one sha256 for each url, in order")
         if self.repository is not None:
             if self.sha256 is not None:
-                yield _Wrong(
+                yield Wrong(
                     "sha256 is of one package, and a repository has many", "give the package's own address as url, or a key"
                 )
             if self.suite is not None and (self.series or self.version):
-                yield _Wrong(
+                yield Wrong(
                     "series and version: an apt repository's kernel is chosen by name", "leave them out, and name it in packages"
                 )
 
@@ -248,7 +240,7 @@ class MainlineModel(SourceModel):
     fingerprint: _Fingerprints | None = None
     trust: Literal["first-use"] | None = None
 
-    def misplaced(self) -> Iterator[_Wrong]:
+    def misplaced(self) -> Iterator[Wrong]:
         """More than one folder, or one that is no address."""
         yield from _one_url(self.kind, self.url)
         yield from _addresses("url", self.url)
@@ -266,20 +258,20 @@ class TarballModel(SourceModel):
     fingerprint: _Fingerprints | None = None
     trust: Literal["first-use"] | None = None
 
-    def misplaced(self) -> Iterator[_Wrong]:
+    def misplaced(self) -> Iterator[Wrong]:
         """More than one archive or folder, or one that is no address."""
         yield from _one_url(self.kind, self.url)
         yield from _addresses("url", self.url)
 
-    def unused(self) -> Iterator[_Wrong]:
+    def unused(self) -> Iterator[Wrong]:
         """What is of one archive, of a folder of them; and the other way about."""
         if not ARCHIVE.fullmatch(self.url[0]):
             if self.sha256 is not None:
-                yield _Wrong("sha256 is of one archive, and url is a folder of them", "give the archive's own address as url")
+                yield Wrong("sha256 is of one archive, and url is a folder of them", "give the archive's own address as url")
         elif self.series or self.version:
-            yield _Wrong("series and version choose from a folder, and url is one archive", "leave them out, or give the folder")
+            yield Wrong("series and version choose from a folder, and url is one archive", "leave them out, or give the folder")
         if len(self.sha256 or ()) > 1:
-            yield _Wrong("sha256: a tarball source has one", "write one source for each")
+            yield Wrong("sha256: a tarball source has one", "write one source for each")
 
 
 class GitModel(SourceModel):
@@ -293,14 +285,14 @@ class GitModel(SourceModel):
     fingerprint: _Fingerprints | None = None
     trust: Literal["first-use"] | None = None
 
-    def misplaced(self) -> Iterator[_Wrong]:
+    def misplaced(self) -> Iterator[Wrong]:
         """What git is not let fetch from, and what it would take for an option."""
         yield from _one_url(self.kind, self.url)
         for each in self.url:
             if each.startswith("-") or (":" in each.split("/")[0] and not REMOTE.fullmatch(each)):
-                yield _Wrong(f"url: {each!r} is nothing that git is let fetch from", "write https://…, or the path of a folder")
+                yield Wrong(f"url: {each!r} is nothing that git is let fetch from", "write https://…, or the path of a folder")
         if self.ref.startswith("-"):
-            yield _Wrong(f"ref: {self.ref!r} is no ref", "name a tag or branch")
+            yield Wrong(f"ref: {self.ref!r} is no ref", "name a tag or branch")
 
 
 _Kinds = DebianModel | ImportModel | BuildModel | OciModel | PackageModel | MainlineModel | TarballModel | GitModel
@@ -312,7 +304,7 @@ KINDS: Mapping[str, type[SourceModel]] = {get_args(model.model_fields["kind"].an
 def _known_kind(data: Any) -> Any:
     if isinstance(data, Mapping) and data.get("kind") not in KINDS:
         if "kind" not in data:
-            raise _Wrong("says no kind", f"add kind: {', '.join(KINDS)}")
+            raise Wrong("says no kind", f"add kind: {', '.join(KINDS)}")
         kind = data["kind"]
         raise ValueError(f"unknown source kind {kind!r}{did_you_mean(str(kind), KINDS)}; known: {', '.join(KINDS)}")
     return data

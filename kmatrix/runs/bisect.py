@@ -219,7 +219,7 @@ def line(matrix: Matrix, good: Kernel, bad: Kernel) -> list[Kernel]:
         kernel
         for kernel in matrix.kernels.values()
         if low < kernel.version < high
-        and kernel.variant_of is None
+        and kernel.flavour_of is None
         and kernel.distribution is None
         and (kernel.simulation is None or (simulated and kernel.simulation.as_of is not None))
     ]

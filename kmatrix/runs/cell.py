@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from kmatrix.guest.cell_facts import CellFacts
 from kmatrix.host import paths
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
@@ -127,7 +128,7 @@ class _Cell:
         self.expectation = expectation
         self.start = time.monotonic()
         self.stages: dict[str, float] = {}
-        self.facts: Mapping[str, Any] | None = None
+        self.facts: CellFacts | None = None
         self.probe: Mapping[str, Any] = {}
         self.extra: dict[str, dict[str, Any]] = {}
         """What was found of features with a parameter, as the probe's `features` and `why`."""
@@ -189,7 +190,7 @@ class _Cell:
             self.stages["restore"] = time.monotonic() - mark
             try:
                 self._bring_files(vm)
-                self.facts = vm.call("cell", question, now=time.time(), timeout=_patience(self.collector))
+                self.facts = cast(CellFacts, vm.call("cell", question, now=time.time(), timeout=_patience(self.collector)))
                 trouble = vm.splat()
                 self.splat = _said(trouble) if trouble else _tainted(self.facts)
             except KernelDied as death:
@@ -236,8 +237,7 @@ class _Cell:
 
     def _causes(self) -> list[dict[str, Any]]:
         """Why what failed did: the objects' lines of source are read only where something failed."""
-        facts = self.facts or {}
-        failed = [attempt for attempt in facts.get("attempts", ()) if has_failed(attempt)]
+        failed = [attempt for attempt in (self.facts["attempts"] if self.facts else ()) if has_failed(attempt)]
         if not failed:
             return []
         own = self.collector.loader is not None
@@ -285,7 +285,7 @@ _TAINTS = {7: "D (died)", 9: "W (warned)", 14: "L (locked up)"}
 """Bits of /proc/sys/kernel/tainted that say what a silenced console does not (Documentation/admin-guide/tainted-kernels.rst)."""
 
 
-def _tainted(facts: Mapping[str, Any]) -> str | None:
+def _tainted(facts: CellFacts) -> str | None:
     taint = facts.get("taint") or {"before": 0, "after": 0}
     new = int(taint["after"]) & ~int(taint["before"])
     flags = [name for bit, name in _TAINTS.items() if new >> bit & 1]
@@ -311,23 +311,24 @@ def _said(splat: Splat) -> str:
     return f"{splat.kind}: {splat.title}"
 
 
-def _loader_started(collector: Collector, facts: Mapping[str, Any]) -> None:
+def _loader_started(collector: Collector, facts: CellFacts) -> None:
     """A loader that the guest cannot even start says nothing about kernels: what it lacks has to be brought."""
-    why = (facts.get("loader") or {}).get("cannot_start")
-    if why:
+    own = facts.get("loader")
+    if own and own["cannot_start"]:
         raise InputError(
-            why,
+            own["cannot_start"],
             where=f"{collector.path}: loader",
             fix='bring what it lacks in loader.files (a library, with env = { LD_LIBRARY_PATH = "." }), or link it statically',
         )
 
 
-def _trigger_ran(collector: Collector, target: Target, facts: Mapping[str, Any]) -> None:
+def _trigger_ran(collector: Collector, target: Target, facts: CellFacts) -> None:
     """A trigger that fails with the collector and without it says nothing about the collector; one that refers to nothing is wrong."""
     trigger = facts.get("trigger")
     if not trigger:
         return
-    if not trigger["ok"] and not trigger.get("after_refusal") and not (trigger.get("after") or {}).get("ok"):
+    again = trigger.get("after")
+    if not trigger["ok"] and not trigger.get("after_refusal") and not (again and again["ok"]):
         raise _trigger_fails(collector, target, trigger)
     if facts["running"] is None:
         return

@@ -1,4 +1,4 @@
-"""What the guest is asked of a cell: the collector as the guest's loader needs it (docs/protocol.md)."""
+"""What the guest is asked for a cell: the collector for an arch, with its objects and files inside (docs/protocol.md)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def judge_events(collector: Collector, target: Target, facts: Facts) -> tuple[li
     """Events that did not come or hold wrong values, and the degradable fields that were absent."""
     problems: list[Problem] = []
     absent: set[str] = set()
-    for event in collector.events_of(collector.variant(facts["running"])):
+    for event in collector.events_of(collector.variant(facts["running"] or "")):
         matched = [entry["fields"] for entry in facts["events"] if entry["event"] == event.name]
         count = facts["counts"].get(event.name, 0)  # of very many, not all are kept
         if (missized := records.wrong_size(collector, event, count, facts)) is not None:

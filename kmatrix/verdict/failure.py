@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from kmatrix.guest.cell_facts import CellFacts
 
 Failure = Literal["worse", "better", "table", "load", "attach", "silent", "wrong-data", "leftover", "kernel", "infra"]
 """What went wrong; a different person fixes each (design.md)."""
@@ -22,8 +24,8 @@ FAILURES: Mapping[Failure, str] = {
     "infra": "the machine room failed; says nothing about the collector",
 }
 
-Facts = Mapping[str, Any]
-"""What the guest reported of one cell; docs/record.md has its form."""
+Facts = CellFacts
+"""What the guest reported of one cell."""
 
 
 @dataclass(frozen=True)

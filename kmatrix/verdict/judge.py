@@ -64,7 +64,7 @@ def verdict(
     drift = _degradation_drift(expectation, observation)
     if drift is not None:
         return drift
-    if expectation.behaviour == "refusal" and not _informs(facts["refusal"], expectation, collector):
+    if expectation.behaviour == "refusal" and not _informs(facts["refusal"] or "", expectation, collector):
         wanted = repr(expectation.message) if expectation.message is not None else " or ".join(sorted(expectation.missing))
         return Verdict(False, "worse", f"the refusal does not name what is missing ({wanted}): {facts['refusal']}")
     if observation.problems:

@@ -6,8 +6,8 @@ import errno
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from kmatrix.guest.cell_facts import AttemptReport, Entry, ProgramReport
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.types import Behaviour
 from kmatrix.manifest.variant import Variant
@@ -38,7 +38,8 @@ def observed(collector: Collector, target: Target, facts: Facts) -> Observation:
     unexplained = _unexplained(collector, target, facts)
     if running is None:
         if not facts.get("refusal"):
-            why = (facts.get("loader") or {}).get("failure") or "nothing runs and nothing was said about why"
+            own = facts.get("loader")
+            why = (own["failure"] if own else None) or "nothing runs and nothing was said about why"
             return Observation(None, None, frozenset(), (Problem("worse", why), *strays))
         problems = [*unexplained, *_trigger_problems(facts), *_loader_problems(facts)]
         return Observation("refusal", None, frozenset(), (*problems, *strays))
@@ -83,24 +84,21 @@ def _unexplained(collector: Collector, target: Target, facts: Facts) -> list[Pro
         variant = collector.variant(attempt["variant"])
         if attempt["stage"] is not None:
             lacking = [name for name in needs_of(collector, variant, target) if name not in target.features]
-            if attempt["stage"] == "open" or (
-                lacking and not _explains(leaves(lacking, collector.defined), _stopped_at(attempt), attempt["error"]["errno"])
-            ):
+            error = attempt["error"]["errno"] if attempt["error"] else None
+            explained = _explains(leaves(lacking, collector.defined), _stopped_at(attempt), error)
+            if attempt["stage"] == "open" or (lacking and not explained):
                 problems.append(
                     _not_for_lack(variant.name, lacking, attempt["stage"], failure_of(attempt, optional_programs(collector)))
                 )
             continue
         for program in collector.programs_of(variant, target.arch):
-            report, lacking = attempt["programs"].get(program.name, {}), [n for n in program.needs if n not in target.features]
-            failed: Step | None = "attach" if report.get("loaded") else "program"
-            if (
-                not program.required
-                and lacking
-                and report.get("error")
-                and not _explains(leaves(lacking, collector.defined), failed)
-            ):
+            report, lacking = attempt["programs"].get(program.name), [n for n in program.needs if n not in target.features]
+            if report is None or program.required or not lacking or not report["error"]:
+                continue
+            failed: Step = "attach" if report["loaded"] else "program"
+            if not _explains(leaves(lacking, collector.defined), failed):
                 words = f"{report['error']}: {last_words(report.get('log') or '')}".removesuffix(": ")
-                problems.append(_not_for_lack(f"{variant.name}: program {program.name}", lacking, str(failed), words))
+                problems.append(_not_for_lack(f"{variant.name}: program {program.name}", lacking, failed, words))
     return problems
 
 
@@ -119,15 +117,15 @@ def _explains(lacking: Sequence[str], step: Step | None, error: int | None = Non
     return any(step in feature(name).stops for name in lacking)
 
 
-def _stopped_at(attempt: Mapping[str, Any]) -> Step | None:
+def _stopped_at(attempt: AttemptReport) -> Step | None:
     """Where a failed attempt was stopped, by libbpf's words; None where nothing was asked of the kernel."""
-    text = str((attempt.get("error") or {}).get("text") or "")
+    text = attempt["error"]["text"] if attempt["error"] else ""
     if attempt["stage"] == "load" and re.search(r"kernel BTF|vmlinux BTF", text):
         return "btf"
     if attempt["stage"] == "load" and re.search(r"\bmap '[^']*': |global data", text):
         return "map"
     steps: Mapping[str, Step] = {"load": "program", "attach": "attach"}
-    return steps.get(attempt["stage"])
+    return steps.get(attempt["stage"] or "")
 
 
 def optional_programs(collector: Collector) -> set[str]:
@@ -149,20 +147,18 @@ def _loader_problems(facts: Facts) -> list[Problem]:
     return problems
 
 
-def attempt_of(facts: Facts, variant: str | None) -> Mapping[str, Any] | None:
+def attempt_of(facts: Facts, variant: str | None) -> AttemptReport | None:
     """The guest's report on its try of `variant`; None if it did not try it."""
     return next((attempt for attempt in facts["attempts"] if attempt["variant"] == variant), None)
 
 
-def _not_in_kernel(
-    collector: Collector, variant: Variant, target: Target, attempt: Mapping[str, Any], facts: Facts
-) -> list[Problem]:
+def _not_in_kernel(collector: Collector, variant: Variant, target: Target, attempt: AttemptReport, facts: Facts) -> list[Problem]:
     """Required programs and declared maps of the running variant that the kernel does not have."""
     in_kernel = {program["id"] for program in facts["kernel"]["during"]["programs"]}
     problems = []
     for program in collector.programs_of(variant, target.arch):
         report = attempt["programs"].get(program.name)
-        if not program.required or (report or {}).get("off"):  # another form of it runs, as the contract says
+        if not program.required or (report is not None and report.get("off")):  # another form of it runs, as the contract says
             continue
         if report is None or report["id"] not in in_kernel:
             problems.append(Problem("load", f"{variant.name}: program {program.name} is not in the kernel"))
@@ -171,36 +167,38 @@ def _not_in_kernel(
             problems.append(Problem("attach", f"{variant.name}: program {program.name} is not attached to {program.hook}{why}"))
     map_types = {entry["id"]: entry["type"] for entry in facts["kernel"]["during"]["maps"]}
     for wanted in collector.maps_of(variant):
-        found = map_types.get(attempt["maps"].get(wanted.name, {}).get("id"))
+        mine = attempt["maps"].get(wanted.name)
+        found = map_types.get(mine["id"]) if mine and mine["id"] is not None else None
         if found is None or wanted.type not in (None, found):
             declared = f", declared as {wanted.type}" if wanted.type else ""
             problems.append(Problem("load", f"{variant.name}: map {wanted.name} is {found or 'not in the kernel'}{declared}"))
     return problems
 
 
-def _missing_programs(collector: Collector, variant: Variant, attempt: Mapping[str, Any]) -> set[str]:
+def _missing_programs(collector: Collector, variant: Variant, attempt: AttemptReport) -> set[str]:
     optional = [p for p in collector.programs if not p.required and (not p.variants or variant.name in p.variants)]
-    reports = {p.name: attempt["programs"].get(p.name, {}) for p in optional}
-    return {
-        f"program:{p.name}"
-        for p in optional
-        if not reports[p.name].get("attached" if p.attach else "loaded") and not reports[p.name].get("off")
-    }
+    reports = {p.name: (attempt["programs"].get(p.name), p.attach) for p in optional}
+    return {f"program:{name}" for name, (report, attach) in reports.items() if not _is_there(report, attached=attach)}
 
 
-def _transport(variant: Variant, attempt: Mapping[str, Any], facts: Facts) -> str | None:
+def _is_there(report: ProgramReport | None, *, attached: bool) -> bool:
+    """Whether a program is as it should be; one that its collector switched off is not missing."""
+    return report is not None and bool(report.get("off") or (report["attached"] if attached else report["loaded"]))
+
+
+def _transport(variant: Variant, attempt: AttemptReport, facts: Facts) -> str | None:
     """How the running variant's events travel, by the type that the kernel gives its buffer."""
     buffer = variant.buffer or variant.transport  # a loader's own buffer need not be known by name
     if buffer is None:
         return None
-    ident = attempt["maps"].get(buffer, {}).get("id")
-    kind = next((entry["type"] for entry in facts["kernel"]["during"]["maps"] if entry["id"] == ident), None)
+    report = attempt["maps"].get(buffer)
+    kind = next((entry["type"] for entry in facts["kernel"]["during"]["maps"] if report and entry["id"] == report["id"]), None)
     return None if kind is None else _MAP_TRANSPORT.get(kind, kind)
 
 
 def _strays(facts: Facts) -> list[Problem]:
     """What stands in the kernel afterwards and did not before, and programs that run beside the running variant."""
-    before, during, after = (facts["kernel"][moment] for moment in ("before", "during", "after"))
+    before, during, after = facts["kernel"]["before"], facts["kernel"]["during"], facts["kernel"]["after"]
     attempt = attempt_of(facts, facts["running"])
     own = {report["id"] for report in attempt["programs"].values()} if attempt else set()
     problems = [
@@ -208,26 +206,20 @@ def _strays(facts: Facts) -> list[Problem]:
         for program in _new(before["programs"], during["programs"])
         if program["id"] not in own
     ]
-    for kind in ("programs", "maps", "links"):
-        problems += [
-            Problem("leftover", f"{kind[:-1]} {_named(entry)} is still there afterwards")
-            for entry in _new(before[kind], after[kind])
-        ]
-    for kind, what in (("pins", "pinned object"), ("kprobe_events", "tracefs kprobe")):
-        problems += [
-            Problem("leftover", f"{what} {entry} is still there afterwards")
-            for entry in after.get(kind, ())
-            if entry not in before.get(kind, ())
-        ]
-    return problems
+    named = [("program", _named(entry)) for entry in _new(before["programs"], after["programs"])]
+    named += [("map", _named(entry)) for entry in _new(before["maps"], after["maps"])]
+    named += [("link", _named(entry)) for entry in _new(before["links"], after["links"])]
+    named += [("pinned object", pin) for pin in after.get("pins", ()) if pin not in before.get("pins", ())]
+    named += [("tracefs kprobe", probe) for probe in after.get("kprobe_events", ()) if probe not in before.get("kprobe_events", ())]
+    return problems + [Problem("leftover", f"{what} {name} is still there afterwards") for what, name in named]
 
 
-def _new(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _new(before: Sequence[Entry], now: Sequence[Entry]) -> list[Entry]:
     known = {entry["id"] for entry in before}
     return [entry for entry in now if entry["id"] not in known]
 
 
-def _named(entry: Mapping[str, Any]) -> str:
+def _named(entry: Entry) -> str:
     return f"{entry.get('name') or '(no name)'} ({entry.get('type', '?')}, id {entry['id']})"
 
 
@@ -239,34 +231,35 @@ def _trigger_problems(facts: Facts) -> list[Problem]:
     said = trigger.get("error") or f"exit status {trigger.get('exit')}"
     if trigger.get("after_refusal"):
         when = f"after the refusal the trigger fails ({said})"
-    elif (trigger.get("after") or {}).get("ok"):
+    elif (again := trigger.get("after")) and again["ok"]:
         when = f"the trigger fails while the collector runs ({said}), and not without it"
     else:
         return []
     return [Problem("worse", f"the guest does not work as before: {when}")]
 
 
-def _never_ran(collector: Collector, variant: Variant, target: Target, attempt: Mapping[str, Any], facts: Facts) -> list[Problem]:
+def _never_ran(collector: Collector, variant: Variant, target: Target, attempt: AttemptReport, facts: Facts) -> list[Problem]:
     """Programs that are attached, should run when the trigger is pulled, and never did, where the kernel counts runs (from 5.1 on)."""
-    if not (facts.get("trigger") or {}).get("ok"):
+    trigger = facts.get("trigger")
+    if not trigger or not trigger["ok"]:
         return []
     return [
         Problem("silent", f"{variant.name}: program {program.name} is attached to {program.hook} and never ran")
         for program in collector.programs_of(variant, target.arch)
         if program.attach and program.fires
-        for report in (attempt["programs"].get(program.name, {}),)
-        if report.get("attached") and report.get("runs") == 0
+        for report in (attempt["programs"].get(program.name),)
+        if report is not None and report["attached"] and report.get("runs") == 0
     ]
 
 
-def failure_of(attempt: Mapping[str, Any], optional: Collection[str] = ()) -> str:
+def failure_of(attempt: AttemptReport, optional: Collection[str] = ()) -> str:
     """Why an attempt came to nothing: the first program that failed and was not `optional`, and the kernel's last words on it, else the loader's error."""
     for name, report in attempt["programs"].items():
         if report.get("error") and name not in optional:
             words = last_words(report.get("log") or "")
             return f"program {name}: {report['error']}" + (f": {words}" if words else "")
-    error = attempt.get("error") or {}
-    return str(error.get("text") or f"failed to {attempt['stage']}")
+    error = attempt["error"]
+    return (error["text"] if error else "") or f"failed to {attempt['stage']}"
 
 
 _VERIFIER_CHATTER = ("processed ", "verification time", "stack depth", "-- END", "-- BEGIN", "max_states", "peak_states")

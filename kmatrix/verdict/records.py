@@ -14,8 +14,7 @@ from kmatrix.verdict.failure import Facts, Problem
 
 def of_sink(facts: Facts, event: Event) -> Mapping[str, Any]:
     """What the guest found in the sink that the event comes out of; nothing, where it looked at none."""
-    found: Mapping[str, Any] = (facts.get("sinks") or {}).get(event.source or "buffer") or {}
-    return found
+    return facts.get("sinks", {}).get(event.source or "buffer") or {}
 
 
 def wrong_size(collector: Collector, event: Event, count: int, facts: Facts) -> str | None:
@@ -38,7 +37,7 @@ def _of_no_event(collector: Collector, event: Event, sink: Mapping[str, Any], fa
     """The sizes of all records that came, where not one is of a size that any event out of that sink has."""
     if event.sink.kind != "buffer" or collector.loader is not None or not sink.get("sizes"):
         return None
-    events = [whole(each, collector.events) for each in collector.events_of(collector.variant(facts["running"]))]
+    events = [whole(each, collector.events) for each in collector.events_of(collector.variant(facts["running"] or ""))]
     specs = [_spec(each) for each in events if each.source == event.source]
     transport = "perf" if _by_perf(facts) else "ringbuf"
     sizes: Mapping[str, int] = sink["sizes"]
@@ -90,7 +89,7 @@ def _advice(event: Event, size: int, perf: bool) -> str:
 def _by_perf(facts: Facts) -> bool:
     """Whether the running variant's buffer is a perf buffer, by the type that the kernel gives its map."""
     attempt = next((each for each in facts["attempts"] if each["variant"] == facts["running"]), None)
-    return any(found.get("type") == "perf_event_array" for found in (attempt or {}).get("maps", {}).values())
+    return attempt is not None and any(found["type"] == "perf_event_array" for found in attempt["maps"].values())
 
 
 def _bytes(kind: str) -> int:
@@ -134,18 +133,19 @@ def judge_test_runs(collector: Collector, facts: Facts) -> list[Problem]:
 
 
 def _judge_run(run: TestRun, facts: Facts) -> Iterable[Problem]:
-    answer = (facts.get("test_runs") or {}).get(run.label)
+    answer = facts.get("test_runs", {}).get(run.label)
     if answer is None:  # its program is not loaded, which is judged elsewhere
         return
     what = f"test_run {run.label}"
     if answer["error"] is not None:
         yield Problem("silent", f"{what}: the kernel did not run program {run.program} on this input: {answer['error']}")
         return
-    if run.returns is not None and answer["retval"] != run.returns & 0xFFFFFFFF:
-        found = answer["retval"] - (1 << 32) if run.returns < 0 and answer["retval"] >> 31 else answer["retval"]
-        yield Problem("wrong-data", f"{what}: program {run.program} returned {found}, should be {run.returns}")
-    for name in ("data_out", "ctx_out"):
-        wanted, found = getattr(run, name), answer[name]
+    value = answer["retval"]
+    if run.returns is not None and value != run.returns & 0xFFFFFFFF:
+        value = value - (1 << 32) if value is not None and run.returns < 0 and value >> 31 else value
+        yield Problem("wrong-data", f"{what}: program {run.program} returned {value}, should be {run.returns}")
+    for name, found in (("data_out", answer["data_out"]), ("ctx_out", answer["ctx_out"])):
+        wanted = getattr(run, name)
         if wanted is not None and found != wanted:
             yield Problem("wrong-data", f"{what}: {name} {_difference(found, wanted)}")
 

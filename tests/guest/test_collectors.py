@@ -11,7 +11,7 @@ import pytest
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.event import EventField
 from kmatrix.manifest.load import load_collector
-from kmatrix.runs import cell
+from kmatrix.runs import request
 from tests.guest.conftest import Guest
 
 COLLECTORS = Path(__file__).parents[2] / "collectors"
@@ -39,7 +39,7 @@ def test_they_compile_without_a_warning(source: Path, arch: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_variant_tells_the_truth_or_nothing(guest: Guest, name: str) -> None:
     collector = load_collector(COLLECTORS / name)
-    question = cell.request(collector, guest.target)
+    question = request.request(collector, guest.target)
     for variant in question["variants"]:
         facts = guest.call("cell", **{**question, "variants": [variant]})
         able = variant["name"] in RUNS[guest.target.kernel.name]

@@ -93,6 +93,7 @@ def test_what_is_freed_late_is_waited_for(freed_after: float, waited: float, mon
     now = [0.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.append(now.pop() + seconds))
     monkeypatch.setattr(observe, "time", clock)
-    monkeypatch.setattr(observe, "inventory", lambda: {"maps": [{"id": 1}] if now[0] < freed_after else []})
-    assert observe.settled({"maps": []})["maps"] == ([{"id": 1}] if freed_after > waited else [])
+    empty = {kind: [] for kind in ("programs", "maps", "links", "pins", "kprobe_events")}
+    monkeypatch.setattr(observe, "inventory", lambda: empty | {"maps": [{"id": 1}] if now[0] < freed_after else []})
+    assert observe.settled(empty)["maps"] == ([{"id": 1}] if freed_after > waited else [])
     assert now[0] == pytest.approx(waited, abs=0.03)

@@ -21,7 +21,7 @@ from kmatrix.kernels.build import Option, Recipe
 from kmatrix.kernels.entry import KernelEntry, StagedKernel
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import ARCHES, Arch, host_arch
-from kmatrix.matrix.kernel import BUILD_VARIANTS
+from kmatrix.matrix.kernel import FLAVOURS
 
 from .fabricate import arm64_image, bzimage, kernel, leftovers
 
@@ -84,16 +84,16 @@ def test_the_users_fragment_has_the_last_word(tmp_path: Path) -> None:
         build.fragment_options(Recipe(Path(), "x86_64", (tmp_path / "missing",)))
 
 
-@pytest.mark.parametrize("variant", BUILD_VARIANTS)
+@pytest.mark.parametrize("variant", FLAVOURS)
 def test_the_variants_fragments(variant: str) -> None:
     """Each has one, it parses, and the options that the matrix derives features from are what it sets."""
     options = {option.name: option.value for option in build.fragment_options(Recipe(Path(), HOST, variants=(variant,)))}
     usual = {option.name: option.value for option in build.fragment_options(Recipe(Path(), HOST))}
     assert options != usual
-    for name, on in BUILD_VARIANTS[variant].items():
+    for name, on in FLAVOURS[variant].items():
         # What is not asked for is off: the configuration begins with allnoconfig.
         assert (options.get(f"CONFIG_{name}") is not None) == on
-    assert {path.stem for path in (build.FRAGMENTS / "variants").glob("*.config")} == set(BUILD_VARIANTS)
+    assert {path.stem for path in (build.FRAGMENTS / "variants").glob("*.config")} == set(FLAVOURS)
 
 
 def test_fixes_for_old_trees() -> None:

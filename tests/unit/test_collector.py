@@ -63,7 +63,7 @@ def event(**changes: Any) -> list[dict[str, Any]]:
         ),
         (
             manifest(event=event(first={"equals": "known.victim"})),
-            "the trigger 'open' provides no known.victim; it provides cgroup_id",
+            "the trigger 'open' provides no known.victim",
         ),
         (manifest(event=event(first={"one_of": [1, "known.tigd"]})), "did you mean tgid"),
         (manifest(event=event(first={"contains": "known.paht"})), "did you mean path"),
