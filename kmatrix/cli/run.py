@@ -50,8 +50,17 @@ def command(
     targets, missing = options.select(room, kernels, arch)
     found = object_run.run(infos, targets, room, programs)
     outcomes = [outcome for each in found.values() for outcome in each]
+    left_out = {info.path: object_run.left_out(info, targets) for info in infos}
     if as_json:
-        tried = [{"object": str(info.path), "targets": [asdict(o) for o in found[info.path]], "not_run": missing} for info in infos]
+        tried = [
+            {
+                "object": str(info.path),
+                "targets": [asdict(o) for o in found[info.path]],
+                "not_run": missing,
+                "left_out": left_out[info.path],
+            }
+            for info in infos
+        ]
         click.echo(json.dumps(tried[0] if len(tried) == 1 else tried, indent=1))
     else:
         colour, width = terminal.coloured(color), grid.terminal_width()
@@ -61,8 +70,8 @@ def command(
             by_path = {str(info.path): found[info.path] for info in infos}
             click.echo(report.render_many(by_path, missing, colour=colour, width=width, logs=logs))
         for info in infos:
-            if arches := object_run.left_out(info, targets):
-                click.echo(f"\n{info.path}: not tried on {', '.join(arches)}, since it was compiled for {info.compiled_for}")
+            for each, why in left_out[info.path].items():
+                click.echo(f"\n{info.path}: not tried on {each}: {why}")
     if any(outcome.infra for outcome in outcomes):
         raise click.exceptions.Exit(3)
     if not all(outcome.loaded for outcome in outcomes):

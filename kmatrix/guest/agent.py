@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from . import ask, cell, command, kernel, libbpf, probe, simulate, sshd, survey, trigger, warmup
+from . import ask, cell, command, kernel, libbpf, probe, probe_facts, simulate, sshd, survey, trigger, warmup
 
 Op = Callable[..., Any]
 
@@ -101,6 +101,7 @@ def run_cell(**request: Any) -> dict[str, Any]:
 
 OPS: Mapping[str, Op] = {
     "probe": probed,
+    "facts": probe_facts.find,
     "time": set_time,
     "put": put,
     "get": get,

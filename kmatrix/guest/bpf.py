@@ -271,21 +271,29 @@ def prog_load(
     expected_attach_type: int = 0,
     attach_btf_id: int = 0,
     flags: int = 0,
+    kern_version: int = 0,
+    btf_fd: int = 0,
+    functions: bytes = b"",
 ) -> int:
-    """Load a GPL program of type number `kind`; its fd. The text of an OSError ends with the verifier's own words, if it had any."""
+    """Load a GPL program of type number `kind`; its fd. `functions` are its struct bpf_func_info, whose types are in the BTF of `btf_fd`.
+    The text of an OSError ends with the verifier's own words, if it had any.
+
+    `functions` are its struct bpf_func_info, whose types are in the BTF of `btf_fd`.
+    """
     code = ctypes.create_string_buffer(insns, len(insns))
     license_ = ctypes.create_string_buffer(b"GPL")
     log = ctypes.create_string_buffer(1 << 16)
+    info = ctypes.create_string_buffer(functions, len(functions) or 1)
 
     def attempt(log_level: int) -> int:
         attr = struct.pack(
             "=IIQQIIQII16sIIIIQIIQIII",
             kind, len(insns) // 8, ctypes.addressof(code), ctypes.addressof(license_),
             log_level, len(log) if log_level else 0, ctypes.addressof(log) if log_level else 0,
-            0, flags, name.encode(), 0, expected_attach_type,
-            0, 0, 0, 0, 0, 0, 0, attach_btf_id, 0,
+            kern_version, flags, name.encode(), 0, expected_attach_type,
+            btf_fd, 8 if functions else 0, ctypes.addressof(info) if functions else 0, len(functions) // 8, 0, 0, 0, attach_btf_id, 0,
         )  # fmt: skip
-        length = 112 if attach_btf_id else 72 if expected_attach_type else 64 if name else 48
+        length = 112 if attach_btf_id or functions else 72 if expected_attach_type else 64 if name else 48
         return bpf(PROG_LOAD, attr[:length])
 
     try:

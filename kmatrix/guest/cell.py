@@ -123,7 +123,7 @@ def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loade
 
 def _own(request: Request, before: observe.Inventory, facts: Facts, clock: Clock, probed: Probed) -> OwnLoader | None:
     """The collector's own loader, as long as it runs: also where it runs none of the variants, and has to be stopped."""
-    refuted = {name for name, found in probed()["features"].items() if found is False}
+    refuted = {name for name, found in _found(request, probed).items() if found is False}
     own = OwnLoader(request, before, refuted, facts)
     with clock("load"):
         own.start()
@@ -201,9 +201,14 @@ def _collect(request: Request, stream: Stream | LineStream, raw: list[bytes], ti
     )
 
 
+def _found(request: Request, probed: Probed) -> Mapping[str, bool | None]:
+    """What this kernel has: the features that are always probed, and those that the host had probed for this collector."""
+    return {**probed()["features"], **(request.get("found") or {})}
+
+
 def refusal(request: Request, attempts: list[dict[str, Any]], probed: Probed) -> str:
     """Why nothing runs: each variant's failure in the kernel's words, and the features it needs that the probe did not find."""
-    found = probed()["features"]
+    found = _found(request, probed)
     parts = []
     for variant, report in zip(request["variants"], attempts, strict=True):
         lacking = [name for name in variant.get("needs") or () if found.get(name) is False]

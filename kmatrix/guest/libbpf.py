@@ -88,12 +88,13 @@ def _declare(name: str, result: Any, *arguments: Any) -> Function:
 version_string: Function = _declare("libbpf_version_string", c_char_p)
 _strerror = _declare("libbpf_strerror", c_int, c_int, c_char_p, c_size_t)
 probe_map_type = _declare("libbpf_probe_bpf_map_type", c_int, c_int, c_void_p)
+probe_prog_type = _declare("libbpf_probe_bpf_prog_type", c_int, c_int, c_void_p)
 
 btf_load_vmlinux = _declare("btf__load_vmlinux_btf", c_void_p)
 btf_free = _declare("btf__free", None, c_void_p)
 btf_find_by_name_kind = _declare("btf__find_by_name_kind", c_int, c_void_p, c_char_p, c_uint32)
 btf_type_by_id = _declare("btf__type_by_id", c_void_p, c_void_p, c_uint32)
-btf_name_by_offset = _declare("btf__name_by_offset", c_void_p, c_void_p, c_uint32)
+btf_name_by_offset = _declare("btf__name_by_offset", c_char_p, c_void_p, c_uint32)
 btf_type_cnt = _declare("btf__type_cnt", c_uint32, c_void_p)
 
 object_open_mem = _declare("bpf_object__open_mem", c_void_p, c_char_p, c_size_t, POINTER(OpenOpts))

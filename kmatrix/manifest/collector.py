@@ -11,6 +11,7 @@ from kmatrix.manifest.trigger import Trigger
 from kmatrix.manifest.variant import Expect, Map, Program, Variant, applies
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import Version
+from kmatrix.matrix.parameters import Definition, leaves
 
 
 class Collector(Strict):
@@ -31,6 +32,8 @@ class Collector(Strict):
     trigger: Trigger | None
     events: tuple[Event, ...]
     expects: tuple[Expect, ...]
+    defined: dict[str, Definition] = {}
+    """Own names for features: the manifest's, and those of kernels.toml."""
 
     def programs_of(self, variant: Variant, arch: Arch) -> tuple[Program, ...]:
         """The programs that `variant` has on `arch`."""
@@ -56,8 +59,8 @@ class Collector(Strict):
         return next(variant for variant in self.variants if variant.name == name)
 
     def relevant_features(self, arch: Arch) -> frozenset[str]:
-        """The features that decide anything for this collector on `arch`."""
+        """The features that decide anything for this collector on `arch`; own names stand for what they come down to."""
         needs = [variant.needs for variant in self.variants if arch in variant.arches]
         needs += [program.needs for program in self.programs if arch in program.arches]
         needs += [f.needs for event in self.events for f in self.layout(event)]
-        return frozenset(name for names in needs for name in names)
+        return frozenset(leaves((name for names in needs for name in names), self.defined))

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, validate
@@ -16,6 +16,8 @@ from kmatrix.manifest.own_loader import Loader
 from kmatrix.manifest.trigger import Trigger, check_known
 from kmatrix.manifest.types import check_pattern
 from kmatrix.manifest.variant import Expect, Map, Program, Variant, applies
+from kmatrix.matrix.definitions import DefinitionModel, define
+from kmatrix.matrix.parameters import Definitions
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -38,6 +40,8 @@ class _FileModel(Strict):
     trigger: Trigger | None = None
     event: Annotated[tuple[Event, ...], Field(strict=False)] = ()
     expect: Annotated[tuple[Expect, ...], Field(strict=False)] = ()
+    features: dict[str, DefinitionModel] = {}
+    """The collector's own names for features, over those of kernels.toml."""
 
     @model_validator(mode="after")
     def _hangs_together(self) -> _FileModel:
@@ -156,9 +160,20 @@ def _refer(what: str, names: tuple[str, ...], known: set[str]) -> None:
             raise ValueError(f"{what} names {name!r}, which is not there{did_you_mean(name, known)}")
 
 
-def parse(data: object, *, path: Path) -> Collector:
-    """The collector of a parsed collector.toml; raises InputError naming the file, the key and the fix."""
-    model = validate(_FileModel, data, where=str(path))
+class _OwnNames(Strict):
+    """What is read of a manifest before the rest: the rest may use the names."""
+
+    model_config = ConfigDict(extra="ignore")
+    features: dict[str, DefinitionModel] = {}
+
+
+def parse(data: object, *, path: Path, defined: Definitions | None = None) -> Collector:
+    """The collector of a parsed collector.toml; raises InputError naming the file, the key and the fix.
+
+    `defined` are the names for features that kernels.toml has ([features.NAME]).
+    """
+    own = define(validate(_OwnNames, data, where=str(path)).features, defined or {}, str(path))
+    model = validate(_FileModel, data, where=str(path), context={"defined": own})
     floor = model.collector.min_kernel
     major, minor = map(int, floor.split(".")) if floor else (0, 0)
     return Collector(
@@ -174,4 +189,5 @@ def parse(data: object, *, path: Path) -> Collector:
         trigger=model.trigger,
         events=model.event,
         expects=model.expect,
+        defined=own,
     )

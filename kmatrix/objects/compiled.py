@@ -41,6 +41,8 @@ class ObjectInfo:
     """Whether it has CO-RE relocations, which the loader can only resolve with the kernel's BTF."""
     compiled_for: Arch | None
     """The arch it gives itself away as compiled for, by its name or the registers it reads; None where it is the same for all."""
+    compiled_because: str = ""
+    """What gives it away, as a clause."""
 
 
 def inspect(path: Path) -> ObjectInfo:
@@ -79,7 +81,7 @@ def inspect(path: Path) -> ObjectInfo:
     except (ELFError, KeyError, ValueError, AttributeError, IndexError) as error:
         raise InputError(f"not a whole ELF file ({str(error) or type(error).__name__})", where=str(path), fix=rebuild) from None
     return ObjectInfo(
-        path, data, functions, frozenset(maps), btf.startswith(_BTF_MAGIC), _has_relocations(btf_ext), _compiled_for(path, btf)
+        path, data, functions, frozenset(maps), btf.startswith(_BTF_MAGIC), _has_relocations(btf_ext), *_compiled_for(path, btf)
     )
 
 
@@ -92,13 +94,19 @@ def _has_relocations(btf_ext: bytes) -> bool:
     return header_length >= 32 and core_relo_length > 0
 
 
-def _compiled_for(path: Path, btf: bytes) -> Arch | None:
+def _compiled_for(path: Path, btf: bytes) -> tuple[Arch | None, str]:
+    """The arch, and what tells it."""
     for arch in ARCHES:
         names = (INFO[arch].bpf2go, *INFO[arch].aliases)
         if any(f"_{name}_bpfel" in path.name or path.name.endswith(f"_bpfel_{name}.o") for name in names):
-            return arch
-    by_register = [arch for arch in ARCHES if any(b"\0" + name + b"\0" in btf for name in _REGISTER_NAMES[arch])]
-    return by_register[0] if len(by_register) == 1 else None
+            return arch, "its name says so"
+    by_register = {
+        arch: name.decode() for arch in ARCHES for name in reversed(_REGISTER_NAMES[arch]) if b"\0" + name + b"\0" in btf
+    }
+    if len(by_register) != 1:
+        return None, ""
+    [(arch, name)] = by_register.items()
+    return arch, f"its type information has {arch}'s registers ({name})"
 
 
 def locate(collector: Collector, variant: Variant, arch: Arch) -> Path:
@@ -136,9 +144,9 @@ def load(collector: Collector, variant: Variant, arch: Arch) -> ObjectInfo:
     where = f"{info.path} (variant {variant.name!r} of {collector.path})"
     if info.compiled_for not in (None, arch):
         raise InputError(
-            f"compiled for {info.compiled_for}, wanted for {arch}",
+            f"compiled for {info.compiled_for}, wanted for {arch} ({info.compiled_because})",
             where=where,
-            fix=f"compile it with -D__TARGET_ARCH_{INFO[arch].bpf2go}",
+            fix=f'compile it with -D__TARGET_ARCH_{INFO[arch].bpf2go}, or say arches = ["{info.compiled_for}"] on the variant',
         )
     if "btf" in variant.needs and not info.has_btf:
         raise InputError(

@@ -26,6 +26,7 @@ from kmatrix.runs.loader_files import LoaderFile
 from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.verdict.diagnosis import causes, has_failed
 from kmatrix.verdict.expectation import Expectation, expected
+from kmatrix.verdict.expectation import undeclared as undeclared_features
 from kmatrix.verdict.judge import Verdict, verdict
 from kmatrix.verdict.observation import Observation, observed
 from kmatrix.vm.channel import pack
@@ -216,6 +217,8 @@ class _Cell:
         self.stages: dict[str, float] = {}
         self.facts: Mapping[str, Any] | None = None
         self.probe: Mapping[str, Any] = {}
+        self.extra: dict[str, dict[str, Any]] = {}
+        """What was found of features with a parameter, as the probe's `features` and `why`."""
         self.splat: str | None = None
         self.console: Path | None = None
         self.versions: Mapping[str, str] = {}
@@ -224,6 +227,7 @@ class _Cell:
         """The record of the cell; raises InfraError where the machine room fails."""
         self.room.spec(self.target)  # fetching and building is not the cell's time
         self.versions = self.room.versions(self.target)
+        question = {**question, "found": self._look_up()}
         self.stages["prepare"] = time.monotonic() - self.start
         with self._own_console() as console:
             self._ask(question, console)
@@ -238,9 +242,38 @@ class _Cell:
         self.stages["judge"] = time.monotonic() - mark
         return self.record(observation, verdict)
 
+    def _look_up(self) -> dict[str, bool]:
+        """Have the features with a parameter probed that decide anything here, and expect what follows; all that was found, own names too.
+
+        Raises InputError for one that neither kernels.toml declares nor the guest can tell.
+        """
+        names = sorted(name for name in self.collector.relevant_features(self.target.arch) if ":" in name)
+        mark = time.monotonic()
+        findings = self.room.found(self.target, names)
+        if findings:
+            self.stages["probe"] = time.monotonic() - mark
+        found = {name: each.there for name, each in findings.items() if each.there is not None}
+        undeclared = undeclared_features(self.collector, self.target)
+        for name in undeclared:
+            if name not in found:
+                raise InputError(
+                    f"{name}: the guest of {self.target} cannot tell ({findings[name].why}), and nothing declares it",
+                    where=str(self.collector.path),
+                    fix=f'declare it in kernels.toml: kernels."{self.target.kernel.name}".features = {{ "{name}" = true }} (or false)',
+                )
+        self.extra = {
+            "features": {name: each.there for name, each in findings.items()},
+            "why": {n: f.why for n, f in findings.items()},
+        }
+        self.target = self.target.knowing(self.collector.defined, {name: found[name] for name in undeclared})
+        self.expectation = expected(self.collector, self.target, self.room.matrix)
+        own = {name: self.target.has(name) for name in self.collector.defined}
+        return found | {name: there for name, there in own.items() if there is not None}
+
     def _ask(self, question: Mapping[str, Any], console: Path) -> None:
         mark = time.monotonic()
-        with _machine(self.room, self.target, console) as (vm, self.probe):
+        with _machine(self.room, self.target, console) as (vm, probe):
+            self.probe = {**probe, **{part: {**probe.get(part, {}), **more} for part, more in self.extra.items()}}
             self.stages["restore"] = time.monotonic() - mark
             try:
                 self._bring_files(vm)

@@ -13,6 +13,7 @@ from typing import Any
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.paths import scratch_console
+from kmatrix.matrix.arch import INFO
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
 from kmatrix.objects.source_lines import SourceLines
@@ -104,9 +105,13 @@ def _fit(info: ObjectInfo, targets: Sequence[Target]) -> list[Target]:
     return [target for target in targets if info.compiled_for in (None, target.arch)]
 
 
-def left_out(info: ObjectInfo, targets: Sequence[Target]) -> list[str]:
-    """The arches selected on which the object was not tried, since it was compiled for another."""
-    return sorted({target.arch for target in targets} - {target.arch for target in _fit(info, targets)})
+def left_out(info: ObjectInfo, targets: Sequence[Target]) -> dict[str, str]:
+    """The arches selected on which the object was not tried, each with why, and what to do for it to be."""
+    without = {target.arch for target in targets} - {target.arch for target in _fit(info, targets)}
+    return {
+        arch: f"it was compiled for {info.compiled_for} ({info.compiled_because}); compile it with -D__TARGET_ARCH_{INFO[arch].bpf2go} for {arch}"
+        for arch in sorted(without)
+    }
 
 
 def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str]) -> Outcome:

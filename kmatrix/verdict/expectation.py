@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.event import Event, EventField
@@ -31,8 +31,13 @@ def expected(collector: Collector, target: Target, matrix: Matrix) -> Expectatio
     """The behaviour promised for `target`: the first variant whose needs are all declared; none, a refusal.
 
     An `[[expect]]` entry for the target overrides it. Raises InputError where such an entry's `kernels` names none of the matrix.
+    What nothing declares of the target counts as it was found in its guest (`Target.found`), and as absent before that.
     """
+    target = target.knowing(collector.defined, target.found)
     derived = _derived(collector, target)
+    if found := [name for name in undeclared(collector, target) if name in target.found]:
+        words = ", ".join(f"{name} is {'there' if target.found[name] else 'not there'}" for name in found)
+        derived = replace(derived, why=f"{derived.why}; not declared, so as found in the guest: {words}")
     for entry in collector.expects:
         where = f"{collector.path}: expect.kernels"
         if target in matrix.targets(entry.kernels, entry.arch, where=where):
@@ -40,6 +45,12 @@ def expected(collector: Collector, target: Target, matrix: Matrix) -> Expectatio
             why = f"[[expect]]: {entry.reason}"
             return Expectation(entry.behaviour, variant, frozenset(entry.degraded), derived.missing, why, entry.message)
     return derived
+
+
+def undeclared(collector: Collector, target: Target) -> list[str]:
+    """The features that decide anything for the collector on the target, and of which only a probe can say whether it has them."""
+    names = sorted(collector.relevant_features(target.arch))
+    return [name for name in names if target.kernel.has(name, target.arch) is None]
 
 
 def _derived(collector: Collector, target: Target) -> Expectation:

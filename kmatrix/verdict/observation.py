@@ -11,8 +11,9 @@ from typing import Any
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.types import Behaviour
 from kmatrix.manifest.variant import Variant
-from kmatrix.matrix.features import FEATURES, Step
+from kmatrix.matrix.features import Step
 from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.parameters import feature, leaves
 from kmatrix.verdict.events import judge_events
 from kmatrix.verdict.expectation import needs_of
 from kmatrix.verdict.failure import Facts, Problem
@@ -82,7 +83,9 @@ def _unexplained(collector: Collector, target: Target, facts: Facts) -> list[Pro
         variant = collector.variant(attempt["variant"])
         if attempt["stage"] is not None:
             lacking = [name for name in needs_of(collector, variant, target) if name not in target.features]
-            if attempt["stage"] == "open" or (lacking and not _explains(lacking, _stopped_at(attempt), attempt["error"]["errno"])):
+            if attempt["stage"] == "open" or (
+                lacking and not _explains(leaves(lacking, collector.defined), _stopped_at(attempt), attempt["error"]["errno"])
+            ):
                 problems.append(
                     _not_for_lack(variant.name, lacking, attempt["stage"], failure_of(attempt, optional_programs(collector)))
                 )
@@ -90,7 +93,12 @@ def _unexplained(collector: Collector, target: Target, facts: Facts) -> list[Pro
         for program in collector.programs_of(variant, target.arch):
             report, lacking = attempt["programs"].get(program.name, {}), [n for n in program.needs if n not in target.features]
             failed: Step | None = "attach" if report.get("loaded") else "program"
-            if not program.required and lacking and report.get("error") and not _explains(lacking, failed):
+            if (
+                not program.required
+                and lacking
+                and report.get("error")
+                and not _explains(leaves(lacking, collector.defined), failed)
+            ):
                 words = f"{report['error']}: {last_words(report.get('log') or '')}".removesuffix(": ")
                 problems.append(_not_for_lack(f"{variant.name}: program {program.name}", lacking, str(failed), words))
     return problems
@@ -108,7 +116,7 @@ def _explains(lacking: Sequence[str], step: Step | None, error: int | None = Non
     """Whether the absence of one of the features stops a loader at this step."""
     if step in ("map", "program") and error in _EXHAUSTED and "memcg_accounting" not in lacking:
         return False
-    return any(step in FEATURES[name].stops for name in lacking)
+    return any(step in feature(name).stops for name in lacking)
 
 
 def _stopped_at(attempt: Mapping[str, Any]) -> Step | None:
