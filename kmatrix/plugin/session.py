@@ -28,6 +28,7 @@ from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.load import load_matrix
 from kmatrix.matrix.selection import Matrix, asked_for
 from kmatrix.objects import compiled
+from kmatrix.objects.described import described
 from kmatrix.plugin import options, reds
 from kmatrix.report import grid, table
 from kmatrix.report.causes import classes, headlines
@@ -177,7 +178,9 @@ class CollectorFile(pytest.File):
                     f"the collector {collector.name!r} is also {other}", where=str(self.path), fix="give one another collector.name"
                 )
             if run.wants(collector):
-                built = compiled.check(collector, dict.fromkeys(target.arch for target in run.targets))
+                arches = dict.fromkeys(target.arch for target in run.targets)
+                built = compiled.check(collector, arches)
+                described(collector, arches)  # what its events are must be the same in all objects
                 if run.speaks and (old := compiled.out_of_date(collector, built)):
                     self.warn(pytest.PytestWarning(old))
                 yield from [CellItem.from_parent(self, collector=collector, target=target) for target in run.targets]

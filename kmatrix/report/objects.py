@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kmatrix.report import causes
+from kmatrix.report.contract import paragraphs
 from kmatrix.report.explain import LOG_LINES
 from kmatrix.report.grid import Column
 from kmatrix.report.table import GREEN, RED, RESET, across, missing
@@ -21,7 +22,8 @@ def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colou
     simulated = [outcome.target for outcome in outcomes if outcome.simulated is not None]
     cells = {outcome.target: [_cell(outcome, name, colour) for name in names] for outcome in outcomes}
     parts = [across(labels, cells, simulated, width)]
-    parts += list(_failures(outcomes, logs=logs))
+    parts += [*_failures(outcomes, logs=logs), *paragraphs(outcomes)]
+    parts += _only_loaded(outcomes)
     parts += [f"~ {outcome.target} is simulated: {outcome.simulated}" for outcome in outcomes if outcome.simulated]
     if unavailable:
         parts.append(missing(unavailable))
@@ -39,7 +41,7 @@ def render_many(
     cells = {target: [_score(found.get(target), colour) for found in by_target.values()] for target in targets}
     parts = [across([Column("object", [labels[path] for path in by_target])], cells, simulations, width)]
     for path, outcomes in objects.items():
-        if failures := list(_failures(outcomes, logs=logs)):
+        if failures := [*_failures(outcomes, logs=logs), *paragraphs(outcomes, brief=True)]:
             parts.append("\n".join([f"{labels[path]}:", *(f"  {line}" for failure in failures for line in failure.splitlines())]))
     parts += [f"~ {target} is simulated: {account}" for target, account in simulations.items()]
     if unavailable:
@@ -59,9 +61,10 @@ def _score(outcome: Outcome | None, colour: bool) -> str:
     """`12/14`: of the programs, those that load, and attach where their section says where."""
     if outcome is None:
         return ""
-    good = [p for p in outcome.programs.values() if p["loaded"] and p["attached"] is not False]
-    whole = outcome.error is None and len(good) == len(outcome.programs)
-    text = "✗ error" if outcome.error else f"{'' if whole else '✗ '}{len(good)}/{len(outcome.programs)}"
+    tried = [p for p in outcome.programs.values() if not p.get("off")]
+    good = [p for p in tried if p["loaded"] and p["attached"] is not False]
+    whole = outcome.good
+    text = "✗ error" if outcome.error else f"{'' if whole else '✗ '}{len(good)}/{len(tried)}"
     return f"{GREEN if whole else RED}{text}{RESET}" if colour else text
 
 
@@ -69,6 +72,8 @@ def _cell(outcome: Outcome, name: str, colour: bool) -> str:
     program = outcome.programs.get(name)
     if program is None:
         text, good = "✗ error" if outcome.error else "", False
+    elif program.get("off"):
+        text, good = "off", True
     elif not program["loaded"]:
         text, good = "✗ load", False
     elif program["attached"] is None:
@@ -121,6 +126,17 @@ def _failures(outcomes: Sequence[Outcome], *, logs: bool) -> Iterator[str]:
         where = [f"    at {place}" for place in causes.places([{"where": places.get(words, {})}])]
         where += [f"    the kernel said: {quotes[words]}"] if words in quotes else []
         yield "\n".join([first, *works, *where, *(f"    {line}" for line in rest)])
+
+
+def _only_loaded(outcomes: Sequence[Outcome]) -> list[str]:
+    """Why programs are loaded and not attached, though nothing failed: one line a reason."""
+    names: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        for name, program in outcome.programs.items():
+            if note := program.get("note"):
+                names.setdefault(note, [])
+                names[note] += [] if name in names[note] else [name]
+    return [f"{', '.join(programs)}: loaded, and attached to nothing: {note}" for note, programs in names.items()]
 
 
 def _fails(outcome: Outcome, name: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.event import Event, EventField
 from kmatrix.manifest.types import Behaviour
-from kmatrix.manifest.variant import Variant
+from kmatrix.manifest.variant import Variant, form_needs
 from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.selection import Matrix
 
@@ -78,23 +78,31 @@ def _derived(collector: Collector, target: Target) -> Expectation:
 
 
 def needs_of(collector: Collector, variant: Variant, target: Target) -> list[str]:
-    """The variant's own needs and those of its required programs, in order, each once."""
-    required = [program.needs for program in collector.programs_of(variant, target.arch) if program.required]
+    """The variant's own needs and those of its required programs, in order, each once; of a group of forms, those of the form that runs there."""
+    programs = {program.name: program for program in collector.programs_of(variant, target.arch)}
+    groups = variant.contract.one_of if variant.contract is not None else ()
+    decided = {name for group in groups for form in group for name in form.programs}
+    required = [program.needs for program in programs.values() if program.required and program.name not in decided]
+    for group in groups:
+        forms = [form_needs(form, programs) for form in group]
+        required.append(tuple(next((needs for needs in forms if target.features.issuperset(needs)), forms[-1])))
     return list(dict.fromkeys(name for needs in (variant.needs, *required) for name in needs))
 
 
 def _declared_degradations(collector: Collector, variant: Variant, target: Target) -> frozenset[str]:
     """The optional programs and degradable fields of the variant whose needs are not declared for the target."""
+    decided = variant.contract.in_groups if variant.contract is not None else frozenset()
     programs = {
         f"program:{program.name}"
         for program in collector.programs
         if not program.required
+        and program.name not in decided
         and (not program.variants or variant.name in program.variants)
         and (target.arch not in program.arches or not target.features.issuperset(program.needs))
     }
     fields = {
         field_part(event, f)
-        for event in collector.events
+        for event in collector.events_of(variant)
         for f in collector.layout(event)
         if f.needs and not target.features.issuperset(f.needs)
     }

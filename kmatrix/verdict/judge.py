@@ -78,7 +78,12 @@ def _account(collector: Collector, expectation: Expectation, facts: Facts) -> st
     """Why a cell as promised is what it is, for the reader of a green cell; and how little was seen, where that is so."""
     degraded = f"; without {', '.join(sorted(expectation.degradations))}" if expectation.degradations else ""
     attempt = attempt_of(facts, facts["running"])
-    ran = attempt is None or collector.events or any(report.get("runs") for report in attempt["programs"].values())
+    ran = (
+        attempt is None
+        or collector.events
+        or collector.test_runs
+        or any(report.get("runs") for report in attempt["programs"].values())
+    )
     return f"{expectation.why}{degraded}" + ("" if ran else "; loaded and attached, but nothing shows that it ran")
 
 

@@ -162,7 +162,7 @@ def _not_in_kernel(
     problems = []
     for program in collector.programs_of(variant, target.arch):
         report = attempt["programs"].get(program.name)
-        if not program.required:
+        if not program.required or (report or {}).get("off"):  # another form of it runs, as the contract says
             continue
         if report is None or report["id"] not in in_kernel:
             problems.append(Problem("load", f"{variant.name}: program {program.name} is not in the kernel"))
@@ -172,17 +172,19 @@ def _not_in_kernel(
     map_types = {entry["id"]: entry["type"] for entry in facts["kernel"]["during"]["maps"]}
     for wanted in collector.maps_of(variant):
         found = map_types.get(attempt["maps"].get(wanted.name, {}).get("id"))
-        if found != wanted.type:
-            problems.append(
-                Problem("load", f"{variant.name}: map {wanted.name} is {found or 'not in the kernel'}, declared as {wanted.type}")
-            )
+        if found is None or wanted.type not in (None, found):
+            declared = f", declared as {wanted.type}" if wanted.type else ""
+            problems.append(Problem("load", f"{variant.name}: map {wanted.name} is {found or 'not in the kernel'}{declared}"))
     return problems
 
 
 def _missing_programs(collector: Collector, variant: Variant, attempt: Mapping[str, Any]) -> set[str]:
     optional = [p for p in collector.programs if not p.required and (not p.variants or variant.name in p.variants)]
+    reports = {p.name: attempt["programs"].get(p.name, {}) for p in optional}
     return {
-        f"program:{p.name}" for p in optional if not attempt["programs"].get(p.name, {}).get("attached" if p.attach else "loaded")
+        f"program:{p.name}"
+        for p in optional
+        if not reports[p.name].get("attached" if p.attach else "loaded") and not reports[p.name].get("off")
     }
 
 

@@ -111,7 +111,12 @@ _FLAGS: tuple[tuple[str, tuple[int, int], str, str], ...] = (
         'put a program in SEC("xdp") beside it for older kernels',
     ),
     (r"iter\.s(/|$)", (5, 18), "sleepable iterators (iter.s)", "use iter/… on older kernels"),
-    (r"u(ret)?probe\.s(/|$)", (6, 0), "sleepable uprobes (a section with .s)", "use the form that does not sleep on older kernels"),
+    (
+        r"(u(ret)?probe(\.multi)?|usdt)\.s(/|$)",
+        (6, 0),
+        "sleepable uprobes (a section with .s)",
+        "use the form that does not sleep on older kernels",
+    ),
     (r"[\w.]+\.s(/|$)", (5, 10), "sleepable programs (a section with .s)", "use the form that does not sleep on older kernels"),
 )
 """Section → first release: BPF_F_XDP_HAS_FRAGS (c2f2cdbeffda), BPF_F_SLEEPABLE (1e6c62a88215), and the types that took the latter up later."""

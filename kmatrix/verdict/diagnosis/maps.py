@@ -160,6 +160,13 @@ def _by_words(failing: Failing, kind: str) -> Diagnosis | None:
             return _wrong(failing, what, fix, class_)
     if kind.endswith("_of_maps") and failing.errno in (errno.EBADF, errno.EINVAL, ENOTSUPP):
         return _wrong(failing, _BY_WORDS[0][2], _BY_WORDS[0][3], "map-inner")
+    if kind == "struct_ops" and failing.errno == errno.EINVAL and failing.version < (6, 4):
+        return Diagnosis(
+            "map-type",
+            "a structure that is registered by a link (.struct_ops.link)",
+            'put it in SEC(".struct_ops") for older kernels',
+            "6.4",
+        )
     if kind == "struct_ops":
         return _wrong(
             failing,
