@@ -100,7 +100,7 @@ ROWS: dict[str, tuple[Failing, str, str]] = {
     "4.14: a function": (
         failing(version=(4, 14), log="BPF_CALL uses reserved fields\n"),
         "instruction",
-        "instruction call of a function of the program's own, since 4.16",
+        "instruction call_function (a call of a function of the program's own), since 4.16",
     ),
     "a Go loader's words": (
         failing(

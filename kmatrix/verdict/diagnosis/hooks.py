@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from kmatrix.guest.facts import FACTS
 from kmatrix.matrix import history
 from kmatrix.matrix.features import Version
 from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, first_line, release, since_on
@@ -73,27 +74,15 @@ def too_new(failing: Failing) -> Diagnosis | None:
         if re.match(pattern, section) and failing.version < first:
             return Diagnosis("flag", what, fix, release(first), at)
     silent = failing.stage == "load" and failing.errno == errno.EINVAL and not failing.log.strip()
-    if silent and kind is not None and kind in _CONFIG:
-        return _built_without(failing, f"program type {kind}", _CONFIG[kind])
+    if silent and (option := _option(kind)) is not None:
+        return _built_without(failing, f"program type {kind}", option)
     return None
 
 
-_CONFIG: Mapping[str, str] = {
-    "lirc_mode2": "CONFIG_BPF_LIRC_MODE2",
-    "lsm": "CONFIG_BPF_LSM",
-    "netfilter": "CONFIG_NETFILTER_BPF_LINK",
-    "cgroup_skb": "CONFIG_CGROUP_BPF",
-    "cgroup_sock": "CONFIG_CGROUP_BPF",
-    "cgroup_sock_addr": "CONFIG_CGROUP_BPF",
-    "cgroup_device": "CONFIG_CGROUP_BPF",
-    "cgroup_sysctl": "CONFIG_CGROUP_BPF",
-    "cgroup_sockopt": "CONFIG_CGROUP_BPF",
-    "struct_ops": "CONFIG_BPF_JIT",
-    "kprobe": "CONFIG_BPF_EVENTS",
-    "tracepoint": "CONFIG_BPF_EVENTS",
-    "perf_event": "CONFIG_BPF_EVENTS",
-}
-"""Program types that a kernel has only where it was built with an option (include/linux/bpf_types.h)."""
+def _option(kind: str | None) -> str | None:
+    """The option of the kernel's configuration without which it has no programs of that type."""
+    row = FACTS["prog"].get(kind or "")
+    return f"CONFIG_{row.config[0]}" if row is not None and row.config else None
 
 
 def _built_without(failing: Failing, what: str, option: str) -> Diagnosis:

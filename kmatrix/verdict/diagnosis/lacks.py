@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from kmatrix.guest.table_kfuncs import MODULES
 from kmatrix.matrix import history
 from kmatrix.verdict.diagnosis import hooks
 from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, first_line, holding, naming, release, used, where
-from kmatrix.verdict.diagnosis.kfuncs import MODULES, SINCE
 
 _MAY_SLEEP = ("bpf_copy_from_user", "bpf_copy_from_user_task", "bpf_ima_inode_hash", "bpf_ima_file_hash")
 """Helpers that only a sleepable program may call (might_sleep in kernel/bpf/helpers.c and kernel/bpf/bpf_lsm.c)."""
@@ -87,7 +89,7 @@ def not_sleepable_hook(failing: Failing, match: re.Match[str]) -> Diagnosis | No
 def kfunc(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     """A kernel function that the kernel does not have, or not in what is loaded of it."""
     name = match["function"]
-    since, module = SINCE.get(name), MODULES.get(name)
+    since, module = history.first(f"kfunc:{name}", failing.arch), MODULES.get(name)
     if failing.version < (5, 13) and since is None:
         since = (5, 13)
         what = f"kernel function {name}: BPF programs call no kernel functions"
@@ -129,71 +131,86 @@ def kfunc_type(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     )
 
 
-def atomic(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
-    """An atomic operation beyond adding, where the kernel has only that."""
-    code = match["code"]
-    at = holding(failing, lambda insn: insn[0] in (0xC3, 0xDB) and any(insn[4:]))
-    if failing.version >= (5, 12):
-        if code is None or int(code, 16) not in (0x100, 0x110) or failing.version >= (6, 15):
-            return None
-        what = "load_acquire (an atomic load or store with an order)"
-        return Diagnosis("instruction", f"instruction {what}", "compile with -mcpu=v3", "6.15", at)
+@dataclass(frozen=True)
+class Instruction:
+    """An instruction, or a form of one, by its name in the feature table (`insn:…`)."""
+
+    name: str
+    words: str
+    """What it is."""
+    fix: str
+    codes: frozenset[int]
+    """Its opcodes, by which its line of source is found."""
+
+
+_V3, _V2 = "compile with -mcpu=v3", "compile with -mcpu=v2"
+_LOOP = "use a bounded loop, or bpf_loop from 5.17 on"
+_INLINE = "make the functions __always_inline"
+_HELPERS_ONLY = "give such kernels a variant that calls helpers"
+_BY_CODE: tuple[Instruction, ...] = (
+    Instruction("may_goto", "cond_break", _LOOP, frozenset({0xE5})),
+    Instruction("long_jump", "gotol: a jump further than 32,767 instructions", _V3, frozenset({0x06})),
+    Instruction("byte_swap", "bswap", _V3, frozenset({0xD7})),
+    Instruction("load_sign_extended", "a load that extends the sign", _V3, frozenset({0x81, 0x89, 0x91})),
+)
+"""What the verifier names by its code."""
+_BY_WORDS: tuple[tuple[str, Instruction], ...] = (
+    ("insn class 6", Instruction("jmp32", "a comparison of 32 bits", _V2, frozenset(range(0x06, 0x100, 8)))),
+    ("BPF_LDX", _BY_CODE[3]),
+    ("BPF_CALL", Instruction("call_function", "a call of a function of the program's own", _INLINE, frozenset({0x85}))),
+    ("BPF_CALL", Instruction("call_kfunc", "a call of a kernel function", _HELPERS_ONLY, frozenset({0x85}))),
+    ("BPF_MOV", Instruction("move_sign_extended", "or another form of mov", _V3, frozenset({0xBC, 0xBF}))),
+)
+"""What it names by its class: words → instruction, the oldest first."""
+_ATOMIC = Instruction(
+    "atomic_fetch",
+    "an atomic operation whose old value is used",
+    "compile with -mcpu=v2, or use the operation without its result",
+    frozenset({0xC3, 0xDB}),
+)
+_ORDERED = Instruction("load_acquire", "an atomic load or store with an order", _V3, frozenset({0xC3, 0xDB}))
+
+
+def _too_old_for(failing: Failing, instruction: Instruction, wanted: Callable[[bytes], bool] | None = None) -> Diagnosis | None:
+    """The instruction as the cause, where the kernel is older than it."""
+    since = history.first(f"insn:{instruction.name}", failing.arch)
+    if since is None or failing.version >= since:
+        return None
+    at = holding(failing, wanted or (lambda insn: insn[0] in instruction.codes))
+    return Diagnosis("instruction", f"instruction {instruction.name} ({instruction.words})", instruction.fix, release(since), at)
+
+
+def _unknown(failing: Failing, how: str, at: str | None) -> Diagnosis:
     return Diagnosis(
         "instruction",
-        "instruction atomic_fetch (an atomic operation whose old value is used)",
-        "compile with -mcpu=v2, or use the operation without its result",
-        "5.12",
-        at,
+        f"an instruction that this kernel does not know ({how})",
+        "compile for an older instruction set (-mcpu=v2, or -mcpu=v3)",
+        None,
+        at or first_line(failing),
     )
+
+
+def atomic(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
+    """An atomic operation beyond adding, where the kernel has only that; or one that orders memory (imm 0x100 and 0x110)."""
+    if (found := _too_old_for(failing, _ATOMIC, lambda insn: insn[0] in _ATOMIC.codes and any(insn[4:]))) is not None:
+        return found
+    ordered = match["code"] is not None and int(match["code"], 16) in (0x100, 0x110)
+    return _too_old_for(failing, _ORDERED) if ordered else None
 
 
 def opcode(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     """An instruction that the verifier does not know, by its code."""
     code = int(match["code"], 16)
-    at = holding(failing, lambda insn: insn[0] == code)
-    for codes, since, name, fix in _OPCODES:
-        if code in codes and failing.version < since:
-            return Diagnosis("instruction", f"instruction {name}", fix, release(since), at)
-    return Diagnosis(
-        "instruction",
-        f"an instruction that this kernel does not know (code 0x{code:02x})",
-        "compile for an older instruction set (-mcpu=v2, or -mcpu=v3)",
-        None,
-        at,
-    )
-
-
-_OPCODES: tuple[tuple[frozenset[int], tuple[int, int], str, str], ...] = (
-    (frozenset({0xE5}), (6, 9), "may_goto (cond_break)", "use a bounded loop, or bpf_loop from 5.17 on"),
-    (frozenset({0x06}), (6, 6), "gotol (a jump further than 32,767 instructions)", "compile with -mcpu=v3"),
-    (frozenset({0xD7}), (6, 6), "bswap", "compile with -mcpu=v3"),
-    (frozenset({0x81, 0x89, 0x91}), (6, 6), "ldsx (a load that extends the sign)", "compile with -mcpu=v3"),
-)
+    known = (each for each in _BY_CODE if code in each.codes)
+    found = next((cause for each in known if (cause := _too_old_for(failing, each)) is not None), None)
+    return found or _unknown(failing, f"code 0x{code:02x}", holding(failing, lambda insn: insn[0] == code))
 
 
 def reserved(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     """`… uses reserved fields`: a form of an instruction that is newer than the kernel."""
-    for words, since, name, fix, codes in _FORMS:
-        if words in match[0] and failing.version < since:
-            at = holding(failing, lambda insn, codes=codes: insn[0] in codes)  # type: ignore[misc]
-            return Diagnosis("instruction", f"instruction {name}", fix, release(since), at)
-    return Diagnosis(
-        "instruction",
-        f"an instruction that this kernel does not know ({match[0]})",
-        "compile for an older instruction set (-mcpu=v2, or -mcpu=v3)",
-        None,
-        where(failing),
-    )
-
-
-_FORMS: tuple[tuple[str, tuple[int, int], str, str, frozenset[int]], ...] = (
-    ("insn class 6", (5, 1), "jmp32 (a comparison of 32 bits)", "compile with -mcpu=v2", frozenset(range(0x06, 0x100, 8))),
-    ("BPF_LDX", (6, 6), "ldsx (a load that extends the sign)", "compile with -mcpu=v3", frozenset({0x81, 0x89, 0x91})),
-    ("BPF_CALL", (4, 16), "call of a function of the program's own", "make the functions __always_inline", frozenset({0x85})),
-    ("BPF_CALL", (5, 13), "call of a kernel function", "give such kernels a variant that calls helpers", frozenset({0x85})),
-    ("BPF_MOV", (6, 6), "movsx, or another form of mov", "compile with -mcpu=v3", frozenset({0xBC, 0xBF})),
-)
-"""Words → first release: 092ed0968bb6 (jmp32), 1f9a1ea821ff, 8100928c8814 and ec0e2da95f72 (cpu v4), cc8b0b92a169 and e6ac2450d6de (calls)."""
+    known = (each for words, each in _BY_WORDS if words in match[0])
+    found = next((cause for each in known if (cause := _too_old_for(failing, each)) is not None), None)
+    return found or _unknown(failing, match[0], where(failing))
 
 
 def back_edge(failing: Failing, _: re.Match[str]) -> Diagnosis | None:
