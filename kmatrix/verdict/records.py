@@ -118,8 +118,12 @@ def what_came(event: Event, match: str, facts: Facts) -> str | None:
     sizes = {int(size): number for size, number in (sink.get("sizes") or {}).items()}
     if event.sink.kind == "buffer" and sizes:
         return f"{_records(sizes)} came, none with {match}" if match else f"{_records(sizes)} came"
-    entries = {"map": "entries are in the map", "iter": "lines were read"}.get(event.sink.kind, "other lines came")
-    return f"{other} {entries}, none with {match}" if match else f"{other} {entries}"
+    one, many = _WHAT_CAME.get(event.sink.kind, ("other line came", "other lines came"))
+    came = f"{other} {one if other == 1 else many}"
+    return f"{came}, none with {match}" if match else came
+
+
+_WHAT_CAME = {"map": ("entry is in the map", "entries are in the map"), "iter": ("line was read", "lines were read")}
 
 
 def _place(event: Event) -> str:

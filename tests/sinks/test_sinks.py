@@ -67,7 +67,7 @@ returns = 2
 TARGETS = ("6.1-x86_64", "5.10-arm64", "5.4-x86_64")
 WRONG = {
     "value = { opens = 2,": ("value = { opens = 3,", "wrong-data", "value.opens is 2, should be 3"),
-    "[{ key = 5,": ("[{ key = 6,", "silent", "1 entries are in the map, none with key = 6"),
+    "[{ key = 5,": ("[{ key = 6,", "silent", "1 entry is in the map, none with key = 6"),
     '"value", min = 2': ('"value", min = 200', "wrong-data", "should be at least 200"),
     "match = { pid =": ("match = { line =", "silent", "none with line = "),
     "returns = 3": ("returns = 1", "wrong-data", "program drop_short returned 3, should be 1"),
