@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from elftools.elf.sections import SymbolTableSection
 
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
-from kmatrix.manifest.collector import Collector, Variant
+from kmatrix.manifest.collector import Collector, Transport, Variant
 from kmatrix.matrix.arch import ARCHES, INFO, Arch
+from kmatrix.objects.btf import Btf
 
 _SHF_EXECINSTR = 0x4
 _BTF_MAGIC = b"\x9f\xeb"
@@ -42,6 +43,8 @@ class ObjectInfo:
     """The arch it gives itself away as compiled for, by its name or the registers it reads; None where it is the same for all."""
     compiled_because: str = ""
     """What gives it away, as a clause."""
+    map_types: Mapping[str, int] = field(default_factory=dict)
+    """Map → its BPF_MAP_TYPE, as far as .BTF says it."""
 
 
 def inspect(path: Path) -> ObjectInfo:
@@ -80,7 +83,14 @@ def inspect(path: Path) -> ObjectInfo:
     except (ELFError, KeyError, ValueError, AttributeError, IndexError) as error:
         raise InputError(f"not a whole ELF file ({str(error) or type(error).__name__})", where=str(path), fix=rebuild) from None
     return ObjectInfo(
-        path, data, functions, frozenset(maps), btf.startswith(_BTF_MAGIC), _has_relocations(btf_ext), *_compiled_for(path, btf)
+        path,
+        data,
+        functions,
+        frozenset(maps),
+        btf.startswith(_BTF_MAGIC),
+        _has_relocations(btf_ext),
+        *_compiled_for(path, btf),
+        _map_types(btf),
     )
 
 
@@ -91,6 +101,18 @@ def _has_relocations(btf_ext: bytes) -> bool:
     header_length: int = struct.unpack_from("<I", btf_ext, 4)[0]
     core_relo_length: int = struct.unpack_from("<I", btf_ext, 28)[0]
     return header_length >= 32 and core_relo_length > 0
+
+
+def _map_types(btf: bytes) -> dict[str, int]:
+    """What __uint(type, …) gave each map of .maps; nothing where there is no BTF."""
+    try:
+        return {name: numbers["type"] for name, numbers in Btf(btf).map_numbers().items() if "type" in numbers}
+    except (ValueError, IndexError):
+        return {}
+
+
+_TRANSPORTS: Mapping[int, Transport] = {4: "perf", 27: "ringbuf"}
+"""BPF_MAP_TYPE_PERF_EVENT_ARRAY and BPF_MAP_TYPE_RINGBUF (include/uapi/linux/bpf.h) → what a variant calls them."""
 
 
 def _compiled_for(path: Path, btf: bytes) -> tuple[Arch | None, str]:
@@ -181,6 +203,14 @@ def load(collector: Collector, variant: Variant, arch: Arch) -> ObjectInfo:
                 where=where,
                 fix=f"it has: {', '.join(sorted(info.maps)) or 'none'}",
             )
+    transport = _TRANSPORTS.get(info.map_types.get(variant.buffer or "", -1))
+    if transport is not None and transport != variant.transport:
+        raise InputError(
+            f"map {variant.buffer!r} is a {'ring' if transport == 'ringbuf' else 'perf'} buffer, and the manifest says "
+            f'transport = "{variant.transport}"',
+            where=where,
+            fix=f'write transport = "{transport}", or name the other map as buffer',
+        )
     return info
 
 

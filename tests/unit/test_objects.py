@@ -66,6 +66,17 @@ def test_the_right_one_is_taken_and_tp_is_tracepoint(built: Path) -> None:
     assert compiled.load(collector, collector.variants[0], "arm64").path.name == "tiny_arm64_bpfel.o"
 
 
+def test_a_transport_that_is_not_the_buffers_needs_no_vm_to_be_seen(built: Path, tmp_path: Path) -> None:
+    assert compiled.inspect(built / "tiny_x86_bpfel.o").map_types == {"events": 4}
+    error = refused(built, transport="ringbuf")
+    assert "map 'events' is a perf buffer, and the manifest says transport = \"ringbuf\"" in str(error)
+    assert error.fix == 'write transport = "perf", or name the other map as buffer'
+    compile_object(tmp_path / "ring.o", "x86", "USE_RINGBUF")
+    assert 'write transport = "ringbuf"' in str(refused(tmp_path, object="ring.o"))
+    collector = manifest_for(tmp_path, object="ring.o", transport="ringbuf")
+    assert compiled.load(collector, collector.variants[0], "x86_64").map_types == {"events": 27}
+
+
 def test_missing(tmp_path: Path) -> None:
     error = refused(tmp_path)
     assert "no object for x86_64 (looked in" in str(error)
@@ -169,8 +180,8 @@ def test_objects_of_one_name_in_different_folders_are_told_apart(tmp_path: Path)
     for name, define in (("core", "USE_RINGBUF"), ("plain", "NOTHING")):
         (tmp_path / name).mkdir()
         compile_object(tmp_path / name / "prog.bpf.o", "x86", define)
-    collector = manifest_for(tmp_path, object="core/prog.bpf.o")
-    second = collector.variants[0].model_copy(update={"name": "w", "object": "plain/prog.bpf.o"})
+    collector = manifest_for(tmp_path, object="core/prog.bpf.o", transport="ringbuf")
+    second = collector.variants[0].model_copy(update={"name": "w", "object": "plain/prog.bpf.o", "transport": "perf"})
     collector = collector.model_copy(update={"variants": (*collector.variants, second)})
     asked = cell.request(collector, load_matrix().target("6.1-x86_64"))
     sent = [base64.b64decode(asked["objects"][variant["object"]]) for variant in asked["variants"]]
