@@ -40,7 +40,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "images": ("images:group", "The guest images on this machine: build, list, remove."),
     "features": (
         "features:command",
-        "The features declared for every kernel; with a TARGET (5.4-arm64), declared and probed in its guest side by side.",
+        "The features, and what each kernel is declared to have; of a TARGET, declared and probed in its guest side by side.",
+    ),
+    "needs": (
+        "needs:command",
+        "What compiled objects need of a kernel, and since which release there is such a thing.",
     ),
     "lint": (
         "lint:command",
@@ -85,9 +89,9 @@ def cli(offline: bool) -> None:
     The matrix itself runs under pytest: `pytest --kernels=5.4,6.1 --arch=arm64` where your collectors are.
     """
     if offline:
-        from kmatrix.fetch import download
+        from kmatrix.fetch import network
 
-        download.go_offline()
+        network.go_offline()
 
 
 def _as_json(message: str, where: str | None = None, fix: str | None = None) -> None:

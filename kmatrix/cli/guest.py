@@ -41,7 +41,7 @@ def shell(
     """A shell in the VM of KERNEL: pristine, thrown away afterwards; bpftool, python3 and libbpf are there."""
     matrix = options.load_matrix(kernels_file)
     target = options.target(matrix, kernel, arch)
-    chosen = find_collector(collector) if collector is not None else None
+    chosen = find_collector(collector, matrix.defined) if collector is not None else None
     room = options.room(matrix, accel, cold)
     with ExitStack() as stack:
         console = stack.enter_context(scratch_console(f"shell-{target}"))

@@ -76,7 +76,7 @@ def _here(row: dict[str, Any], matrix: Matrix) -> list[str]:
     if row.get("set_up"):
         return [name, arch, release, "-", "-", f"as {matrix.kernel(name).image_of.name}, {row['set_up']}"]
     btf = {True: "yes", False: "beside" if row["btf_file"] else "no", None: "?"}[row["btf"]]
-    return [name, arch, release, btf, _size(row["size"]), _origin(row["source"])]
+    return [name, arch, release, btf, _size(row["size"]), kernels.origin(row["source"])]
 
 
 def _lacking(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
@@ -336,7 +336,7 @@ def _add(target: Target, stage: Any, replace: bool, as_json: bool, label: str | 
 
     if not replace and (entry := store.find(name, target.arch)) is not None:
         raise InputError(
-            f"the store has one already: {entry.release} ({_origin(entry.source)})",
+            f"the store has one already: {entry.release} ({kernels.origin(entry.source)})",
             where=str(target),
             fix="add --replace to put the new one in its place",
         )
@@ -359,7 +359,7 @@ def _meant(target: Target, staged: StagedKernel) -> StagedKernel:
 
 
 def _print_entries(entries: list[tuple[str, Arch, KernelEntry]]) -> None:
-    rows = [[name, arch, e.release, "yes" if e.btf else "no", _size(e.size), _origin(e.source)] for name, arch, e in entries]
+    rows = [[name, arch, e.release, "yes" if e.btf else "no", _size(e.size), kernels.origin(e.source)] for name, arch, e in entries]
     if rows:
         click.echo(grid.prose(rows, grid.terminal_width(), heads=["kernel", "arch", "release", "BTF", "size", "source"]))
 
@@ -421,24 +421,6 @@ def _tried(name: Name, matrix: Matrix) -> bool | None:
     known = kernels.sources()
     fetching = [spec for spec in matrix.kernel(kernel).real.sources_for(arch) if known[spec.kind].fetches]
     return not all(spec.untried for spec in fetching) if fetching else None
-
-
-def _origin(source: Any) -> str:
-    kind = source.get("kind")
-    if kind == "oci":
-        return str(source["ref"])
-    if kind == "mainline":
-        return f"Ubuntu mainline {source['version']}"
-    if kind == "git":
-        return f"built from {source['url']} at {source['commit'][:12]}"
-    if kind in ("package", "tarball"):
-        files = ", ".join(artifact["url"].rsplit("/", 1)[-1] for artifact in source["artifacts"])
-        return files if kind == "package" else f"built from {files}"
-    if kind == "debian":
-        return f"Debian {source['suite']} {source['version']}"
-    if source.get("kind") == "build":
-        return f"built from {source['tree']}"
-    return f"imported from {source.get('image') or ', '.join(source.get('from', []))}"
 
 
 def _size(count: int) -> str:

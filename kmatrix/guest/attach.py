@@ -22,6 +22,7 @@ from ctypes import byref, sizeof
 from . import bpf, libbpf, netdev
 from .cgroup import cgroup_root
 from .observe import dynamic_probes
+from .targets import attach_to
 
 SO_ATTACH_BPF = 50
 ETH_P_ALL = 3
@@ -32,8 +33,10 @@ LOOPBACK = 1
 """The interface index of lo, the same in every network namespace."""
 
 
-def attach(program: int, resources: ExitStack) -> str | None:
-    """Attach a loaded program; `resources` will detach it. How it was done, or None where its section does not say where.
+def attach(program: int, resources: ExitStack, to: str | None = None) -> str | None:
+    """Attach a loaded program where its section says, or `to` that target; `resources` will detach it.
+
+    Returns how it was done, or None where its section does not say where.
 
     Raises LibbpfError or OSError where the kernel would not, or where the kernel does not know of the attachment afterwards.
     """
@@ -50,10 +53,10 @@ def attach(program: int, resources: ExitStack) -> str | None:
     if by_hand is not None:
         return by_hand(program, resources)
     probes = dynamic_probes() if kind == "kprobe" else []
-    link = libbpf.program_attach(program)
+    link = libbpf.program_attach(program) if to is None else attach_to(program, to)
     if not link:
         error = libbpf.last_error("attach")
-        has_target = kind in _TRACING and "/" in libbpf.program_section(program).decode()
+        has_target = to is not None or (kind in _TRACING and "/" in libbpf.program_section(program).decode())
         if error.errno == errno.EOPNOTSUPP and not has_target:
             return None
         raise error

@@ -16,6 +16,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+from . import table_types
+from .table_types import names
+
 _SYSCALLS = {  # (bpf, perf_event_open, openat)
     "x86_64": (321, 298, 257),
     "aarch64": (280, 241, 56),
@@ -37,22 +40,7 @@ TCX_INGRESS, TCX_EGRESS, NETKIT_PRIMARY, NETKIT_PEER = 46, 47, 54, 55
 PERF_EVENT_IOC_SET_BPF = 0x40042408
 
 # Names as bpftool writes them, by the kernel's numbers.
-PROG_TYPES = (
-    "unspec", "socket_filter", "kprobe", "sched_cls", "sched_act", "tracepoint", "xdp", "perf_event", "cgroup_skb", "cgroup_sock",
-    "lwt_in", "lwt_out", "lwt_xmit", "sock_ops", "sk_skb", "cgroup_device", "sk_msg", "raw_tracepoint", "cgroup_sock_addr",
-    "lwt_seg6local", "lirc_mode2", "sk_reuseport", "flow_dissector", "cgroup_sysctl", "raw_tracepoint_writable", "cgroup_sockopt",
-    "tracing", "struct_ops", "ext", "lsm", "sk_lookup", "syscall", "netfilter",
-)  # fmt: skip
-MAP_TYPES = (
-    "unspec", "hash", "array", "prog_array", "perf_event_array", "percpu_hash", "percpu_array", "stack_trace", "cgroup_array",
-    "lru_hash", "lru_percpu_hash", "lpm_trie", "array_of_maps", "hash_of_maps", "devmap", "sockmap", "cpumap", "xskmap", "sockhash",
-    "cgroup_storage", "reuseport_sockarray", "percpu_cgroup_storage", "queue", "stack", "sk_storage", "devmap_hash", "struct_ops",
-    "ringbuf", "inode_storage", "task_storage", "bloom_filter", "user_ringbuf", "cgrp_storage", "arena",
-)  # fmt: skip
-LINK_TYPES = (
-    "unspec", "raw_tracepoint", "tracing", "cgroup", "iter", "netns", "xdp", "perf_event", "kprobe_multi", "struct_ops", "netfilter",
-    "tcx", "uprobe_multi", "netkit", "sockmap",
-)  # fmt: skip
+PROG_TYPES, MAP_TYPES, LINK_TYPES = names(table_types.PROG_TYPES), names(table_types.MAP_TYPES), names(table_types.LINK_TYPES)
 
 _INFO_SIZE = 256
 
@@ -85,7 +73,7 @@ def bpf(command: int, attr: bytes) -> int:
     return syscall(NR_BPF, command, ctypes.create_string_buffer(attr, len(attr)), len(attr))
 
 
-def _write_back(command: int, attr: bytes) -> bytes:
+def write_back(command: int, attr: bytes) -> bytes:
     """bpf(2) of a command that answers in its attributes: those, afterwards."""
     buffer = ctypes.create_string_buffer(attr, len(attr))
     syscall(NR_BPF, command, buffer, len(attr))
@@ -163,6 +151,12 @@ def map_info(fd: int) -> Map:
     return Map(ident, _text(raw[24:40]), name_of(MAP_TYPES, kind))
 
 
+def map_shape(fd: int) -> tuple[str, int, int]:
+    """The type of the map behind `fd`, and the bytes of its keys and values."""
+    kind, _, key_size, value_size = struct.unpack_from("=IIII", _info(fd))
+    return name_of(MAP_TYPES, kind), key_size, value_size
+
+
 def link_info(fd: int) -> Link:
     """What the kernel says of the link behind `fd`."""
     kind, ident, prog_id = struct.unpack_from("=III", _info(fd))
@@ -190,7 +184,7 @@ def _ids(next_id: int) -> Iterator[int]:
     ident = 0
     while True:
         try:
-            (_, ident) = struct.unpack_from("=II", _write_back(next_id, struct.pack("=III", ident, 0, 0)))
+            (_, ident) = struct.unpack_from("=II", write_back(next_id, struct.pack("=III", ident, 0, 0)))
         except OSError:
             return
         yield ident
@@ -231,7 +225,7 @@ def task_fd_query(pid: int, fd: int) -> tuple[int, str] | None:
     name = ctypes.create_string_buffer(256)
     attr = struct.pack("=IIIIQIIQQ", pid, fd, 0, len(name), ctypes.addressof(name), 0, 0, 0, 0)
     try:
-        answer = _write_back(TASK_FD_QUERY, attr)
+        answer = write_back(TASK_FD_QUERY, attr)
     except OSError:
         return None
     ident: int = struct.unpack_from("=I", answer, 24)[0]
@@ -248,7 +242,7 @@ def programs_on_cgroup(cgroup_fd: int, attach_type: int) -> list[int] | None:
     """The ids of the programs attached to a cgroup itself; None where the kernel does not tell (before 4.15, 468e2f64d220)."""
     ids = (ctypes.c_uint32 * 64)()  # BPF_CGROUP_MAX_PROGS
     try:
-        answer = _write_back(PROG_QUERY, struct.pack("=IIIIQI", cgroup_fd, attach_type, 0, 0, ctypes.addressof(ids), len(ids)))
+        answer = write_back(PROG_QUERY, struct.pack("=IIIIQI", cgroup_fd, attach_type, 0, 0, ctypes.addressof(ids), len(ids)))
     except OSError as error:
         if error.errno == errno.EINVAL:
             return None
@@ -283,21 +277,29 @@ def prog_load(
     expected_attach_type: int = 0,
     attach_btf_id: int = 0,
     flags: int = 0,
+    kern_version: int = 0,
+    btf_fd: int = 0,
+    functions: bytes = b"",
 ) -> int:
-    """Load a GPL program of type number `kind`; its fd. The text of an OSError ends with the verifier's own words, if it had any."""
+    """Load a GPL program of type number `kind`; its fd. `functions` are its struct bpf_func_info, whose types are in the BTF of `btf_fd`.
+    The text of an OSError ends with the verifier's own words, if it had any.
+
+    `functions` are its struct bpf_func_info, whose types are in the BTF of `btf_fd`.
+    """
     code = ctypes.create_string_buffer(insns, len(insns))
     license_ = ctypes.create_string_buffer(b"GPL")
     log = ctypes.create_string_buffer(1 << 16)
+    info = ctypes.create_string_buffer(functions, len(functions) or 1)
 
     def attempt(log_level: int) -> int:
         attr = struct.pack(
             "=IIQQIIQII16sIIIIQIIQIII",
             kind, len(insns) // 8, ctypes.addressof(code), ctypes.addressof(license_),
             log_level, len(log) if log_level else 0, ctypes.addressof(log) if log_level else 0,
-            0, flags, name.encode(), 0, expected_attach_type,
-            0, 0, 0, 0, 0, 0, 0, attach_btf_id, 0,
+            kern_version, flags, name.encode(), 0, expected_attach_type,
+            btf_fd, 8 if functions else 0, ctypes.addressof(info) if functions else 0, len(functions) // 8, 0, 0, 0, attach_btf_id, 0,
         )  # fmt: skip
-        length = 112 if attach_btf_id else 72 if expected_attach_type else 64 if name else 48
+        length = 112 if attach_btf_id or functions else 72 if expected_attach_type else 64 if name else 48
         return bpf(PROG_LOAD, attr[:length])
 
     try:

@@ -7,12 +7,15 @@ import mmap
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import bpf, libbpf
+from . import bpf, libbpf, why
 from .attach import attach
 from .libbpf import LibbpfError
 from .observe import Stream
+
+if TYPE_CHECKING:
+    from .contract import Contract
 
 Report = dict[str, Any]
 Clock = Callable[[str], AbstractContextManager[None]]
@@ -29,12 +32,22 @@ _SAYS_NOTHING = re.compile(r"failed to load object|prog '[^']*': failed to load:
 NO_TARGET = "its section does not say where to attach it"
 
 
+class CannotSet(Exception):
+    """The kernel or libbpf does not take what the contract sets. `program` is who it is about, where it is about one."""
+
+    def __init__(self, text: str, number: int | None = None, program: str | None = None) -> None:
+        self.text, self.errno, self.program = text, number, program
+        super().__init__(text)
+
+
 class Object:
     """An opened object; after `load`, its programs and maps are in the kernel until `close`."""
 
-    def __init__(self, data: bytes, name: str) -> None:
+    def __init__(self, data: bytes, name: str, *, kconfig: str | None = None, btf: str | None = None) -> None:
         self._data = data  # libbpf copies what it needs, but only while opening
         opts = libbpf.OpenOpts(sz=ctypes.sizeof(libbpf.OpenOpts), object_name=name.encode())
+        opts.kconfig = kconfig.encode() if kconfig is not None else None
+        opts.btf_custom_path = btf.encode() if btf is not None else None
         opened = libbpf.object_open_mem(data, len(data), ctypes.byref(opts))
         self.pointer = libbpf.pointer("bpf_object__open", opened)
         self.programs = {libbpf.program_name(p).decode(): p for p in libbpf.each(libbpf.next_program, self.pointer)}
@@ -72,10 +85,34 @@ def blank(section: str) -> Report:
 
 
 def describe(lines: Sequence[str], error: LibbpfError | OSError) -> Report:
-    """The failure as errno and text: libbpf's own lines but for those that say nothing, else the error in words."""
-    telling = [line for line in lines if not _SAYS_NOTHING.match(line)]
+    """The failure as errno and text: libbpf's own lines but for those that say nothing, else the error in words.
+
+    Of a BTF that the kernel did not take, the line that says why, last: libbpf goes on without it, so it need not be the cause.
+    """
+    rest, btf = _without_btf_log(lines)
+    telling = [line for line in rest if not _SAYS_NOTHING.match(line)][: 3 if btf else 4] + btf
     words = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-    return {"errno": error.errno, "text": "; ".join(telling[:4]) or words}
+    return {"errno": error.errno, "text": "; ".join(telling) or words}
+
+
+_BTF_BEGIN, _BTF_END = "-- BEGIN BTF LOAD LOG", "-- END BTF LOAD LOG"
+_BTF_FAILED = re.compile(r"BTF loading error: -\d+")
+
+
+def _without_btf_log(lines: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The lines without what is said of loading the object's BTF, and that in one line, if there is any."""
+    rest: list[str] = []
+    code, last, inside = "", "", False
+    for line in lines:
+        if line.startswith((_BTF_BEGIN, _BTF_END)):
+            inside = line.startswith(_BTF_BEGIN)
+        elif inside:
+            last = line.strip() or last
+        elif failed := _BTF_FAILED.match(line):
+            code = failed[0]
+        elif not line.startswith("Error loading .BTF into kernel"):
+            rest.append(line)
+    return rest, [f"{code} ({last})"] if code else []
 
 
 def culprit(lines: Sequence[str]) -> str | None:
@@ -108,16 +145,35 @@ def created_maps(opened: Object) -> dict[str, Report]:
     return found
 
 
-def attach_one(program: int, report: Report, resources: ExitStack) -> tuple[Report | None, list[str]]:
+def wanted(program: int) -> Report:
+    """What a program is to be: its type, by name, and its expected attach type, by number."""
+    kind = bpf.name_of(bpf.PROG_TYPES, libbpf.program_type(program))
+    return {"type": kind, "attach_type": int(libbpf.program_attach_type(program))}
+
+
+def asked_of(pointer: int) -> Report:
+    """What the object asks of a map: type, number of entries, sizes in bytes, flags."""
+    return {
+        "type": bpf.name_of(bpf.MAP_TYPES, int(libbpf.map_type(pointer))),
+        "max_entries": int(libbpf.map_max_entries(pointer)),
+        "key_size": int(libbpf.map_key_size(pointer)),
+        "value_size": int(libbpf.map_value_size(pointer)),
+        "flags": int(libbpf.map_flags(pointer)),
+    }
+
+
+def attach_one(program: int, report: Report, resources: ExitStack, to: str | None = None) -> tuple[Report | None, list[str]]:
     """Attach a loaded program: why not (None if it is attached), and what libbpf said. The report is brought up to date."""
     try:
         with libbpf.said() as lines:
-            report["via"] = attach(program, resources)
+            report["via"] = attach(program, resources, to)
     except (LibbpfError, OSError) as error:
         # An OSError has our own words: libbpf's are of what was tried before.
         failure = describe(lines if isinstance(error, LibbpfError) else (), error)
-        report.update(error=failure["text"], errno=failure["errno"])
+        report.update(error=failure["text"], errno=failure["errno"], btf=why.hook(report["section"], failure["errno"]))
         return failure, lines
+    if report["via"] is not None and to is not None:
+        report["target"] = to
     if report["via"] is None:
         report["error"] = NO_TARGET
         return {"errno": None, "text": NO_TARGET}, lines
@@ -152,8 +208,8 @@ class _TryWithout(Exception):
 class Attempt:
     """One try of one variant. An optional program that cannot be loaded is left out and the rest tried again."""
 
-    def __init__(self, variant: Mapping[str, Any], data: bytes, clock: Clock) -> None:
-        self._variant, self._data, self._clock = variant, data, clock
+    def __init__(self, variant: Mapping[str, Any], data: bytes, clock: Clock, contract: Contract | None = None) -> None:
+        self._variant, self._data, self._clock, self._contract = variant, data, clock, contract
         self._required = {program["name"]: bool(program.get("required", True)) for program in variant["programs"]}
         self._to_attach = {program["name"] for program in variant["programs"] if program.get("attach", True)}
         self._given_up: set[str] = set()
@@ -170,6 +226,12 @@ class Attempt:
 
     def run(self) -> Running | None:
         """The variant running, if every required program loaded and attached; else nothing of it is left, and the report says why."""
+        if self._contract is not None and self._contract.given:
+            try:
+                self._choose(self._contract)
+            except _Failed as failure:
+                self._failed(failure)
+                return None
         while True:
             with ExitStack() as resources:
                 try:
@@ -180,16 +242,36 @@ class Attempt:
                 except _TryWithout:
                     continue
                 except _Failed as failure:
-                    self.report.update(stage=failure.stage, error={"errno": failure.errno, "text": failure.text})
-                    for report in self._programs.values():
-                        report["attached"] = False
+                    self._failed(failure)
                     return None
                 return Running(stream, raw, resources.pop_all())
+
+    def _failed(self, failure: _Failed) -> None:
+        self.report.update(stage=failure.stage, error={"errno": failure.errno, "text": failure.text})
+        for report in self._programs.values():
+            report["attached"] = False
+
+    def _choose(self, contract: Contract) -> None:
+        """Let the contract decide which forms are loaded; what is off is no part of the variant here."""
+        with libbpf.said() as lines, self._clock("open"):
+            try:
+                opened = contract.open()
+            except LibbpfError as error:
+                raise _Failed("open", **describe(lines, error)) from None
+            contract.choose(opened)
+            opened.close()
+        for name in self._required.keys() & contract.off.keys():
+            self._programs[name]["off"] = contract.off[name]
+            del self._required[name]
+        self.report["one_of"] = contract.chosen
+        for group in contract.chosen:
+            if group["ran"] is None:
+                raise _Failed("load", None, f"no form of one_of can run here: {'; '.join(group['why'])}")
 
     def _open(self, resources: ExitStack) -> Object:
         try:
             with libbpf.said() as lines, self._clock("open"):
-                opened = Object(self._data, self._variant["name"])
+                opened = Object(self._data, self._variant["name"]) if self._contract is None else self._contract.open()
         except LibbpfError as error:
             raise _Failed("open", **describe(lines, error)) from None
         finally:
@@ -200,11 +282,29 @@ class Attempt:
             if self._required[name]:
                 raise _Failed("open", None, f"the object has no program {name}")
             self._given_up.add(name)
+        for name, report in self._programs.items():
+            if name in opened.programs:  # the manifest's hook may say less than the section does
+                report["section"] = libbpf.program_section(opened.programs[name]).decode()
         buffer = self._variant.get("buffer")
         if buffer is not None and buffer not in opened.maps:
             raise _Failed("open", None, f"the object has no map {buffer}")
         opened.choose(self._required.keys() - self._given_up)
+        if self._contract is not None:
+            self._set(lambda contract: contract.apply(opened, self._required.keys() - self._given_up, resources), "open")
         return opened
+
+    def _set(self, step: Callable[[Contract], None], stage: str) -> None:
+        """A step of the contract; where it is about an optional program, that is given up."""
+        assert self._contract is not None, "there is something to set"
+        try:
+            step(self._contract)
+        except CannotSet as error:
+            if error.program is not None and error.program in self._programs:
+                self._programs[error.program].update(error=error.text, errno=error.errno)
+                if not self._required.get(error.program, True):
+                    self._given_up.add(error.program)
+                    raise _TryWithout from None
+            raise _Failed("load" if error.program else stage, error.errno, error.text) from None
 
     def _load(self, opened: Object) -> None:
         try:
@@ -214,7 +314,21 @@ class Attempt:
             failure = describe(lines, error)
             blamed = culprit(lines)
             if blamed is not None and blamed in self._programs:
-                self._programs[blamed].update(error=failure["text"], log=verifier_log())
+                log = verifier_log()
+                known = {
+                    "errno": failure["errno"],
+                    "btf": why.facts("\n".join([*lines, log])),
+                    "wants": wanted(opened.programs[blamed]),
+                }
+                self._programs[blamed].update(error=failure["text"], log=log, **known)
+            bad = uncreatable_map(lines)
+            if bad is not None and bad in opened.maps:
+                self.report["maps"][bad] = {
+                    "id": None,
+                    **asked_of(opened.maps[bad]),
+                    "error": failure["text"],
+                    "errno": failure["errno"],
+                }
             if self._give_up(blamed, lines, failure["text"]):
                 raise _TryWithout from None
             raise _Failed("load", **failure) from None
@@ -223,6 +337,8 @@ class Attempt:
         for name in self._required.keys() - self._given_up:
             note_loaded(self._programs[name], opened.programs[name])
         self.report["maps"] = created_maps(opened)
+        if self._contract is not None:
+            self._set(lambda contract: contract.fill(opened), "load")
 
     def _give_up(self, blamed: str | None, lines: Sequence[str], text: str) -> bool:
         """Do without the optional program that is to blame, or all of them where none is blamed; whether that changes anything."""
@@ -264,7 +380,10 @@ class Attempt:
             for name, required in self._required.items():
                 if name in self._given_up or name not in self._to_attach:
                     continue
-                failure, lines = attach_one(opened.programs[name], self._programs[name], resources)
+                if self._contract is not None and not self._contract.attaches(name):
+                    continue
+                to = self._contract.target(name) if self._contract is not None else None
+                failure, lines = attach_one(opened.programs[name], self._programs[name], resources, to)
                 self._log += lines
                 if failure is not None and required:
                     raise _Failed("attach", failure["errno"], f"prog '{name}': {failure['text']}")

@@ -22,10 +22,13 @@ _Place = tuple[str | int, ...]
 """A way into the file's data: keys and indexes."""
 
 
-def validate(model: type[M], data: object, *, where: str) -> M:
-    """`data` as a `model`; raises InputError naming the file (`where`), every wrong key and what to write instead."""
+def validate(model: type[M], data: object, *, where: str, context: Mapping[str, Any] | None = None) -> M:
+    """`data` as a `model`; raises InputError naming the file (`where`), every wrong key and what to write instead.
+
+    `context` is what validators are told (pydantic's validation context).
+    """
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=dict(context) if context is not None else None)
     except ValidationError as error:
         findings = _by_place(error.errors(), data)
         problems = [_problem(model, place, details, data) for place, details in findings.items()]
@@ -128,6 +131,18 @@ def _entries(place: _Place, data: Any) -> str:
         if isinstance(part, int) and isinstance(data, dict) and isinstance(name := data.get("name"), str):
             names.append(repr(name))
     return f" ({', '.join(names)})" if names else ""
+
+
+def _location(detail: Any, data: Any) -> list[str | int]:
+    """Where a finding is in the file: pydantic's `loc` without the names that it gives the branches of a union."""
+    location = []
+    for position, part in enumerate(detail["loc"]):
+        there = part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if there:
+            data = data[part]
+        if there or (detail["type"] == "missing" and position == len(detail["loc"]) - 1):
+            location.append(part)
+    return location
 
 
 def _dotted(location: Iterable[object]) -> str:

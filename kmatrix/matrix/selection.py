@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from kmatrix.host import version as versions
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
+from kmatrix.host.version import Version
 from kmatrix.matrix.arch import ARCHES, parse_arch, parse_arches
-from kmatrix.matrix.features import Version
 from kmatrix.matrix.kernel import BUILD_VARIANTS, Kernel, Target, Variation, vary
 from kmatrix.matrix.lockfile import Lock
+from kmatrix.matrix.parameters import Definitions
 
 DEFAULT_SET = "default"
 STORE = "store"
@@ -33,6 +35,8 @@ class Matrix:
     where: str = "kernels.toml"
     lock: Lock | None = None
     """What the kernels are held to, where there is a kernels.lock."""
+    defined: Definitions = field(default_factory=dict)
+    """The project's own names for features: [features.NAME]."""
 
     def variant(self, name: str) -> Kernel | None:
         """The kernel that a name such as 5.4-nobtf means without standing in kernels.toml: 5.4 built as that variant."""
@@ -145,12 +149,12 @@ def _version_test(term: str, where: str) -> tuple[Version, Version] | None:
 
 
 def _bound(text: str, term: str, where: str) -> Version:
-    match = re.fullmatch(r"(\d+)(?:\.(\d+))?", text.strip())
-    if not match:
+    try:
+        return versions.parse(text.strip())
+    except ValueError:
         raise InputError(
             f"{text!r} in {term!r} is not a kernel version", where=where, fix="write major.minor, such as '>=5.8' or 5.4..6.1"
-        )
-    return int(match[1]), int(match[2] or 0)
+        ) from None
 
 
 def _after(version: Version, text: str) -> Version:

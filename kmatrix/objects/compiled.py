@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from elftools.elf.sections import SymbolTableSection
 
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
-from kmatrix.manifest.collector import Collector, Transport, Variant
+from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.variant import Variant
 from kmatrix.matrix.arch import ARCHES, INFO, Arch
 from kmatrix.objects.btf import Btf
+from kmatrix.objects.maps import Definition, check_buffer, definitions
 
 _SHF_EXECINSTR = 0x4
 _BTF_MAGIC = b"\x9f\xeb"
@@ -43,8 +46,26 @@ class ObjectInfo:
     """The arch it gives itself away as compiled for, by its name or the registers it reads; None where it is the same for all."""
     compiled_because: str = ""
     """What gives it away, as a clause."""
-    map_types: Mapping[str, int] = field(default_factory=dict)
-    """Map → its BPF_MAP_TYPE, as far as .BTF says it."""
+    symbols: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """Its variables and maps by name: the section, and the offset in it in bytes."""
+    raw_btf: bytes = b""
+    """The section .BTF."""
+    legacy_maps: bytes = b""
+    """The section `maps` (struct bpf_map_def), which libbpf before 1.0 took."""
+
+    @cached_property
+    def btf(self) -> Btf | None:
+        """Its BTF; None where it has none, or none that can be read."""
+        try:
+            return Btf(self.raw_btf) if self.has_btf else None
+        except ValueError:
+            return None
+
+    @cached_property
+    def definitions(self) -> dict[str, Definition]:
+        """Its maps as it defines them."""
+        old = {name: self.legacy_maps[at:] for name, (section, at) in self.symbols.items() if section == "maps"}
+        return definitions(self.btf, old)
 
 
 def inspect(path: Path) -> ObjectInfo:
@@ -68,6 +89,7 @@ def inspect(path: Path) -> ObjectInfo:
                 raise ELFError(f"section {section.name!r} runs past the end of the file")
         functions: dict[str, str] = {}
         maps: set[str] = set()
+        symbols: dict[str, tuple[str, int]] = {}
         for table in sections.values():
             if not isinstance(table, SymbolTableSection):
                 continue
@@ -77,20 +99,19 @@ def inspect(path: Path) -> ObjectInfo:
                     continue
                 if home["sh_flags"] & _SHF_EXECINSTR and symbol["st_info"]["type"] == "STT_FUNC" and home.name != ".text":
                     functions[symbol.name] = home.name
-                elif home.name in (".maps", "maps") and symbol["st_info"]["type"] == "STT_OBJECT":
-                    maps.add(symbol.name)
-        btf, btf_ext = (next((s.data() for s in sections.values() if s.name == name), b"") for name in (".BTF", ".BTF.ext"))
+                elif symbol["st_info"]["type"] == "STT_OBJECT":
+                    symbols[symbol.name] = (home.name, symbol["st_value"])
+                    if home.name in (".maps", "maps"):
+                        maps.add(symbol.name)
+        btf, btf_ext, legacy = (
+            next((s.data() for s in sections.values() if s.name == name), b"") for name in (".BTF", ".BTF.ext", "maps")
+        )
     except (ELFError, KeyError, ValueError, AttributeError, IndexError) as error:
         raise InputError(f"not a whole ELF file ({str(error) or type(error).__name__})", where=str(path), fix=rebuild) from None
+    has_btf = btf.startswith(_BTF_MAGIC)
+    compiled_for, because = _compiled_for(path, btf)
     return ObjectInfo(
-        path,
-        data,
-        functions,
-        frozenset(maps),
-        btf.startswith(_BTF_MAGIC),
-        _has_relocations(btf_ext),
-        *_compiled_for(path, btf),
-        _map_types(btf),
+        path, data, functions, frozenset(maps), has_btf, _has_relocations(btf_ext), compiled_for, because, symbols, btf, legacy
     )
 
 
@@ -101,18 +122,6 @@ def _has_relocations(btf_ext: bytes) -> bool:
     header_length: int = struct.unpack_from("<I", btf_ext, 4)[0]
     core_relo_length: int = struct.unpack_from("<I", btf_ext, 28)[0]
     return header_length >= 32 and core_relo_length > 0
-
-
-def _map_types(btf: bytes) -> dict[str, int]:
-    """What __uint(type, …) gave each map of .maps; nothing where there is no BTF."""
-    try:
-        return {name: numbers["type"] for name, numbers in Btf(btf).map_numbers().items() if "type" in numbers}
-    except (ValueError, IndexError):
-        return {}
-
-
-_TRANSPORTS: Mapping[int, Transport] = {4: "perf", 27: "ringbuf"}
-"""BPF_MAP_TYPE_PERF_EVENT_ARRAY and BPF_MAP_TYPE_RINGBUF (include/uapi/linux/bpf.h) → what a variant calls them."""
 
 
 def _compiled_for(path: Path, btf: bytes) -> tuple[Arch | None, str]:
@@ -203,14 +212,7 @@ def load(collector: Collector, variant: Variant, arch: Arch) -> ObjectInfo:
                 where=where,
                 fix=f"it has: {', '.join(sorted(info.maps)) or 'none'}",
             )
-    transport = _TRANSPORTS.get(info.map_types.get(variant.buffer or "", -1))
-    if transport is not None and transport != variant.transport:
-        raise InputError(
-            f"map {variant.buffer!r} is a {'ring' if transport == 'ringbuf' else 'perf'} buffer, and the manifest says "
-            f'transport = "{variant.transport}"',
-            where=where,
-            fix=f'write transport = "{transport}", or name the other map as buffer',
-        )
+    check_buffer(variant, info.definitions, where)
     return info
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from kmatrix.fetch import download
+from kmatrix.fetch import network
 from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.progress import Quiet, Step, Terminal
@@ -28,8 +28,10 @@ from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.load import load_matrix
 from kmatrix.matrix.selection import Matrix, asked_for
 from kmatrix.objects import compiled
+from kmatrix.objects.described import described
 from kmatrix.plugin import options, reds
 from kmatrix.report import grid, table
+from kmatrix.report.causes import classes, headlines
 from kmatrix.report.explain import explain
 from kmatrix.runs import cell as cells
 from kmatrix.runs import cell_records
@@ -169,14 +171,16 @@ class CollectorFile(pytest.File):
         """One item a target."""
         run = started(self.config)
         try:
-            collector = load_collector(self.path)
+            collector = load_collector(self.path, run.room.matrix.defined)
             other = run.collected.setdefault(collector.name, self.path)
             if other != self.path:
                 raise InputError(
                     f"the collector {collector.name!r} is also {other}", where=str(self.path), fix="give one another collector.name"
                 )
             if run.wants(collector):
-                built = compiled.check(collector, dict.fromkeys(target.arch for target in run.targets))
+                arches = dict.fromkeys(target.arch for target in run.targets)
+                built = compiled.check(collector, arches)
+                described(collector, arches)  # what its events are must be the same in all objects
                 if run.speaks and (old := compiled.out_of_date(collector, built)):
                     self.warn(pytest.PytestWarning(old))
                 yield from [CellItem.from_parent(self, collector=collector, target=target) for target in run.targets]
@@ -225,6 +229,8 @@ class CellItem(pytest.Item):
         path = cell_records.path_of(run.directory, self.record.collector, self.record.target)
         properties = ("collector", "kernel", "arch", "expected", "observed", "failure", "reason")
         self.user_properties += [(name, str(getattr(self.record, name) or "")) for name in properties]
+        if cause := classes(self.record):
+            self.user_properties += [("cause", cause), ("cause_text", headlines(self.record))]
         if self.target.simulated is not None:
             self.user_properties.append(("simulated", str(self.target.simulated)))
         self.user_properties.append((RECORD, str(path)))
@@ -241,7 +247,7 @@ class CellItem(pytest.Item):
         """A failed cell explains itself."""
         if isinstance(excinfo.value, CellFailed):
             run = started(self.config)
-            return explain(excinfo.value.record, run.directory)
+            return explain(excinfo.value.record, run.directory, logs=self.config.option.verbose > 1)
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
@@ -284,7 +290,7 @@ def is_begun(config: pytest.Config) -> bool:
 def configure(config: pytest.Config) -> None:
     """Begin a run of which kmatrix's options are given: an explicit selection is checked before anything else happens."""
     if options.value(config, "--offline"):
-        download.go_offline()
+        network.go_offline()
     run = started(config)
     if run.is_worker:
         return
@@ -340,7 +346,7 @@ def run_cell(path: Path | str, target: Target, config: pytest.Config) -> Record:
     """What the fixture `cell` does."""
     run = started(config)
     with _said_plainly():
-        collector = load_collector(Path(path))
+        collector = load_collector(Path(path), run.room.matrix.defined)
         if why := compiled.nothing_for(collector, target.arch):
             pytest.skip(why)
         return cells.run(collector, target, run.room, run.directory, options=run.options(), spelled=run.spelled)

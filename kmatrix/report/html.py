@@ -11,13 +11,13 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from kmatrix.host.errors import InputError
-from kmatrix.manifest.collector import BEHAVIOURS
+from kmatrix.manifest.types import BEHAVIOURS
 from kmatrix.matrix.arch import ARCHES
-from kmatrix.report import reds, table
+from kmatrix.report import causes, reds, table
 from kmatrix.report.explain import look_in, simulation, words
 from kmatrix.report.names import target_key
 from kmatrix.runs.cell_records import Record, path_of
-from kmatrix.verdict.behaviour import FAILURES
+from kmatrix.verdict.failure import FAILURES
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -41,6 +41,9 @@ def render(records: Iterable[Record], directory: Path, bad: Sequence[InputError]
         collectors=list(dict.fromkeys(record.collector for record in found)),
         cells={(record.collector, record.target): record for record in found},
         simulated={record.target for record in found if record.simulated},
+        causes=causes.relevant,
+        cause_names=causes.names,
+        cause_places=lambda cause: causes.places([cause]),
         words=lambda record: "\n".join(words(record, directory)),
         console=lambda record: _link(record, directory, to),
         path=lambda record: path_of(directory, record.collector, record.target),

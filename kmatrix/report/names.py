@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kmatrix.host.version import natural
 from kmatrix.matrix.arch import ARCHES
 
 
-def target_key(target: str) -> tuple[int, list[tuple[int, str]]]:
+def target_key(target: str) -> tuple[int, list[tuple[int, int, str]]]:
     """x86_64 before arm64; kernels by number, so that 5.4 comes before 5.10."""
     kernel, _, arch = target.rpartition("-")
-    pieces = kernel.replace("-", ".").split(".")
-    return [*ARCHES].index(arch) if arch in ARCHES else len(ARCHES), [(int(p), "") if p.isdigit() else (10**9, p) for p in pieces]
+    return [*ARCHES].index(arch) if arch in ARCHES else len(ARCHES), natural(kernel)
 
 
 def head(target: str, *, simulated: bool) -> str:

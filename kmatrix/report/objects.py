@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from kmatrix.report import causes
+from kmatrix.report.contract import paragraphs
 from kmatrix.report.explain import LOG_LINES
 from kmatrix.report.grid import Column
 from kmatrix.report.table import GREEN, RED, RESET, across, missing
 from kmatrix.runs.object_run import Outcome
-from kmatrix.verdict.behaviour import last_words
+from kmatrix.verdict.observation import last_words
 
 
 def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colour: bool, width: int, logs: bool = False) -> str:
@@ -20,7 +22,7 @@ def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colou
     simulated = [outcome.target for outcome in outcomes if outcome.simulated is not None]
     cells = {outcome.target: [_cell(outcome, name, colour) for name in names] for outcome in outcomes}
     parts = [across(labels, cells, simulated, width)]
-    parts += list(_failures(outcomes, logs=logs))
+    parts += [*_failures(outcomes, logs=logs), *paragraphs(outcomes)]
     parts += [f"~ {outcome.target} is simulated: {outcome.simulated}" for outcome in outcomes if outcome.simulated]
     if unavailable:
         parts.append(missing(unavailable))
@@ -38,7 +40,7 @@ def render_many(
     cells = {target: [_score(found.get(target), colour) for found in by_target.values()] for target in targets}
     parts = [across([Column("object", [labels[path] for path in by_target])], cells, simulations, width)]
     for path, outcomes in objects.items():
-        if failures := list(_failures(outcomes, logs=logs)):
+        if failures := [*_failures(outcomes, logs=logs), *paragraphs(outcomes, brief=True)]:
             parts.append("\n".join([f"{labels[path]}:", *(f"  {line}" for failure in failures for line in failure.splitlines())]))
     parts += [f"~ {target} is simulated: {account}" for target, account in simulations.items()]
     if unavailable:
@@ -58,9 +60,10 @@ def _score(outcome: Outcome | None, colour: bool) -> str:
     """`12/14`: of the programs, those that load, and attach where their section says where."""
     if outcome is None:
         return ""
-    good = [p for p in outcome.programs.values() if p["loaded"] and p["attached"] is not False]
-    whole = outcome.error is None and len(good) == len(outcome.programs)
-    text = "✗ error" if outcome.error else f"{'' if whole else '✗ '}{len(good)}/{len(outcome.programs)}"
+    tried = [p for p in outcome.programs.values() if not p.get("off")]
+    good = [p for p in tried if p["loaded"] and p["attached"] is not False]
+    whole = outcome.good
+    text = "✗ error" if outcome.error else f"{'' if whole else '✗ '}{len(good)}/{len(tried)}"
     return f"{GREEN if whole else RED}{text}{RESET}" if colour else text
 
 
@@ -68,6 +71,8 @@ def _cell(outcome: Outcome, name: str, colour: bool) -> str:
     program = outcome.programs.get(name)
     if program is None:
         text, good = "✗ error" if outcome.error else "", False
+    elif program.get("off"):
+        text, good = "off", True
     elif not program["loaded"]:
         text, good = "✗ load", False
     elif program["attached"] is None:
@@ -82,14 +87,14 @@ def _cell(outcome: Outcome, name: str, colour: bool) -> str:
 def _failures(outcomes: Sequence[Outcome], *, logs: bool) -> Iterator[str]:
     """One paragraph a cause: the programs, maps and targets that fail of it, the remedy, and where they do not."""
     said: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
-    places: dict[tuple[str, ...], str] = {}
+    places: dict[tuple[str, ...], dict[str, str]] = {}
     quotes: dict[tuple[str, ...], str] = {}
     """What the kernel said, of the first that said it: kernels word the same thing differently."""
 
     def note(name: str, target: str, words: tuple[str, ...], where: str | None = None, log: str = "") -> None:
         names, targets = said.setdefault(words, ([], []))
-        if where and len(where) > len(places.get(words, "")):  # newer kernels add the file and the line
-            places[words] = where
+        if where:
+            places.setdefault(words, {}).setdefault(name, where)
         if where is not None and (quote := last_words(log)):
             quotes.setdefault(words, quote)
         names += [] if name in names else [name]
@@ -97,7 +102,9 @@ def _failures(outcomes: Sequence[Outcome], *, logs: bool) -> Iterator[str]:
 
     for outcome in outcomes:
         if outcome.error is not None:
-            note("the object", outcome.target, (outcome.error,))
+            cause = outcome.diagnosis
+            told = (outcome.error,) if cause is None else (cause["headline"], _remedy(cause), f"libbpf said: {outcome.error}")
+            note("the object", outcome.target, told)
         for name, found in outcome.maps.items():
             if found.get("error"):
                 note(f"map {name}", outcome.target, _cause(found, logs=logs))
@@ -115,7 +122,7 @@ def _failures(outcomes: Sequence[Outcome], *, logs: bool) -> Iterator[str]:
         first = f"{', '.join(names)} on {', '.join(targets)}: {headline}"
         good = [o.target for o in outcomes if o.target not in targets and not any(_fails(o, name) for name in names)]
         works = [f"    good on {', '.join(good)}"] if good and rest else []
-        where = [f"    at {places[words]}"] if words in places else []
+        where = [f"    at {place}" for place in causes.places([{"where": places.get(words, {})}])]
         where += [f"    the kernel said: {quotes[words]}"] if words in quotes else []
         yield "\n".join([first, *works, *where, *(f"    {line}" for line in rest)])
 
@@ -132,7 +139,11 @@ def _cause(found: Mapping[str, Any], *, logs: bool) -> tuple[str, ...]:
     if diagnosis is None:
         reason = last_words(found.get("log") or "")
         error = str(found["error"])
-        headline = f"{error}: {reason}" if reason and reason not in error else error
+        headline = f"unclassified: {error}: {reason}" if reason and reason not in error else f"unclassified: {error}"
         # Where the verifier did not speak, libbpf's lines are the error already.
         return headline, *(log if logs else log[-LOG_LINES:])
-    return diagnosis["headline"], f"fix: {diagnosis['fix']}", *(log if logs else ())
+    return diagnosis["headline"], _remedy(diagnosis), *(log if logs else ())
+
+
+def _remedy(diagnosis: Mapping[str, Any]) -> str:
+    return f"fix: {diagnosis['fix']}; see {diagnosis['see']}"

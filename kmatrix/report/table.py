@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from kmatrix.matrix.arch import ARCHES
-from kmatrix.report import reds
+from kmatrix.report import causes, reds
 from kmatrix.report.grid import BARE, Column, folded, prose
 from kmatrix.report.names import head, shorten, target_key
 from kmatrix.runs.cell_records import Record
@@ -41,6 +41,8 @@ def render(
             parts.append("\n".join(simulated(name, account) for name, account in simulations.items()))
     if failed := reds.alike(found):
         parts.append("\n".join(_failed(group, colour, brief) for group in failed))
+    if told := [*causes.told_once(found)]:
+        parts.append("\n".join(["why, by cause:", *(f"  {line}" for line in told)]))
     if unavailable:
         parts.append(missing(unavailable))
     return "\n\n".join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,7 +37,7 @@ class Record:
     """The behaviour shown; null where it was none of the four, or nothing could be seen."""
     ok: bool
     failure: str | None
-    """The class of what went wrong (kmatrix.verdict.behaviour.FAILURES); null for an ok cell."""
+    """The class of what went wrong (kmatrix.verdict.failure.FAILURES); null for an ok cell."""
     reason: str
     facts: Mapping[str, Any] | None
     """What the guest's kernel showed; null where it did not get that far."""
@@ -60,6 +60,8 @@ class Record:
     """The sha256 of what was judged: the manifest, each variant's object, a loader's files."""
     retried: str | None = None
     """What went wrong in the machine room at the first try; null where there was one."""
+    causes: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    """Why what failed did: one for each cause and variant (kmatrix.verdict.diagnosis.causes); empty where nothing did."""
     schema: str = SCHEMA
 
     @property

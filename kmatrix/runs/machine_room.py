@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from kmatrix import __version__, kernels
 from kmatrix.host.errors import InfraError, InputError, KmatrixError
+from kmatrix.host.paths import scratch_console
 from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import Arch, parse_arches
@@ -22,8 +24,9 @@ from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.selection import DEFAULT_SET, STORE, Matrix
 from kmatrix.vm import accel as accelerators
 from kmatrix.vm import guest_image, virtme
-from kmatrix.vm.errors import KernelDied
-from kmatrix.vm.machine import Machine, boot
+from kmatrix.vm.errors import GuestError, KernelDied
+from kmatrix.vm.launch import boot
+from kmatrix.vm.machine import Machine
 from kmatrix.vm.snapshot import SnapshotStore
 from kmatrix.vm.spec import DEFAULT_MEMORY_MIB, VmSpec
 
@@ -63,6 +66,21 @@ def by_reason(missing: Mapping[str, str]) -> list[tuple[str, list[str], str]]:
     ]
 
 
+class Finding(NamedTuple):
+    """What a guest says of one feature."""
+
+    there: bool | None
+    """None where it cannot tell."""
+    why: str
+
+
+def _config(path: Path | None) -> dict[str, str] | None:
+    """The configuration that came with a kernel's image: options without CONFIG_; None where none came."""
+    if path is None:
+        return None
+    return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE))
+
+
 @dataclass
 class MachineRoom:
     """Everything this host needs to run cells: where kernels, images and snapshots are, and how VMs are accelerated."""
@@ -74,6 +92,7 @@ class MachineRoom:
     """Boot every VM afresh instead of restoring a snapshot."""
     reporter: Reporter = field(default_factory=Quiet)
     _specs: dict[str, VmSpec] = field(default_factory=dict, repr=False)
+    _found: dict[tuple[object, ...], dict[str, Finding]] = field(default_factory=dict, repr=False)
     _accels: dict[Arch, accelerators.Accel] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -152,6 +171,24 @@ class MachineRoom:
                 simulate=json.dumps(target.simulated.request(target.arch), sort_keys=True) if target.simulated else None,
             )
         return self._specs[name]
+
+    def found(self, target: Target, names: Sequence[str]) -> Mapping[str, Finding]:
+        """What the target's guest says of features with a parameter (kmatrix.matrix.parameters), probed in a VM of its own.
+
+        Asked once for each feature and target: a kernel does not change. Raises InfraError where the machine room fails.
+        """
+        spec = self.spec(target)
+        known = self._found.setdefault((spec.kernel.digest, spec.cmdline, spec.simulate), {})
+        missing = [name for name in names if name not in known]
+        if missing:
+            config = _config(spec.kernel.config) if any(name.startswith("config:") for name in missing) else None
+            try:
+                with scratch_console(f"probe-{target}") as console, self.machine(target, console) as (vm, _):
+                    answer = vm.call("facts", timeout=60 + 5 * len(missing), names=missing, config=config)
+            except (KernelDied, GuestError) as error:
+                raise InfraError(f"the features {', '.join(missing)} could not be probed: {error}", where=str(target)) from None
+            known |= {name: Finding(answer["features"][name], answer["why"][name]) for name in missing}
+        return {name: known[name] for name in names}
 
     @contextmanager
     def machine(

@@ -16,6 +16,7 @@ from kmatrix.host.paths import scratch_console
 from kmatrix.matrix.arch import INFO
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
+from kmatrix.objects.source_lines import SourceLines
 from kmatrix.runs.cell import MARGIN
 from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.verdict import diagnosis
@@ -39,11 +40,20 @@ class Outcome:
     maps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     log: Sequence[str] = ()
     """What libbpf said."""
+    diagnosis: Mapping[str, Any] | None = None
+    """Why the object did not open, where that is known."""
+
+    together: bool = True
+    """Whether all that is meant to load did so in one go, as a loader does it."""
+    one_of: Sequence[Mapping[str, Any]] = ()
+    """Of each group of forms: `forms`, `ran` (None: none could), `why` not the others."""
 
     @property
-    def loaded(self) -> bool:
-        """Whether every program loaded."""
-        return self.error is None and bool(self.programs) and all(program["loaded"] for program in self.programs.values())
+    def good(self) -> bool:
+        """Whether a real loader would have got through: all loaded together but what the contract leaves out, and nothing failed to attach."""
+        tried = [program for program in self.programs.values() if not program.get("off")]
+        loaded = self.together and all(program["loaded"] and program["attached"] is not False for program in tried)
+        return self.error is None and bool(self.programs) and loaded
 
 
 def check_programs(info: ObjectInfo, names: Sequence[str]) -> None:
@@ -62,11 +72,16 @@ def check_programs(info: ObjectInfo, names: Sequence[str]) -> None:
 
 
 def run(
-    infos: Sequence[ObjectInfo], targets: Sequence[Target], room: MachineRoom, programs: Sequence[str] = ()
+    infos: Sequence[ObjectInfo],
+    targets: Sequence[Target],
+    room: MachineRoom,
+    programs: Sequence[str] = (),
+    *,
+    contracts: Mapping[Path, Mapping[str, Any]] | None = None,
 ) -> dict[Path, list[Outcome]]:
     """Try each object on each target of its arch, each in a VM of its own, as many side by side as there are cores.
 
-    By the objects' paths. Raises InputError where all objects are compiled for arches of which no target is selected.
+    By the objects' paths; so are the `contracts`, resolved. Raises InputError where all objects are compiled for arches of which no target is selected.
     """
     # The machine room's caches are filled by one thread; only VMs run side by side.
     lock = threading.Lock()
@@ -75,7 +90,7 @@ def run(
         try:
             with lock:
                 room.spec(target)
-            return _try(info, target, room, programs)
+            return _try(info, target, room, programs, (contracts or {}).get(info.path))
         except KernelDied as error:
             return Outcome(str(target), _account(target), error=str(error))
         except (InfraError, GuestError) as error:
@@ -111,7 +126,7 @@ def left_out(info: ObjectInfo, targets: Sequence[Target]) -> dict[str, str]:
     }
 
 
-def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str]) -> Outcome:
+def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str], contract: Mapping[str, Any] | None) -> Outcome:
     with scratch_console(f"run-{target}") as console, room.machine(target, console) as (vm, _):
         answer = vm.call(
             "object",
@@ -119,10 +134,13 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str
             name=info.path.name,
             data=pack(info.data),
             programs=list(only) or None,
+            contract=contract,
         )
         splat = vm.splat()
-    programs, maps = diagnosis.explain(answer["programs"], answer.get("maps", {}), target.kernel.version, target.arch)
+    version, lines = target.kernel.version, SourceLines(info.data)
+    programs, maps = diagnosis.explain(answer["programs"], answer.get("maps", {}), version, target.arch, lines)
     error = (answer.get("error") or {}).get("text")
+    cause = diagnosis.of_opening(error, version, target.arch) if error else None
     if splat is not None:
         error = f"{splat.kind}: {splat.title}"
     return Outcome(
@@ -132,6 +150,9 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str
         programs=programs,
         maps=maps,
         log=answer.get("log", ()),
+        diagnosis=cause,
+        together=bool(answer.get("together", True)),
+        one_of=answer.get("one_of", ()),
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from kmatrix.manifest.collector import Collector, EventField
+from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.event import EventField
 from kmatrix.manifest.load import load_collector
 from kmatrix.runs import cell
 from tests.guest.conftest import Guest

@@ -9,7 +9,7 @@ import pytest
 
 from kmatrix.matrix.arch import INFO
 from kmatrix.matrix.features import FEATURES
-from kmatrix.verdict import behaviour
+from kmatrix.verdict import observation
 from tests.cells.broken import compile_object
 from tests.guest.conftest import Guest
 
@@ -39,7 +39,7 @@ def test_what_is_missing_stops_a_loader_where_the_table_says(boot: Callable[[str
         compile_object(path, INFO[guest.target.arch].bpf2go, f"NEEDS_{feature}", source=SOURCE)
         (attempt,) = guest.cell(path.read_bytes(), programs=["enter"])["attempts"]
         assert attempt["stage"] is not None, f"{feature} is there"
-        found[feature], said[feature] = behaviour._stopped_at(attempt), attempt["error"]
+        found[feature], said[feature] = observation._stopped_at(attempt), attempt["error"]
     assert {feature: step in FEATURES[feature].stops for feature, step in found.items()} == dict.fromkeys(found, True), said
 
 

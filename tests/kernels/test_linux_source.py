@@ -22,13 +22,14 @@ from kmatrix.host.errors import Unavailable
 from kmatrix.host.progress import Terminal
 from kmatrix.kernels import build
 from kmatrix.kernels.build import Recipe
+from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.sources import tarball
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import INFO, Arch, host_arch, parse_arch
 from kmatrix.matrix.features import FEATURES
 from kmatrix.matrix.kernel import Kernel, Target
 from kmatrix.matrix.load import load_matrix
-from kmatrix.verdict.behaviour import feature_mismatches
+from kmatrix.verdict.judge import feature_mismatches
 from kmatrix.vm import VmSpec, boot, guest_image
 
 from .fabricate import Served, Signer

@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from kmatrix.guest import processes, recognise
 from kmatrix.guest.events import Lines, Sorter, Spec
 from kmatrix.host.errors import InputError
-from kmatrix.manifest import collector as collectors
+from kmatrix.manifest import schema
+from kmatrix.manifest.collector import Collector
 from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.load import load_matrix
 from kmatrix.runs.cell import request
-from kmatrix.verdict import behaviour
+from kmatrix.verdict.expectation import expected
+from kmatrix.verdict.judge import Verdict, verdict
+from kmatrix.verdict.observation import observed
 
 ROOT = Path(__file__).parents[2]
 MANIFEST: dict[str, Any] = {
@@ -37,11 +40,11 @@ MANIFEST: dict[str, Any] = {
 }
 
 
-def own(**changes: Any) -> collectors.Collector:
+def own(**changes: Any) -> Collector:
     data = MANIFEST | changes | {"loader": MANIFEST["loader"] | (changes.get("loader") or {})}
     if "loader" in changes and changes["loader"] is None:
         del data["loader"]
-    return collectors.parse(data, path=Path("/own/collector.toml"))
+    return schema.parse(data, path=Path("/own/collector.toml"))
 
 
 # -- the manifest ------------------------------------------------------------------------------------------------------------
@@ -306,12 +309,12 @@ def facts(running: str | None, **changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
-def judged(name: str, found: dict[str, Any], **manifest: Any) -> behaviour.Verdict:
+def judged(name: str, found: dict[str, Any], **manifest: Any) -> Verdict:
     matrix = load_matrix(ROOT)
     target = Target(matrix.kernel(name), "x86_64")
     collector = own(**manifest)
-    expectation = behaviour.expected(collector, target, matrix)
-    return behaviour.verdict(collector, target, expectation, behaviour.observed(collector, target, found), found, probe={})
+    expectation = expected(collector, target, matrix)
+    return verdict(collector, target, expectation, observed(collector, target, found), found, probe={})
 
 
 def test_as_promised() -> None:

@@ -18,7 +18,7 @@ from kmatrix.matrix.load import load_matrix
 from kmatrix.report import table
 from kmatrix.runs import cell
 from kmatrix.runs.machine_room import MachineRoom
-from kmatrix.verdict.behaviour import feature_mismatches
+from kmatrix.verdict.judge import feature_mismatches
 
 ROOT = Path(__file__).parents[2]
 OBJECT = ROOT / "collectors/openat/build/openat_ringbuf_{}_bpfel.o"

@@ -17,7 +17,7 @@ from kmatrix.matrix.arch import ARCHES, Arch
 from kmatrix.matrix.features import FEATURES
 from kmatrix.matrix.load import load_matrix
 from kmatrix.objects.btf import Btf
-from kmatrix.verdict import behaviour
+from kmatrix.verdict.expectation import expected
 from tests.guest.conftest import Guest
 from tests.lint.samples import manifest
 from tests.standard.document import KERNELS, Example, rows
@@ -78,7 +78,7 @@ def test_cells_are_expected_to_be_what_the_document_says(text: str) -> None:
     for cell, said, _ in rows(text, "cell"):
         name, _, target = cell.removesuffix("]").partition("[")
         collector = load_collector(ROOT / "collectors" / name)
-        assert behaviour.expected(collector, matrix.target(target), matrix).behaviour == said, cell
+        assert expected(collector, matrix.target(target), matrix).behaviour == said, cell
 
 
 def test_cells_files_and_examples_that_are_named_exist(text: str, examples: dict[str, Example]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kmatrix.manifest import collector as collectors
+from kmatrix.manifest import schema
 from kmatrix.manifest.collector import Collector
 from kmatrix.runs.cell_records import Record
 
@@ -61,7 +61,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
 
 
 def demo(**changes: Any) -> Collector:
-    return collectors.parse(manifest(**changes), path=Path("/demo/collector.toml"))
+    return schema.parse(manifest(**changes), path=Path("/demo/collector.toml"))
 
 
 def good(

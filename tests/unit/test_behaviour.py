@@ -10,12 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmatrix.manifest.collector import BEHAVIOURS, Collector
+from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.types import BEHAVIOURS
 from kmatrix.matrix.features import FEATURES
 from kmatrix.matrix.kernel import Kernel, Target
 from kmatrix.matrix.selection import Matrix
-from kmatrix.verdict import behaviour
-from kmatrix.verdict.behaviour import Expectation, Verdict
+from kmatrix.verdict.expectation import Expectation, expected
+from kmatrix.verdict.failure import FAILURES
+from kmatrix.verdict.judge import Verdict, verdict
+from kmatrix.verdict.observation import observed
 from tests.unit.facts import MANIFEST, PIN, STOPPED, demo, good
 
 RELEVANT = ("btf", "ringbuf", "kprobes", "cgroup_id_helper")
@@ -31,7 +34,7 @@ def matrix_of(target: Target) -> Matrix:
 
 
 def expect(collector: Collector, target: Target) -> Expectation:
-    return behaviour.expected(collector, target, matrix_of(target))
+    return expected(collector, target, matrix_of(target))
 
 
 def probe_of(target: Target) -> dict[str, bool | None]:
@@ -55,8 +58,8 @@ def facts_for(collector: Collector, target: Target) -> dict[str, Any]:
 
 def judge(collector: Collector, target: Target, facts: dict[str, Any], **more: Any) -> Verdict:
     probe = more.pop("probe", probe_of(target))
-    seen = behaviour.observed(collector, target, facts)
-    return behaviour.verdict(collector, target, expect(collector, target), seen, facts, probe=probe, **more)
+    seen = observed(collector, target, facts)
+    return verdict(collector, target, expect(collector, target), seen, facts, probe=probe, **more)
 
 
 ALL = frozenset(RELEVANT)
@@ -111,7 +114,7 @@ def test_doing_what_is_expected_is_ok_whatever_the_features(features: frozenset[
     collector, target = demo(), target_with(features)
     expectation = expect(collector, target)
     facts = facts_for(collector, target)
-    assert behaviour.observed(collector, target, facts).behaviour == expectation.behaviour
+    assert observed(collector, target, facts).behaviour == expectation.behaviour
     found = judge(collector, target, facts)
     assert found.ok, found
 
@@ -339,7 +342,7 @@ def test_running_where_a_refusal_is_expected_is_better() -> None:
         ({"min": 4, "max": 6}, 5, True),
         ({"one_of": [1, 2]}, 3, False),
         ({"one_of": [1, "known.pid"]}, 42, True),
-        ({"contains": "known.part"}, "/tmp/ab", True),
+        ({"contains": "known.comm"}, "/tmp/ab", True),
         ({"contains": "zz"}, "/tmp/ab", False),
         ({"equals": "literal"}, "literal", True),
         ({"equals": "literal"}, "other", False),
@@ -350,13 +353,13 @@ def test_each_check_of_a_field(check: dict[str, Any], value: Any, ok: bool) -> N
     collector = demo(event=[{"name": "open", "field": [field]}])
     facts = good(collector, "ring")
     facts["events"][0]["fields"] = {"value": value}
-    facts["known"]["part"] = "ab"
+    facts["known"]["comm"] = "ab"
     assert judge(collector, target_with(ALL), facts).ok == ok
 
 
 def test_every_class_has_a_meaning_and_behaviours_are_ordered() -> None:
     assert BEHAVIOURS == ("refusal", "fallback", "partial", "full")
-    assert set(behaviour.FAILURES) >= {
+    assert set(FAILURES) >= {
         "worse",
         "better",
         "table",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kmatrix.host.errors import InputError
-from kmatrix.manifest import collector as collectors
+from kmatrix.manifest import schema
 from kmatrix.manifest.load import find_collector, load_collector
 from kmatrix.runs import cell
 from tests.unit.facts import demo, manifest
@@ -16,7 +16,7 @@ from tests.unit.facts import demo, manifest
 
 def wrong(data: dict[str, Any]) -> str:
     with pytest.raises(InputError) as error:
-        collectors.parse(data, path=Path("/demo/collector.toml"))
+        schema.parse(data, path=Path("/demo/collector.toml"))
     assert error.value.where == "/demo/collector.toml"
     assert error.value.fix
     return str(error.value)
@@ -50,12 +50,23 @@ def event(**changes: Any) -> list[dict[str, Any]]:
         ),
         (manifest(program=[{"name": "p", "hook": "x", "required": False}]), "has no required program"),
         (manifest(program=[{"name": "p", "hook": "x", "arches": ["mips"]}]), "program[0].arches"),
-        (manifest(trigger={"kind": "opne"}), "trigger.kind"),
+        (manifest(trigger={"kind": "opne"}), "trigger.kind: unknown trigger 'opne'; did you mean open?"),
+        (manifest(trigger={"kind": "open", "env": {"A": "b"}}), 'env goes with kind = "command"'),
         (manifest(trigger={"kind": "command"}), 'kind = "command" and command'),
         (manifest(trigger=None), "no [trigger]"),
         (manifest(event=event(first={"type": "u128"})), "unknown type 'u128'"),
         (manifest(event=event(match={"pdi": 1})), "match names 'pdi', which is not there; did you mean pid"),
         (manifest(event=event(first={"equals": "known.PID"})), "is not known.NAME"),
+        (
+            manifest(event=event(match={"pid": "known.pdi"})),
+            "event 'open': match: pid: the trigger 'open' provides no known.pdi; did you mean pid",
+        ),
+        (
+            manifest(event=event(first={"equals": "known.victim"})),
+            "the trigger 'open' provides no known.victim; it provides cgroup_id",
+        ),
+        (manifest(event=event(first={"one_of": [1, "known.tigd"]})), "did you mean tgid"),
+        (manifest(event=event(first={"contains": "known.paht"})), "did you mean path"),
         (manifest(event=event(first={"needs": ["btf"]})), "must be degradable"),
         (manifest(event=[{"name": "open"}]), "has no fields"),
         (manifest(event=event(like="opne")), "like names 'opne'"),
@@ -152,12 +163,12 @@ ONE = {"name": "ring", "behaviour": "full", "object": "ring"}
         (
             {"name": "ring", "behavior": "full", "object": "ring"},
             "variant[0].behavior ('ring'): unknown key; did you mean behaviour?",
-            "known keys here: arches, behaviour, buffer, name, needs, object, transport",
+            "known keys here: arches, behaviour, buffer, contract, name, needs, object, transport",
         ),
         (
             ONE | {"needs": ["ringbuff"]},
-            "variant[0].needs ('ring'): unknown feature 'ringbuff'; did you mean ringbuf or perf_buffer?; `kmatrix features` lists them",
-            "correct variant[0].needs",
+            "variant[0].needs ('ring'): unknown feature 'ringbuff'; did you mean ringbuf or map:ringbuf or map:user_ringbuf?",
+            "`kmatrix features` lists those without a parameter; docs/features.md has the kinds with one",
         ),
         (ONE | {"needs": "btf"}, "variant[0].needs ('ring'): must be a list in brackets; it is 'btf'", "correct variant[0].needs"),
         (

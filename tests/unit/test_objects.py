@@ -11,7 +11,9 @@ import pytest
 
 from conftest import need_programs
 from kmatrix.host.errors import InputError
-from kmatrix.manifest import collector as collectors
+from kmatrix.manifest import schema
+from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.own_loader import Loader
 from kmatrix.matrix.load import load_matrix
 from kmatrix.objects import compiled
 from kmatrix.runs import cell
@@ -31,7 +33,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def manifest_for(folder: Path, **variant: Any) -> collectors.Collector:
+def manifest_for(folder: Path, **variant: Any) -> Collector:
     data = {
         "schema": 1,
         "collector": {"name": "demo"},
@@ -42,7 +44,7 @@ def manifest_for(folder: Path, **variant: Any) -> collectors.Collector:
         if variant.get("buffer", True)
         else [],
     }
-    return collectors.parse(data, path=folder / "collector.toml")
+    return schema.parse(data, path=folder / "collector.toml")
 
 
 def refused(folder: Path, **variant: Any) -> InputError:
@@ -64,17 +66,6 @@ def test_what_an_object_holds(built: Path) -> None:
 def test_the_right_one_is_taken_and_tp_is_tracepoint(built: Path) -> None:
     collector = manifest_for(built)
     assert compiled.load(collector, collector.variants[0], "arm64").path.name == "tiny_arm64_bpfel.o"
-
-
-def test_a_transport_that_is_not_the_buffers_needs_no_vm_to_be_seen(built: Path, tmp_path: Path) -> None:
-    assert compiled.inspect(built / "tiny_x86_bpfel.o").map_types == {"events": 4}
-    error = refused(built, transport="ringbuf")
-    assert "map 'events' is a perf buffer, and the manifest says transport = \"ringbuf\"" in str(error)
-    assert error.fix == 'write transport = "perf", or name the other map as buffer'
-    compile_object(tmp_path / "ring.o", "x86", "USE_RINGBUF")
-    assert 'write transport = "ringbuf"' in str(refused(tmp_path, object="ring.o"))
-    collector = manifest_for(tmp_path, object="ring.o", transport="ringbuf")
-    assert compiled.load(collector, collector.variants[0], "x86_64").map_types == {"events": 27}
 
 
 def test_missing(tmp_path: Path) -> None:
@@ -111,7 +102,7 @@ def test_where_no_variant_is_for_an_arch_there_is_nothing_to_try(built: Path) ->
     collector = manifest_for(built, arches=["x86_64"])
     assert compiled.nothing_for(collector, "arm64") == "no variant of demo is for arm64 (variant.arches)"
     assert compiled.nothing_for(collector, "x86_64") is None
-    loader = collectors.Loader(command=("./agent",))
+    loader = Loader(command=("./agent",))
     assert (
         compiled.nothing_for(collector.model_copy(update={"loader": loader}), "arm64") is None
     )  # it refuses by itself, or does not
@@ -177,11 +168,11 @@ def test_a_variant_that_does_not_need_btf_may_not_use_core(tmp_path: Path) -> No
 
 def test_objects_of_one_name_in_different_folders_are_told_apart(tmp_path: Path) -> None:
     """As `core/prog` and `plain/prog`: each variant gets its own."""
-    for name, define in (("core", "USE_RINGBUF"), ("plain", "NOTHING")):
+    for name, define in (("core", "BREAK_VALUE"), ("plain", "NOTHING")):
         (tmp_path / name).mkdir()
         compile_object(tmp_path / name / "prog.bpf.o", "x86", define)
-    collector = manifest_for(tmp_path, object="core/prog.bpf.o", transport="ringbuf")
-    second = collector.variants[0].model_copy(update={"name": "w", "object": "plain/prog.bpf.o", "transport": "perf"})
+    collector = manifest_for(tmp_path, object="core/prog.bpf.o")
+    second = collector.variants[0].model_copy(update={"name": "w", "object": "plain/prog.bpf.o"})
     collector = collector.model_copy(update={"variants": (*collector.variants, second)})
     asked = cell.request(collector, load_matrix().target("6.1-x86_64"))
     sent = [base64.b64decode(asked["objects"][variant["object"]]) for variant in asked["variants"]]

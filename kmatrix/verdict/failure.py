@@ -1,0 +1,34 @@
+"""What can go wrong in a cell, and the facts that it is read from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Failure = Literal["worse", "better", "table", "load", "attach", "silent", "wrong-data", "leftover", "kernel", "infra"]
+"""What went wrong; a different person fixes each (design.md)."""
+
+FAILURES: Mapping[Failure, str] = {
+    "kernel": "the kernel panicked, oopsed, warned or locked up",
+    "table": "the guest's probe disagrees with the features declared in kernels.toml",
+    "load": "a program or map of the expected variant did not load, or is not what the manifest declares",
+    "attach": "a program of the expected variant did not attach",
+    "better": "the collector does more than promised here",
+    "worse": "the collector does less than promised here",
+    "silent": "loaded and attached, but no event arrived, or a program never ran",
+    "wrong-data": "an event arrived with a wrong value",
+    "leftover": "something of the collector stayed behind",
+    "infra": "the machine room failed; says nothing about the collector",
+}
+
+Facts = Mapping[str, Any]
+"""What the guest reported of one cell; docs/record.md has its form."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that was found wrong."""
+
+    failure: Failure
+    text: str

@@ -1,0 +1,278 @@
+"""observed(): what a collector did on a target, by the kernel's account, with everything that was found wrong on the way."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.types import Behaviour
+from kmatrix.manifest.variant import Variant
+from kmatrix.matrix.features import Step
+from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.parameters import feature, leaves
+from kmatrix.verdict.events import judge_events
+from kmatrix.verdict.expectation import needs_of
+from kmatrix.verdict.failure import Facts, Problem
+
+_MAP_TRANSPORT: Mapping[str, str] = {"ringbuf": "ringbuf", "perf_event_array": "perf"}
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What happened in a cell, by the kernel's account; `behaviour` is None where it is none of the four."""
+
+    behaviour: Behaviour | None
+    variant: str | None
+    degradations: frozenset[str]
+    problems: tuple[Problem, ...] = ()
+
+
+def observed(collector: Collector, target: Target, facts: Facts) -> Observation:
+    """The behaviour that the facts show, with everything that was found wrong on the way, gravest first."""
+    running = facts["running"]
+    strays = _strays(facts)
+    unexplained = _unexplained(collector, target, facts)
+    if running is None:
+        if not facts.get("refusal"):
+            why = (facts.get("loader") or {}).get("failure") or "nothing runs and nothing was said about why"
+            return Observation(None, None, frozenset(), (Problem("worse", why), *strays))
+        problems = [*unexplained, *_trigger_problems(facts), *_loader_problems(facts)]
+        return Observation("refusal", None, frozenset(), (*problems, *strays))
+    variant = collector.variant(running)
+    attempt = attempt_of(facts, running)
+    assert attempt is not None, "the guest reports an attempt for the variant that runs"
+    problems = [*_not_in_kernel(collector, variant, target, attempt, facts), *unexplained]
+    degradations = _missing_programs(collector, variant, attempt)
+    transport = _transport(variant, attempt, facts)
+    if variant.transport is not None and transport != variant.transport:
+        problems.append(
+            Problem(
+                "load",
+                f"{variant.name}: buffer {variant.buffer} is {transport or 'not in the kernel'}, declared as {variant.transport}",
+            )
+        )
+    problems += [problem for problem in _loader_problems(facts) if problem.failure != "leftover"]
+    trouble, missing_fields = _trigger_problems(facts), set[str]()
+    if not trouble:
+        trouble, missing_fields = judge_events(collector, target, facts)
+        trouble += _never_ran(collector, variant, target, attempt, facts)
+    problems += trouble
+    degradations |= missing_fields
+    behaviour: Behaviour | None = None
+    if not problems:
+        behaviour = "partial" if variant.behaviour == "full" and degradations else variant.behaviour
+    left = [problem for problem in _loader_problems(facts) if problem.failure == "leftover"]
+    return Observation(behaviour, running, frozenset(degradations), (*problems, *left, *strays))
+
+
+_EXHAUSTED = (errno.EPERM, errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENOSPC)
+"""What the kernel answers to a map or program for want of memory or rights, and never because it does not know it (that is EINVAL)."""
+
+
+def _unexplained(collector: Collector, target: Target, facts: Facts) -> list[Problem]:
+    """Variants and optional programs that lack a feature here, and fail, but not of that: a broken object would pass for a missing feature.
+
+    A loader of the collector's own shows no failures of the kernel's; its message is what has to name the missing feature.
+    """
+    problems = []
+    for attempt in facts["attempts"] if collector.loader is None else ():
+        variant = collector.variant(attempt["variant"])
+        if attempt["stage"] is not None:
+            lacking = [name for name in needs_of(collector, variant, target) if name not in target.features]
+            if attempt["stage"] == "open" or (
+                lacking and not _explains(leaves(lacking, collector.defined), _stopped_at(attempt), attempt["error"]["errno"])
+            ):
+                problems.append(
+                    _not_for_lack(variant.name, lacking, attempt["stage"], failure_of(attempt, optional_programs(collector)))
+                )
+            continue
+        for program in collector.programs_of(variant, target.arch):
+            report, lacking = attempt["programs"].get(program.name, {}), [n for n in program.needs if n not in target.features]
+            failed: Step | None = "attach" if report.get("loaded") else "program"
+            if (
+                not program.required
+                and lacking
+                and report.get("error")
+                and not _explains(leaves(lacking, collector.defined), failed)
+            ):
+                words = f"{report['error']}: {last_words(report.get('log') or '')}".removesuffix(": ")
+                problems.append(_not_for_lack(f"{variant.name}: program {program.name}", lacking, str(failed), words))
+    return problems
+
+
+def _not_for_lack(what: str, lacking: Sequence[str], stage: str, words: str) -> Problem:
+    if stage == "open":
+        return Problem("load", f"{what}: no kernel can load this object: {words}")
+    return Problem(
+        "attach" if stage == "attach" else "load", f"{what} lacks {', '.join(lacking)} here, but fails for another reason: {words}"
+    )
+
+
+def _explains(lacking: Sequence[str], step: Step | None, error: int | None = None) -> bool:
+    """Whether the absence of one of the features stops a loader at this step."""
+    if step in ("map", "program") and error in _EXHAUSTED and "memcg_accounting" not in lacking:
+        return False
+    return any(step in feature(name).stops for name in lacking)
+
+
+def _stopped_at(attempt: Mapping[str, Any]) -> Step | None:
+    """Where a failed attempt was stopped, by libbpf's words; None where nothing was asked of the kernel."""
+    text = str((attempt.get("error") or {}).get("text") or "")
+    if attempt["stage"] == "load" and re.search(r"kernel BTF|vmlinux BTF", text):
+        return "btf"
+    if attempt["stage"] == "load" and re.search(r"\bmap '[^']*': |global data", text):
+        return "map"
+    steps: Mapping[str, Step] = {"load": "program", "attach": "attach"}
+    return steps.get(attempt["stage"])
+
+
+def optional_programs(collector: Collector) -> set[str]:
+    """The names of the programs that may be missing."""
+    return {program.name for program in collector.programs if not program.required}
+
+
+def _loader_problems(facts: Facts) -> list[Problem]:
+    """What the collector's own loader did that none should: die while it runs, not stop, or leave processes behind."""
+    own = facts.get("loader")
+    if not own:
+        return []
+    name = own["command"][0]
+    problems = [Problem("worse", f"{name} {own['died']}")] if own["died"] else []
+    if own["killed"]:
+        problems.append(Problem("leftover", f"{name} did not end when it was told to stop, and was killed"))
+    if own["left"]:
+        problems.append(Problem("leftover", f"{name} left running: {', '.join(own['left'])}"))
+    return problems
+
+
+def attempt_of(facts: Facts, variant: str | None) -> Mapping[str, Any] | None:
+    """The guest's report on its try of `variant`; None if it did not try it."""
+    return next((attempt for attempt in facts["attempts"] if attempt["variant"] == variant), None)
+
+
+def _not_in_kernel(
+    collector: Collector, variant: Variant, target: Target, attempt: Mapping[str, Any], facts: Facts
+) -> list[Problem]:
+    """Required programs and declared maps of the running variant that the kernel does not have."""
+    in_kernel = {program["id"] for program in facts["kernel"]["during"]["programs"]}
+    problems = []
+    for program in collector.programs_of(variant, target.arch):
+        report = attempt["programs"].get(program.name)
+        if not program.required or (report or {}).get("off"):  # another form of it runs, as the contract says
+            continue
+        if report is None or report["id"] not in in_kernel:
+            problems.append(Problem("load", f"{variant.name}: program {program.name} is not in the kernel"))
+        elif program.attach and not report["attached"]:
+            why = f": {report['error']}" if report.get("error") else ""
+            problems.append(Problem("attach", f"{variant.name}: program {program.name} is not attached to {program.hook}{why}"))
+    map_types = {entry["id"]: entry["type"] for entry in facts["kernel"]["during"]["maps"]}
+    for wanted in collector.maps_of(variant):
+        found = map_types.get(attempt["maps"].get(wanted.name, {}).get("id"))
+        if found is None or wanted.type not in (None, found):
+            declared = f", declared as {wanted.type}" if wanted.type else ""
+            problems.append(Problem("load", f"{variant.name}: map {wanted.name} is {found or 'not in the kernel'}{declared}"))
+    return problems
+
+
+def _missing_programs(collector: Collector, variant: Variant, attempt: Mapping[str, Any]) -> set[str]:
+    optional = [p for p in collector.programs if not p.required and (not p.variants or variant.name in p.variants)]
+    reports = {p.name: attempt["programs"].get(p.name, {}) for p in optional}
+    return {
+        f"program:{p.name}"
+        for p in optional
+        if not reports[p.name].get("attached" if p.attach else "loaded") and not reports[p.name].get("off")
+    }
+
+
+def _transport(variant: Variant, attempt: Mapping[str, Any], facts: Facts) -> str | None:
+    """How the running variant's events travel, by the type that the kernel gives its buffer."""
+    buffer = variant.buffer or variant.transport  # a loader's own buffer need not be known by name
+    if buffer is None:
+        return None
+    ident = attempt["maps"].get(buffer, {}).get("id")
+    kind = next((entry["type"] for entry in facts["kernel"]["during"]["maps"] if entry["id"] == ident), None)
+    return None if kind is None else _MAP_TRANSPORT.get(kind, kind)
+
+
+def _strays(facts: Facts) -> list[Problem]:
+    """What stands in the kernel afterwards and did not before, and programs that run beside the running variant."""
+    before, during, after = (facts["kernel"][moment] for moment in ("before", "during", "after"))
+    attempt = attempt_of(facts, facts["running"])
+    own = {report["id"] for report in attempt["programs"].values()} if attempt else set()
+    problems = [
+        Problem("leftover", f"beside {facts['running'] or 'a refusal'}, program {_named(program)} is loaded")
+        for program in _new(before["programs"], during["programs"])
+        if program["id"] not in own
+    ]
+    for kind in ("programs", "maps", "links"):
+        problems += [
+            Problem("leftover", f"{kind[:-1]} {_named(entry)} is still there afterwards")
+            for entry in _new(before[kind], after[kind])
+        ]
+    for kind, what in (("pins", "pinned object"), ("kprobe_events", "tracefs kprobe")):
+        problems += [
+            Problem("leftover", f"{what} {entry} is still there afterwards")
+            for entry in after.get(kind, ())
+            if entry not in before.get(kind, ())
+        ]
+    return problems
+
+
+def _new(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    known = {entry["id"] for entry in before}
+    return [entry for entry in now if entry["id"] not in known]
+
+
+def _named(entry: Mapping[str, Any]) -> str:
+    return f"{entry.get('name') or '(no name)'} ({entry.get('type', '?')}, id {entry['id']})"
+
+
+def _trigger_problems(facts: Facts) -> list[Problem]:
+    """A trigger that fails while the collector runs and not without it, or after it refused: the collector breaks what it watches."""
+    trigger = facts.get("trigger")
+    if not trigger or trigger["ok"]:
+        return []
+    said = trigger.get("error") or f"exit status {trigger.get('exit')}"
+    if trigger.get("after_refusal"):
+        when = f"after the refusal the trigger fails ({said})"
+    elif (trigger.get("after") or {}).get("ok"):
+        when = f"the trigger fails while the collector runs ({said}), and not without it"
+    else:
+        return []
+    return [Problem("worse", f"the guest does not work as before: {when}")]
+
+
+def _never_ran(collector: Collector, variant: Variant, target: Target, attempt: Mapping[str, Any], facts: Facts) -> list[Problem]:
+    """Programs that are attached, should run when the trigger is pulled, and never did, where the kernel counts runs (from 5.1 on)."""
+    if not (facts.get("trigger") or {}).get("ok"):
+        return []
+    return [
+        Problem("silent", f"{variant.name}: program {program.name} is attached to {program.hook} and never ran")
+        for program in collector.programs_of(variant, target.arch)
+        if program.attach and program.fires
+        for report in (attempt["programs"].get(program.name, {}),)
+        if report.get("attached") and report.get("runs") == 0
+    ]
+
+
+def failure_of(attempt: Mapping[str, Any], optional: Collection[str] = ()) -> str:
+    """Why an attempt came to nothing: the first program that failed and was not `optional`, and the kernel's last words on it, else the loader's error."""
+    for name, report in attempt["programs"].items():
+        if report.get("error") and name not in optional:
+            words = last_words(report.get("log") or "")
+            return f"program {name}: {report['error']}" + (f": {words}" if words else "")
+    error = attempt.get("error") or {}
+    return str(error.get("text") or f"failed to {attempt['stage']}")
+
+
+_VERIFIER_CHATTER = ("processed ", "verification time", "stack depth", "-- END", "-- BEGIN", "max_states", "peak_states")
+
+
+def last_words(log: str) -> str:
+    """The line of a verifier log that says why: the last that is not a statistic."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if not line.startswith(_VERIFIER_CHATTER)), "")
