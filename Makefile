@@ -57,7 +57,7 @@ test: setup collectors examples test-packages  ## kmatrix's own tests, on real b
 	@$(BIN)/pytest tests -n auto --durations=10 $(ARGS)
 
 test-fast: setup  ## the tests of pure logic: no VM is booted
-	@$(BIN)/pytest tests/unit tests/sim/test_past.py tests/sim/test_matrix.py tests/guest/test_loader.py tests/guest/test_events.py -q -n auto $(ARGS)
+	@$(BIN)/pytest tests/unit tests/sim/test_past.py tests/sim/test_simulated_matrix.py tests/guest/test_loader.py tests/guest/test_events.py -q -n auto $(ARGS)
 
 test-build: setup test-packages  ## and those that build a kernel from Debian's source: some minutes (KMATRIX_BUILD=arm64 for the other arch)
 	@KMATRIX_BUILD=$${KMATRIX_BUILD:-x86_64} $(BIN)/pytest -s tests/kernels/test_linux_source.py $(ARGS)

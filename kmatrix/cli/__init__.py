@@ -44,7 +44,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "needs": (
         "needs:command",
-        "What compiled objects need of a kernel, and since which release there is such a thing. Nothing is booted.",
+        "What compiled objects need of a kernel, and since which release there is such a thing.",
     ),
     "lint": (
         "lint:command",

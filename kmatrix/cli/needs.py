@@ -20,7 +20,9 @@ from kmatrix.report.grid import terminal_width
 @click.option("--all", "everything", is_flag=True, help="List what every kernel from 4.14 on has, too.")
 @options.JSON
 def command(objects: tuple[Path, ...], arch: str, everything: bool, as_json: bool) -> None:
-    """What compiled OBJECTs need of a kernel, and since which release there is such a thing. Nothing is booted.
+    """What compiled objects need of a kernel, and since which release there is such a thing.
+
+    Nothing is booted.
 
     Helpers, maps, types, kernel functions, hooks and kinds of instructions are read off the code. What code asks for behind
     bpf_core_field_exists() and its kin, a Kconfig variable or the kernel's version is optional, and is marked so. What one kernel's image

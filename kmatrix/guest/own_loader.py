@@ -20,12 +20,8 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple, cast
 
-<<<<<<< HEAD
 from . import bpf, command, kernel, observe, opened, processes, recognise, simulate
-=======
-from . import bpf, command, kernel, loader, observe, processes, recognise, simulate
 from .cell_facts import AttemptReport, CellFacts, Inventory, LoaderReport, MapReport, ProgramReport
->>>>>>> rooms
 from .cgroup import cgroup_root
 from .observe import read_text
 from .output import LineStream, Output
@@ -196,11 +192,7 @@ class OwnLoader:
         programs: dict[str, ProgramReport] = {}
         for program in variant["programs"]:
             name = program["name"]
-<<<<<<< HEAD
-            programs[name] = opened.blank(program["hook"])
-=======
-            report = programs[name] = cast(ProgramReport, loader.blank(program["hook"]))
->>>>>>> rooms
+            report = programs[name] = cast(ProgramReport, opened.blank(program["hook"]))
             if (entry := found.programs.get(name)) is not None:
                 report["id"], report["tag"], report["type"], report["loaded"] = entry["id"], entry["tag"], entry["type"], True
                 report["attached"], report["via"] = name in attached, attached.get(name)

@@ -19,12 +19,7 @@ from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, validate
 from kmatrix.matrix.arch import ARCHES, parse_arch
 from kmatrix.matrix.definitions import DefinitionModel, define
-<<<<<<< HEAD
-from kmatrix.matrix.kernel import BUILD_VARIANTS, Kernel, Simulation, SourceSpec, Variation, vary
-=======
-from kmatrix.matrix.features import FEATURES
 from kmatrix.matrix.kernel import FLAVOURS, Kernel, Simulation, SourceSpec, Variation, vary
->>>>>>> rooms
 from kmatrix.matrix.parameters import Definition, feature
 from kmatrix.matrix.selection import DEFAULT_SET, Matrix
 from kmatrix.matrix.simulation import HIDEABLE, OLDEST_BASE, not_hideable

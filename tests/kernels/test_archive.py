@@ -14,9 +14,8 @@ from kmatrix.fetch import archive
 from kmatrix.host.errors import InputError
 from kmatrix.kernels import layout, modules
 
-from .fabricate import CONFIG, bzimage, deb, module
+from .fabricate import CONFIG, bare_rpm, bzimage, cpio, deb, module
 from .publish import layer
-from .test_sources import bare_rpm, cpio
 
 RELEASE = "5.4.286"
 KERNEL = {f"boot/vmlinuz-{RELEASE}": bzimage(RELEASE), f"boot/config-{RELEASE}": CONFIG.encode()}

@@ -23,9 +23,8 @@ from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import SourceSpec
 
-from .fabricate import CONFIG, Archive, Served, Signer, arm64_image, bzimage, deb, kernel, kernel_deb, leftovers, module
+from .fabricate import CONFIG, Archive, Served, Signer, arm64_image, bare_rpm, bzimage, deb, kernel, kernel_deb, leftovers, module
 from .publish import rpm, rpm_index
-from .test_sources import bare_rpm
 
 RELEASE = "5.4.286-1.el9.x86_64"
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
-import struct
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -24,27 +22,10 @@ from kmatrix.kernels.sources import git
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.kernel import SourceSpec
 
-from .fabricate import Archive, Served, Signer, arm64_image, bzimage, deb, kernel, kernel_deb, leftovers, module
+from .fabricate import Archive, Served, Signer, arm64_image, bare_rpm, bzimage, deb, kernel, kernel_deb, leftovers, module
 from .publish import Gate, Registry, git_server, layer, rpm_index
 
 RELEASE = "5.4.286"
-
-
-def cpio(files: dict[str, bytes]) -> bytes:
-    """A cpio archive in the newc format."""
-    out = b""
-    for name, data in [*files.items(), ("TRAILER!!!", b"")]:
-        fields = [0, 0o100644, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0]
-        out += b"070701" + b"".join(b"%08x" % field for field in fields) + name.encode() + b"\0"
-        out += b"\0" * (-len(out) % 4) + data
-        out += b"\0" * (-len(out) % 4)
-    return out
-
-
-def bare_rpm(files: dict[str, bytes]) -> bytes:
-    """An RPM whose headers say nothing: what rpmbuild would not make."""
-    header = b"\x8e\xad\xe8\x01\0\0\0\0" + struct.pack(">II", 0, 0)
-    return b"\xed\xab\xee\xdb".ljust(96, b"\0") + header + header + gzip.compress(cpio(files))
 
 
 def tarball(files: dict[str, bytes]) -> bytes:

@@ -23,6 +23,15 @@ COMPAT = '#include "core_compat.h"\n'
 OWN = {"KM203": ("task_struct",), "KM402": ("pt_regs",)}
 """Rules whose examples declare a kernel structure themselves."""
 
+TASK = "\tstruct task_struct *task = (struct task_struct *)bpf_get_current_task();\n"
+RING = 'struct {\n\t__uint(type, BPF_MAP_TYPE_RINGBUF);\n\t__uint(max_entries, 262144);\n} events SEC(".maps");\n'
+"""What many samples begin with."""
+
+
+def body(statements: str, section: str = "kprobe/do_exit", parameter: str = "struct pt_regs *ctx") -> str:
+    """A program of these statements."""
+    return f'SEC("{section}")\nint sample({parameter})\n{{\n\t(void)ctx;\n{statements}\n\treturn 0;\n}}\n'
+
 
 def whole(text: str, code: str = "", *, licensed: bool = True) -> str:
     """A rule's example as a source that compiles: with the includes and the license that it leaves out."""

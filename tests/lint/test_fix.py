@@ -10,7 +10,7 @@ from kmatrix.lint import objects
 from kmatrix.lint.engine import Options, lint
 from kmatrix.lint.fix import fix
 from tests.lint import samples
-from tests.lint.test_standard import TASK, body
+from tests.lint.samples import TASK, body
 
 OPTIONS = Options(includes=(samples.INCLUDE, samples.BPF_COMMON))
 

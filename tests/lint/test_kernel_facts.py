@@ -14,7 +14,7 @@ from kmatrix.objects.btf import UNION, Btf
 from kmatrix.vm.channel import pack
 from tests.guest.conftest import Guest, boot, room
 from tests.lint import samples
-from tests.lint.test_standard import body
+from tests.lint.samples import body
 
 __all__ = ["boot", "room"]  # fixtures
 

@@ -8,16 +8,10 @@ import pytest
 
 from kmatrix.lint.engine import Options, lint
 from tests.lint import samples
+from tests.lint.samples import RING, TASK, body
 
 OPTIONS = Options(includes=(samples.INCLUDE, samples.BPF_COMMON))
 
-
-def body(statements: str, section: str = "kprobe/do_exit", parameter: str = "struct pt_regs *ctx") -> str:
-    return f'SEC("{section}")\nint sample({parameter})\n{{\n\t(void)ctx;\n{statements}\n\treturn 0;\n}}\n'
-
-
-TASK = "\tstruct task_struct *task = (struct task_struct *)bpf_get_current_task();\n"
-RING = 'struct {\n\t__uint(type, BPF_MAP_TYPE_RINGBUF);\n\t__uint(max_entries, 262144);\n} events SEC(".maps");\n'
 
 ANTI_PATTERNS = {
     "hard-coded offset": ("KM202", body(TASK + "\tint pid = *(int *)((char *)task + 1234);\n\treturn pid;")),

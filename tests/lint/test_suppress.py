@@ -10,7 +10,7 @@ from kmatrix.lint.engine import Options, lint
 from kmatrix.lint.fix import fix
 from kmatrix.lint.rules import matching
 from tests.lint import samples
-from tests.lint.test_standard import TASK, body
+from tests.lint.samples import TASK, body
 
 OPTIONS = Options(includes=(samples.INCLUDE,))
 READ = "\treturn task->pid;"

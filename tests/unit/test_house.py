@@ -7,13 +7,7 @@ from pathlib import Path
 import kmatrix
 
 LINES = 450
-<<<<<<< HEAD
 LONGER: dict[str, str] = {}
-=======
-LONGER: dict[str, str] = {
-    "guest/loader.py": "to be split: what libbpf opened and said, and the attempts of variants",
-}
->>>>>>> rooms
 """Files of kmatrix/ that are longer, and why."""
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kmatrix.verdict.events import _silence
+from kmatrix.verdict import events
 from tests.unit.facts import demo
 
 KNOWN = {"tgid": 115, "path": "/tmp/kmatrix-open"}
@@ -16,15 +16,15 @@ FIELDS = [{"name": "tgid", "type": "u32", "equals": "known.tgid"}, {"name": "pat
 
 def said(samples: list[dict[str, Any]], unmatched: int | None = None, count: int = 0, lost: int = 0, **event: Any) -> str:
     collector = demo(event=[EVENT | {"field": FIELDS} | event])
-    came = len(samples) if unmatched is None else unmatched
+    other = len(samples) if unmatched is None else unmatched
     facts = {
         "known": KNOWN,
-        "sinks": {"buffer": {"unmatched": came, "sizes": {"24": came}}} if came else {},
-        "unmatched": came,
+        "unmatched": other,
+        "sinks": {"buffer": {"unmatched": other, "sizes": {"24": other} if other else {}}},
         "unmatched_samples": [{"event": "open", "fields": fields, "raw": ""} for fields in samples],
         "lost": lost,
     }
-    return _silence(collector.events[0], count, facts)
+    return events._silence(collector.events[0], count, facts)
 
 
 def test_nothing_came() -> None:
@@ -62,5 +62,6 @@ def test_what_the_trigger_does_not_know_matches_nothing() -> None:
 
 @pytest.mark.parametrize("unmatched", [1, 3])
 def test_what_could_not_be_read_is_counted(unmatched: int) -> None:
-    records = f"{unmatched} record{'s' if unmatched > 1 else ''} of 24 bytes"
-    assert f"{records} came, none with tgid = 115, path = 'worker'" in said([], unmatched)
+    assert f"{unmatched} record{'s' if unmatched > 1 else ''} of 24 bytes came, none with tgid = 115, path = 'worker'" in said(
+        [], unmatched
+    )

@@ -9,7 +9,8 @@ import pytest
 from kmatrix.lint.engine import Options, lint
 from kmatrix.matrix.arch import INFO
 from tests.lint import samples
-from tests.lint.test_standard import CLAIMS, RING, TASK, body
+from tests.lint.samples import RING, TASK, body
+from tests.lint.test_standard import CLAIMS
 
 OPTIONS = Options(includes=(samples.INCLUDE, samples.BPF_COMMON))
 LOOP = (

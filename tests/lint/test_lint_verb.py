@@ -13,7 +13,7 @@ import pytest
 
 from kmatrix.lint.rules import RULES
 from tests.lint import samples
-from tests.lint.test_standard import TASK, body
+from tests.lint.samples import TASK, body
 
 CLI = [sys.executable, "-c", "from kmatrix.cli import main; main()", "lint"]
 
