@@ -15,7 +15,7 @@ from typing import Any
 
 from . import bpf, libbpf
 from .libbpf import LibbpfError
-from .opened import CannotSet, Object, Report, describe
+from .opened import CannotSet, Object, Report, created_maps, describe
 from .reach import Features, Reach, possible_cpus
 
 Terms = Mapping[str, Any]
@@ -194,8 +194,9 @@ class Contract:
 
     def fill(self, opened: Object) -> None:
         """Put into maps what they hold before anything is attached. Raises CannotSet."""
+        there = created_maps(opened)
         for name, terms in self._terms["maps"].items():
-            for key, content in terms["entries"]:
+            for key, content in terms["entries"] if name in there else ():
                 if content.get("program") in self.off:
                     continue
                 with ExitStack() as fds:

@@ -20,6 +20,7 @@ Compiled = Callable[[str, Target], bytes]
 Boot = Callable[[str], Guest]
 
 CONSTANTS = """
+kconfig = "CONFIG_KMATRIX_TEST=7"
 [variables]
 target_pid = 42
 strict = true
@@ -68,7 +69,7 @@ def test_the_verifier_sees_the_constants(name: str, boot: Boot, compiled: Compil
     """`checked` and `configured` have a bad access behind a condition on the constants, which only the right ones take out of reach."""
     guest = boot(name)
     data = compiled("contract", guest.target)
-    contract = terms("contract", f'kconfig = "CONFIG_KMATRIX_TEST=7"\n{CONSTANTS}{MAPS}', guest.target)
+    contract = terms("contract", CONSTANTS + MAPS, guest.target)
     report = survey(guest, data, contract)
     assert report["error"] is None
     assert {each: (p["loaded"], p["error"]) for each, p in report["programs"].items()} == dict.fromkeys(
@@ -78,11 +79,8 @@ def test_the_verifier_sees_the_constants(name: str, boot: Boot, compiled: Compil
     assert report["programs"]["called"]["attached"] is None  # it is called
     assert report["maps"]["table"]["max_entries"] == 1  # one CPU
 
-    wrong = terms(
-        "contract",
-        f'kconfig = "CONFIG_KMATRIX_TEST=8"\n{CONSTANTS}target_pid = 43\n{MAPS}'.replace("target_pid = 42\n", ""),
-        guest.target,
-    )
+    text = CONSTANTS.replace("target_pid = 42", "target_pid = 43").replace("TEST=7", "TEST=8") + MAPS
+    wrong = terms("contract", text, guest.target)
     report = survey(guest, data, wrong)
     assert report["together"] is False
     assert {each for each, p in report["programs"].items() if not p["loaded"]} == {"checked", "configured"}
@@ -222,13 +220,15 @@ def test_a_btf_file_in_place_of_the_kernels(boot: Boot, compiled: Compiled, tmp_
     assert loaded == {"own": True, "empty": False}
 
 
-def test_a_map_that_cannot_be_made_is_no_whole_load_though_no_program_uses_it(boot: Boot, compiled: Compiled) -> None:
+def test_a_map_that_cannot_be_made_is_no_whole_load_though_no_program_uses_it(
+    boot: Boot, compiled: Compiled, terms: Callable[..., Terms]
+) -> None:
     guest = boot("6.1-x86_64")
-    report = survey(guest, compiled("many", guest.target), None, ["good"])
-    assert report["together"] is True
-    report = survey(
-        guest, compiled("contract", guest.target), None, ["of_another_type"]
-    )  # its table has no size without a contract
-    assert report["programs"]["of_another_type"]["loaded"] is True
-    assert report["together"] is False
-    assert report["maps"]["table"]["error"] is not None
+    data = compiled("contract", guest.target)
+    sizes = MAPS.partition("[maps.jumps]")[0]
+    for text, whole in ((sizes, True), (sizes.replace('max_entries = "cpus"', ""), False)):
+        contract = terms("contract", f'kconfig = "CONFIG_KMATRIX_TEST=7"\n{text}', guest.target)
+        report = survey(guest, data, contract, ["of_another_type"])
+        assert report["programs"]["of_another_type"]["loaded"] is True
+        assert report["together"] is whole
+        assert (report["maps"]["table"]["error"] is None) is whole
