@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kmatrix.guest import limit
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.paths import scratch_console
@@ -115,7 +116,7 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str
     with scratch_console(f"run-{target}") as console, room.machine(target, console) as (vm, _):
         answer = vm.call(
             "object",
-            timeout=MARGIN + (load_timeout + INTERRUPTION) * len(info.programs),
+            timeout=MARGIN + (limit.AT_MOST * load_timeout + INTERRUPTION) * len(info.programs),
             name=info.path.name,
             data=pack(info.data),
             programs=list(only) or None,

@@ -376,8 +376,12 @@ def _no_trampoline(failing: Failing, _: re.Match[str] | None = None) -> Diagnosi
     if not re.match(r"f(entry|exit|mod_ret)|lsm|freplace", failing.section):
         return None
     since = _by_arch("fentry", failing)
+    if failing.section.startswith("freplace") and failing.arch == "arm64":
+        since = (6, 0)  # b2ad54e1533e; seen to attach on 6.1
     if failing.version >= since:
         return None
+    if failing.section.startswith("freplace"):
+        return Diagnosis("attach-type", f"freplace on {failing.arch}", "have the program itself do it there", _release(since))
     return Diagnosis(
         "attach-type",
         f"no fentry on {failing.arch} before {_release(since)}" if failing.arch == "arm64" else "fentry",
