@@ -76,8 +76,9 @@ def _confirmed(kind: str, fd: int, prog_fd: int, section: str, *, tracefs: bool)
     """How the program is attached through `fd`, as far as the kernel tells (links from 5.8, other fds from 4.18)."""
     prog_id = bpf.prog_info(prog_fd).id
     via = "tracefs" if tracefs else "raw_tracepoint" if kind in ("raw_tracepoint", "tracing", "lsm") else "perf_event"
-    if fd < 0:  # libbpf has several behind one, as for the places of a USDT probe
-        return Attachment("several", confirm.any_link(prog_id))
+    if section.startswith("usdt"):  # libbpf has a link of its own over those of the places, and no fd for it
+        hook = confirm.any_link(prog_id)
+        return Attachment("link" if hook else "perf_event", hook)
     hook = confirm.link(fd, prog_id, _TRACE_TYPES.get(section.partition("/")[0].removesuffix(".s")))
     if hook is not None:
         return Attachment("tracefs" if tracefs else "link", hook)

@@ -7,6 +7,7 @@ since it looks at no more than 131,072 instructions there.
 from __future__ import annotations
 
 import mmap
+import os
 import signal
 import threading
 import time
@@ -15,10 +16,13 @@ from contextlib import contextmanager
 
 SECONDS = 30.0
 """How long the verifier may be at work on one program, unless the host says another time."""
+AT_MOST = 3
+"""How many times as long by the clock, where the host is crowded and the guest's own time passes slowly."""
 LISTENING = 2.0
 """Seconds that the verifier goes on with a log, so that there is a last state to show."""
 TICK = 0.25
 """Seconds between two looks."""
+TICKS = os.sysconf("SC_CLK_TCK")
 SIGNAL = signal.SIGUSR1
 
 
@@ -32,7 +36,7 @@ class Watch:
 
     def __init__(self, seconds: float, log: mmap.mmap, progress: Callable[[], int]) -> None:
         self._seconds, self._log, self._progress = seconds, log, progress
-        self._loader = threading.get_ident()
+        self._loader, self._thread_id = threading.get_ident(), threading.get_native_id()
         self._done = threading.Event()
         self.after: float | None = None
         """The limit, where it was reached."""
@@ -42,14 +46,19 @@ class Watch:
         self._thread.start()
 
     def _watch(self) -> None:
-        seen, since = self._progress(), time.monotonic()
+        seen, since, used = self._progress(), time.monotonic(), self._in_the_kernel()
         while not self._done.wait(TICK):
             if (now := self._progress()) != seen:
-                seen, since = now, time.monotonic()
-            elif time.monotonic() - since >= self._seconds:
+                seen, since, used = now, time.monotonic(), self._in_the_kernel()
+            elif self._in_the_kernel() - used >= self._seconds or time.monotonic() - since >= AT_MOST * self._seconds:
                 self.after = self._seconds
                 self._interrupt()
                 return
+
+    def _in_the_kernel(self) -> float:
+        """Seconds of CPU that the loading thread has used in the kernel: the verifier's, but not those in which libbpf reads BTF."""
+        with open(f"/proc/self/task/{self._thread_id}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[12]) / TICKS  # stime (proc_pid_stat(5))
 
     def _interrupt(self) -> None:
         """Interrupt until libbpf gives up: it tries five times without a log, and five times with one."""

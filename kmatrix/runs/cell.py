@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
+from kmatrix.guest import limit
 from kmatrix.guest.cell_facts import CellFacts
 from kmatrix.host import paths
 from kmatrix.host.errors import InfraError, InputError
@@ -277,7 +278,7 @@ def _patience(collector: Collector) -> float:
         own = collector.loader.ready_timeout + collector.loader.stop_timeout
     else:
         tries = len(collector.variants) + sum(not program.required for program in collector.programs)
-        own = tries * (collector.load_timeout + INTERRUPTION)
+        own = tries * (limit.AT_MOST * collector.load_timeout + INTERRUPTION)
     return 2 * max(collector.timeout, TRIGGER_SECONDS) + collector.timeout + own + MARGIN
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kmatrix.guest import limit
 from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
@@ -140,7 +141,7 @@ def _try(
     with scratch_console(f"run-{target}") as console, room.machine(target, console) as (vm, _):
         answer = vm.call(
             "object",
-            timeout=MARGIN + (load_timeout + INTERRUPTION) * len(info.programs),
+            timeout=MARGIN + (limit.AT_MOST * load_timeout + INTERRUPTION) * len(info.programs),
             name=info.path.name,
             data=pack(info.data),
             programs=list(only) or None,

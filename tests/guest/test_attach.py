@@ -150,4 +150,4 @@ def test_a_refusal_is_told_apart_from_a_kernel_without(name: str, says: str, boo
     """A program of another type gets EINVAL from both kernels."""
     tcx_ingress = 46
     said = boot(name).vm.run(["python3", "-c", ASK, "tcx_ingress", str(tcx_ingress)])
-    assert says in said.stdout, said
+    assert says in said.stdout.decode(), said

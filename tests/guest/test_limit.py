@@ -20,7 +20,7 @@ def test_the_verifier_is_interrupted(name: str, boot: Callable[[str], Guest], co
     data = base64.b64encode(compiled("slow", guest.target)).decode()
     start = time.monotonic()
     report = guest.call("object", name="slow", data=data, load_timeout=2.0)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
     quick, slow = report["programs"]["quick"], report["programs"]["slow"]
     assert quick["attached"]
     assert not slow["loaded"]

@@ -27,7 +27,7 @@ def test_what_other_loaders_take(name: str, boot: Callable[[str], Guest], compil
     guest = boot(name)
     data = compiled("sections", guest.target)
     guest.vm.put("/tmp/object", data)
-    types = dict(line.split() for line in guest.vm.run(["python3", "-c", ASK_LIBBPF]).stdout.splitlines())
+    types = dict(line.split() for line in guest.vm.run(["python3", "-c", ASK_LIBBPF]).stdout.decode().splitlines())
     assert types == dict.fromkeys(("socket1", "classifier/egress", "cgroup/skb/egress", "kprobe_do_exit", "mine"), "0")
     programs = guest.call("object", name="sections", data=base64.b64encode(data).decode())["programs"]
     assert programs["numbered"]["via"] == "socket"

@@ -96,3 +96,12 @@ def test_what_older_kernels_lack() -> None:
     assert said("map", "", (5, 10), 0, map_type="struct_ops") == (
         "a structure that is registered by a link (.struct_ops.link), since 6.4"
     )
+
+
+def test_an_extension_on_arm64() -> None:
+    def said(version: tuple[int, int]) -> str | None:
+        found = diagnose(Failing("attach", "attach: ENOTSUPP (not supported)", version, "arm64", 524, section="freplace/replaced"))
+        return found.headline() if found is not None else None
+
+    assert said((5, 10)) == "freplace on arm64, since 6.0"
+    assert said((6, 1)) is None

@@ -43,6 +43,8 @@ def no_trampoline(failing: Failing, _: re.Match[str] | None = None) -> Diagnosis
     since = since_on("fentry", failing)
     if kind[0] == "fmod_ret":
         since = max(since, (5, 7))  # ae24082331d9
+    elif kind[0] == "freplace" and failing.arch == "arm64":
+        since = (6, 0)  # b2ad54e1533e; seen to attach on 6.1
     if failing.version >= since:
         return None
     if kind[0] == "lsm" or kind[0] == "freplace":
