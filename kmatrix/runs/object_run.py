@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
@@ -20,6 +20,23 @@ from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.verdict import diagnosis
 from kmatrix.vm.channel import pack
 from kmatrix.vm.errors import GuestError, KernelDied
+
+State = Literal["not loaded", "not attached", "placeholder", "loaded", "attached"]
+"""How far a program came. `placeholder`: its section names a target that its loader replaces, so that nothing was tried. `loaded`: its
+section does not say where it is attached."""
+
+GOOD: tuple[State, ...] = ("loaded", "attached")
+
+
+def state(program: Mapping[str, Any]) -> State:
+    """How far a program came, of what an Outcome has of it."""
+    if (program.get("diagnosis") or {}).get("kind") == "placeholder":
+        return "placeholder"
+    if not program["loaded"]:
+        return "not loaded"
+    if program["attached"] is None:
+        return "loaded"
+    return "attached" if program["attached"] else "not attached"
 
 
 @dataclass(frozen=True)
@@ -40,9 +57,15 @@ class Outcome:
     """What libbpf said."""
 
     @property
-    def loaded(self) -> bool:
-        """Whether every program loaded."""
-        return self.error is None and bool(self.programs) and all(program["loaded"] for program in self.programs.values())
+    def passed(self) -> bool:
+        """Whether every map could be made and every program loads, and attaches where its section says where.
+
+        Placeholders are left out, but a program that is none has to be there: an object of placeholders alone shows nothing.
+        """
+        states = [state(program) for program in self.programs.values()]
+        judged = [each for each in states if each != "placeholder"]
+        maps_made = not any(found.get("error") for found in self.maps.values())
+        return self.error is None and maps_made and bool(judged) and all(each in GOOD for each in judged)
 
 
 def check_programs(info: ObjectInfo, names: Sequence[str]) -> None:
