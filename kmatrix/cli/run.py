@@ -82,5 +82,5 @@ def command(
         raise click.exceptions.Exit(3)
     if held is not None:
         raise click.exceptions.Exit(held.status)
-    if not all(outcome.passed for outcome in outcomes):
+    if not all(outcome.good for outcome in outcomes):
         raise click.exceptions.Exit(1)

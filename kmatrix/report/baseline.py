@@ -13,7 +13,10 @@ from kmatrix.runs.comparison import GROUPS, Comparison, Difference, Group, Side
 _MEANING: dict[Group, tuple[str, str]] = {
     "worse": ("it came further when the baseline was saved", "mend the object, or accept it"),
     "better": ("it comes further than when the baseline was saved", "accept it, so that it is kept from now on"),
-    "changed": ("it comes as far as before, for another reason or in another way", "look whether that is meant, and accept it"),
+    "changed": (
+        "it fails for another cause, is attached in another way, or is left out by its loader",
+        "look whether that is meant, and accept it",
+    ),
     "new": ("the baseline does not have it", "accept it, so that it is held from now on"),
     "gone": ("the baseline has it, and the object has not", "accept it, if it was removed on purpose"),
 }
@@ -31,7 +34,7 @@ def render(comparison: Comparison, path: Path, *, colour: bool) -> str:
     if comparison.differences:
         notes.append(f"to accept all of this, give the same command with --save {path} instead of --check {path}")
         if comparison.not_compared:
-            notes[-1] += ", and with all targets of the baseline: those that are not run are dropped from it"
+            notes[-1] += ", and without --kernels and --arch: what is not run is dropped from the file"
     return "\n\n".join(parts + (["\n".join(notes)] if notes else []))
 
 

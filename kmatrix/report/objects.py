@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from kmatrix.report.explain import LOG_LINES
 from kmatrix.report.table import GREEN, RED, RESET, YELLOW, head, missing
-from kmatrix.runs.object_run import GOOD, Outcome, state
+from kmatrix.runs.object_run import GOOD, NOT_JUDGED, Outcome, state
 from kmatrix.verdict.observation import last_words
 
 
@@ -66,15 +66,15 @@ def _score(outcome: Outcome | None, colour: bool) -> str:
     if outcome is None:
         return ""
     states = [state(program) for program in outcome.programs.values()]
-    judged = [each for each in states if each != "placeholder"]
+    judged = [each for each in states if each not in NOT_JUDGED]
     good = sum(each in GOOD for each in judged)
     if outcome.error:
         text, paint = "✗ error", RED
     elif not judged:
-        text, paint = "placeholders", YELLOW
+        text, paint = "placeholders" if "placeholder" in states else "off", YELLOW
     else:
-        text, paint = (f"{good}/{len(judged)}", GREEN) if outcome.passed else (f"✗ {good}/{len(judged)}", RED)
-        left = len(states) - len(judged)
+        text, paint = (f"{good}/{len(judged)}", GREEN) if outcome.good else (f"✗ {good}/{len(judged)}", RED)
+        left = states.count("placeholder")
         text += f" +{left} placeholder{'s' if left > 1 else ''}" if left else ""
     return f"{paint}{text}{RESET}" if colour else text
 
@@ -83,6 +83,7 @@ _SHOWN = {
     "attached": ("attached", GREEN),
     "loaded": ("loaded", GREEN),
     "placeholder": ("placeholder", YELLOW),
+    "off": ("off", GREEN),
     "not attached": ("✗ attach", RED),
     "not loaded": ("✗ load", RED),
 }

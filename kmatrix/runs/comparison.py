@@ -14,9 +14,10 @@ from kmatrix.runs.object_run import State
 
 Group = Literal["worse", "better", "changed", "new", "gone"]
 GROUPS: tuple[Group, ...] = ("worse", "better", "changed", "new", "gone")
-"""`changed`: it comes as far as before, and fails for another reason, or is attached in another way."""
+"""`changed`: it comes as far as before, and fails for another reason, or is attached in another way; or its loader leaves it out now, or
+did before (another form of it runs)."""
 
-_RANK: tuple[State, ...] = ("not loaded", "not attached", "placeholder", "loaded", "attached")
+_RANK: tuple[State, ...] = ("not loaded", "not attached", "placeholder", "off", "loaded", "attached")
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _group_of(before: Side | None, after: Side | None, *, better: bool) -> Group
         return "new"
     if after is None:
         return "gone"
-    if before.state == after.state:
+    if before.state == after.state or "off" in (before.state, after.state):
         return "changed"
     return "better" if better else "worse"
 

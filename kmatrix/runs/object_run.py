@@ -21,15 +21,19 @@ from kmatrix.verdict import diagnosis
 from kmatrix.vm.channel import pack
 from kmatrix.vm.errors import GuestError, KernelDied
 
-State = Literal["not loaded", "not attached", "placeholder", "loaded", "attached"]
-"""How far a program came. `placeholder`: its section names a target that its loader replaces, so that nothing was tried. `loaded`: its
-section does not say where it is attached."""
+State = Literal["not loaded", "not attached", "placeholder", "off", "loaded", "attached"]
+"""How far a program came. `placeholder`: its section names a target that its loader replaces, so that nothing was tried. `off`: its
+loader leaves it out there (`off` of the report). `loaded`: its section does not say where it is attached."""
 
 GOOD: tuple[State, ...] = ("loaded", "attached")
+NOT_JUDGED: tuple[State, ...] = ("placeholder", "off")
+"""Neither good nor bad: nothing was tried."""
 
 
 def state(program: Mapping[str, Any]) -> State:
     """How far a program came, of what an Outcome has of it."""
+    if program.get("off"):
+        return "off"
     if (program.get("diagnosis") or {}).get("kind") == "placeholder":
         return "placeholder"
     if not program["loaded"]:
@@ -57,13 +61,12 @@ class Outcome:
     """What libbpf said."""
 
     @property
-    def passed(self) -> bool:
+    def good(self) -> bool:
         """Whether every map could be made and every program loads, and attaches where its section says where.
 
-        Placeholders are left out, but a program that is none has to be there: an object of placeholders alone shows nothing.
+        What was not tried is left out, but something has to be tried: an object of placeholders alone shows nothing.
         """
-        states = [state(program) for program in self.programs.values()]
-        judged = [each for each in states if each != "placeholder"]
+        judged = [each for each in map(state, self.programs.values()) if each not in NOT_JUDGED]
         maps_made = not any(found.get("error") for found in self.maps.values())
         return self.error is None and maps_made and bool(judged) and all(each in GOOD for each in judged)
 

@@ -31,6 +31,10 @@ def bad(kind: str = "helper", what: str = "helper bpf_loop, since 5.17", *, load
     return {"loaded": loaded, "attached": False, "via": None, "error": "Invalid argument", "log": "", "diagnosis": diagnosis}
 
 
+OFF = {"loaded": False, "attached": False, "via": None, "error": None, "diagnosis": None, "off": True}
+"""What its loader leaves out."""
+
+
 def unknown(log: str) -> dict[str, Any]:
     return {"loaded": False, "attached": False, "via": None, "error": "Permission denied", "log": log, "diagnosis": None}
 
@@ -152,6 +156,8 @@ def test_the_same_is_no_difference(tmp_path: Path) -> None:
         (bad(), bad("map-type", "map type ringbuf, since 5.8"), "changed"),
         (bad(), bad("helper", "helper bpf_strncmp, since 5.17"), "changed"),
         (good("perf_event"), good("link"), "changed"),
+        (good(), OFF, "changed"),
+        (OFF, good(), "changed"),
         (None, bad(), "new"),
         (good(), None, "gone"),
     ],

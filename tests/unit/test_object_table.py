@@ -22,6 +22,7 @@ def failing(kind: str, what: str, *, loaded: bool = False, where: str | None = N
 NOT_LOADED = failing("helper", "helper bpf_loop, since 5.17")
 NOT_ATTACHED = failing("symbol", "symbol gone: this kernel has no such function", loaded=True)
 PLACEHOLDER = failing("placeholder", "dummy_read stands for a target that the loader chooses")
+OFF = {"loaded": False, "attached": False, "error": None, "diagnosis": None, "off": True}
 NO_MAP = {
     "error": "Invalid argument",
     "diagnosis": {"kind": "map-size", "headline": "map stacks has max_entries = 0", "fix": "give one"},
@@ -36,6 +37,7 @@ NO_MAP = {
         (NOT_ATTACHED, "not attached"),
         (NOT_LOADED, "not loaded"),
         (PLACEHOLDER, "placeholder"),
+        (OFF, "off"),
         (PLACEHOLDER | {"loaded": True}, "placeholder"),
     ],
 )
@@ -50,13 +52,14 @@ def test_how_far_a_program_came(program: dict[str, Any], word: str) -> None:
         (Outcome(NEW, programs={"a": ATTACHED, "b": NOT_ATTACHED}), False, "✗ 1/2"),
         (Outcome(NEW, programs={"a": ATTACHED, "b": NOT_LOADED}), False, "✗ 1/2"),
         (Outcome(NEW, programs={"a": ATTACHED, "b": PLACEHOLDER}), True, "1/1 +1 placeholder"),
+        (Outcome(NEW, programs={"a": ATTACHED, "b": OFF}), True, "1/1"),
         (Outcome(NEW, programs={"a": PLACEHOLDER}), False, "placeholders"),
         (Outcome(NEW, programs={"a": ATTACHED}, maps={"stacks": NO_MAP}), False, "✗ 1/1"),
         (Outcome(NEW, error="panic: Fatal exception"), False, "✗ error"),
     ],
 )
 def test_what_passes_and_how_an_object_is_shown(outcome: Outcome, passed: bool, shown: str) -> None:
-    assert outcome.passed is passed
+    assert outcome.good is passed
     rendered = objects.render_many({"build/x.o": [outcome], "build/y.o": []}, {}, colour=False)
     row = next(line for line in rendered.splitlines() if "x.o" in line and "│" in line)
     assert row.split("│")[2].strip() == shown
