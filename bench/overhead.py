@@ -28,10 +28,9 @@ from elftools.elf.elffile import ELFFile
 from tabulate import tabulate
 
 from bench import twin
-from kmatrix.host import paths
+from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError
 from kmatrix.host.progress import Terminal
-from kmatrix.host.staging import staging
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.load import load_collector
 from kmatrix.matrix.arch import ARCHES
@@ -42,7 +41,7 @@ from kmatrix.objects.btf import Btf
 from kmatrix.runs import cell
 from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.verdict.expectation import expected
-from kmatrix.vm import Machine, VmSpec, machine, virtme
+from kmatrix.vm import Machine, VmSpec, launch, virtme
 from kmatrix.vm.channel import pack
 from kmatrix.vm.errors import KernelDied
 
@@ -119,7 +118,7 @@ def ask(vm: Machine, request: Mapping[str, Any]) -> Any:
 @contextmanager
 def counting(spec: VmSpec, console: Path) -> Iterator[Machine]:
     """A machine whose clock counts instructions. It cannot come from a snapshot: the clock is part of that."""
-    with staging(paths.cache_dir("snapshots")) as work:
+    with cache.staging(paths.cache_dir("snapshots")) as work:
         plan = virtme.compose(spec, work)
     argv = list(plan.argv)
     if spec.arch == "arm64":
@@ -127,7 +126,7 @@ def counting(spec: VmSpec, console: Path) -> Iterator[Machine]:
     plan = replace(plan, argv=(*argv, *COUNTING))
     memory = os.memfd_create("guest-memory", os.MFD_CLOEXEC)
     try:
-        with machine.boot_plan(plan, spec, console, memory, timeout=PATIENCE) as vm:
+        with launch.boot_plan(plan, spec, console, memory, timeout=PATIENCE) as vm:
             yield vm
     finally:
         os.close(memory)

@@ -42,6 +42,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "features:command",
         "The features declared for every kernel; with a TARGET (5.4-arm64), declared and probed in its guest side by side.",
     ),
+    "needs": (
+        "needs:command",
+        "What compiled objects need of a kernel, and since which release there is such a thing. Nothing is booted.",
+    ),
     "lint": (
         "lint:command",
         "The CO-RE standard as rules over C sources, generate.go files and compiled objects (default: the collectors below here).",
@@ -81,9 +85,9 @@ def cli(offline: bool) -> None:
     The matrix itself runs under pytest: `pytest --kernels=5.4,6.1 --arch=arm64` where your collectors are.
     """
     if offline:
-        from kmatrix.fetch import download
+        from kmatrix.fetch import network
 
-        download.go_offline()
+        network.go_offline()
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ from kmatrix.matrix.arch import ARCHES, host_arch, parse_arch
 from kmatrix.matrix.kernel import BUILD_VARIANTS
 from kmatrix.matrix.load import load_matrix
 from kmatrix.objects import compiled
-from kmatrix.runs import bisect, cell_records
-from kmatrix.runs.bisect import Found, Outcome, Recipe, Search
+from kmatrix.runs import bisect, bisect_commits, cell_records
+from kmatrix.runs.bisect import Found, Outcome, Search
 from kmatrix.runs.cell_records import DEFAULT_DIRECTORY
 
 _PATH = click.Path(path_type=Path)
@@ -75,10 +75,10 @@ def command(
     search = Search(found, chosen, directory, accel, cold, Terminal(), lambda text: click.echo(text, err=as_json))
     if reset:
         if tree is not None:
-            bisect.reset_commits(search, tree)
+            bisect_commits.reset_commits(search, tree)
         search.reset()
     if tree is not None:
-        end = bisect.commits(search, Recipe(tree, fragments, variants, jobs), good, bad)
+        end = bisect_commits.commits(search, bisect_commits.Recipe(tree, fragments, variants, jobs), good, bad)
     else:
         matrix = load_matrix(file=kernels_file)
         end = bisect.releases(search, matrix, good, bad, kernels_file)

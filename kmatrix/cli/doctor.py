@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict
 
 import click
-from tabulate import tabulate
 
 from kmatrix.cli import options
+from kmatrix.report import grid
 from kmatrix.runs import doctor
 
 _SIGNS = {"ok": "✓", "lacks": "✗", "note": "·"}
@@ -23,14 +23,7 @@ def command(as_json: bool) -> None:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         rows = [[_SIGNS[f.level], f.what, f.found, f.fix if f.level != "ok" else ""] for f in findings]
-        click.echo(
-            tabulate(
-                rows,
-                headers=["", "what", "found", "fix"],
-                tablefmt="simple",
-                disable_numparse=True,
-                maxcolwidths=[None, None, 60, 60],
-            )
-        )
+        heads = ["", "what", "found", "fix"]
+        click.echo(grid.prose(rows, grid.terminal_width(), heads=heads, wrap=(2, 3)))
     if any(finding.level == "lacks" for finding in findings):
         raise click.exceptions.Exit(1)

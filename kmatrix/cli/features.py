@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from tabulate import tabulate
 
 from kmatrix.cli import options
 from kmatrix.host.paths import scratch_console
-from kmatrix.matrix.arch import parse_arches
+from kmatrix.matrix.arch import Arch, parse_arches
 from kmatrix.matrix.features import FEATURES, Feature
-from kmatrix.matrix.kernel import Target
-from kmatrix.report.table import head
+from kmatrix.matrix.kernel import Kernel, Target
+from kmatrix.report import grid
 from kmatrix.verdict.judge import feature_mismatches
 
 
@@ -27,7 +27,8 @@ from kmatrix.verdict.judge import feature_mismatches
 def command(target: str | None, arch: str, accel: str, cold: bool, kernels_file: Path | None, as_json: bool) -> None:
     """The features declared for every kernel; with a TARGET (5.4-arm64), declared and probed in its guest side by side.
 
-    The table leaves out distributions' kernels (--json has them). Exit status 1 where the two disagree.
+    The table has a column a kernel: ✓ it has the feature, · it does not, or the arch on which alone it does. Distributions' kernels are left
+    out of it (--json has them). Exit status 1 where the two disagree.
     """
     matrix = options.load_matrix(kernels_file)
     if target is not None:
@@ -41,11 +42,21 @@ def command(target: str | None, arch: str, accel: str, cold: bool, kernels_file:
     if as_json:
         click.echo(json.dumps({str(t): sorted(t.features) for t in targets}, indent=1))
         return
-    targets = [target for target in targets if target.kernel.distribution is None]
-    rows = [[f.name, _since(f), *("✓" if f.name in t.features else "·" for t in targets)] for f in FEATURES.values()]
-    status = ["(status)", "", *(t.kernel.status(t.arch) for t in targets)]
-    heads = [head(str(t), simulated=t.simulated is not None) for t in targets]
-    click.echo(tabulate([status, *rows], headers=["feature", "since", *heads], tablefmt="simple", disable_numparse=True))
+    kernels = [kernel for kernel in matrix.kernels.values() if kernel.distribution is None]
+    columns = [_column(kernel, arches) for kernel in kernels]
+    labels = [grid.Column("feature", ["(status)", *FEATURES]), grid.Column("since", ["", *map(_since, FEATURES.values())])]
+    click.echo(grid.folded(labels, [columns], grid.terminal_width(), grid.PLAIN))
+
+
+def _column(kernel: Kernel, arches: Sequence[Arch]) -> grid.Column:
+    """A kernel's features: ✓ and ·, or the arch that alone has one of them."""
+    targets = [Target(kernel, arch) for arch in arches]
+    cells = [" / ".join(dict.fromkeys(kernel.status(arch) for arch in arches))]
+    for name in FEATURES:
+        having = [target.arch for target in targets if name in target.features]
+        cells.append("·" if not having else "✓" if len(having) == len(targets) else ", ".join(having))
+    simulated = any(target.simulated is not None for target in targets)
+    return grid.Column(f"{'~' if simulated else ''}{kernel.name}", cells)
 
 
 def _since(feature: Feature) -> str:
@@ -75,14 +86,8 @@ def _compare(target: Target, probed: dict[str, bool | None], why: dict[str, str]
             rows.append(
                 [name, words[declared], words[found], "≠" if found not in (None, declared) else "", why.get(name) or feature.probe]
             )
-        click.echo(
-            tabulate(
-                rows,
-                headers=["feature", "declared", "probed", "", "how the guest knows"],
-                tablefmt="simple",
-                maxcolwidths=[None, None, None, None, 80],
-            )
-        )
+        heads = ["feature", "declared", "probed", "", "how the guest knows"]
+        click.echo(grid.prose(rows, grid.terminal_width(), heads=heads))
         if target.simulated is not None:
             click.echo(f"{target} is simulated: {target.simulated}")
         for sentence in wrong:

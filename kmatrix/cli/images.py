@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from tabulate import tabulate
 
 from kmatrix.cli import options
 from kmatrix.host.errors import InputError
 from kmatrix.host.progress import Terminal
 from kmatrix.matrix.arch import parse_arches
+from kmatrix.report import grid
 from kmatrix.vm import guest_image
 from kmatrix.vm.guest_image import GuestImage, ImageStore
 
@@ -79,9 +79,7 @@ def _print(images: list[GuestImage], as_json: bool) -> None:
         ]
         for image in images
     ]
-    click.echo(
-        tabulate(rows, headers=["arch", "from", "size", "digest", "in use", "path"], tablefmt="simple", disable_numparse=True)
-    )
+    click.echo(grid.prose(rows, grid.terminal_width(), heads=["arch", "from", "size", "digest", "in use", "path"], wrap=(1,)))
 
 
 def _row(store: ImageStore, image: GuestImage) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
-from tabulate import tabulate
 
 from kmatrix import kernels
 from kmatrix.host.errors import InfraError, InputError, KmatrixError
@@ -21,6 +21,7 @@ from kmatrix.matrix.arch import INFO, Arch, parse_arch, parse_arches
 from kmatrix.matrix.kernel import BUILD_VARIANTS, Target
 from kmatrix.matrix.load import load_matrix
 from kmatrix.matrix.selection import DEFAULT_SET, Matrix
+from kmatrix.report import grid
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _ARCHES = click.option("--arch", metavar="ARCH", default="all", show_default=True, help="x86_64, arm64 or all.")
@@ -55,26 +56,39 @@ def list_kernels(arch: str, kernels_file: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    table = []
+    if here := [_here(row, matrix) for row in rows if row["present"]]:
+        heads = ["kernel", "arch", "release", "BTF", "size", "source"]
+        click.echo(grid.prose(here, grid.terminal_width(), heads=heads))
+    if lacking := _lacking([row for row in rows if not row["present"]]):
+        click.echo(("\n" if here else "") + "Not on this machine:\n")
+        heads = ["kernel", "arch", "sources tried", "how to get it (one of these)"]
+        click.echo(grid.prose(lacking, grid.terminal_width(), heads=heads))
+        click.echo("\n" + textwrap.fill(_TRIED_MEANS, min(grid.terminal_width(), 120)))
+
+
+def _here(row: dict[str, Any], matrix: Matrix) -> list[str]:
+    """The line of a kernel that can be booted."""
+    name, arch, release = row["kernel"], row["arch"], row["release"]
+    if row.get("simulated"):
+        btf = "yes" if "btf" in matrix.kernel(name).features(arch) else "no"
+        return [f"~{name}", arch, release, btf, "-", f"simulated: {row['simulated']}"]
+    if row.get("set_up"):
+        return [name, arch, release, "-", "-", f"as {matrix.kernel(name).image_of.name}, {row['set_up']}"]
+    btf = {True: "yes", False: "beside" if row["btf_file"] else "no", None: "?"}[row["btf"]]
+    return [name, arch, release, btf, _size(row["size"]), kernels.origin(row["source"])]
+
+
+def _lacking(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
+    """A line for each kernel that is not here; arches that are got in the same way share it."""
+    shared: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
-        tried = _TRIED[row["sources_tried"]]
-        if row.get("simulated"):
-            here = row["release"] if row["present"] else "-"
-            btf = "yes" if "btf" in matrix.kernel(row["kernel"]).features(row["arch"]) else "no"
-            table.append([f"~{row['kernel']}", row["arch"], here, btf, "-", tried, f"simulated: {row['simulated']}"])
-        elif row.get("set_up"):
-            here = row["release"] if row["present"] else "-"
-            origin = f"as {matrix.kernel(row['kernel']).image_of.name}, {row['set_up']}"
-            table.append([row["kernel"], row["arch"], here, "-", "-", tried, origin])
-        elif row["present"]:
-            btf = {True: "yes", False: "beside" if row["btf_file"] else "no", None: "?"}[row["btf"]]
-            origin = _origin(row["source"])
-            table.append([row["kernel"], row["arch"], row["release"], btf, _size(row["size"]), tried, origin])
-        else:
-            table.append([row["kernel"], row["arch"], "-", "-", "-", tried, row["get"] or row["reason"]])
-    heads = ["kernel", "arch", "release", "BTF", "size", "sources tried", "source, or how to get it"]
-    click.echo(tabulate(table, headers=heads, **_PLAIN))
-    click.echo(f"\n{_TRIED_MEANS}")
+        name = f"~{row['kernel']}" if row.get("simulated") else row["kernel"]
+        how = str(row["get"] or row["reason"] or "-").replace("  or  ", "\n").replace(f"--arch {row['arch']}", "--arch ARCH")
+        shared.setdefault((name, _TRIED[row["sources_tried"]], how), []).append(row["arch"])
+    return [
+        [name, ", ".join(arches), tried, how if len(arches) > 1 else how.replace("--arch ARCH", f"--arch {arches[0]}")]
+        for (name, tried, how), arches in shared.items()
+    ]
 
 
 @group.command("fetch")
@@ -254,7 +268,6 @@ def verify(kernel: tuple[str, ...], arch: str, kernels_file: Path | None, as_jso
 # --- shared by the verbs
 
 _ARCH_NAMES = {alias for info in INFO.values() for alias in info.aliases}
-_PLAIN: dict[str, Any] = {"tablefmt": "simple", "disable_numparse": True}
 
 
 def named_targets(matrix: Matrix, terms: Iterable[str], arch: str) -> list[Target]:
@@ -322,7 +335,7 @@ def _add(target: Target, stage: Any, replace: bool, as_json: bool, label: str | 
 
     if not replace and (entry := store.find(name, target.arch)) is not None:
         raise InputError(
-            f"the store has one already: {entry.release} ({_origin(entry.source)})",
+            f"the store has one already: {entry.release} ({kernels.origin(entry.source)})",
             where=str(target),
             fix="add --replace to put the new one in its place",
         )
@@ -345,9 +358,9 @@ def _meant(target: Target, staged: StagedKernel) -> StagedKernel:
 
 
 def _print_entries(entries: list[tuple[str, Arch, KernelEntry]]) -> None:
-    rows = [[name, arch, e.release, "yes" if e.btf else "no", _size(e.size), _origin(e.source)] for name, arch, e in entries]
+    rows = [[name, arch, e.release, "yes" if e.btf else "no", _size(e.size), kernels.origin(e.source)] for name, arch, e in entries]
     if rows:
-        click.echo(tabulate(rows, headers=["kernel", "arch", "release", "BTF", "size", "source"], **_PLAIN))
+        click.echo(grid.prose(rows, grid.terminal_width(), heads=["kernel", "arch", "release", "BTF", "size", "source"]))
 
 
 def _row(name: Name, matrix: Matrix, store: KernelStore) -> dict[str, Any]:
@@ -392,9 +405,11 @@ def _result(kernel: str, arch: Arch, result: KernelEntry | KmatrixError) -> dict
 
 
 _TRIED = {True: "yes", False: "not yet", None: "-"}
-_TRIED_MEANS = """\
-sources tried: whether kernels.toml's places to fetch the kernel from have been used and what came has run (yes), or are only written down from
-their publisher's layout (not yet); "-" where there is none: import or build it. What is in the store already may have come from elsewhere."""
+_TRIED_MEANS = (
+    "sources tried: whether the sources that kernels.toml names for a kernel have been used. yes: a kernel was fetched from one of them, and has "
+    'run. not yet: they are written down from their publisher\'s layout, and nobody has fetched from them. "-": there is no source; import '
+    "the kernel, or build it."
+)
 
 
 def _tried(name: Name, matrix: Matrix) -> bool | None:
@@ -405,24 +420,6 @@ def _tried(name: Name, matrix: Matrix) -> bool | None:
     known = kernels.sources()
     fetching = [spec for spec in matrix.kernel(kernel).real.sources_for(arch) if known[spec.kind].fetches]
     return not all(spec.untried for spec in fetching) if fetching else None
-
-
-def _origin(source: Any) -> str:
-    kind = source.get("kind")
-    if kind == "oci":
-        return str(source["ref"])
-    if kind == "mainline":
-        return f"Ubuntu mainline {source['version']}"
-    if kind == "git":
-        return f"built from {source['url']} at {source['commit'][:12]}"
-    if kind in ("package", "tarball"):
-        files = ", ".join(artifact["url"].rsplit("/", 1)[-1] for artifact in source["artifacts"])
-        return files if kind == "package" else f"built from {files}"
-    if kind == "debian":
-        return f"Debian {source['suite']} {source['version']}"
-    if source.get("kind") == "build":
-        return f"built from {source['tree']}"
-    return f"imported from {source.get('image') or ', '.join(source.get('from', []))}"
 
 
 def _size(count: int) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import click
 
+from kmatrix.cli import terminal
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.lint import output
@@ -51,6 +50,7 @@ def _explain(text: str) -> str:
 @click.option(
     "--explain", metavar="CODE", help="What a rule is for, its evidence, a wrong and a right example; all lists the rules."
 )
+@terminal.COLOR
 def command(
     paths: tuple[Path, ...],
     mend: bool,
@@ -60,6 +60,7 @@ def command(
     includes: tuple[Path, ...],
     defines: tuple[str, ...],
     explain: str | None,
+    color: str,
 ) -> None:
     """The CO-RE standard as rules over C sources, generate.go files and compiled objects (default: the collectors below here).
 
@@ -76,8 +77,7 @@ def command(
     where = list(paths) or default_paths()
     report, mended = fix(where, options) if mend else (lint(where, options), 0)
     if form == "text":
-        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        click.echo(output.text(report, colour=colour, fixed=mended))
+        click.echo(output.text(report, colour=terminal.coloured(color), fixed=mended))
     else:
         click.echo(output.as_json(report) if form == "json" else output.sarif(report))
     if report.findings:

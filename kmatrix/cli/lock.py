@@ -11,7 +11,7 @@ import click
 from kmatrix import kernels
 from kmatrix.cli import options
 from kmatrix.cli.kernels import named_targets, real_targets
-from kmatrix.host import lease, paths
+from kmatrix.host import cache, paths
 from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.host.progress import Terminal
 from kmatrix.kernels.store import KernelEntry, KernelStore
@@ -66,7 +66,7 @@ def command(kernel: tuple[str, ...], arch: str, update: bool, check: bool, kerne
         click.echo(f"kmatrix: {before.path} is left as it was", err=True)
         raise click.exceptions.Exit(3)
     entries = [(t, entry) for t in fetchable if isinstance(entry := found[str(t)], KernelEntry)]
-    with lease.exclusive(_guard(before.path), before.path.name, reporter):
+    with cache.locked(_guard(before.path), before.path.name, reporter):
         # As it is by now: another process may have taken other kernels into it meanwhile.
         before = read_lock(before.path) or Lock(before.path)
         after = Lock(before.path, _kept(before, matrix) | _recorded(entries))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from kmatrix.cli import terminal
 from kmatrix.host import paths
 from kmatrix.host.errors import InputError
-from kmatrix.report import html, markdown, table
+from kmatrix.report import grid, html, markdown, table
 from kmatrix.runs import cell_records
 from kmatrix.runs.cell_records import Record
 
@@ -24,7 +23,8 @@ _Renderer = Callable[[Sequence[Record], Path, Sequence[InputError], bool], str]
 @click.argument("directory", type=click.Path(path_type=Path), default=cell_records.DEFAULT_DIRECTORY)
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "html", "json"]), default="text", show_default=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Write it there (default: standard output).")
-def command(directory: Path, form: str, output: Path | None) -> None:
+@terminal.COLOR
+def command(directory: Path, form: str, output: Path | None, color: str) -> None:
     """The report of the records in DIRECTORY (a run's --kmatrix-dir; default: .kmatrix), also long after the run.
 
     text is the table that ends a run; markdown is for a CI job's summary page; html is one file, each cell of which opens.
@@ -39,7 +39,7 @@ def command(directory: Path, form: str, output: Path | None) -> None:
             raise click.exceptions.Exit(2)
         fix = "run pytest where your collectors are, or name the folder that was its --kmatrix-dir"
         raise InputError("there are no records", where=str(directory), fix=fix)
-    text = _FORMATS[form](records, directory.resolve(), bad, output is None and sys.stdout.isatty())
+    text = _FORMATS[form](records, directory.resolve(), bad, terminal.coloured(color) if output is None else color == "always")
     if output is None:
         click.echo(text, nl=False)
     else:
@@ -49,8 +49,7 @@ def command(directory: Path, form: str, output: Path | None) -> None:
 
 
 def _text(records: Sequence[Record], _directory: Path, _bad: Sequence[InputError], colour: bool) -> str:
-    width = shutil.get_terminal_size((120, 24)).columns
-    return table.render(records, {}, colour=colour, width=width) + "\n"
+    return table.render(records, {}, colour=colour, width=grid.terminal_width()) + "\n"
 
 
 def _json(records: Sequence[Record], _directory: Path, bad: Sequence[InputError], _colour: bool) -> str:

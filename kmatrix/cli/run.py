@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from kmatrix.cli import baselines, options
+from kmatrix.cli import baselines, options, terminal
 from kmatrix.objects.compiled import inspect
+from kmatrix.report import grid
 from kmatrix.report import objects as report
 from kmatrix.runs import object_run
 
@@ -28,6 +27,7 @@ from kmatrix.runs import object_run
 @options.COLD
 @options.KERNELS_FILE
 @options.JSON
+@terminal.COLOR
 def command(
     object_files: tuple[Path, ...],
     kernels: str | None,
@@ -40,6 +40,7 @@ def command(
     cold: bool,
     kernels_file: Path | None,
     as_json: bool,
+    color: str,
 ) -> None:
     """Load every program of compiled BPF objects on every target, and attach it where its section says how.
 
@@ -58,21 +59,19 @@ def command(
     targets, missing = plan.select(room, kernels, arch, infos)
     found = object_run.run(infos, targets, room, programs)
     outcomes = [outcome for each in found.values() for outcome in each]
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and not as_json
+    colour = terminal.coloured(color)
     held = baselines.finish(plan, found, infos, room, colour=colour)
     if as_json:
         tried = [{"object": str(info.path), "targets": [asdict(o) for o in found[info.path]], "not_run": missing} for info in infos]
         plain = tried[0] if len(tried) == 1 else tried
         click.echo(json.dumps({"objects": tried, **held.json} if held is not None else plain, indent=1))
     else:
+        width, why = grid.terminal_width(), check is None
         if len(infos) == 1:
-            click.echo(report.render(outcomes, missing, colour=colour, logs=logs, causes=check is None))
+            click.echo(report.render(outcomes, missing, colour=colour, width=width, logs=logs, why=why))
         else:
-            click.echo(
-                report.render_many(
-                    {str(info.path): found[info.path] for info in infos}, missing, colour=colour, logs=logs, causes=check is None
-                )
-            )
+            by_path = {str(info.path): found[info.path] for info in infos}
+            click.echo(report.render_many(by_path, missing, colour=colour, width=width, logs=logs, why=why))
         for info in infos:
             if arches := object_run.left_out(info, targets):
                 click.echo(f"\n{info.path}: not tried on {', '.join(arches)}, since it was compiled for {info.compiled_for}")

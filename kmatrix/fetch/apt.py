@@ -21,8 +21,9 @@ from urllib.parse import urlsplit
 from debian.deb822 import Deb822
 from debian.debian_support import NativeVersion as Version
 
-from kmatrix.fetch.download import SCHEMES, Progress, fetch, fetch_file, get, proxies
+from kmatrix.fetch.download import Progress, fetch, fetch_file, get
 from kmatrix.fetch.gpgv import Keys, dearmor, verify
+from kmatrix.fetch.network import SCHEMES, proxies
 from kmatrix.host.errors import InfraError, Unavailable
 
 __all__ = [

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast
 from xml.etree import ElementTree
 
 from debian.arfile import ArError, ArFile
@@ -187,6 +187,32 @@ def unpack_tree(path: Path, into: Path, advance: Callable[[int], None] | None = 
         for name in links:  # one may lead out by way of another
             if not Path(os.path.realpath(into / name)).is_relative_to(root):
                 raise _leads_out(name, where or str(path))
+
+
+@dataclass(frozen=True)
+class TarEntry:
+    """A member of a tar archive, of any kind. `content` of a file is to be read before the next member is asked for."""
+
+    path: str
+    kind: Literal["file", "folder", "symlink", "hardlink", "other"]
+    target: str = ""
+    """What a link leads to: as written for a symbolic one, an earlier member's path for a hard one."""
+    executable: bool = False
+    content: IO[bytes] | None = None
+
+
+def tar_entries(path: Path, where: str | None = None) -> Iterator[TarEntry]:
+    """The members of a tar archive, for who places them himself. Raises InputError as `unpack_tree` does, but for symbolic links."""
+    with sound(where or path, "archive"), path.open("rb") as stream, _open_tar(decompressed(stream)) as tar:
+        for info, name in _members(tar, where or str(path)):
+            if info.isreg():
+                yield TarEntry(name, "file", "", bool(info.mode & 0o100), tar.extractfile(info))
+            elif info.islnk():
+                yield TarEntry(name, "hardlink", _checked_name(info.linkname, where or str(path)))
+            elif info.issym():
+                yield TarEntry(name, "symlink", info.linkname)
+            else:
+                yield TarEntry(name, "folder" if info.isdir() else "other")
 
 
 def _place(tar: tarfile.TarFile, info: tarfile.TarInfo, into: Path, name: str, where: str) -> None:

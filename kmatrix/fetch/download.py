@@ -1,7 +1,7 @@
 """Everything that comes over the network comes through here: whole and verified, or not at all.
 
-A transfer that breaks off goes on where it stopped (Range, If-Range), after a pause, in this process or in the next; a mirror may stand
-in for any address (`[mirrors]` in kernels.toml); and `offline` is enforced here alone, in the one adapter that opens connections.
+A transfer that breaks off goes on where it stopped (Range, If-Range), after a pause, in this process or in the next. `network` has the
+one door that it goes through.
 """
 
 from __future__ import annotations
@@ -11,91 +11,37 @@ import errno
 import hashlib
 import io
 import json
-import os
 import random
 import re
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase, HTTPBasicAuth
 
-from kmatrix.host import lease, paths
+from kmatrix.fetch import trouble
+from kmatrix.fetch.network import mirrored, session
+from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError, Unavailable, without_credentials
 from kmatrix.host.progress import Quiet, Reporter
-
-SCHEMES = ("http", "https", "file", "copy")
-"""What an address may begin with; `copy:` is apt's other word for `file:`."""
-
-OFFLINE = "KMATRIX_OFFLINE"
-"""The environment variable behind --offline: what this process starts (xdist's workers) heeds it too."""
 
 ATTEMPTS = 4
 """Tries of a transfer that get no further than the one before."""
 
-_TIMEOUT = (15, 60)  # seconds to connect, and between two reads
 _SLOWEST = 120.0, 120 << 10  # seconds, and the bytes that at least must come in so many: less is no transfer
 _PATIENCE = 60.0  # seconds that a server's Retry-After is heeded for
 _CHUNK = 1 << 18
 _LIMIT = 16 << 30  # bytes of a file whose size nobody has said
-_HEADERS = {"User-Agent": "kmatrix", "Accept-Encoding": "identity"}
 
 Progress = Callable[[int, int | None], None]
 Expect = Callable[[str, str | None], str | None]
 """Given an address and the sha256 that somebody vouches for, the sha256 that must come; raises a KmatrixError where the two differ."""
-
-
-# --- what the user has set
-
-
-def offline() -> bool:
-    """Whether nothing may be fetched (--offline, or $KMATRIX_OFFLINE set to anything but 0)."""
-    return os.environ.get(OFFLINE, "0") not in ("", "0")
-
-
-def go_offline() -> None:
-    """Fetch nothing from now on, in this process and what it starts."""
-    os.environ[OFFLINE] = "1"
-
-
-def on_disk(url: str) -> bool:
-    """Whether an address (as it is really asked for: see `mirrored`) is on this machine."""
-    return urlsplit(url).scheme in ("file", "copy", "")
-
-
-def require_network(url: str) -> None:
-    """Raises Unavailable where `url` is not on this machine and nothing may be fetched: for who lets a program fetch (git, mmdebstrap)."""
-    if offline() and not on_disk(url):
-        raise Unavailable("not fetched: kmatrix is offline", where=url, fix=f"leave out --offline, and unset {OFFLINE}")
-
-
-_mirrors: dict[str, str] = {}
-
-
-def use_mirrors(mirrors: Mapping[str, str]) -> None:
-    """From now on, take what is asked for below each address that is a key of `mirrors` from its value instead."""
-    _mirrors.clear()
-    _mirrors.update((prefix, mirror) for prefix, mirror in mirrors.items() if "://" in prefix)
-
-
-def mirrored(url: str, mirrors: Mapping[str, str] | None = None) -> str:
-    """The address that `url` is really asked for at: its longest prefix that has a mirror (of those in use, or `mirrors`), replaced."""
-    known = _mirrors if mirrors is None else mirrors
-    for prefix in sorted(known, key=len, reverse=True):
-        base = prefix.rstrip("/")
-        if url == base or url.startswith(f"{base}/"):
-            return known[prefix].rstrip("/") + url[len(base) :]
-    return url
 
 
 # --- what a thread's transfers have to know of the work that they are for
@@ -126,55 +72,6 @@ def _expected(url: str, digest: str | None) -> str | None:
     if expect is None or (digest is not None and _digest_of(digest)[0] != "sha256"):
         return digest
     return expect(url, digest) or digest
-
-
-# --- the one door
-
-
-class _Credentials(AuthBase):
-    """What requests does by itself (an address's own user and password, else ~/.netrc's), but never over a header that the caller gave."""
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if "Authorization" not in request.headers:
-            url = str(request.url)
-            given = requests.utils.get_auth_from_url(url)
-            found = given if any(given) else requests.utils.get_netrc_auth(url)
-            if found is not None:
-                HTTPBasicAuth(*found)(request)
-        return request
-
-
-class _Door(HTTPAdapter):
-    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        require_network(str(request.url))
-        return super().send(request, *args, **kwargs)
-
-
-class _Session(requests.Session):
-    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
-        address = mirrored(url.decode() if isinstance(url, bytes) else url)
-        kwargs.setdefault("timeout", _TIMEOUT)
-        # What the environment says (http_proxy, no_proxy) goes before what apt is told.
-        if not requests.utils.get_environ_proxies(address) and not requests.utils.should_bypass_proxies(address, None):
-            kwargs.setdefault("proxies", dict(proxies()))
-        return super().request(method, address, *args, **kwargs)
-
-    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
-        if self.should_strip_auth(str(response.request.url), str(prepared_request.url)):  # type: ignore[no-untyped-call]
-            prepared_request.headers.pop("Authorization", None)
-        _Credentials()(prepared_request)
-
-
-def session() -> requests.Session:
-    """This thread's session, for whoever speaks more than a plain GET: offline, mirrors, proxies and timeouts are seen to."""
-    found: requests.Session | None = getattr(_local, "session", None)
-    if found is None:
-        found = _local.session = _Session()
-        found.headers.update(_HEADERS)
-        found.auth = _Credentials()
-        for scheme in ("http://", "https://"):
-            found.mount(scheme, _Door())
-    return found
 
 
 # --- transfers
@@ -246,7 +143,7 @@ def _fetch_file(
 ) -> tuple[int, str]:
     name = "-".join(_digest_of(digest)) if digest is not None else f"url-{hashlib.sha256(url.encode()).hexdigest()}"
     part, about, whole = (folder / f"{name}{suffix}" for suffix in (".part", ".json", ""))
-    with lease.exclusive(folder / f"{name}.lock", urlsplit(url).path.rsplit("/", 1)[-1], _work()[0]):
+    with cache.locked(folder / f"{name}.lock", urlsplit(url).path.rsplit("/", 1)[-1], _work()[0]):
         transfer = _Transfer(url, size, digest, headers, advance, note=about)
         if digest is None:  # nothing tells whether one that another process left behind is still what the server has
             whole.unlink(missing_ok=True)
@@ -472,8 +369,8 @@ def _attempt(url: str, once: Callable[[], None], transfer: _Transfer | None = No
             return
         except (_CutShort, requests.RequestException, urllib3.exceptions.HTTPError) as error:
             answer = error.response if isinstance(error, requests.HTTPError) else None
-            if attempt >= ATTEMPTS or not _passing(error):
-                said, fix = _plain(error)
+            if attempt >= ATTEMPTS or not trouble.passing(error):
+                said, fix = trouble.plain(error)
                 raise Unavailable(f"cannot be fetched: {said}", where=mirrored(url), fix=fix) from error
             if transfer is not None and transfer.seen - furthest >= _SLOWEST[1]:
                 furthest, attempt = transfer.seen, 1
@@ -495,60 +392,6 @@ def _pause(seconds: float) -> None:
             time.sleep(min(left, 0.2))
 
 
-_NEVER = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema)
-_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
-
-
-def _passing(error: Exception) -> bool:
-    """Whether the next try may do better."""
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return error.response.status_code in (408, 429, 500, 502, 503, 504)
-    return not isinstance(error, _NEVER) and _UNTRUSTED not in str(error)
-
-
-def _plain(error: Exception) -> tuple[str, str]:
-    """What is the matter, and what to do about it."""
-    fix = "check the network and the proxy (http_proxy), or name a mirror in kernels.toml: [mirrors]"
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"the server says {error.response.status_code} {error.response.reason}", fix
-    if isinstance(error, _NEVER):
-        return (
-            f"that is no address ({error})",
-            "correct it in kernels.toml, or the proxy's in the environment (http_proxy, https_proxy)",
-        )
-    host = urlsplit(str(error.request.url)).hostname if isinstance(error, requests.RequestException) and error.request else None
-    if isinstance(error, requests.exceptions.SSLError):
-        if _UNTRUSTED in str(error):
-            fix = "check this machine's clock; name the bundle of certificates of your own server in REQUESTS_CA_BUNDLE"
-            return f"the certificate of {host} is not trusted ({_cause(error)})", fix
-        return (
-            f"no TLS with {host} ({_cause(error)})",
-            "check that it speaks https at that port, and the proxy between (https_proxy)",
-        )
-    if isinstance(error, requests.exceptions.ProxyError):
-        return f"no connection to {host} through the proxy ({_cause(error)})", (
-            "correct http_proxy and https_proxy (or apt's Acquire::http::Proxy), or name the host in no_proxy"
-        )
-    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
-        return "the server does not answer", fix
-    if isinstance(error, requests.ConnectionError):
-        address = urlsplit(str(error.request.url)).netloc.rpartition("@")[2] if error.request else "the server"
-        return f"no connection to {address} ({_cause(error)})", fix
-    return str(error), fix
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost words of an error that others were wrapped around: what the operating system, or OpenSSL, says."""
-    while True:
-        inside = [each for each in (getattr(error, "reason", None), getattr(error, "original_error", None), *error.args) if each]
-        inner = next((each for each in inside if isinstance(each, BaseException)), None)
-        if inner is None:
-            break
-        error = inner
-    said = error.__cause__ if isinstance(error.__cause__, OSError) else error
-    return (said.strerror if isinstance(said, OSError) and said.strerror else str(said)).strip()
-
-
 def _file_chunks(path: Path, url: str) -> Iterator[bytes]:
     try:
         with path.open("rb") as stream:
@@ -556,14 +399,3 @@ def _file_chunks(path: Path, url: str) -> Iterator[bytes]:
                 yield chunk
     except OSError as error:
         raise Unavailable(f"cannot be read: {error.strerror}", where=url) from error
-
-
-@lru_cache(maxsize=1)
-def proxies() -> tuple[tuple[str, str], ...]:
-    """The proxies apt is told to use (Acquire::http::Proxy), if any; those of the environment are requests' own business."""
-    binary = shutil.which("apt-config")
-    if binary is None:
-        return ()
-    done = subprocess.run([binary, "dump", "--format", "%f=%v%n"], capture_output=True, text=True, check=False)
-    found = re.findall(r"^Acquire::(https?)::proxy=(\S+)$", done.stdout, re.MULTILINE | re.IGNORECASE)
-    return tuple((scheme.lower(), proxy) for scheme, proxy in found if proxy.upper() != "DIRECT")

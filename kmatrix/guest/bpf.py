@@ -16,6 +16,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+from . import table_types
+from .table_types import names
+
 _SYSCALLS = {  # (bpf, perf_event_open, openat)
     "x86_64": (321, 298, 257),
     "aarch64": (280, 241, 56),
@@ -37,22 +40,7 @@ TCX_INGRESS, TCX_EGRESS, NETKIT_PRIMARY, NETKIT_PEER = 46, 47, 54, 55
 PERF_EVENT_IOC_SET_BPF = 0x40042408
 
 # Names as bpftool writes them, by the kernel's numbers.
-PROG_TYPES = (
-    "unspec", "socket_filter", "kprobe", "sched_cls", "sched_act", "tracepoint", "xdp", "perf_event", "cgroup_skb", "cgroup_sock",
-    "lwt_in", "lwt_out", "lwt_xmit", "sock_ops", "sk_skb", "cgroup_device", "sk_msg", "raw_tracepoint", "cgroup_sock_addr",
-    "lwt_seg6local", "lirc_mode2", "sk_reuseport", "flow_dissector", "cgroup_sysctl", "raw_tracepoint_writable", "cgroup_sockopt",
-    "tracing", "struct_ops", "ext", "lsm", "sk_lookup", "syscall", "netfilter",
-)  # fmt: skip
-MAP_TYPES = (
-    "unspec", "hash", "array", "prog_array", "perf_event_array", "percpu_hash", "percpu_array", "stack_trace", "cgroup_array",
-    "lru_hash", "lru_percpu_hash", "lpm_trie", "array_of_maps", "hash_of_maps", "devmap", "sockmap", "cpumap", "xskmap", "sockhash",
-    "cgroup_storage", "reuseport_sockarray", "percpu_cgroup_storage", "queue", "stack", "sk_storage", "devmap_hash", "struct_ops",
-    "ringbuf", "inode_storage", "task_storage", "bloom_filter", "user_ringbuf", "cgrp_storage", "arena",
-)  # fmt: skip
-LINK_TYPES = (
-    "unspec", "raw_tracepoint", "tracing", "cgroup", "iter", "netns", "xdp", "perf_event", "kprobe_multi", "struct_ops", "netfilter",
-    "tcx", "uprobe_multi", "netkit", "sockmap",
-)  # fmt: skip
+PROG_TYPES, MAP_TYPES, LINK_TYPES = names(table_types.PROG_TYPES), names(table_types.MAP_TYPES), names(table_types.LINK_TYPES)
 
 _INFO_SIZE = 256
 

@@ -12,7 +12,8 @@ from . import kernel, loader, observe, simulate, trigger
 from .child import Child
 from .events import Sorter, Spec
 from .observe import Stream
-from .own_loader import LineStream, OwnLoader
+from .output import LineStream
+from .own_loader import OwnLoader
 
 Facts = dict[str, Any]
 Request = Mapping[str, Any]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
-from . import bpf, libbpf
+from . import bpf, libbpf, why
 from .attach import attach
 from .libbpf import LibbpfError
 from .observe import Stream
@@ -72,10 +72,34 @@ def blank(section: str) -> Report:
 
 
 def describe(lines: Sequence[str], error: LibbpfError | OSError) -> Report:
-    """The failure as errno and text: libbpf's own lines but for those that say nothing, else the error in words."""
-    telling = [line for line in lines if not _SAYS_NOTHING.match(line)]
+    """The failure as errno and text: libbpf's own lines but for those that say nothing, else the error in words.
+
+    Of a BTF that the kernel did not take, the line that says why, last: libbpf goes on without it, so it need not be the cause.
+    """
+    rest, btf = _without_btf_log(lines)
+    telling = [line for line in rest if not _SAYS_NOTHING.match(line)][: 3 if btf else 4] + btf
     words = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-    return {"errno": error.errno, "text": "; ".join(telling[:4]) or words}
+    return {"errno": error.errno, "text": "; ".join(telling) or words}
+
+
+_BTF_BEGIN, _BTF_END = "-- BEGIN BTF LOAD LOG", "-- END BTF LOAD LOG"
+_BTF_FAILED = re.compile(r"BTF loading error: -\d+")
+
+
+def _without_btf_log(lines: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The lines without what is said of loading the object's BTF, and that in one line, if there is any."""
+    rest: list[str] = []
+    code, last, inside = "", "", False
+    for line in lines:
+        if line.startswith((_BTF_BEGIN, _BTF_END)):
+            inside = line.startswith(_BTF_BEGIN)
+        elif inside:
+            last = line.strip() or last
+        elif failed := _BTF_FAILED.match(line):
+            code = failed[0]
+        elif not line.startswith("Error loading .BTF into kernel"):
+            rest.append(line)
+    return rest, [f"{code} ({last})"] if code else []
 
 
 def culprit(lines: Sequence[str]) -> str | None:
@@ -108,6 +132,23 @@ def created_maps(opened: Object) -> dict[str, Report]:
     return found
 
 
+def wanted(program: int) -> Report:
+    """What a program is to be: its type, by name, and its expected attach type, by number."""
+    kind = bpf.name_of(bpf.PROG_TYPES, libbpf.program_type(program))
+    return {"type": kind, "attach_type": int(libbpf.program_attach_type(program))}
+
+
+def asked_of(pointer: int) -> Report:
+    """What the object asks of a map: type, number of entries, sizes in bytes, flags."""
+    return {
+        "type": bpf.name_of(bpf.MAP_TYPES, int(libbpf.map_type(pointer))),
+        "max_entries": int(libbpf.map_max_entries(pointer)),
+        "key_size": int(libbpf.map_key_size(pointer)),
+        "value_size": int(libbpf.map_value_size(pointer)),
+        "flags": int(libbpf.map_flags(pointer)),
+    }
+
+
 def attach_one(program: int, report: Report, resources: ExitStack) -> tuple[Report | None, list[str]]:
     """Attach a loaded program: why not (None if it is attached), and what libbpf said. The report is brought up to date."""
     try:
@@ -116,7 +157,7 @@ def attach_one(program: int, report: Report, resources: ExitStack) -> tuple[Repo
     except (LibbpfError, OSError) as error:
         # An OSError has our own words: libbpf's are of what was tried before.
         failure = describe(lines if isinstance(error, LibbpfError) else (), error)
-        report.update(error=failure["text"], errno=failure["errno"])
+        report.update(error=failure["text"], errno=failure["errno"], btf=why.hook(report["section"], failure["errno"]))
         return failure, lines
     if report["via"] is None:
         report["error"] = NO_TARGET
@@ -200,6 +241,9 @@ class Attempt:
             if self._required[name]:
                 raise _Failed("open", None, f"the object has no program {name}")
             self._given_up.add(name)
+        for name, report in self._programs.items():
+            if name in opened.programs:  # the manifest's hook may say less than the section does
+                report["section"] = libbpf.program_section(opened.programs[name]).decode()
         buffer = self._variant.get("buffer")
         if buffer is not None and buffer not in opened.maps:
             raise _Failed("open", None, f"the object has no map {buffer}")
@@ -214,7 +258,21 @@ class Attempt:
             failure = describe(lines, error)
             blamed = culprit(lines)
             if blamed is not None and blamed in self._programs:
-                self._programs[blamed].update(error=failure["text"], log=verifier_log())
+                log = verifier_log()
+                known = {
+                    "errno": failure["errno"],
+                    "btf": why.facts("\n".join([*lines, log])),
+                    "wants": wanted(opened.programs[blamed]),
+                }
+                self._programs[blamed].update(error=failure["text"], log=log, **known)
+            bad = uncreatable_map(lines)
+            if bad is not None and bad in opened.maps:
+                self.report["maps"][bad] = {
+                    "id": None,
+                    **asked_of(opened.maps[bad]),
+                    "error": failure["text"],
+                    "errno": failure["errno"],
+                }
             if self._give_up(blamed, lines, failure["text"]):
                 raise _TryWithout from None
             raise _Failed("load", **failure) from None

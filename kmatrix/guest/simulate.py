@@ -19,21 +19,24 @@ import resource
 import select
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 from . import bpf, kernel, libbpf
-from .past import BTF_FOLDER, COMMAND_COUNT, EINVAL, ENOENT, PROG_LOAD, Past
+from .memory import read_memory, write_memory
+from .past import EINVAL, ENOENT, Past
+from .table_hidden import BTF_FOLDER
+from .table_uapi import COMMAND_COUNT, PROG_LOAD
 
 Job = tuple[Callable[[], Any], "queue.SimpleQueue[tuple[Any, BaseException | None]]"]
 
-_NUMBERS = {  # (AUDIT_ARCH, seccomp, uname, process_vm_readv, process_vm_writev)
-    "x86_64": (0xC000003E, 317, 63, 310, 311),
-    "aarch64": (0xC00000B7, 277, 160, 270, 271),
+_NUMBERS = {  # (AUDIT_ARCH, seccomp, uname)
+    "x86_64": (0xC000003E, 317, 63),
+    "aarch64": (0xC00000B7, 277, 160),
 }
-AUDIT_ARCH, NR_SECCOMP, NR_UNAME, NR_READV, NR_WRITEV = _NUMBERS.get(platform.machine(), (0, -1, -1, -1, -1))
+AUDIT_ARCH, NR_SECCOMP, NR_UNAME = _NUMBERS.get(platform.machine(), (0, -1, -1))
 
 SECCOMP_SET_MODE_FILTER, SPEC_ALLOW, NEW_LISTENER = 1, 1 << 2, 1 << 3
 RET_ALLOW, RET_ERRNO, RET_NOTIFY = 0x7FFF0000, 0x00050000, 0x7FC00000
@@ -339,53 +342,6 @@ class _Supervisor:
         fields[2] = (self.past.release or "").encode()[: UTS_FIELD - 1].ljust(UTS_FIELD, b"\0")
         fields[3] = b"#1 simulated by kmatrix".ljust(UTS_FIELD, b"\0")
         return b"".join(fields)
-
-
-def _transfer(number: int, pid: int, address: int, buffer: ctypes.Array[ctypes.c_char], size: int) -> bool:
-    """process_vm_readv or _writev; False where the kernel is built without them (CROSS_MEMORY_ATTACH)."""
-    vectors = ctypes.create_string_buffer(struct.pack("QQQQ", ctypes.addressof(buffer), size, address, size))
-    at = ctypes.addressof(vectors)
-    try:
-        done = bpf.syscall(number, pid, at, 1, at + 16, 1, 0)
-    except OSError as error:
-        if error.errno == errno.ENOSYS:
-            return False
-        raise
-    if done != size:
-        raise OSError(errno.EFAULT, "less memory there than expected")
-    return True
-
-
-@contextmanager
-def _memory(pid: int, flags: int) -> Iterator[int]:
-    fd = os.open(f"/proc/{pid}/mem", flags | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def read_memory(pid: int, address: int, size: int) -> bytes:
-    """Memory of another process (or thread); OSError where it is not there."""
-    if not size:
-        return b""
-    buffer = ctypes.create_string_buffer(size)
-    if _transfer(NR_READV, pid, address, buffer, size):
-        return buffer.raw
-    with _memory(pid, os.O_RDONLY) as fd:
-        data = os.pread(fd, size, address)
-    if len(data) != size:
-        raise OSError(errno.EFAULT, "less memory there than expected")
-    return data
-
-
-def write_memory(pid: int, address: int, data: bytes) -> None:
-    """Write memory of another process (or thread); OSError where it cannot be written."""
-    if not data or _transfer(NR_WRITEV, pid, address, ctypes.create_string_buffer(data, len(data)), len(data)):
-        return
-    with _memory(pid, os.O_RDWR) as fd:
-        if os.pwrite(fd, data, address) != len(data):
-            raise OSError(errno.EFAULT, "less memory there than expected")
 
 
 # -- files -------------------------------------------------------------------------------------------------------------------

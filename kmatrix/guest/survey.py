@@ -6,12 +6,13 @@ import errno
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, closing
 
-from . import bpf, libbpf, why
+from . import libbpf, why
 from .libbpf import LibbpfError
 from .loader import (
     NO_TARGET,
     Object,
     Report,
+    asked_of,
     attach_one,
     blank,
     created_maps,
@@ -20,6 +21,7 @@ from .loader import (
     note_loaded,
     uncreatable_map,
     verifier_log,
+    wanted,
 )
 
 
@@ -42,8 +44,7 @@ def survey(data: bytes, name: str, only: Collection[str] | None = None) -> Repor
         for each in names:
             report["programs"][each] = _unknown(opened.programs[each])
         for each, pointer in opened.maps.items():
-            kind = bpf.name_of(bpf.MAP_TYPES, int(libbpf.map_type(pointer)))
-            report["maps"][each] = {"id": None, "type": kind, "max_entries": int(libbpf.map_max_entries(pointer)), "error": None}
+            report["maps"][each] = {"id": None, **asked_of(pointer), "error": None}
     trial = _Trial(data, name, report)
     trial.run(by_default)
     for each in names:
@@ -54,10 +55,9 @@ def survey(data: bytes, name: str, only: Collection[str] | None = None) -> Repor
 
 def _unknown(pointer: int) -> Report:
     """The report on a program that was not tried yet."""
-    kind = bpf.name_of(bpf.PROG_TYPES, libbpf.program_type(pointer))
     return blank(libbpf.program_section(pointer).decode()) | {
         "insns": int(libbpf.program_insn_cnt(pointer)),
-        "wants": {"type": kind, "attach_type": int(libbpf.program_attach_type(pointer))},
+        "wants": wanted(pointer),
     }
 
 

@@ -27,74 +27,9 @@ from typing import Any, NoReturn
 from . import bpf
 from .cgroup import AT_FDCWD, enable_memory_controller, own_memory_files
 from .child import Child, Known, Outcome, Pipes
+from .triggers import KINDS
 
 Spec = Mapping[str, Any]
-
-KNOWN: Mapping[str, Mapping[str, str]] = {
-    "open": {
-        "pid": "the thread that opens",
-        "tgid": "its process",
-        "comm": "the thread's name",
-        "path": "the file that is there",
-        "flags": "of both opens: O_RDONLY, O_CLOEXEC and O_NOFOLLOW, whose values differ by arch",
-        "ret": "the file descriptor",
-        "missing_path": "the file that is not there",
-        "missing_ret": "-2: minus ENOENT",
-    },
-    "exec": {
-        "pid": "the process",
-        "tgid": "the same",
-        "comm": "its name after the exec",
-        "path": "the program",
-        "filename": "the same",
-        "exit_status": "7",
-        "exit_code": "7 << 8, as the kernel and wait(2) have it",
-    },
-    "tcp_connect": {
-        "pid": "the process that connects",
-        "tgid": "the same",
-        "comm": "its name",
-        "family": "AF_INET (2), or AF_INET6 (10) with family = 6",
-        "saddr": "its address, as text",
-        "daddr": "the listener's address, as text",
-        "sport": "its port",
-        "dport": "the listener's port",
-    },
-    "dns": {
-        "pid": "the process that asks",
-        "tgid": "the same",
-        "comm": "its name",
-        "saddr": "the asker's address, as text",
-        "daddr": "the name server's address, as text",
-        "sport": "the asker's port",
-        "dport": "53",
-        "query_id": "of query and answer",
-        "query_flags": "0x0100: a query, recursion desired",
-        "answer_flags": "0x8180: an answer, without error",
-        "question": "the name asked for as it stands in the packet, as text up to the end of the name",
-        "query_len": "bytes of the query, which is what sendto(2) returns",
-    },
-    "oom": {
-        "pid": "the process that takes the memory, for which another has to go",
-        "tgid": "the same",
-        "comm": "its name",
-        "victim": "the process that is killed",
-        "victim_comm": "its name",
-        "limit_pages": "the cgroup's memory limit, in pages",
-        "message": "what the kernel says first",
-    },
-    "command": {
-        "pid": "the command's process",
-        "tgid": "the same",
-        "comm": "its name after the exec",
-        "path": "the program",
-        "filename": "the same",
-        "exit_status": "its exit status",
-        "exit_code": "the same << 8, or the signal, as the kernel and wait(2) have it",
-    },
-}
-"""What is known of each trigger; beside it, always: uid, gid, ppid (the agent), and cgroup_id and cgroup_path (null where cgroup v2 is not in use).
-A command may add to it: a JSON object that it prints as the only thing on its standard output."""
 
 UID, GID = 4201, 4202
 EXIT_CODE = 7
@@ -352,14 +287,13 @@ def _command(spec: Spec) -> Child:
 _MAKE: Mapping[str, Callable[[Spec], Child]] = {
     "open": _open, "exec": _exec, "tcp_connect": _tcp_connect, "dns": _dns, "oom": _oom, "command": _command,
 }  # fmt: skip
-_PREPARED = ("open", "exec", "tcp_connect", "dns", "oom")
 _prepared: dict[str, Child] = {}
 _spent: list[Child] = []
 
 
 def prepare(timeout: float = 10.0) -> None:
     """Have a child waiting for each trigger that needs nothing of the request."""
-    for kind in _PREPARED:
+    for kind in (name for name, row in KINDS.items() if row.prepared):
         with suppress(OSError):  # a kernel without what this one takes has the others all the same; who asks for it is told
             child = _prepared.get(kind) or _MAKE[kind]({"kind": kind})
             if child.await_ready(time.monotonic() + timeout):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import os
 import tempfile
@@ -69,15 +70,38 @@ def scratch_console(what: str) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
-    """Have `content` in the file at `path`, the whole of it or what was there before, whenever the process is killed. Raises OSError."""
+def write_whole(path: Path, content: str | bytes, *, mode: int = 0o644, durable: bool = False) -> None:
+    """Have `content` in the file at `path`, the whole of it or what was there before, whenever the process is killed. Raises OSError.
+
+    With `durable` that holds for a power cut too, and the content is on the disk afterwards.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         Path(temporary).chmod(mode)
         Path(temporary).replace(path)
+        if durable:
+            sync(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk before anything else happens. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file's content, in hex. Raises OSError."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

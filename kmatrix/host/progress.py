@@ -40,6 +40,35 @@ class Quiet:
         yield _Silent()
 
 
+class Stopped(BaseException):
+    """Ends a thread whose work is no longer wanted; as a KeyboardInterrupt would, it passes every `except Exception`."""
+
+
+class Stoppable:
+    """A reporter whose steps raise Stopped at their next progress once `stop` is set: Ctrl-C reaches the main thread alone."""
+
+    def __init__(self, reporter: Reporter, stop: threading.Event) -> None:
+        self._reporter = reporter
+        self._stop = stop
+
+    @contextmanager
+    def step(self, label: str) -> Iterator[Step]:
+        """A step of the reporter that it wraps."""
+        with self._reporter.step(label) as step:
+            yield _StoppableStep(step, self._stop)
+
+
+class _StoppableStep:
+    def __init__(self, step: Step, stop: threading.Event) -> None:
+        self._step = step
+        self._stop = stop
+
+    def advance(self, done: int, total: int | None = None) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        self._step.advance(done, total)
+
+
 class _Bar:
     def __init__(self, progress: Progress, label: str) -> None:
         self._progress = progress

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,6 +18,8 @@ class Strict(BaseModel):
 
 
 M = TypeVar("M", bound=BaseModel)
+_Place = tuple[str | int, ...]
+"""A way into the file's data: keys and indexes."""
 
 
 def validate(model: type[M], data: object, *, where: str) -> M:
@@ -25,26 +27,119 @@ def validate(model: type[M], data: object, *, where: str) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = [_problem(model, detail) for detail in error.errors()]
-        keys, messages, fixes = zip(*problems, strict=True)
-        message = "; ".join(f"{key}: {text}" for key, text in zip(keys, messages, strict=True))
-        raise InputError(message, where=where, fix="; ".join(dict.fromkeys(f for f in fixes if f))) from None
+        findings = _by_place(error.errors(), data)
+        problems = [_problem(model, place, details, data) for place, details in findings.items()]
+        message = "; ".join(f"{key}: {text}" for key, text, _ in problems)
+        raise InputError(message, where=where, fix="; ".join(dict.fromkeys(fix for *_, fix in problems))) from None
 
 
-def _problem(model: type[BaseModel], detail: Any) -> tuple[str, str, str]:
-    """(key, what is wrong, what to do) of one of pydantic's findings."""
-    location = [part for part in detail["loc"] if not str(part).startswith(("function-", "tagged-", "constrained-"))]
-    key = _dotted(location)
-    kind = detail["type"]
-    if kind == "extra_forbidden":
-        known = _keys_at(model, location[:-1])
-        return key, f"unknown key{did_you_mean(str(location[-1]), known)}", f"known keys here: {', '.join(sorted(known))}"
-    if kind == "missing":
-        return key, "missing", f"add {key}"
-    context = detail.get("ctx") or {}
-    if isinstance(context.get("error"), ValueError):
-        return key, str(context["error"]), str(getattr(context["error"], "fix", "")) or f"correct {key}"
-    return key, str(detail["msg"]).removeprefix("Value error, "), f"correct {key} (it is {detail.get('input')!r})"
+def _by_place(details: Iterable[Any], data: object) -> dict[_Place, list[Any]]:
+    """The findings by where they are in the file, and only those that are not another one's echo.
+
+    pydantic says several things of one mistake: of a union, what is wrong with each branch; of a list whose entry is wrong, that it has
+    too few right ones; of a misspelt key, that the right one is missing.
+    """
+    found: dict[_Place, list[Any]] = {}
+    for detail in details:
+        found.setdefault(_place(detail, data), []).append(detail)
+    above = {place[:length] for place in found for length in range(len(place))}
+    meant = {
+        (*place[:-1], name)
+        for place, (first, *_) in found.items()
+        if first["type"] == "extra_forbidden"
+        for missing, (other, *_) in found.items()
+        if other["type"] == "missing" and missing[:-1] == place[:-1]
+        for name in [missing[-1]]
+        if did_you_mean(str(place[-1]), [str(name)])
+    }
+    return {place: each for place, each in found.items() if (place == () or place not in above) and place not in meant}
+
+
+def _place(detail: Any, data: object) -> _Place:
+    """Where a finding is in the file: pydantic's `loc` without the names that it gives the branches of a union."""
+    place: list[str | int] = []
+    location = detail["loc"]
+    for position, part in enumerate(location):
+        inside = isinstance(data, dict) and part in data
+        inside = inside or (isinstance(data, list | tuple) and isinstance(part, int) and part < len(data))
+        if inside:
+            data = data[part]  # type: ignore[index]
+        if inside or (detail["type"] == "missing" and position == len(location) - 1):
+            place.append(part)
+    return tuple(place)
+
+
+def _problem(model: type[BaseModel], place: _Place, details: Sequence[Any], data: object) -> tuple[str, str, str]:
+    """(key, what is wrong, what to do) of what pydantic found at one place of the file."""
+    key, shown, first = _dotted(place), f"{_dotted(place)}{_entries(place, data)}", details[0]
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(model, place[:-1])
+        return shown, f"unknown key{did_you_mean(str(place[-1]), known)}", f"known keys here: {', '.join(sorted(known))}"
+    if first["type"] == "missing":
+        return shown, "missing", f"add {key}"
+    own = next((error for each in details if isinstance(error := (each.get("ctx") or {}).get("error"), ValueError)), None)
+    if own is not None:
+        return shown, str(own), str(getattr(own, "fix", "")) or f"correct {key}"
+    said = list(dict.fromkeys(_words(each) for each in details))
+    written = first.get("input")
+    it_is = f"; it is {written!r}" if isinstance(written, str | int | float | bool) and first["type"] != "literal_error" else ""
+    return shown, f"{', or '.join(said)}{it_is}", f"correct {key}"
+
+
+_KINDS: Mapping[str, str] = {
+    "string_type": "must be a text in quotes",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "tuple_type": "must be a list in brackets",
+    "list_type": "must be a list in brackets",
+}
+"""pydantic's name of what is wrong with a value → what it has to be, in TOML's words."""
+
+
+def _words(detail: Any) -> str:
+    """What is wrong with a value, in a few words."""
+    kind, context = detail["type"], detail.get("ctx") or {}
+    if kind == "tuple_type" and isinstance(detail["input"], dict):
+        return f"is a table, and a list of tables is wanted: write [[{detail['loc'][-1]}]], with two brackets"
+    if kind in _KINDS:
+        return _KINDS[kind]
+    if kind == "too_short":
+        return (
+            "must have at least one entry"
+            if context.get("min_length") == 1
+            else f"has fewer than {context.get('min_length')} entries"
+        )
+    if kind == "literal_error":
+        known = [word.strip("'") for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
+        near = did_you_mean(detail["input"], known) if isinstance(detail["input"], str) else ""
+        return f"unknown value {detail['input']!r}{near}; it must be {context['expected']}"
+    return str(detail["msg"]).replace("Input should", "must").replace("String should", "must")
+
+
+def _entries(place: _Place, data: Any) -> str:
+    """` ('open', 'pid')`: the names of the entries of lists on the way, so that nobody has to count them; or nothing."""
+    names = []
+    for part in place[:-1]:
+        data = data[part]
+        if isinstance(part, int) and isinstance(data, dict) and isinstance(name := data.get("name"), str):
+            names.append(repr(name))
+    return f" ({', '.join(names)})" if names else ""
+
+
+def _location(detail: Any, data: Any) -> list[str | int]:
+    """Where a finding is in the file: pydantic's `loc` without the names that it gives the branches of a union."""
+    location = []
+    for position, part in enumerate(detail["loc"]):
+        there = part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if there:
+            data = data[part]
+        if there or (detail["type"] == "missing" and position == len(detail["loc"]) - 1):
+            location.append(part)
+    return location
 
 
 def _dotted(location: Iterable[object]) -> str:

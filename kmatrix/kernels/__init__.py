@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from kmatrix.fetch import apt, download
-from kmatrix.host import lease
+from kmatrix.fetch import apt, download, network
+from kmatrix.host import cache
 from kmatrix.host.errors import InfraError, InputError, KmatrixError, StoreError, Unavailable
-from kmatrix.host.progress import Reporter, Step
+from kmatrix.host.progress import Reporter, Stoppable
 from kmatrix.kernels import identity
 from kmatrix.kernels.build import BuildSource
+from kmatrix.kernels.entry import KernelEntry, StagedKernel
 from kmatrix.kernels.layout import check_series, check_variant
 from kmatrix.kernels.sources.debian import DebianSource
 from kmatrix.kernels.sources.git import GitSource
@@ -25,7 +25,7 @@ from kmatrix.kernels.sources.mainline import MainlineSource
 from kmatrix.kernels.sources.oci import OciSource
 from kmatrix.kernels.sources.package import PackageSource
 from kmatrix.kernels.sources.tarball import TarballSource
-from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
+from kmatrix.kernels.store import KernelStore
 from kmatrix.kernels.trust import expand, pinned
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec, Target
@@ -41,6 +41,7 @@ __all__ = [
     "hints",
     "obtain",
     "obtain_all",
+    "origin",
     "same_series",
     "sources",
 ]
@@ -61,6 +62,9 @@ class Source(Protocol):
     def hint(self, spec: SourceSpec, kernel: Kernel, arch: Arch) -> str:
         """The command that gets `kernel` for `arch` from this source."""
 
+    def origin(self, source: Mapping[str, Any]) -> str:
+        """What the store's kernel came from, in a few words; `source` is what `stage` said of it."""
+
     def stage(self, spec: SourceSpec, kernel: Kernel, arch: Arch, into: Path, reporter: Reporter) -> StagedKernel:
         """Lay the kernel out in the empty folder `into` (boot/, lib/modules/, modules.ext4). Raises a KmatrixError.
 
@@ -76,6 +80,12 @@ def sources(mirrors: Mapping[str, str] | None = None) -> dict[str, Source]:
         *(ImportSource(), BuildSource()),
     ]
     return {source.kind: source for source in known}
+
+
+def origin(source: Mapping[str, Any]) -> str:
+    """What a kernel in the store came from, in a few words; `source` is its entry's. An entry of a kind that is not known says so."""
+    known = sources().get(str(source.get("kind")))
+    return known.origin(source) if known is not None else f"a source of kind {source.get('kind')!r}"
 
 
 def obtain(
@@ -100,7 +110,7 @@ def obtain(
         if replace or (entry := find(kernel, arch, store, lock)) is None:
             entry = _get(kernel, arch, store, reporter, mirrors, lock, replace=replace)
         # Else removed (`kmatrix kernels gc`) since it was found, or another project was quicker to put its own under the name.
-        if entry is not None and lease.hold(entry.path):
+        if entry is not None and cache.hold(entry.path):
             return entry
 
 
@@ -117,7 +127,7 @@ def _get(
     """The kernel from the first of its sources that has it; None where the store has another by its name since it was looked for."""
     locked = lock.held(kernel.name, arch) if lock is not None else None
     known = sources(mirrors)
-    download.use_mirrors(mirrors or {})
+    network.use_mirrors(mirrors or {})
     failed: list[tuple[SourceSpec, KmatrixError]] = []
     other = _other(kernel, arch, store, locked, replace=replace)
     made = False
@@ -241,7 +251,7 @@ def obtain_all(
     """
     chosen = list({str(target): target for target in targets}.values())
     stop = threading.Event()
-    watched = _Stoppable(reporter, stop)
+    watched = Stoppable(reporter, stop)
 
     def one(target: Target) -> KernelEntry | KmatrixError:
         try:
@@ -258,34 +268,6 @@ def obtain_all(
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-
-
-class _Stopped(BaseException):
-    """Ends a thread whose work is no longer wanted; as a KeyboardInterrupt would, it passes every `except Exception`."""
-
-
-class _Stoppable:
-    """A reporter whose steps raise _Stopped at their next progress once `stop` is set."""
-
-    def __init__(self, reporter: Reporter, stop: threading.Event) -> None:
-        self._reporter = reporter
-        self._stop = stop
-
-    @contextmanager
-    def step(self, label: str) -> Iterator[Step]:
-        with self._reporter.step(label) as step:
-            yield _StoppableStep(step, self._stop)
-
-
-class _StoppableStep:
-    def __init__(self, step: Step, stop: threading.Event) -> None:
-        self._step = step
-        self._stop = stop
-
-    def advance(self, done: int, total: int | None = None) -> None:
-        if self._stop.is_set():
-            raise _Stopped
-        self._step.advance(done, total)
 
 
 def same_series(kernel: Kernel, staged: StagedKernel) -> StagedKernel:
@@ -325,7 +307,7 @@ def availability(
         known, other = sources(), _other(kernel, arch, store, locked, replace=False)
         specs = kernel.sources_for(arch) if locked is None else _locked_to(kernel, locked)
         for spec in specs:
-            fetches = known[spec.kind].fetches and (not download.offline() or _on_disk(spec, arch, mirrors or {}))
+            fetches = known[spec.kind].fetches and (not network.offline() or _on_disk(spec, arch, mirrors or {}))
             if fetches and (asked or not (spec.untried or known[spec.kind].slow)):
                 return None
         gets = [_given_by(known[spec.kind], spec, kernel, arch, other) for spec in specs]
@@ -343,18 +325,18 @@ def _on_disk(spec: SourceSpec, arch: Arch, mirrors: Mapping[str, str]) -> bool:
     """Whether all that a source fetches is on this machine, by the mirrors in force."""
     if spec.kind == "debian":
         urls = [archive.uri for archive in apt.archives(spec.options["suite"], mirrors.get("debian"))]
-        return any(download.on_disk(download.mirrored(url, mirrors)) for url in urls)
+        return any(network.on_disk(network.mirrored(url, mirrors)) for url in urls)
     if spec.kind == "oci":  # a registry is asked, not read
         return False
     keys = [key for key in spec.options.get("key", ()) if "://" in key]
     urls = [*spec.options.get("url", ()), *filter(None, [spec.options.get("repository")]), *keys]
-    return all(download.on_disk(download.mirrored(expand(url, arch), mirrors)) for url in urls)
+    return all(network.on_disk(network.mirrored(expand(url, arch), mirrors)) for url in urls)
 
 
 def _unavailable(kernel: Kernel, arch: Arch, said: list[str], fixes: list[str], other: KernelEntry | None) -> Unavailable:
     if not kernel.sources_for(arch):
         said = [f"{kernel.declared_in} gives it no source for {arch}"]
-    offline = ", and kmatrix is offline" if download.offline() else ""
+    offline = ", and kmatrix is offline" if network.offline() else ""
     message = "is not in the kernel store"
     if other is not None and (why := identity.differs(kernel, arch, other)) is not None:
         message += f" (what is there by that name is {other.release}, which is not meant: {why})"

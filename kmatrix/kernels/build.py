@@ -14,18 +14,20 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kmatrix.host import paths
+from kmatrix.host import version as versions
 from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Reporter, Step
+from kmatrix.host.version import Version
 from kmatrix.kernels import layout
+from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.sources import imported
-from kmatrix.kernels.store import StagedKernel
 from kmatrix.matrix.arch import ARCHES, INFO, Arch, host_arch
-from kmatrix.matrix.features import Version
 from kmatrix.matrix.kernel import Kernel, SourceSpec
 
 FRAGMENTS = Path(__file__).resolve().parent / "config"
@@ -109,6 +111,10 @@ class BuildSource:
         else:
             name = kernel.name
         return f"kmatrix kernels build {name} --arch {arch} --tree {spec.options.get('tree', 'DIR')}"
+
+    def origin(self, source: Mapping[str, Any]) -> str:
+        """What the store's kernel came from, in a few words; `source` is what `stage` said of it."""
+        return f"built from {source['tree']}"
 
     def stage(self, spec: SourceSpec, kernel: Kernel, arch: Arch, into: Path, reporter: Reporter) -> StagedKernel:  # noqa: ARG002
         """Raises Unavailable: see `hint`."""
@@ -318,8 +324,7 @@ def _pahole() -> Version:
     """Of the pahole that is installed; (0, 0) where none is."""
     binary = shutil.which("pahole")
     said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout if binary else ""
-    match = re.match(r"v(\d+)\.(\d+)", said)
-    return (int(match[1]), int(match[2])) if match else (0, 0)
+    return versions.series(said) or (0, 0)
 
 
 class _Make:

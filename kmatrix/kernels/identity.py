@@ -15,8 +15,9 @@ from typing import Any
 
 from kmatrix.host.errors import InfraError, InputError, without_credentials
 from kmatrix.kernels import trust
+from kmatrix.kernels.entry import KernelEntry, StagedKernel
 from kmatrix.kernels.layout import check_series
-from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmatrix.fetch.archive import FILE, FIX, TOTAL, Member, Package, sound
+from kmatrix.host import version as versions
 from kmatrix.host.errors import InputError
 from kmatrix.host.progress import Step
 from kmatrix.kernels import modules
+from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.image import BTF_MAGIC, ImageFacts, read_image
-from kmatrix.kernels.store import StagedKernel
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Kernel
 
@@ -194,9 +195,8 @@ def staged(laid_out: LaidOut, source: Mapping[str, object]) -> StagedKernel:
 
 def check_series(kernel: Kernel, release: str) -> None:
     """Raises InputError unless `release` is of the version that kernels.toml gives `kernel`: a 5.15 kept as "5.4" misleads everyone."""
-    match = re.match(r"(\d+)\.(\d+)", release)
-    if match and (int(match[1]), int(match[2])) != kernel.version:
-        version = ".".join(map(str, kernel.version))
+    if versions.series(release) not in (None, kernel.version):
+        version = versions.text(kernel.version)
         raise InputError(
             f"the kernel is {release}, and {kernel.declared_in} says that {kernel.name!r} is a {version}",
             where=kernel.name,

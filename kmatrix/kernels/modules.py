@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from kmatrix.fetch import archive
 from kmatrix.host import ext4
 from kmatrix.host.errors import InfraError, InputError
-from kmatrix.kernels.store import MTIME
+from kmatrix.kernels.entry import MTIME
 
 # Below drivers/: kept. A folder stands for all in it; a file is named without .ko.
 DRIVERS = (

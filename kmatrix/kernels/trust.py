@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from kmatrix.fetch import download
+from kmatrix.fetch import download, network
 from kmatrix.fetch.gpgv import Keys, armor
 from kmatrix.host.errors import InfraError, InputError, without_credentials
 from kmatrix.host.progress import Reporter
@@ -38,6 +38,11 @@ class Artifact:
 def provenance(kind: str, artifacts: Iterable[Artifact], pin: Mapping[str, Any], **more: object) -> dict[str, object]:
     """`StagedKernel.source` of a kernel made from `artifacts`; `pin` are the options that name exactly them."""
     return {"kind": kind, **more, "artifacts": [asdict(artifact) for artifact in artifacts], "pin": dict(pin)}
+
+
+def names(source: Mapping[str, Any]) -> str:
+    """The names of the files that a kernel was made from, of its `source` by `provenance`."""
+    return ", ".join(artifact["url"].rsplit("/", 1)[-1] for artifact in source["artifacts"])
 
 
 def pinned(spec: SourceSpec, source: Mapping[str, Any]) -> SourceSpec:
@@ -124,7 +129,7 @@ def keys(spec: SourceSpec, kernel: Kernel) -> Keys | None:
         return None
     files, texts = [], []
     for each in given:
-        if urlsplit(each).scheme in download.SCHEMES:
+        if urlsplit(each).scheme in network.SCHEMES:
             if not fingerprints:
                 raise InputError(
                     f"the key {each} is fetched, and nothing says which it must be", where=where, fix='add fingerprint = "…"'

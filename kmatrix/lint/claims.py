@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kmatrix.host.version import Version
 from kmatrix.lint.facts import OLDEST, Needed
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.variant import Variant
 from kmatrix.matrix.arch import ARCHES, INFO, Arch
-from kmatrix.matrix.features import FEATURES, Version
+from kmatrix.matrix.features import FEATURES
 
 _SUFFIXES = (".bpf", ".o", *(f"_{INFO[a].bpf2go}_bpfel" for a in ARCHES), *(f"_bpfel_{INFO[a].bpf2go}" for a in ARCHES), "_bpfel")
 

@@ -11,7 +11,7 @@ from clang.cindex import TranslationUnitLoadError
 
 from kmatrix.host.errors import InputError
 from kmatrix.lint import generate, objects, suppress
-from kmatrix.lint.checks import Source, arches, claimed, features, headers, reads
+from kmatrix.lint.checks import Source, arches, claimed, features, fields, headers, identifiers, reads
 from kmatrix.lint.claims import claims, stem
 from kmatrix.lint.findings import Finding
 from kmatrix.lint.preprocessor import Comment, Place, Scanner
@@ -20,7 +20,7 @@ from kmatrix.lint.source import Unit
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.load import COLLECTOR_FILE, load_collector
 
-_CHECKS = (headers.check, reads.check, features.check, arches.check, claimed.check)
+_CHECKS = (headers.check, reads.check, fields.check, identifiers.check, features.check, arches.check, claimed.check)
 _SKIPPED = frozenset({".git", ".venv", "venv", "node_modules", "__pycache__", ".kmatrix", "vendor"})
 _INCLUDE_FOLDERS = ("bpf_common", "include", "headers", "vmlinux", "bpf_src")
 _ABOVE = 3

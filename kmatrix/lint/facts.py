@@ -6,8 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from kmatrix.guest import past
-from kmatrix.matrix.features import Version
+from kmatrix.guest.fact import NEVER, release_of
+from kmatrix.guest.table_helpers import HELPER_COUNT, HELPERS
+from kmatrix.guest.table_hidden import GONE
+from kmatrix.guest.table_types import MAP_TYPES
+from kmatrix.host.version import Version
 
 BTF_FLOOR: Version = (5, 2)
 """The first release that can have BTF, and so the oldest that a CO-RE program must suit."""
@@ -217,7 +220,7 @@ SECTION_NEEDS: Mapping[str, Needed] = {
 HELPER_FEATURES: Mapping[int, str] = {
     number: feature
     for feature in ("ringbuf", "perf_buffer", "task_storage", "cgroup_id_helper", "probe_read_kernel", "current_task_btf")
-    for number in past.GONE[feature].helpers
+    for number in GONE[feature].helpers
 }
 """The feature that a helper is part of."""
 REWRITTEN = frozenset(range(112, 116))
@@ -229,13 +232,14 @@ def helper_needs(number: int) -> Needed:
     feature = HELPER_FEATURES.get(number)
     if number in REWRITTEN:
         return Needed((4, 1), None)
-    return Needed(past.since(past.HELPERS, number), None if feature == "perf_buffer" else feature)
+    since = HELPERS[number].since if number < HELPER_COUNT else NEVER
+    return Needed(since, None if feature == "perf_buffer" else feature)
 
 
 def map_needs(number: int) -> Needed:
     """What a map's type takes."""
     features = {27: "ringbuf", 29: "task_storage"}
-    return Needed(past.since(past.MAP_TYPES, number), features.get(number))
+    return Needed(release_of(MAP_TYPES, number), features.get(number))
 
 
 MAP_NAMES: Mapping[int, str] = {

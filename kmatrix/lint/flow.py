@@ -11,7 +11,8 @@ from typing import Literal
 from clang import cindex
 
 from kmatrix.lint.facts import TYPED_SECTIONS, section_kind
-from kmatrix.lint.source import Function, Node, Unit
+from kmatrix.lint.source import Unit
+from kmatrix.lint.syntax import Function, Node
 
 Origin = Literal["typed", "context", "own", "number", "unknown"]
 """`typed`: the verifier knows the kernel's type behind it. `context`: the program's argument. `own`: stack, map, ring buffer, packet.

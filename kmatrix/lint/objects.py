@@ -12,7 +12,9 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
-from kmatrix.guest import past
+from kmatrix.guest.flow import back_edge
+from kmatrix.guest.table_insns import MAX_INSNS_OLD
+from kmatrix.host import version as versions
 from kmatrix.host.errors import InputError
 from kmatrix.lint import facts
 from kmatrix.lint.claims import Claim
@@ -162,7 +164,7 @@ def _arch(compiled: Compiled) -> Iterator[tuple[str, str]]:
 
 def _claimed(compiled: Compiled, claim: Claim) -> Iterator[tuple[str, str]]:
     arches = [compiled.info.compiled_for] if compiled.info.compiled_for else list(claim.variant.arches or ARCHES)
-    oldest = ".".join(map(str, min(claim.floor(arch) for arch in arches)))
+    oldest = versions.text(min(claim.floor(arch) for arch in arches))
     tail = f"{claim} claims kernels from {oldest} on"
 
     def lacks(needed: Needed, program: str | None = None) -> bool:
@@ -186,7 +188,7 @@ def _claimed(compiled: Compiled, claim: Claim) -> Iterator[tuple[str, str]]:
             kind = facts.MAP_NAMES.get(numbers.get("type", 0), "newer")
             yield (
                 "KM503" if needed.feature == "ringbuf" else "KM504",
-                f"{name} is a {kind} map ({'.'.join(map(str, needed.since))}), and {tail}",
+                f"{name} is a {kind} map ({versions.text(needed.since)}), and {tail}",
             )
     tested = {r.path[0][1].split("___")[0] for r in compiled.relocations if r.kind == ENUM_EXISTS and r.path}
     for code in compiled.programs:
@@ -196,18 +198,18 @@ def _claimed(compiled: Compiled, claim: Claim) -> Iterator[tuple[str, str]]:
             if needed.feature == "ringbuf" or (tested and needed.since > facts.BTF_FLOOR) or not lacks(needed, code.name):
                 continue
             todo = f'add "{needed.feature}" to its needs' if needed.feature else "raise min_kernel"
-            yield "KM504", f"{code.name} calls helper {number} ({'.'.join(map(str, needed.since))}), and {tail}: {todo}"
+            yield "KM504", f"{code.name} calls helper {number} ({versions.text(needed.since)}), and {tail}: {todo}"
 
 
 def _verified(code: Code, tail: str, lacks: Callable[[Needed, str | None], bool]) -> Iterator[tuple[str, str]]:
     if code.calls_functions and lacks(Needed((4, 16), "bpf2bpf"), code.name):
         yield "KM706", f"{code.name} calls another BPF function, which takes 4.16, and {tail}: make it __always_inline"
-    if len(code.insns) // 8 > past.MAX_INSNS_OLD and lacks(Needed((5, 2), "insns_1m"), code.name):
+    if len(code.insns) // 8 > MAX_INSNS_OLD and lacks(Needed((5, 2), "insns_1m"), code.name):
         yield (
             "KM706",
             f"{code.name} has {len(code.insns) // 8} instructions, of which kernels before 5.2 take 4096, and {tail}: make it smaller",
         )
-    if past.back_edge(code.insns) is not None and lacks(Needed((5, 3), "bounded_loops"), code.name):
+    if back_edge(code.insns) is not None and lacks(Needed((5, 3), "bounded_loops"), code.name):
         yield "KM706", f"{code.name} has a loop, which takes 5.3, and {tail}: unroll it (#pragma unroll)"
 
 

@@ -7,15 +7,14 @@ header makes rules see less, never something that is not there.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from ctypes import POINTER, byref, c_uint
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from clang import cindex
 
 from kmatrix.lint.preprocessor import Place
+from kmatrix.lint.syntax import Access, Function, Macro, Map, Node, Record, is_unnamed, place_of, real_path
 from kmatrix.matrix.arch import INFO, Arch
 
 _KEEP_GOING = 0x200
@@ -29,176 +28,6 @@ _GENERATED_OR_LIBBPFS = frozenset(
 """Headers that are nobody's to mend, also where a project has its own copy."""
 LIBBPF_READS = ("BPF_CORE_READ", "BPF_PROBE_READ", "bpf_core_", "BPF_CORE_", "BPF_SEQ_PRINTF")
 """How the macros begin of which the arguments are not evaluated as they stand."""
-
-
-@cache
-def _file_location() -> Any:
-    """clang_getFileLocation, which the bindings do not have: of what a macro made, the place of its use or within its arguments."""
-    function = cindex.conf.lib.clang_getFileLocation
-    numbers = [POINTER(c_uint)] * 3
-    function.argtypes = [cindex.SourceLocation, POINTER(cindex.c_object_p), *numbers]
-    function.restype = None
-    return function
-
-
-def _place(location: Any) -> Place:
-    """Where the user wrote it."""
-    file, line, column, offset = cindex.c_object_p(), c_uint(), c_uint(), c_uint()
-    _file_location()(location, byref(file), byref(line), byref(column), byref(offset))
-    return Place(_normal(cindex.File(file).name) if file else "", line.value, column.value, offset.value)
-
-
-@cache
-def _normal(name: str) -> str:
-    return str(Path(name).resolve())
-
-
-class Node:
-    """A cursor of the syntax tree, with its parent."""
-
-    __slots__ = ("__dict__", "cursor", "kind", "parent")
-
-    def __init__(self, cursor: Any, parent: Node | None = None) -> None:
-        self.cursor = cursor
-        self.parent = parent
-        try:
-            self.kind: str = cursor.kind.name
-        except ValueError:  # a kind newer than the bindings
-            self.kind = "UNKNOWN"
-
-    @cached_property
-    def children(self) -> list[Node]:
-        """The parts of this one."""
-        return [Node(child, self) for child in self.cursor.get_children()]
-
-    @cached_property
-    def name(self) -> str:
-        """The identifier that it declares or refers to."""
-        return str(self.cursor.spelling)
-
-    @cached_property
-    def place(self) -> Place:
-        """Where it stands; of a member access, the member's name."""
-        return _place(self.cursor.location)
-
-    @cached_property
-    def start(self) -> Place:
-        """Its first character."""
-        return _place(self.cursor.extent.start)
-
-    @cached_property
-    def end(self) -> Place:
-        """One past its last character."""
-        return _place(self.cursor.extent.end)
-
-    @cached_property
-    def type(self) -> Any:
-        """Its type, without the names that stand for it."""
-        return self.cursor.type.get_canonical()
-
-    @cached_property
-    def key(self) -> int:
-        """The same number for each mention of a declaration."""
-        declaration = self.cursor.referenced or self.cursor
-        return int(declaration.canonical.hash)
-
-    def walk(self) -> Iterator[Node]:
-        """This node and all below."""
-        stack = [self]
-        while stack:
-            node = stack.pop()
-            yield node
-            stack.extend(reversed(node.children))
-
-    def ancestors(self) -> Iterator[Node]:
-        """The nodes above, the nearest first."""
-        node = self.parent
-        while node is not None:
-            yield node
-            node = node.parent
-
-    def bare(self) -> Node:
-        """The expression without parentheses, casts and conversions around it."""
-        node = self
-        while node.kind in ("PAREN_EXPR", "UNEXPOSED_EXPR", "CSTYLE_CAST_EXPR"):
-            parts = [child for child in node.children if child.kind != "TYPE_REF"]
-            if not parts:
-                break
-            node = parts[-1]
-        return node
-
-    def callee(self) -> str:
-        """The name of the function that a call calls."""
-        return self.name if self.kind == "CALL_EXPR" else ""
-
-    def arguments(self) -> list[Node]:
-        """A call's arguments."""
-        return self.children[1:]
-
-
-def _is_unnamed(member: Node) -> bool:
-    return not member.name or "(" in member.name  # `union sock_common::(anonymous at FILE:31:2)`
-
-
-class Record(NamedTuple):
-    """A struct or union that is accessed."""
-
-    name: str
-    """Without the flavour's ___suffix; empty for an unnamed one."""
-    file: str
-    relocated: bool
-    """Declared with preserve_access_index."""
-
-
-class Access(NamedTuple):
-    """A member access: `base->a.b` is two of them."""
-
-    record: Record
-    field: str
-
-
-@dataclass(frozen=True)
-class Map:
-    """A BPF map that a source defines."""
-
-    name: str
-    type: int
-    max_entries: int | None
-    place: Place
-    entries_place: Place
-
-
-@dataclass(frozen=True)
-class Macro:
-    """A use of a macro."""
-
-    name: str
-    file: str
-    start: int
-    end: int
-    place: Place
-
-
-class Function:
-    """A function with its body."""
-
-    def __init__(self, node: Node, section: str) -> None:
-        self.node = node
-        self.name = node.name
-        self.section = section
-        """The argument of SEC(), of a program; else empty."""
-        self.body = next((child for child in node.children if child.kind == "COMPOUND_STMT"), None)
-        self.parameters = [child for child in node.children if child.kind == "PARM_DECL"]
-
-    @cached_property
-    def nodes(self) -> list[Node]:
-        """Everything in the body."""
-        return list(self.body.walk()) if self.body is not None else []
-
-    @cached_property
-    def calls(self) -> list[Node]:
-        """The calls in the body."""
-        return [node for node in self.nodes if node.kind == "CALL_EXPR"]
 
 
 _index: Any = None
@@ -257,7 +86,7 @@ class Unit:
     def _collect(self) -> None:
         cursors = list(self.unit.cursor.get_children())
         found = {
-            (_normal(each.location.file.name), each.location.line): _normal(each.include.name)
+            (real_path(each.location.file.name), each.location.line): real_path(each.include.name)
             for each in self.unit.get_includes()
             if each.location.file is not None
         }
@@ -266,7 +95,7 @@ class Unit:
             node = Node(cursor)
             if node.kind == "MACRO_DEFINITION":
                 where = cursor.location.file
-                self.defined[node.name] = _normal(where.name) if where else ""
+                self.defined[node.name] = real_path(where.name) if where else ""
             elif node.kind == "MACRO_INSTANTIATION":
                 start, end = node.start, node.end
                 if not self.is_foreign(start.file):
@@ -300,7 +129,7 @@ class Unit:
     @cached_property
     def files(self) -> list[str]:
         """The project's files in it, the source first."""
-        included = {_normal(inclusion.include.name) for inclusion in self.unit.get_includes()}
+        included = {real_path(inclusion.include.name) for inclusion in self.unit.get_includes()}
         return [self.path, *sorted(name for name in included if not self.is_foreign(name) and name != self.path)]
 
     @cached_property
@@ -312,7 +141,7 @@ class Unit:
     @cached_property
     def errors(self) -> list[tuple[str, Place]]:
         """clang's errors."""
-        return [(str(d.spelling), _place(d.location)) for d in self.unit.diagnostics if d.severity >= cindex.Diagnostic.Error]
+        return [(str(d.spelling), place_of(d.location)) for d in self.unit.diagnostics if d.severity >= cindex.Diagnostic.Error]
 
     @cached_property
     def implicit(self) -> list[tuple[str, Place]]:
@@ -321,7 +150,7 @@ class Unit:
         for diagnostic in self.unit.diagnostics:
             text = str(diagnostic.spelling)
             if text.startswith(("call to undeclared function", "implicit declaration of function", "use of undeclared identifier")):
-                found.append((text.split("'")[1], _place(diagnostic.location)))
+                found.append((text.split("'")[1], place_of(diagnostic.location)))
         return found
 
     def section_of(self, node: Node) -> str:
@@ -406,7 +235,7 @@ class Unit:
         for member in node.type.get_fields():
             pointee = member.type.get_pointee()
             if pointee.kind == cindex.TypeKind.CONSTANTARRAY:
-                numbers[member.spelling] = (pointee.element_count, _place(member.location))
+                numbers[member.spelling] = (pointee.element_count, place_of(member.location))
         kind, _ = numbers.get("type", (0, node.place))
         entries, where = numbers.get("max_entries", (None, node.place))
         self.maps.append(Map(node.name, kind, entries, node.place, where))
@@ -455,7 +284,7 @@ class Unit:
             anonymous = "unnamed" in declaration.spelling or "anonymous" in declaration.spelling
             name = "" if anonymous else declaration.spelling.split("___")[0]
             relocated = any(child.kind.name == "UNEXPOSED_ATTR" for child in declaration.get_children())
-            self.records[key] = Record(name, _place(declaration.location).file, relocated)
+            self.records[key] = Record(name, place_of(declaration.location).file, relocated)
         return self.records[key]
 
     def access(self, node: Node) -> tuple[Access, Node, bool] | None:
@@ -463,10 +292,10 @@ class Unit:
 
         A member of an unnamed struct or union is one of the structure around it.
         """
-        if node.kind != "MEMBER_REF_EXPR" or not node.children or _is_unnamed(node):
+        if node.kind != "MEMBER_REF_EXPR" or not node.children or is_unnamed(node):
             return None
         base = node.children[0]
-        while base.kind == "MEMBER_REF_EXPR" and _is_unnamed(base) and base.children:
+        while base.kind == "MEMBER_REF_EXPR" and is_unnamed(base) and base.children:
             base = base.children[0]
         pointer = base.type.kind == cindex.TypeKind.POINTER
         record = self.record(base.type.get_pointee() if pointer else base.type)

@@ -22,14 +22,16 @@ def load_collector(path: Path) -> Collector:
 
 
 def find_collector(named: Path) -> Collector:
-    """The collector in the folder (or manifest) `named`, else the one of that name under the current directory or its collectors/.
+    """The collector in the folder (or manifest) `named`, else the one of that name in the current directory, or under it or its collectors/.
 
     Raises InputError with the nearest names.
     """
     if named.exists():
         return load_collector(named)
     around = {
-        manifest.parent.name: manifest for pattern in ("*/", "collectors/*/") for manifest in Path().glob(pattern + COLLECTOR_FILE)
+        manifest.resolve().parent.name: manifest
+        for pattern in ("collectors/*/", "*/", "")
+        for manifest in Path().glob(pattern + COLLECTOR_FILE)
     }
     by_name = {found.name: found for found in _readable(around.values())}
     name = str(named)

@@ -13,7 +13,7 @@ from kmatrix.host.validation import Strict, validate
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.event import KNOWN, LINE_TYPES, Event, EventField, layout
 from kmatrix.manifest.own_loader import Loader
-from kmatrix.manifest.trigger import Trigger
+from kmatrix.manifest.trigger import Trigger, check_known
 from kmatrix.manifest.types import check_pattern
 from kmatrix.manifest.variant import Expect, Map, Program, Variant, applies
 
@@ -76,6 +76,7 @@ class _FileModel(Strict):
         for expect in self.expect:
             _refer("expect: degraded", expect.degraded, parts)
             _refer("expect: variant", (expect.variant,) if expect.variant else (), variants)
+        check_known(self.trigger, self.event)
         return self
 
     def _check_variant(self, variant: Variant) -> None:

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from kmatrix.host.version import Version as Version
 from kmatrix.matrix.arch import Arch
 
-Version = tuple[int, int]
-"""An upstream series: 5.4 is (5, 4)."""
 Step = Literal["btf", "map", "program", "attach"]
 """Where a loader is stopped: at the kernel's BTF, before anything is made; at a map; at a program; at attaching one. libbpf goes in this order."""
 

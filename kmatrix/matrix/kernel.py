@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from kmatrix.guest.past import hidden_with
+from kmatrix.guest.table_hidden import hidden_with
+from kmatrix.host import version as versions
+from kmatrix.host.version import Version
 from kmatrix.matrix.arch import ARCHES, Arch
-from kmatrix.matrix.features import FEATURES, Version, status
+from kmatrix.matrix.features import FEATURES, status
 from kmatrix.matrix.simulation import HIDEABLE, NOT_SIMULATED, later_than
 
 BUILD_VARIANTS: Mapping[str, Mapping[str, bool]] = {
@@ -37,7 +39,7 @@ class SourceSpec:
     kind: str
     arches: tuple[Arch, ...] = ARCHES
     options: Mapping[str, Any] = field(default_factory=dict)
-    """As sources.SOURCE_OPTIONS names them; those that may be given several times (url, sha256, key, …) are tuples of strings."""
+    """As the models of `sources` name them; those that may be given several times (url, sha256, key, …) are tuples of strings."""
     untried: bool = False
     """Written from its publisher's layout, and never run by whoever wrote it: a bare run does not use it."""
 
@@ -78,20 +80,16 @@ class Simulation:
         """The simulation as a record has it: base, as_of, what is hidden of what the base has, what uname says, what is not simulated."""
         return {
             "base": self.base.name,
-            "as_of": _text(self.as_of) if self.as_of else None,
+            "as_of": versions.text(self.as_of) if self.as_of else None,
             "hidden": sorted(self.hidden(arch) & self.base.features(arch)),
             "release": self.release,
             "not_simulated": list(NOT_SIMULATED),
         }
 
     def __str__(self) -> str:
-        parts = [f"as of {_text(self.as_of)}"] if self.as_of else []
+        parts = [f"as of {versions.text(self.as_of)}"] if self.as_of else []
         parts += [f"without {', '.join(sorted(self.hide))}"] if self.hide else []
         return f"{self.base.name} {' '.join(parts)}"
-
-
-def _text(version: Version) -> str:
-    return f"{version[0]}.{version[1]}"
 
 
 @dataclass(frozen=True)

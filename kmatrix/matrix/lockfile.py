@@ -6,7 +6,6 @@ this host make of them (KernelEntry.content leaves it out) may differ from host 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import Field, model_validator
 
 from kmatrix.host.errors import InfraError, InputError, Unavailable, without_credentials
 from kmatrix.host.validation import Strict, validate
+from kmatrix.host.version import natural
 from kmatrix.matrix.arch import ARCHES, Arch
 
 _HEAD = """\
@@ -185,14 +185,9 @@ def record(kernel: str, arch: Arch, *, release: str, digest: str, source: Mappin
 def render(lock: Lock) -> str:
     """The text of a kernels.lock: the same for the same content, one value a line."""
     kernels: dict[str, dict[str, Any]] = {}
-    for locked in sorted(lock.kernels.values(), key=lambda each: (_natural(each.kernel), ARCHES.index(each.arch))):
+    for locked in sorted(lock.kernels.values(), key=lambda each: (natural(each.kernel), ARCHES.index(each.arch))):
         entry: dict[str, Any] = {"release": locked.release, "source": locked.source, "digest": locked.digest}
         entry |= {"pin": dict(locked.pin)} if locked.pin else {}
         entry |= {"files": [dict(file) for file in locked.files]} if locked.files else {}
         kernels.setdefault(locked.kernel, {})[locked.arch] = entry
     return _HEAD + tomli_w.dumps({"schema": 1, "kernels": kernels})
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """5.4 before 5.15."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -13,15 +13,16 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from kmatrix.host import version as versions
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, validate
 from kmatrix.matrix.arch import ARCHES, parse_arch
-from kmatrix.matrix.features import FEATURES, Version
+from kmatrix.matrix.features import FEATURES
 from kmatrix.matrix.kernel import BUILD_VARIANTS, Kernel, Simulation, SourceSpec, Variation, vary
 from kmatrix.matrix.selection import DEFAULT_SET, Matrix
 from kmatrix.matrix.simulation import HIDEABLE, OLDEST_BASE, not_hideable
-from kmatrix.matrix.sources import SourceModel
+from kmatrix.matrix.sources import AnySource, SourceModel
 
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._]*(-[0-9A-Za-z._]+)*")
 _VERSION = re.compile(r"(\d+)\.(\d+)")
@@ -44,7 +45,7 @@ class _KernelModel(Strict):
     config: dict[str, bool] = {}
     cmdline: Annotated[tuple[str, ...], Field(strict=False)] = ()
     memory: Annotated[int, Field(ge=64, le=65536)] | None = None
-    sources: Annotated[tuple[SourceModel, ...], Field(strict=False)] = ()
+    sources: Annotated[tuple[AnySource, ...], Field(strict=False)] = ()
 
     @field_validator("version", "as_of")
     @classmethod
@@ -213,7 +214,7 @@ def _kernel(name: str, entry: _KernelModel, where: str) -> Kernel:
     assert entry.version is not None, "the model has seen to it"
     kernel = Kernel(
         name=name,
-        version=_parse_version(entry.version),
+        version=versions.parse(entry.version),
         summary=entry.summary,
         sources=tuple(_source(source, f'{where}: kernels."{name}".sources') for source in entry.sources),
         overrides=entry.features,
@@ -257,11 +258,6 @@ def _variation(name: str, entry: _KernelModel, where: str) -> Variation:
     )
 
 
-def _parse_version(text: str) -> Version:
-    major, _, minor = text.partition(".")
-    return int(major), int(minor)
-
-
 def _simulated(
     name: str, entry: _KernelModel, base_name: str, kernels: Mapping[str, Kernel], given: Mapping[str, _KernelModel], where: str
 ) -> Kernel:
@@ -273,7 +269,7 @@ def _simulated(
         raise InputError(
             f"unknown kernel {base_name!r}{did_you_mean(base_name, real)}", where=place, fix=f"known kernels: {', '.join(real)}"
         )
-    simulation = Simulation(kernels[base_name], _parse_version(entry.as_of) if entry.as_of else None, frozenset(entry.hide))
+    simulation = Simulation(kernels[base_name], versions.parse(entry.as_of) if entry.as_of else None, frozenset(entry.hide))
     return _on(Kernel(name=name, version=(0, 0), summary=entry.summary, declared_in=where), simulation)
 
 
@@ -281,7 +277,7 @@ def _on(kernel: Kernel, simulation: Simulation) -> Kernel:
     """The simulated kernel with what it takes from its base, checked."""
     base, place = simulation.base, f'{kernel.declared_in}: kernels."{kernel.name}"'
     if base.version < OLDEST_BASE:
-        oldest = ".".join(map(str, OLDEST_BASE))
+        oldest = versions.text(OLDEST_BASE)
         raise InputError(f"a base must be {oldest} or newer, {base.name} is not", where=f"{place}.base", fix='write base = "6.1"')
     if simulation.as_of is not None and simulation.as_of > base.version:
         raise InputError(

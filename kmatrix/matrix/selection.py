@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from kmatrix.host import version as versions
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
+from kmatrix.host.version import Version
 from kmatrix.matrix.arch import ARCHES, parse_arch, parse_arches
-from kmatrix.matrix.features import Version
 from kmatrix.matrix.kernel import BUILD_VARIANTS, Kernel, Target, Variation, vary
 from kmatrix.matrix.lockfile import Lock
 
@@ -130,12 +131,12 @@ def _version_test(term: str, where: str) -> tuple[Version, Version] | None:
 
 
 def _bound(text: str, term: str, where: str) -> Version:
-    match = re.fullmatch(r"(\d+)(?:\.(\d+))?", text.strip())
-    if not match:
+    try:
+        return versions.parse(text.strip())
+    except ValueError:
         raise InputError(
             f"{text!r} in {term!r} is not a kernel version", where=where, fix="write major.minor, such as '>=5.8' or 5.4..6.1"
-        )
-    return int(match[1]), int(match[2] or 0)
+        ) from None
 
 
 def _after(version: Version, text: str) -> Version:

@@ -1,6 +1,6 @@
 """What a simulated kernel can hide, and what it does as its base does: plain data and functions over names of features.
 
-The hiding itself is done in the guest (kmatrix.guest.simulate), by the tables of kmatrix.guest.past. docs/simulated-kernels.md says how
+The hiding itself is done in the guest (kmatrix.guest.simulate), by the tables of kmatrix.guest (table_*.py). docs/simulated-kernels.md says how
 faithful it is. `Simulation`, what one simulated kernel hides, stands beside `Kernel` in kmatrix.matrix.kernel.
 """
 
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from kmatrix.guest.past import GONE
+from kmatrix.guest.table_hidden import GONE
+from kmatrix.host.version import Version
 from kmatrix.matrix.arch import Arch
-from kmatrix.matrix.features import FEATURES, Version
+from kmatrix.matrix.features import FEATURES
 
 OLDEST_BASE: Version = (5, 10)
 """The supervisor in the guest lets calls go on to the kernel, which seccomp can do from 5.5 on; 5.10 is the oldest it was tried on."""

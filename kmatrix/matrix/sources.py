@@ -1,15 +1,14 @@
-"""The `sources` of kernels.toml, checked: what each kind takes, and that nothing is given which would not be looked at.
+"""The `sources` of kernels.toml, checked: one model for each kind of source has the options that it takes.
 
-A digest that nobody compares, or a fingerprint that any key has, is worse than none. Nothing here reads a file; what the sources do is in
-kmatrix/kernels/, one module a kind.
+An option that would not be looked at is refused: a digest that nobody compares, or a fingerprint that any key has, is worse than none.
+Nothing here reads a file; what the sources do is in kmatrix/kernels/sources/, one module a kind.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -27,37 +26,6 @@ REFERENCE = re.compile(
 )
 """REGISTRY/REPOSITORY[:TAG][@DIGEST]."""
 _ADDRESS = re.compile(r"https?://[^/\s]+(/.*)?|(file|copy):/.*")
-
-
-@dataclass(frozen=True)
-class SourceOptions:
-    """The options that a kind of source takes in kernels.toml."""
-
-    required: tuple[str, ...] = ()
-    one_of: tuple[str, ...] = ()
-    """Exactly one of these, where there are any."""
-    optional: tuple[str, ...] = ()
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        """Every option."""
-        return (*self.required, *self.one_of, *self.optional)
-
-
-# How a file is known to be the right one: its digest, or a signature by a key; without either, only by an explicit trust = "first-use".
-_TRUST = ("sha256", "key", "fingerprint", "trust")
-SOURCE_OPTIONS: Mapping[str, SourceOptions] = {
-    "debian": SourceOptions(("suite", "series"), optional=("version",)),
-    "import": SourceOptions(),
-    "build": SourceOptions(optional=("tree",)),
-    "oci": SourceOptions(("ref",), optional=("trust",)),
-    "package": SourceOptions((), ("url", "repository"), ("packages", "suite", "series", "version", *_TRUST)),
-    "mainline": SourceOptions(("url", "series"), optional=("version", "key", "fingerprint", "trust")),
-    "tarball": SourceOptions(("url",), optional=("series", "version", *_TRUST)),
-    "git": SourceOptions(("url", "ref"), optional=("commit", "key", "fingerprint", "trust")),
-}
-"""The kinds of source, and the options each takes (docs/kernels-toml.md says what they mean)."""
-_EVERY_KIND = ("kind", "arches", "untried")
 
 
 class _Wrong(ValueError):
@@ -99,108 +67,166 @@ def _one_or_more(value: Any) -> Any:
 _ONE_OR_MORE = BeforeValidator(_one_or_more)
 _Text = Annotated[str, AfterValidator(_text)]
 _Texts = Annotated[tuple[_Text, ...], Field(strict=False), _ONE_OR_MORE]
-_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_Series = Annotated[str, AfterValidator(_series)]
+_Sha256s = Annotated[tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...], Field(strict=False), _ONE_OR_MORE]
+_Fingerprints = Annotated[tuple[Annotated[str, AfterValidator(_fingerprint)], ...], Field(strict=False), _ONE_OR_MORE]
 
 
 class SourceModel(Strict):
-    """One entry of `sources`."""
+    """One entry of `sources`. A kind of source is a class below: its fields are the options that it takes in kernels.toml."""
 
     kind: str
     arches: Annotated[tuple[str, ...], Field(strict=False), _ONE_OR_MORE] = ARCHES
     untried: bool = False
-    suite: _Text | None = None
-    series: Annotated[str, AfterValidator(_series)] | None = None
-    version: _Text | None = None
-    tree: _Text | None = None
-    ref: _Text | None = None
-    commit: Annotated[str, Field(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")] | None = None
-    url: _Texts | None = None
-    repository: _Text | None = None
-    packages: _Texts | None = None
-    sha256: Annotated[tuple[_Sha256, ...], Field(strict=False), _ONE_OR_MORE] | None = None
-    key: _Texts | None = None
-    fingerprint: Annotated[tuple[Annotated[str, AfterValidator(_fingerprint)], ...], Field(strict=False), _ONE_OR_MORE] | None = (
-        None
-    )
-    trust: Literal["first-use"] | None = None
+
+    one_of: ClassVar[tuple[str, ...]] = ()
+    """Options of which it needs exactly one, if there are any."""
 
     @model_validator(mode="before")
     @classmethod
     def _takes(cls, data: Any) -> Any:
-        kind = data.get("kind") if isinstance(data, Mapping) else None
-        if not isinstance(kind, str):
+        if not isinstance(data, Mapping):
             return data
-        if kind not in SOURCE_OPTIONS:
-            raise ValueError(
-                f"unknown source kind {kind!r}{did_you_mean(kind, SOURCE_OPTIONS)}; known: {', '.join(SOURCE_OPTIONS)}"
-            )
-        known = (*_EVERY_KIND, *SOURCE_OPTIONS[kind].all)
-        if wrong := [str(name) for name in data if name not in known]:
+        kind = data["kind"]
+        if wrong := [str(name) for name in data if name not in cls.model_fields]:
             raise _Wrong(
-                f"a {kind} source takes no {', '.join(wrong)}{did_you_mean(wrong[0], known)}",
-                f"its keys: {', '.join(sorted(known))}",
+                f"a {kind} source takes no {', '.join(wrong)}{did_you_mean(wrong[0], cls.model_fields)}",
+                f"its keys: {', '.join(sorted(cls.model_fields))}",
             )
+        required = [name for name, field in cls.model_fields.items() if field.is_required()]
+        if not data.keys() >= set(required):
+            raise ValueError(f"a {kind} source needs {', '.join(sorted(set(required) - {'kind'}))}")
+        if cls.one_of and len(data.keys() & set(cls.one_of)) != 1:
+            raise ValueError(f"a {kind} source needs one of {', '.join(cls.one_of)}")
         return data
 
     @model_validator(mode="after")
-    def _is_whole(self) -> SourceModel:
-        known, given = SOURCE_OPTIONS[self.kind], set(self.options())
-        if set(known.required) - given:
-            raise ValueError(f"a {self.kind} source needs {', '.join(sorted(known.required))}")
-        if known.one_of and len(given & set(known.one_of)) != 1:
-            raise ValueError(f"a {self.kind} source needs one of {', '.join(known.one_of)}")
-        if self.repository is not None and self.packages is None:
-            raise ValueError("a repository holds many packages: name the kernel's in packages")
-        for wrong in (*self._places(), *self._unused(), *self._reasons()):
+    def _is_whole(self) -> Self:
+        for wrong in (*self.misplaced(), *self.unused(), *self.reasons()):
             raise wrong
         return self
 
     def options(self) -> dict[str, str | tuple[str, ...]]:
         """What was given for the source's kind."""
-        given = {name: getattr(self, name) for name in type(self).model_fields if name not in _EVERY_KIND}
+        given = {name: getattr(self, name) for name in type(self).model_fields if name not in SourceModel.model_fields}
         return {name: value for name, value in given.items() if value is not None}
 
-    def _places(self) -> Iterator[_Wrong]:
+    def misplaced(self) -> Iterator[_Wrong]:
         """What does not say where something is."""
-        if len(self.url or ()) > 1 and self.kind != "package":
-            yield _Wrong(f"url: a {self.kind} source has one", "write one source for each")
-        for name, each in (
-            *(("url", url) for url in self.url or ()),
-            *((("repository", self.repository),) if self.repository else ()),
-        ):
-            if self.kind == "git":
-                if each.startswith("-") or (":" in each.split("/")[0] and not REMOTE.fullmatch(each)):
-                    yield _Wrong(f"url: {each!r} is nothing that git is let fetch from", "write https://…, or the path of a folder")
-            elif not _ADDRESS.fullmatch(each):
-                yield _Wrong(
-                    f"{name}: {each!r} is no address", "write https://…, http://…, or file:///… for what is on this machine"
-                )
-        if self.kind == "git" and (self.ref or "").startswith("-"):
-            yield _Wrong(f"ref: {self.ref!r} is no ref", "name a tag or branch")
-        if self.kind == "oci":
-            match = REFERENCE.fullmatch(re.sub(r"\{(machine|debian)\}", "x", self.ref or ""))
-            if match is None or not (match["tag"] or match["digest"]):
-                fix = "write REGISTRY/REPOSITORY:TAG, or REGISTRY/REPOSITORY@sha256:…"
-                yield _Wrong(f"ref: {self.ref!r} names no image in a registry", fix)
+        return iter(())
 
-    def _unused(self) -> Iterator[_Wrong]:
+    def unused(self) -> Iterator[_Wrong]:
         """What would not be looked at."""
-        if self.kind == "tarball":
-            if not ARCHIVE.fullmatch((self.url or ("",))[0]):
-                if self.sha256 is not None:
-                    yield _Wrong("sha256 is of one archive, and url is a folder of them", "give the archive's own address as url")
-            elif self.series or self.version:
-                yield _Wrong(
-                    "series and version choose from a folder, and url is one archive", "leave them out, or give the folder"
-                )
-            if len(self.sha256 or ()) > 1:
-                yield _Wrong("sha256: a tarball source has one", "write one source for each")
-        if self.kind == "package" and self.url is not None:
+        return iter(())
+
+    def reasons(self) -> Iterator[_Wrong]:
+        """More than one reason to believe what comes (only one is looked at), or a reason that is none."""
+        options = self.options()
+        keys = options.get("key", ())
+        if "fingerprint" in options and not keys:
+            yield _Wrong("a fingerprint, and no key of that fingerprint", 'add key = "…" (a file or an address)')
+        if "fingerprint" not in options and (fetched := next((key for key in keys if _ADDRESS.fullmatch(key)), None)):
+            yield _Wrong(f"the key {fetched} is fetched, and nothing says which it must be", 'add fingerprint = "…"')
+        found = [*self.exact(), *(name for name in ("sha256", "commit", "key", "trust") if name in options)]
+        if len(found) > 1:
+            yield _Wrong(
+                f"{found[0]} says what it must be, and {' and '.join(found[1:])} would not be looked at", "keep one of them"
+            )
+
+    def exact(self) -> tuple[str, ...]:
+        """The part of an option that says by itself exactly what must come, if there is one."""
+        return ()
+
+
+def _addresses(name: str, given: Iterable[str]) -> Iterator[_Wrong]:
+    for each in given:
+        if not _ADDRESS.fullmatch(each):
+            yield _Wrong(f"{name}: {each!r} is no address", "write https://…, http://…, or file:///… for what is on this machine")
+
+
+def _one_url(kind: str, urls: tuple[str, ...]) -> Iterator[_Wrong]:
+    if len(urls) > 1:
+        yield _Wrong(f"url: a {kind} source has one", "write one source for each")
+
+
+# --- the kinds: docs/kernels-toml.md says what their options mean
+#
+# How a file is known to be the right one: its digest, or a signature by a key; without either, only by an explicit trust = "first-use".
+
+
+class DebianModel(SourceModel):
+    """kernels/sources/debian.py."""
+
+    kind: Literal["debian"]
+    suite: _Text
+    series: _Series
+    version: _Text | None = None
+
+
+class ImportModel(SourceModel):
+    """kernels/sources/imported.py."""
+
+    kind: Literal["import"]
+
+
+class BuildModel(SourceModel):
+    """kernels/build.py."""
+
+    kind: Literal["build"]
+    tree: _Text | None = None
+
+
+class OciModel(SourceModel):
+    """kernels/sources/oci.py."""
+
+    kind: Literal["oci"]
+    ref: _Text
+    trust: Literal["first-use"] | None = None
+
+    def misplaced(self) -> Iterator[_Wrong]:
+        """A reference that names no image."""
+        match = REFERENCE.fullmatch(re.sub(r"\{(machine|debian)\}", "x", self.ref))
+        if match is None or not (match["tag"] or match["digest"]):
+            fix = "write REGISTRY/REPOSITORY:TAG, or REGISTRY/REPOSITORY@sha256:…"
+            yield _Wrong(f"ref: {self.ref!r} names no image in a registry", fix)
+
+    def exact(self) -> tuple[str, ...]:
+        """A digest in the reference."""
+        return ("@sha256:…",) if "@sha256:" in self.ref else ()
+
+
+class PackageModel(SourceModel):
+    """kernels/sources/package.py."""
+
+    kind: Literal["package"]
+    url: _Texts | None = None
+    repository: _Text | None = None
+    packages: _Texts | None = None
+    suite: _Text | None = None
+    series: _Series | None = None
+    version: _Text | None = None
+    sha256: _Sha256s | None = None
+    key: _Texts | None = None
+    fingerprint: _Fingerprints | None = None
+    trust: Literal["first-use"] | None = None
+
+    one_of: ClassVar[tuple[str, ...]] = ("url", "repository")
+
+    def misplaced(self) -> Iterator[_Wrong]:
+        """Addresses that are none, and a repository of which no package is named."""
+        if self.repository is not None and self.packages is None:
+            yield _Wrong("a repository holds many packages: name the kernel's in packages", "add packages")
+        yield from _addresses("url", self.url or ())
+        yield from _addresses("repository", (self.repository,) if self.repository else ())
+
+    def unused(self) -> Iterator[_Wrong]:
+        """What chooses from a repository, of a package by its address; and the other way about."""
+        if self.url is not None:
             if more := [name for name in ("packages", "suite", "series", "version") if getattr(self, name)]:
                 yield _Wrong(f"{', '.join(more)}: for a repository, and url is the package itself", f"leave out {', '.join(more)}")
             if self.sha256 is not None and len(self.sha256) != len(self.url):
                 yield _Wrong(f"{len(self.url)} addresses and {len(self.sha256)} digests", "give one sha256 for each url, in order")
-        if self.kind == "package" and self.repository is not None:
+        if self.repository is not None:
             if self.sha256 is not None:
                 yield _Wrong(
                     "sha256 is of one package, and a repository has many", "give the package's own address as url, or a key"
@@ -210,15 +236,87 @@ class SourceModel(Strict):
                     "series and version: an apt repository's kernel is chosen by name", "leave them out, and name it in packages"
                 )
 
-    def _reasons(self) -> Iterator[_Wrong]:
-        """More than one reason to believe what comes: only one is looked at."""
-        if self.fingerprint is not None and self.key is None:
-            yield _Wrong("a fingerprint, and no key of that fingerprint", 'add key = "…" (a file or an address)')
-        if self.fingerprint is None and (fetched := next((key for key in self.key or () if _ADDRESS.fullmatch(key)), None)):
-            yield _Wrong(f"the key {fetched} is fetched, and nothing says which it must be", 'add fingerprint = "…"')
-        digest = "@sha256:…" if "@sha256:" in (self.ref or "") and self.kind == "oci" else None
-        reasons = [digest, *(name for name in ("sha256", "commit", "key", "trust") if getattr(self, name) is not None)]
-        if len(found := [reason for reason in reasons if reason]) > 1:
-            yield _Wrong(
-                f"{found[0]} says what it must be, and {' and '.join(found[1:])} would not be looked at", "keep one of them"
-            )
+
+class MainlineModel(SourceModel):
+    """kernels/sources/mainline.py."""
+
+    kind: Literal["mainline"]
+    url: _Texts
+    series: _Series
+    version: _Text | None = None
+    key: _Texts | None = None
+    fingerprint: _Fingerprints | None = None
+    trust: Literal["first-use"] | None = None
+
+    def misplaced(self) -> Iterator[_Wrong]:
+        """More than one folder, or one that is no address."""
+        yield from _one_url(self.kind, self.url)
+        yield from _addresses("url", self.url)
+
+
+class TarballModel(SourceModel):
+    """kernels/sources/tarball.py."""
+
+    kind: Literal["tarball"]
+    url: _Texts
+    series: _Series | None = None
+    version: _Text | None = None
+    sha256: _Sha256s | None = None
+    key: _Texts | None = None
+    fingerprint: _Fingerprints | None = None
+    trust: Literal["first-use"] | None = None
+
+    def misplaced(self) -> Iterator[_Wrong]:
+        """More than one archive or folder, or one that is no address."""
+        yield from _one_url(self.kind, self.url)
+        yield from _addresses("url", self.url)
+
+    def unused(self) -> Iterator[_Wrong]:
+        """What is of one archive, of a folder of them; and the other way about."""
+        if not ARCHIVE.fullmatch(self.url[0]):
+            if self.sha256 is not None:
+                yield _Wrong("sha256 is of one archive, and url is a folder of them", "give the archive's own address as url")
+        elif self.series or self.version:
+            yield _Wrong("series and version choose from a folder, and url is one archive", "leave them out, or give the folder")
+        if len(self.sha256 or ()) > 1:
+            yield _Wrong("sha256: a tarball source has one", "write one source for each")
+
+
+class GitModel(SourceModel):
+    """kernels/sources/git.py."""
+
+    kind: Literal["git"]
+    url: _Texts
+    ref: _Text
+    commit: Annotated[str, Field(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")] | None = None
+    key: _Texts | None = None
+    fingerprint: _Fingerprints | None = None
+    trust: Literal["first-use"] | None = None
+
+    def misplaced(self) -> Iterator[_Wrong]:
+        """What git is not let fetch from, and what it would take for an option."""
+        yield from _one_url(self.kind, self.url)
+        for each in self.url:
+            if each.startswith("-") or (":" in each.split("/")[0] and not REMOTE.fullmatch(each)):
+                yield _Wrong(f"url: {each!r} is nothing that git is let fetch from", "write https://…, or the path of a folder")
+        if self.ref.startswith("-"):
+            yield _Wrong(f"ref: {self.ref!r} is no ref", "name a tag or branch")
+
+
+_Kinds = DebianModel | ImportModel | BuildModel | OciModel | PackageModel | MainlineModel | TarballModel | GitModel
+
+KINDS: Mapping[str, type[SourceModel]] = {get_args(model.model_fields["kind"].annotation)[0]: model for model in get_args(_Kinds)}
+"""The kinds of source, by their names in kernels.toml."""
+
+
+def _known_kind(data: Any) -> Any:
+    if isinstance(data, Mapping) and data.get("kind") not in KINDS:
+        if "kind" not in data:
+            raise _Wrong("says no kind", f"add kind: {', '.join(KINDS)}")
+        kind = data["kind"]
+        raise ValueError(f"unknown source kind {kind!r}{did_you_mean(str(kind), KINDS)}; known: {', '.join(KINDS)}")
+    return data
+
+
+AnySource = Annotated[Annotated[_Kinds, Field(discriminator="kind")], BeforeValidator(_known_kind)]
+"""An entry of `sources`: its kind says which model it is checked by."""

@@ -19,8 +19,12 @@ _MEMBER = {STRUCT: 12, UNION: 12, ENUM: 8, FUNC_PROTO: 8, DATASEC: 12, ENUM64: 1
 """Bytes for each member, by kind."""
 
 FIELD_OFFSET, FIELD_EXISTS = 0, 2
-ENUM_EXISTS = 10
+TYPE_EXISTS, TYPE_MATCHES = 8, 12
+ENUM_EXISTS, ENUM_VALUE = 10, 11
 """Kinds of relocation (enum bpf_core_relo_kind)."""
+TYPE_KINDS = (6, 7, TYPE_EXISTS, 9, TYPE_MATCHES)
+"""Those of a type as a whole."""
+_TAG_NAMES = {STRUCT: "struct", UNION: "union", ENUM: "enum", ENUM64: "enum", 8: "typedef", INT: "int"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,10 @@ class Relocation:
     """The structure that the access begins at."""
     path: tuple[tuple[str, str], ...]
     """Each structure and member on the way; of an enumerator: (enum, enumerator)."""
+    at: int = 0
+    """The instruction that it changes: bytes from the start of the section."""
+    tag: str = ""
+    """What the root is: struct, union, enum, typedef, int…; of a relocation of a type, what is asked for."""
 
 
 class Btf:
@@ -134,6 +142,23 @@ class Btf:
                 found |= self._members(number, 0)
         return found
 
+    def paddings(self, size: int) -> Iterator[tuple[str, list[int]]]:
+        """Each structure of `size` bytes: its name, and the bytes that are no member's."""
+        for each in self.types:
+            if each.kind == STRUCT and each.ref == size:
+                taken = [
+                    (bit // 8, bit // 8 + ((each.widths[i] + 7) // 8 if each.widths and each.widths[i] else self._size(type_)))
+                    for i, (_, type_, bit) in enumerate(each.members)
+                ]
+                yield each.name, [byte for byte in range(size) if not any(start <= byte < end for start, end in taken)]
+
+    def _size(self, number: int) -> int:
+        """Bytes of a type."""
+        found = self.types[self._bare(number)]
+        if found.kind == ARRAY:
+            return found.members[0][2] * self._size(found.members[0][1])
+        return 8 if found.kind == PTR else found.ref
+
     def enumerators(self) -> frozenset[str]:
         """The names that enums give to numbers."""
         return frozenset(name for each in self.types if each.kind in (ENUM, ENUM64) for name, _, _ in each.members)
@@ -180,17 +205,20 @@ class Btf:
             section, count = struct.unpack_from("<II", ext, at)
             at += 8
             for _ in range(count):
-                _, type_, access, kind = struct.unpack_from("<IIII", ext, at)
+                insn, type_, access, kind = struct.unpack_from("<IIII", ext, at)
                 at += 16
-                yield self._relocation(self.text(section), type_, self.text(access), kind)
+                yield self._relocation(self.text(section), type_, self.text(access), kind, insn)
 
-    def _relocation(self, section: str, number: int, access: str, kind: int) -> Relocation:
+    def _relocation(self, section: str, number: int, access: str, kind: int, at: int) -> Relocation:
+        asked = self.types[number]
         number = self._bare(number)
-        root = self.types[number].name
+        if kind in TYPE_KINDS:  # a typedef is asked for by its own name
+            return Relocation(section, kind, asked.name, (), at, _TAG_NAMES.get(asked.kind, "type"))
+        root, tag = self.types[number].name or asked.name, _TAG_NAMES.get(self.types[number].kind, "type")
         steps = [int(step) for step in access.split(":")]
         path: list[tuple[str, str]] = []
         if self.types[number].kind in (ENUM, ENUM64):
-            return Relocation(section, kind, root, ((root, self.types[number].members[steps[0]][0]),))
+            return Relocation(section, kind, root, ((root, self.types[number].members[steps[0]][0]),), at, tag)
         owner = root
         for step in steps[1:]:
             current = self.types[number]
@@ -204,4 +232,4 @@ class Btf:
                 number = self._bare(current.members[0][1])
             else:
                 break
-        return Relocation(section, kind, root, tuple(path))
+        return Relocation(section, kind, root, tuple(path), at, tag)

@@ -163,9 +163,23 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [f"kmatrix: kernels {kernels}, arch {arch}, records in {directory}"]
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_terminal_summary")
+def pytest_kmatrix_fold_reds(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
+    """Before pytest tells of each failure: of cells that fail alike, one is told of."""
+    if not _begun(config):
+        return (yield)
+    _session().fold_reds(terminalreporter, config)
+    try:
+        return (yield)
+    finally:
+        _session().unfold_reds(terminalreporter, config)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """The table."""
     if _begun(config):
+        _session().unfold_reds(terminalreporter, config)
         _session().summarise(terminalreporter, config)
 
 

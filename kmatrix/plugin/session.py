@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from kmatrix.fetch import download
+from kmatrix.fetch import network
 from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.progress import Quiet, Step, Terminal
@@ -28,8 +28,9 @@ from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.load import load_matrix
 from kmatrix.matrix.selection import DEFAULT_SET, Matrix
 from kmatrix.objects import compiled
-from kmatrix.plugin import options
-from kmatrix.report import table
+from kmatrix.plugin import options, reds
+from kmatrix.report import grid, table
+from kmatrix.report.causes import classes, headlines
 from kmatrix.report.explain import explain
 from kmatrix.runs import cell as cells
 from kmatrix.runs import cell_records
@@ -223,6 +224,8 @@ class CellItem(pytest.Item):
         path = cell_records.path_of(run.directory, self.record.collector, self.record.target)
         properties = ("collector", "kernel", "arch", "expected", "observed", "failure", "reason")
         self.user_properties += [(name, str(getattr(self.record, name) or "")) for name in properties]
+        if cause := classes(self.record):
+            self.user_properties += [("cause", cause), ("cause_text", headlines(self.record))]
         if self.target.simulated is not None:
             self.user_properties.append(("simulated", str(self.target.simulated)))
         self.user_properties.append((RECORD, str(path)))
@@ -239,7 +242,7 @@ class CellItem(pytest.Item):
         """A failed cell explains itself."""
         if isinstance(excinfo.value, CellFailed):
             run = started(self.config)
-            return explain(excinfo.value.record, run.directory)
+            return explain(excinfo.value.record, run.directory, logs=self.config.option.verbose > 1)
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
@@ -282,7 +285,7 @@ def is_begun(config: pytest.Config) -> bool:
 def configure(config: pytest.Config) -> None:
     """Begin a run of which kmatrix's options are given: an explicit selection is checked before anything else happens."""
     if options.value(config, "--offline"):
-        download.go_offline()
+        network.go_offline()
     run = started(config)
     if run.is_worker:
         return
@@ -344,6 +347,25 @@ def run_cell(path: Path | str, target: Target, config: pytest.Config) -> Record:
         return cells.run(collector, target, run.room, run.directory, options=run.options(), spelled=run.spelled)
 
 
+_FOLDED = pytest.StashKey[dict[str, list[Any]]]()
+
+
+def fold_reds(terminalreporter: Any, config: pytest.Config) -> None:
+    """Have pytest tell once of cells that fail alike (with -vv, of each)."""
+    directory, each = started(config).directory, config.option.verbose >= 2
+    config.stash[_FOLDED] = reds.fold(terminalreporter.stats, _record_of, directory, each=each)
+
+
+def unfold_reds(terminalreporter: Any, config: pytest.Config) -> None:
+    """Have all of them counted again, and listed in the short summary."""
+    terminalreporter.stats.update(config.stash.get(_FOLDED, {}))
+
+
+def _record_of(report: Any) -> Record | None:
+    path = _properties(report).get(RECORD)
+    return cell_records.read(Path(path)) if path is not None else None
+
+
 def summarise(terminalreporter: Any, config: pytest.Config) -> None:
     """The table, and what this run's options could not be called."""
     if said := options.clash(config):
@@ -358,8 +380,8 @@ def summarise(terminalreporter: Any, config: pytest.Config) -> None:
             left_out = {} if options.value(run.config, "--kernels") is not None else run.unavailable
     if records or skipped or (left_out and run.collected):
         terminalreporter.section("kmatrix")
-        writer = terminalreporter._tw
-        said = table.render(records, left_out, skipped=skipped, colour=writer.hasmarkup, width=writer.fullwidth)
+        writer, told = terminalreporter._tw, config.option.tbstyle != "no"
+        said = table.render(records, left_out, skipped=skipped, colour=writer.hasmarkup, width=grid.terminal_width(), brief=told)
         terminalreporter.write_line(said)
     if run.error is not None:
         terminalreporter.write_line(f"ERROR: {run.error}", red=True)

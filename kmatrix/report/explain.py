@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kmatrix.report import causes
+from kmatrix.report.names import shorten, target_key
 from kmatrix.runs.cell_records import Record, path_of
+from kmatrix.verdict.diagnosis import UNCLASSIFIED
 from kmatrix.verdict.failure import FAILURES
 
 LOG_LINES = 60
@@ -14,20 +18,34 @@ LOG_LINES = 60
 CONSOLE_LINES = 25
 
 
-def explain(record: Record, directory: Path) -> str:
-    """The account of a failed cell, for a terminal."""
-    return "\n".join(_lines(record, directory))
+def explain(record: Record, directory: Path, others: Sequence[Record] = (), *, logs: bool = False) -> str:
+    """The account of a failed cell, for a terminal; `others` are those that fail alike.
+
+    With `logs`, the verifier's logs are shown also where the cause is known.
+    """
+    lines = [*_lines(record, directory, logs=logs)]
+    if others:
+        lines.append(alike(others))
+    return "\n".join(lines)
 
 
-def _lines(record: Record, directory: Path) -> Iterator[str]:
+def alike(others: Sequence[Record]) -> str:
+    """The line that names the cells that fail as the one before it does."""
+    on = shorten(sorted((other.target for other in others), key=target_key))
+    return f"  alike     {len(others)} more cell{'s' if len(others) != 1 else ''}: {on}"
+
+
+def _lines(record: Record, directory: Path, *, logs: bool) -> Iterator[str]:
     meaning = FAILURES.get(record.failure or "", "")  # type: ignore[call-overload]
     yield f"{record.cell}: {record.failure} ({meaning})"
-    yield f"  {record.reason}"
+    yield from (f"  {line}" for line in record.reason.splitlines())
+    for cause in causes.relevant(record):
+        yield from (f"  {line}" for line in causes.lines(cause))
     yield f"  expected  {record.expected}: {record.expectation.get('why', '')}"
     yield f"  observed  {record.observed or 'none of the four behaviours'}"
     if record.simulated is not None:
         yield f"  simulated {simulation(record.simulated)}"
-    yield from (f"  {line}" for line in words(record, directory))
+    yield from (f"  {line}" for line in words(record, directory, logs=logs))
     yield f"  record    {path_of(directory, record.collector, record.target)}"
     if record.console is not None:
         yield f"  console   {directory / record.console}"
@@ -42,19 +60,26 @@ def simulation(account: Mapping[str, Any]) -> str:
 
 
 def look_in(record: Record) -> str:
-    """The command that opens a shell where the cell ran."""
-    return f"kmatrix shell {record.kernel} --arch {record.arch} --collector {record.collector}"
+    """The command that opens a shell where the cell ran. It works where `reproduce` does: where pytest was called."""
+    words = shlex.split(record.reproduce)
+    manifest, sign, _ = words[1].partition("::") if len(words) > 1 else ("", "", "")
+    collector = str(Path(manifest).parent) if sign else record.collector
+    file = next((word.partition("=")[2] for word in words if word.startswith(("--kernels-file=", "--kmatrix-kernels-file="))), None)
+    more = ["--kernels-file", file] if file else []
+    return shlex.join(["kmatrix", "shell", record.kernel, "--arch", record.arch, "--collector", collector, *more])
 
 
-def words(record: Record, directory: Path) -> Iterator[str]:
-    """What loader, verifier and kernel said, line by line."""
+def words(record: Record, directory: Path, *, logs: bool = True) -> Iterator[str]:
+    """What loader, verifier and kernel said, line by line; without `logs`, the verifier's logs only where no cause is known."""
     if record.facts is not None:
-        yield from _attempts(record.facts)
+        known = {(cause["variant"], name) for cause in record.causes if cause["kind"] != UNCLASSIFIED for name in cause["programs"]}
+        yield from _attempts(record.facts, set() if logs else known)
     if record.failure == "kernel" and record.console is not None:
         yield from _console(directory / record.console)
 
 
-def _attempts(facts: Mapping[str, Any]) -> Iterator[str]:
+def _attempts(facts: Mapping[str, Any], known: Collection[tuple[str, str]]) -> Iterator[str]:
+    """Each variant's try. Of the programs that are `known`, by variant and name, the log is not shown: how long it is, and where it is."""
     for attempt in facts["attempts"]:
         error = (attempt.get("error") or {}).get("text")
         yield f"variant   {attempt['variant']}: " + (f"failed to {attempt['stage']}: {error}" if attempt["stage"] else "runs")
@@ -63,6 +88,9 @@ def _attempts(facts: Mapping[str, Any]) -> Iterator[str]:
                 yield f"  program {name}: {program['error']}"
             if program.get("log") and program.get("error"):
                 lines = program["log"].splitlines()
+                if (attempt["variant"], name) in known:
+                    yield f"    its log of {len(lines)} lines is in the record, and shown with -vv"
+                    continue
                 if len(lines) > LOG_LINES:
                     yield f"    … {len(lines) - LOG_LINES} lines before these are in the record"
                 yield from (f"    {line}" for line in lines[-LOG_LINES:])

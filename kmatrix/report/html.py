@@ -11,8 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from kmatrix.host.errors import InputError
 from kmatrix.manifest.types import BEHAVIOURS
 from kmatrix.matrix.arch import ARCHES
-from kmatrix.report import table
+from kmatrix.report import causes, table
 from kmatrix.report.explain import look_in, simulation, words
+from kmatrix.report.names import target_key
 from kmatrix.runs.cell_records import Record, path_of
 from kmatrix.verdict.failure import FAILURES
 
@@ -22,7 +23,7 @@ _TEMPLATE = Path(__file__).with_name("page.html")
 def render(records: Iterable[Record], directory: Path, bad: Sequence[InputError] = ()) -> str:
     """The page of the records under the kmatrix directory; `bad` are the files there that are none."""
     found = table.ordered(records)
-    targets = sorted({record.target for record in found}, key=table.target_key)
+    targets = sorted({record.target for record in found}, key=target_key)
     kinds = Counter(map(_kind, found))
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATE.parent), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
@@ -36,6 +37,9 @@ def render(records: Iterable[Record], directory: Path, bad: Sequence[InputError]
         collectors=list(dict.fromkeys(record.collector for record in found)),
         cells={(record.collector, record.target): record for record in found},
         simulated={record.target for record in found if record.simulated},
+        causes=causes.relevant,
+        cause_names=causes.names,
+        cause_places=lambda cause: causes.places([cause]),
         words=lambda record: "\n".join(words(record, directory)),
         path=lambda record: path_of(directory, record.collector, record.target),
         failures=FAILURES,

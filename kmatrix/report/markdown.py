@@ -9,8 +9,9 @@ from pathlib import Path
 
 from kmatrix.host.errors import InputError
 from kmatrix.matrix.arch import ARCHES
-from kmatrix.report import table
+from kmatrix.report import causes, table
 from kmatrix.report.explain import explain
+from kmatrix.report.names import target_key
 from kmatrix.runs.cell_records import Record
 
 
@@ -27,11 +28,13 @@ def _lines(records: Sequence[Record], directory: Path, bad: Sequence[InputError]
     if simulated:
         yield from ("", *(f"{_text(line)}  " for line in simulated.values()))
     yield from (f"\nNot read: {_text(str(error.where))}: {_text(error.message)}" for error in bad)
+    if told := [*causes.told_once(records)]:
+        yield from ("", "Why, by cause:", "", *_fenced("\n".join(told)))
     for record in records:
         if not record.ok:
             reason, _, _ = record.reason.partition("\n")
             head = f"<b>{escape(record.cell)}</b> {escape(str(record.failure))}: {escape(reason)}"
-            yield from _folded(head, _fenced(explain(record, directory)))
+            yield from _folded(head, _fenced(explain(record, directory, logs=True)))
     if green := table.why(records):
         yield from _folded("Why each cell is what it is", _table(["collector", "behaviour", "kernels", "why"], green))
 
@@ -41,7 +44,7 @@ def _matrix(arch: str, records: Sequence[Record]) -> Iterator[str]:
     if not records:
         return
     simulated = {record.kernel for record in records if record.simulated}
-    kernels = sorted({record.kernel for record in records}, key=lambda kernel: table.target_key(f"{kernel}-{arch}"))
+    kernels = sorted({record.kernel for record in records}, key=lambda kernel: target_key(f"{kernel}-{arch}"))
     marks = {(record.collector, record.kernel): _mark(record) for record in records}
     rows = [[name, *(marks.get((name, kernel), "") for kernel in kernels)] for name in dict.fromkeys(r.collector for r in records)]
     yield ""

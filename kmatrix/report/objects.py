@@ -6,24 +6,31 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tabulate import tabulate
-
+from kmatrix.report import causes
 from kmatrix.report.explain import LOG_LINES
-from kmatrix.report.table import GREEN, RED, RESET, YELLOW, head, missing
+from kmatrix.report.grid import Column
+from kmatrix.report.table import GREEN, RED, RESET, YELLOW, across, missing
 from kmatrix.runs.object_run import GOOD, NOT_JUDGED, Outcome, state
 from kmatrix.verdict.observation import last_words
 
 
 def render(
-    outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colour: bool, logs: bool = False, causes: bool = True
+    outcomes: Sequence[Outcome],
+    unavailable: Mapping[str, str],
+    *,
+    colour: bool,
+    width: int,
+    logs: bool = False,
+    why: bool = True,
 ) -> str:
-    """Table, failures by cause (with `logs`, each with its whole log; without `causes`, none), and what could not be had."""
+    """Table (in `width` columns), failures by cause (with `logs`, each with its whole log; without `why`, none), and what could not be had."""
     names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.programs)) or ["(object)"]
     sections = {name: program.get("section") for outcome in outcomes for name, program in outcome.programs.items()}
-    heads = [head(outcome.target, simulated=outcome.simulated is not None) for outcome in outcomes]
-    rows = [[name, sections.get(name) or "", *(_cell(outcome, name, colour) for outcome in outcomes)] for name in names]
-    parts = [tabulate(rows, headers=["program", "section", *heads], tablefmt="rounded_outline", disable_numparse=True)]
-    parts += list(_failures(outcomes, logs=logs)) if causes else []
+    labels = [Column("program", names), Column("section", [sections.get(name) or "" for name in names])]
+    simulated = [outcome.target for outcome in outcomes if outcome.simulated is not None]
+    cells = {outcome.target: [_cell(outcome, name, colour) for name in names] for outcome in outcomes}
+    parts = [across(labels, cells, simulated, width)]
+    parts += list(_failures(outcomes, logs=logs)) if why else []
     parts += [f"~ {outcome.target} is simulated: {outcome.simulated}" for outcome in outcomes if outcome.simulated]
     if unavailable:
         parts.append(missing(unavailable))
@@ -35,18 +42,18 @@ def render_many(
     unavailable: Mapping[str, str],
     *,
     colour: bool,
+    width: int,
     logs: bool = False,
-    causes: bool = True,
+    why: bool = True,
 ) -> str:
     """One table of many objects: an object a row, in each cell how many of its programs are good; then each cause once, with what fails of it."""
     labels = _labels(objects)
     targets = list(dict.fromkeys(outcome.target for outcomes in objects.values() for outcome in outcomes))
     by_target = {path: {outcome.target: outcome for outcome in outcomes} for path, outcomes in objects.items()}
     simulations = {outcome.target: outcome.simulated for each in objects.values() for outcome in each if outcome.simulated}
-    heads = [head(target, simulated=target in simulations) for target in targets]
-    rows = [[labels[path], *(_score(found.get(target), colour) for target in targets)] for path, found in by_target.items()]
-    parts = [tabulate(rows, headers=["object", *heads], tablefmt="rounded_outline", disable_numparse=True)]
-    parts += _many_failures(objects, labels, logs=logs) if causes else []
+    cells = {target: [_score(found.get(target), colour) for found in by_target.values()] for target in targets}
+    parts = [across([Column("object", [labels[path] for path in by_target])], cells, simulations, width)]
+    parts += _many_failures(objects, labels, logs=logs) if why else []
     parts += [f"~ {target} is simulated: {account}" for target, account in simulations.items()]
     if unavailable:
         parts.append(missing(unavailable))
@@ -107,7 +114,8 @@ class _Cause:
     names: list[str] = field(default_factory=list)
     """Programs and maps."""
     targets: list[str] = field(default_factory=list)
-    where: str = ""
+    where: dict[str, str] = field(default_factory=dict)
+    """The line of source, by program."""
     quote: str = ""
     """What the kernel said, of the first that said it: kernels word the same thing differently."""
 
@@ -120,7 +128,7 @@ class _Cause:
         rest = self.words[1:]
         return [
             *([f"    good on {', '.join(good)}"] if good and rest else []),
-            *([f"    at {self.where}"] if self.where else []),
+            *(f"    at {place}" for place in causes.places([{"where": self.where}])),
             *([f"    the kernel said: {self.quote}"] if self.quote else []),
             *(f"    {line}" for line in rest),
         ]
@@ -142,17 +150,11 @@ def _many_failures(objects: Mapping[str, Sequence[Outcome]], labels: Mapping[str
         for cause in _causes(outcomes, logs=logs):
             by_words.setdefault(cause.words, []).append((path, cause))
     for words, found in by_words.items():
-        shared = _Cause(
-            words,
-            where=found[0][1].where if len(found) == 1 else "",
-            quote=next((cause.quote for _, cause in found if cause.quote), ""),
-        )
+        where = {f"{path} {name}": place for path, cause in found for name, place in cause.where.items()}
+        shared = _Cause(words, where=where, quote=next((cause.quote for _, cause in found if cause.quote), ""))
         tried = dict.fromkeys(outcome.target for path, _ in found for outcome in objects[path])
         bad = {o.target for path, cause in found for o in objects[path] if o.target not in cause.good(objects[path])}
-        who = [
-            f"    {labels[path]}: {cause.what}" + (f", at {cause.where}" if cause.where and len(found) > 1 else "")
-            for path, cause in found
-        ]
+        who = [f"    {labels[path]}: {cause.what}" for path, cause in found]
         yield "\n".join([words[0], *who, *shared.lines([target for target in tried if target not in bad])])
 
 
@@ -168,7 +170,9 @@ def _causes(outcomes: Sequence[Outcome], *, logs: bool) -> list[_Cause]:
 
     for outcome in outcomes:
         if outcome.error is not None:
-            note("the object", outcome.target, (outcome.error,))
+            why = outcome.diagnosis
+            told = (outcome.error,) if why is None else (why["headline"], _remedy(why), f"libbpf said: {outcome.error}")
+            note("the object", outcome.target, told)
         for name, found in outcome.maps.items():
             if found.get("error"):
                 note(f"map {name}", outcome.target, _cause(found, logs=logs))
@@ -176,10 +180,10 @@ def _causes(outcomes: Sequence[Outcome], *, logs: bool) -> list[_Cause]:
             if not program.get("error"):
                 continue
             cause = note(name, outcome.target, _cause(program, logs=logs))
-            where = (program.get("diagnosis") or {}).get("where") or ""
-            if len(where) > len(cause.where):  # newer kernels add the file and the line
-                cause.where = where
-            if where and not cause.quote:
+            where = (program.get("diagnosis") or {}).get("where")
+            if where:
+                cause.where.setdefault(name, where)
+            if where is not None and not cause.quote:
                 cause.quote = last_words(program.get("log") or "")
     return [*said.values()]
 
@@ -196,7 +200,11 @@ def _cause(found: Mapping[str, Any], *, logs: bool) -> tuple[str, ...]:
     if diagnosis is None:
         reason = last_words(found.get("log") or "")
         error = str(found["error"])
-        headline = f"{error}: {reason}" if reason and reason not in error else error
+        headline = f"unclassified: {error}: {reason}" if reason and reason not in error else f"unclassified: {error}"
         # Where the verifier did not speak, libbpf's lines are the error already.
         return headline, *(log if logs else log[-LOG_LINES:])
-    return diagnosis["headline"], f"fix: {diagnosis['fix']}", *(log if logs else ())
+    return diagnosis["headline"], _remedy(diagnosis), *(log if logs else ())
+
+
+def _remedy(diagnosis: Mapping[str, Any]) -> str:
+    return f"fix: {diagnosis['fix']}; see {diagnosis['see']}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from tabulate import tabulate
-
 from kmatrix.matrix.arch import ARCHES
+from kmatrix.report import causes, reds
+from kmatrix.report.grid import BARE, Column, folded, prose
+from kmatrix.report.names import head, shorten, target_key
 from kmatrix.runs.cell_records import Record
 
 RED, GREEN, YELLOW, BOLD, DIM, RESET = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
@@ -18,22 +19,29 @@ Skipped = Mapping[tuple[str, str], str]
 
 
 def render(
-    records: Iterable[Record], unavailable: Mapping[str, str], *, colour: bool, width: int, skipped: Skipped | None = None
+    records: Iterable[Record],
+    unavailable: Mapping[str, str],
+    *,
+    colour: bool,
+    width: int,
+    skipped: Skipped | None = None,
+    brief: bool = False,
 ) -> str:
     """The whole report of a run: table, explanations, failed cells with class, reason and reproduction, and what could not be had.
 
-    `unavailable` maps a target to why it did not run; `width` is the terminal's, in columns.
+    `unavailable` maps a target to why it did not run; `width` is the terminal's, in columns. `brief`: what failed was told in detail already.
     """
     found, skipped = ordered(records), skipped or {}
     parts = []
     if found or skipped:
-        parts += [_tables(found, skipped, colour, width), _why(found, skipped)]
+        parts += [_tables(found, skipped, colour, width), _why(found, skipped, width)]
         simulations = {record.kernel: record.simulated for record in found if record.simulated}
         if simulations:
             parts.append("\n".join(simulated(name, account) for name, account in simulations.items()))
-    failed = [_failed(record, colour) for record in found if not record.ok]
-    if failed:
-        parts.append("\n".join(failed))
+    if failed := reds.alike(found):
+        parts.append("\n".join(_failed(group, colour, brief) for group in failed))
+    if told := [*causes.told_once(found)]:
+        parts.append("\n".join(["why, by cause:", *(f"  {line}" for line in told)]))
     if unavailable:
         parts.append(missing(unavailable))
     return "\n\n".join(parts)
@@ -44,37 +52,26 @@ def ordered(records: Iterable[Record]) -> list[Record]:
     return sorted(records, key=lambda record: (record.collector, target_key(record.target)))
 
 
-def target_key(target: str) -> tuple[int, list[tuple[int, str]]]:
-    """x86_64 before arm64; kernels by number, so that 5.4 comes before 5.10."""
-    kernel, _, arch = target.rpartition("-")
-    pieces = kernel.replace("-", ".").split(".")
-    return [*ARCHES].index(arch) if arch in ARCHES else len(ARCHES), [(int(p), "") if p.isdigit() else (10**9, p) for p in pieces]
-
-
 def _tables(records: Sequence[Record], skipped: Skipped, colour: bool, width: int) -> str:
-    """One table if it fits the terminal, else one an arch."""
+    """Collectors down, targets across: one table if it fits the terminal, else one an arch, and more where that is too wide."""
     simulated = {record.target for record in records if record.simulated}
     cells = {(record.collector, record.target): _cell(record, colour) for record in records}
     cells |= dict.fromkeys(skipped, f"{DIM}skipped{RESET}" if colour else "skipped")
-    whole = _table(cells, simulated)
-    if max(map(_visible, whole.splitlines())) <= width:
-        return whole
-    by_arch = [{name: text for name, text in cells.items() if name[1].endswith(f"-{arch}")} for arch in ARCHES]
-    return "\n\n".join(_table(part, simulated) for part in by_arch if part)
-
-
-def _table(cells: Mapping[tuple[str, str], str], simulated: Iterable[str]) -> str:
+    names = sorted({name for name, _ in cells})
     targets = sorted({target for _, target in cells}, key=target_key)
-    rows = [[name, *(cells.get((name, target), "") for target in targets)] for name in sorted({name for name, _ in cells})]
-    # The arch stands under the kernel: a column is as wide as its widest line.
-    heads = [head(target, simulated=target in simulated) for target in targets]
-    return tabulate(rows, headers=["collector", *heads], tablefmt="rounded_outline", disable_numparse=True)
+    return across(
+        [Column("collector", names)],
+        {target: [cells.get((name, target), "") for name in names] for target in targets},
+        simulated,
+        width,
+    )
 
 
-def head(target: str, *, simulated: bool) -> str:
-    """A target as the head of its column; a simulated one has a tilde."""
-    kernel, _, arch = target.rpartition("-")
-    return f"{'~' if simulated else ''}{kernel}\n{arch}"
+def across(labels: Sequence[Column], by_target: Mapping[str, Sequence[str]], simulated: Collection[str], width: int) -> str:
+    """A column a target, after `labels`: its cells by row. The arch stands under the kernel: a column is as wide as its widest line."""
+    columns = {target: Column(head(target, simulated=target in simulated), cells) for target, cells in by_target.items()}
+    groups = [[column for target, column in columns.items() if target.endswith(f"-{arch}")] for arch in ARCHES]
+    return folded(labels, groups, width)
 
 
 def simulated(kernel: str, account: Mapping[str, Any]) -> str:
@@ -106,16 +103,12 @@ def headline(records: Sequence[Record]) -> str:
     return f"{red} of {cells} {'is' if red == 1 else 'are'} not as promised"
 
 
-def _why(records: Sequence[Record], skipped: Skipped) -> str:
+def _why(records: Sequence[Record], skipped: Skipped, width: int) -> str:
     passed_over: dict[tuple[str, str], list[str]] = {}
     for (name, target), reason in sorted(skipped.items(), key=lambda each: target_key(each[0][1])):
         passed_over.setdefault((name, reason), []).append(target)
-    rows = why(records) + [[name, "skipped", _shorten(targets), reason] for (name, reason), targets in passed_over.items()]
-    return (
-        tabulate(rows, tablefmt="plain", disable_numparse=True, maxcolwidths=[None, None, 40, 72])
-        if rows
-        else "no cell is as expected"
-    )
+    rows = why(records) + [[name, "skipped", shorten(targets), reason] for (name, reason), targets in passed_over.items()]
+    return prose(rows, width, style=BARE, wrap=(-2, -1)) if rows else "no cell is as expected"
 
 
 def why(records: Sequence[Record]) -> list[list[str]]:
@@ -124,22 +117,17 @@ def why(records: Sequence[Record]) -> list[list[str]]:
     for record in records:
         if record.ok:
             groups.setdefault((record.collector, record.expected, record.reason), []).append(record.target)
-    return [[name, behaviour, _shorten(targets), reason] for (name, behaviour, reason), targets in groups.items()]
+    return [[name, behaviour, shorten(targets), reason] for (name, behaviour, reason), targets in groups.items()]
 
 
-def _shorten(targets: Sequence[str]) -> str:
-    """`6.1 6.12` for kernels that ran on every arch named, `5.4-arm64` for one that ran on one."""
-    arches: dict[str, list[str]] = {}
-    for target in targets:
-        kernel, _, arch = target.rpartition("-")
-        arches.setdefault(kernel, []).append(arch)
-    return " ".join(kernel if len(on) == len(ARCHES) else f"{kernel}-{on[0]}" for kernel, on in arches.items())
-
-
-def _failed(record: Record, colour: bool) -> str:
-    name = f"{BOLD}{RED}{record.cell}{RESET}" if colour else record.cell
-    reason = record.reason.replace("\n", "\n  ")
-    return f"{name}  {record.failure}: {reason}\n  reproduce: {record.reproduce}"
+def _failed(group: Sequence[Record], colour: bool, brief: bool) -> str:
+    """Cells that fail alike: class, reason, and (unless `brief`) the command that replays the first."""
+    name, first = reds.title(group), group[0]
+    shown = f"{BOLD}{RED}{name}{RESET}" if colour else name
+    if brief:
+        return f"{shown}  {reds.summary(first)}"
+    reason = first.reason.replace("\n", "\n  ")
+    return f"{shown}  {first.failure}: {reason}\n  reproduce: {first.reproduce}"
 
 
 def missing(unavailable: Mapping[str, str]) -> str:
@@ -153,10 +141,3 @@ def missing(unavailable: Mapping[str, str]) -> str:
         text = reason if len(arches) > 1 else reason.replace("--arch ARCH", f"--arch {arches[0]}")
         lines.append(f"  {kernel} ({', '.join(arches)}): {text}")
     return "not run (could not be had):\n" + "\n".join(lines)
-
-
-def _visible(line: str) -> int:
-    """The columns a line takes, escape sequences left out."""
-    for code in (RED, GREEN, YELLOW, BOLD, DIM, RESET):
-        line = line.replace(code, "")
-    return len(line)

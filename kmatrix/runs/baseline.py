@@ -20,11 +20,10 @@ from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.validation import Strict
 from kmatrix.objects.compiled import ObjectInfo
 from kmatrix.runs.object_run import Outcome, State, state
+from kmatrix.verdict.diagnosis import UNCLASSIFIED
 from kmatrix.verdict.observation import last_words
 
 SCHEMA = "kmatrix.baseline/1"
-UNKNOWN = "unclassified"
-"""The class of a failure whose cause kmatrix does not know."""
 
 
 class Found(Strict):
@@ -106,7 +105,7 @@ def _object(digest: str, outcomes: Iterable[Outcome]) -> dict[str, Any]:
     errors: dict[str, Any] = {}
     for outcome in outcomes:
         if outcome.error is not None:
-            errors[outcome.target] = {"class": UNKNOWN, "cause": _steady(outcome.error)}
+            errors[outcome.target] = _why({"error": outcome.error, "diagnosis": outcome.diagnosis})
             continue
         for name, report in outcome.programs.items():
             why = _why(report) if report.get("error") else {}
@@ -122,7 +121,7 @@ def _why(report: Mapping[str, Any]) -> dict[str, str]:
     if diagnosis is not None:
         return {"class": diagnosis["kind"], "cause": _steady(diagnosis["headline"])}
     error, reason = str(report["error"]), last_words(report.get("log") or "")
-    return {"class": UNKNOWN, "cause": _steady(f"{error}: {reason}" if reason and reason not in error else error)}
+    return {"class": UNCLASSIFIED, "cause": _steady(f"{error}: {reason}" if reason and reason not in error else error)}
 
 
 def _some(**values: Any) -> dict[str, Any]:

@@ -19,10 +19,12 @@ from kmatrix.host.nearest import did_you_mean
 from kmatrix.manifest.collector import Collector
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects import compiled
+from kmatrix.objects.source_lines import SourceLines
 from kmatrix.runs import cell_records, loader_files
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.loader_files import LoaderFile
 from kmatrix.runs.machine_room import MachineRoom
+from kmatrix.verdict.diagnosis import causes, has_failed
 from kmatrix.verdict.expectation import Expectation, expected
 from kmatrix.verdict.judge import Verdict, verdict
 from kmatrix.verdict.observation import Observation, observed
@@ -287,6 +289,18 @@ class _Cell:
         probed = self.probe.get("features", {})
         return seen, verdict(self.collector, self.target, self.expectation, seen, self.facts, probe=probed, splat=self.splat)
 
+    def _causes(self) -> list[dict[str, Any]]:
+        """Why what failed did: the objects' lines of source are read only where something failed."""
+        facts = self.facts or {}
+        failed = [attempt for attempt in facts.get("attempts", ()) if has_failed(attempt)]
+        if not failed:
+            return []
+        own = self.collector.loader is not None
+        names = [] if own else [attempt["variant"] for attempt in failed]
+        infos = {name: compiled.load(self.collector, self.collector.variant(name), self.target.arch) for name in names}
+        lines = {name: SourceLines(info.data) for name, info in infos.items()}
+        return causes(failed, self.target.kernel.version, self.target.arch, lines, own_loader=own)
+
     def record(self, observation: Observation | None, verdict: Verdict) -> Record:
         """The record of what is known by now."""
         self.stages["total"] = time.monotonic() - self.start
@@ -306,6 +320,7 @@ class _Cell:
             console=str(self.console.relative_to(self.directory)) if self.console else None,
             versions=self.versions,
             expectation=_plain(self.expectation),
+            causes=self._causes(),
             simulated=self.target.simulated.account(self.target.arch) if self.target.simulated is not None else None,
         )
 

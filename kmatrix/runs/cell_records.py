@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,8 @@ class Record:
     """The sha256 of what was judged: the manifest, each variant's object, a loader's files."""
     retried: str | None = None
     """What went wrong in the machine room at the first try; null where there was one."""
+    causes: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    """Why what failed did: one for each cause and variant (kmatrix.verdict.diagnosis.causes); empty where nothing did."""
     schema: str = SCHEMA
 
     @property

@@ -8,18 +8,16 @@ stays as well, and what a running process uses stays in any case.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
-
-from kmatrix.host import lease, paths
+from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError
 from kmatrix.kernels import identity
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.entry import KernelEntry
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.selection import Matrix
 from kmatrix.vm.guest_image import ImageStore
@@ -62,7 +60,7 @@ def _kernels(matrix: Matrix, days: float) -> Iterator[Item]:
 
             yield Item(f"kernel {name}-{arch}", 0, "damaged: its files are not known", forget)
             continue
-        if lease.idle_days(folder) < days:
+        if cache.idle_days(folder) < days:
             continue
         size = _size(folder)
         try:
@@ -74,14 +72,14 @@ def _kernels(matrix: Matrix, days: float) -> Iterator[Item]:
                 continue
 
         def remove(name: str = name, arch: Arch = arch, folder: Path = folder) -> bool:
-            with lease.unused(folder) as free:
+            with cache.unused(folder) as free:
                 return free and store.remove(name, arch)
 
         yield Item(f"kernel {name}-{arch}", size, f"in no kernels.toml or lock, {_idle(folder)}", remove)
     for folder in store.orphans():
 
         def remove_orphan(folder: Path = folder) -> bool:
-            with lease.unused(folder) as free:
+            with cache.unused(folder) as free:
                 return free and store.remove_orphan(folder)
 
         yield Item(f"kernel files {folder.name[:12]}…", _size(folder), "no kernel has them", remove_orphan)
@@ -97,11 +95,11 @@ def _meant(matrix: Matrix, name: str, arch: Arch, entry: KernelEntry) -> bool:
 def _images(days: float) -> Iterator[Item]:
     store = ImageStore()
     for image in store.entries():
-        if store.in_use(image) or lease.idle_days(image.folder) < days:
+        if store.in_use(image) or cache.idle_days(image.folder) < days:
             continue
 
         def remove(image=image) -> bool:  # type: ignore[no-untyped-def]
-            with lease.unused(image.folder) as free:
+            with cache.unused(image.folder) as free:
                 if free:
                     store.remove(image)
                 return free
@@ -112,18 +110,18 @@ def _images(days: float) -> Iterator[Item]:
 def _downloads(days: float) -> Iterator[Item]:
     folder = paths.cache_dir("downloads")
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".lock", ".json") or lease.idle_days(path) < days:
+        if path.suffix in (".lock", ".json") or cache.idle_days(path) < days:
             continue
         stem = path.name.removesuffix(".part")
         why = "not finished" if path.suffix == ".part" else "kept to be used again"
 
         def remove(path: Path = path, stem: str = stem) -> bool:
             try:
-                with filelock.FileLock(folder / f"{stem}.lock", timeout=0):
+                with cache.locked(folder / f"{stem}.lock", stem, limit=0):
                     path.unlink(missing_ok=True)
                     (folder / f"{stem}.json").unlink(missing_ok=True)
                     return True
-            except filelock.Timeout:
+            except cache.Busy:
                 return False
 
         yield Item(f"download {stem[:24]}…", _size(path), f"{why}, {_idle(path)}", remove)
@@ -134,15 +132,12 @@ def _work(days: float) -> Iterator[Item]:
     for kind, what in (("builds", "build log"), ("bisect", "bisect's clone and build")):
         for path in sorted(paths.cache_dir(kind).iterdir()):
             # The log of a build under way grows all the time.
-            if lease.idle_days(path) < max(days, 0 if path.is_dir() else _BUILDING):
+            if cache.idle_days(path) < max(days, 0 if path.is_dir() else _BUILDING):
                 continue
 
             def remove(path: Path = path) -> bool:
                 if path.is_dir():
-                    with lease.unused(path) as free:
-                        if free:
-                            shutil.rmtree(path, ignore_errors=True)
-                        return free
+                    return cache.remove_unused(path)
                 path.unlink(missing_ok=True)
                 return True
 
@@ -158,21 +153,18 @@ def _snapshots(days: float) -> Iterator[Item]:
             usable = manifest["kernel"]["digest"] in kernels and manifest["image"] in images
         except (OSError, ValueError, KeyError, TypeError):
             usable = False
-        if usable and lease.idle_days(folder) < days:
+        if usable and cache.idle_days(folder) < days:
             continue
 
         def remove(folder: Path = folder) -> bool:
-            with lease.unused(folder) as free:
-                if free:
-                    shutil.rmtree(folder, ignore_errors=True)
-                return free
+            return cache.remove_unused(folder)
 
         why = _idle(folder) if usable else "its kernel or guest image is gone"
         yield Item(f"snapshot {folder.parent.name}/{folder.name[:8]}", _size(folder), why, remove)
 
 
 def _idle(path: Path) -> str:
-    days = lease.idle_days(path)
+    days = cache.idle_days(path)
     return f"last used {days:.0f} days ago" if days >= 1 else "used today"
 
 

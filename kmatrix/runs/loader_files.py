@@ -6,20 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import filelock
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from kmatrix.fetch import apt, archive
-from kmatrix.host import paths
+from kmatrix.host import cache, paths
 from kmatrix.host.errors import InputError, Unavailable
 from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.matrix.arch import INFO, Arch
-from kmatrix.vm import guest_image
+from kmatrix.vm.image_recipe import Recipe
 
 EXECUTABLE = 0o111
 
@@ -144,18 +142,18 @@ def _from_package(
 
 def _package(name: str, arch: Arch, mirrors: Mapping[str, str] | None, reporter: Reporter, where: str) -> Path:
     """The package's file in the cache: fetched once, verified from the suite's signature down, and kept."""
-    suite_name = guest_image.Recipe.load().data.suite
+    suite_name = Recipe.load().data.suite
     folder = paths.cache_dir("packages")
     kept = folder / f"{suite_name}-{arch}-{name}.deb"
-    with filelock.FileLock(folder / f".{kept.name}.lock"):
+    with cache.locked(folder / f".{kept.name}.lock", kept.name, reporter):
         if kept.exists():
             return kept
-        with reporter.step(f"fetching Debian {suite_name}'s {name} for {arch}") as step, TemporaryDirectory(dir=folder) as scratch:
+        with reporter.step(f"fetching Debian {suite_name}'s {name} for {arch}") as step, cache.staging(folder) as scratch:
             suite = apt.open_suite(suite_name, mirror=(mirrors or {}).get("debian"))
             found = suite.find(INFO[arch].debian, name.replace("+", r"\+").replace(".", r"\."))
             if not found:
                 raise Unavailable(f"Debian {suite_name} has no package {name} for {INFO[arch].debian}", where=where)
-            fresh = Path(scratch) / kept.name
+            fresh = scratch / kept.name
             suite.download(found[0], fresh, advance=step.advance)
             fresh.replace(kept)
     return kept

@@ -21,7 +21,8 @@ from kmatrix.matrix.selection import Matrix
 from kmatrix.vm import accel as accelerators
 from kmatrix.vm import guest_image, virtme
 from kmatrix.vm.errors import KernelDied
-from kmatrix.vm.machine import Machine, boot
+from kmatrix.vm.launch import boot
+from kmatrix.vm.machine import Machine
 from kmatrix.vm.snapshot import SnapshotStore
 from kmatrix.vm.spec import DEFAULT_MEMORY_MIB, VmSpec
 

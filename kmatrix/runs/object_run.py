@@ -15,6 +15,7 @@ from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.paths import scratch_console
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
+from kmatrix.objects.source_lines import SourceLines
 from kmatrix.runs.cell import MARGIN
 from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.verdict import diagnosis
@@ -59,6 +60,8 @@ class Outcome:
     maps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     log: Sequence[str] = ()
     """What libbpf said."""
+    diagnosis: Mapping[str, Any] | None = None
+    """Why the object did not open, where that is known."""
 
     @property
     def good(self) -> bool:
@@ -142,8 +145,10 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str
             programs=list(only) or None,
         )
         splat = vm.splat()
-    programs, maps = diagnosis.explain(answer["programs"], answer.get("maps", {}), target.kernel.version, target.arch)
+    version, lines = target.kernel.version, SourceLines(info.data)
+    programs, maps = diagnosis.explain(answer["programs"], answer.get("maps", {}), version, target.arch, lines)
     error = (answer.get("error") or {}).get("text")
+    cause = diagnosis.of_opening(error, version, target.arch) if error else None
     if splat is not None:
         error = f"{splat.kind}: {splat.title}"
     return Outcome(
@@ -153,6 +158,7 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str
         programs=programs,
         maps=maps,
         log=answer.get("log", ()),
+        diagnosis=cause,
     )
 
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from kmatrix.manifest.collector import Collector
-from kmatrix.manifest.event import Event, EventField
+from kmatrix.manifest.event import EventField
 from kmatrix.matrix.kernel import Target
+from kmatrix.verdict import silence
 from kmatrix.verdict.expectation import field_part
 from kmatrix.verdict.failure import Facts, Problem
+from kmatrix.verdict.silence import resolve
 
 
 def judge_events(collector: Collector, target: Target, facts: Facts) -> tuple[list[Problem], set[str]]:
@@ -20,7 +22,7 @@ def judge_events(collector: Collector, target: Target, facts: Facts) -> tuple[li
         matched = [entry["fields"] for entry in facts["events"] if entry["event"] == event.name]
         count = facts["counts"].get(event.name, 0)  # of very many, not all are kept
         if count < event.min_count:
-            problems.append(Problem("silent", _silence(event, count, facts)))
+            problems.append(Problem("silent", silence.of(event, count, facts)))
             continue
         if event.max_count is not None and count > event.max_count:
             problems.append(Problem("wrong-data", f"{count} {event.name} events arrived, at most {event.max_count} should"))
@@ -38,22 +40,9 @@ def judge_events(collector: Collector, target: Target, facts: Facts) -> tuple[li
     return problems, absent
 
 
-def _silence(event: Event, count: int, facts: Facts) -> str:
-    wanted = f"{count} of {event.min_count} {event.name} events" if count else f"no {event.name} event"
-    other = facts.get("unmatched", 0)
-    match = ", ".join(f"{name} = {_resolve(value, facts['known'])!r}" for name, value in event.match.items())
-    seen = f"; {other} other events came, none with {match}" if other and match else ""
-    lost = f"; {facts['lost']} lost" if facts.get("lost") else ""
-    return f"{wanted} arrived after the trigger{seen}{lost}"
-
-
-def _resolve(value: int | str | None, known: Mapping[str, Any]) -> Any:
-    return known.get(value.removeprefix("known.")) if isinstance(value, str) and value.startswith("known.") else value
-
-
 def _wrong(f: EventField, value: Any, known: Mapping[str, Any]) -> str | None:
     """What is wrong with the value, or None."""
-    wanted = _resolve(f.equals, known)
+    wanted = resolve(f.equals, known)
     if f.equals is not None and (wanted is None or value != wanted):
         return f"should be {wanted!r}" + (f" ({f.equals})" if isinstance(f.equals, str) and f.equals.startswith("known.") else "")
     if f.nonzero and not value:
@@ -62,9 +51,9 @@ def _wrong(f: EventField, value: Any, known: Mapping[str, Any]) -> str | None:
         return f"should be at least {f.min}"
     if f.max is not None and not (isinstance(value, int) and value <= f.max):
         return f"should be at most {f.max}"
-    if f.one_of and value not in [_resolve(choice, known) for choice in f.one_of]:
+    if f.one_of and value not in [resolve(choice, known) for choice in f.one_of]:
         return f"should be one of {list(f.one_of)}"
-    part = _resolve(f.contains, known)
+    part = resolve(f.contains, known)
     if f.contains is not None and not (isinstance(value, str) and str(part) in value):
         return f"should contain {part!r}"
     return None

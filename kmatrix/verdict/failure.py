@@ -12,7 +12,7 @@ Failure = Literal["worse", "better", "table", "load", "attach", "silent", "wrong
 FAILURES: Mapping[Failure, str] = {
     "kernel": "the kernel panicked, oopsed, warned or locked up",
     "table": "the guest's probe disagrees with the features declared in kernels.toml",
-    "load": "a program or map of the expected variant did not load",
+    "load": "a program or map of the expected variant did not load, or is not what the manifest declares",
     "attach": "a program of the expected variant did not attach",
     "better": "the collector does more than promised here",
     "worse": "the collector does less than promised here",

@@ -135,5 +135,12 @@ def _informs(message: str, expectation: Expectation, collector: Collector) -> bo
     return not patterns or any(re.search(pattern, message) for pattern in patterns)
 
 
+_SHOWN = 5
+"""Problems of one cell that its reason has; the facts have them all."""
+
+
 def _and_more(text: str, problems: Sequence[Problem]) -> str:
-    return text if len(problems) == 1 else f"{text} (and {len(problems) - 1} more)"
+    """The gravest problem, and on a line each what else was found."""
+    others = list(dict.fromkeys(problem.text for problem in problems if problem.text != text))
+    more = [f"and {len(others) - _SHOWN} more"] if len(others) > _SHOWN else []
+    return "\n".join([text, *(f"also: {other}" for other in others[:_SHOWN]), *more])

@@ -6,14 +6,15 @@
         facts = machine.call("cell", timeout=30, **request)
         splat = machine.splat()
 
-`virtme` composes the QEMU command line, `machine` runs and asks it, `snapshot` saves and restores it, `console` judges what the
+`virtme` composes the QEMU command line, `launch` starts it, `machine` asks it, `snapshot` saves and restores it, `console` judges what the
 kernel printed, `accel` decides between KVM and TCG.
 """
 
 from kmatrix.vm.accel import Accel, choose
 from kmatrix.vm.console import Splat, splats
 from kmatrix.vm.errors import GuestError, GuestTimeout, KernelDied, VmLost
-from kmatrix.vm.machine import Machine, RunResult, boot
+from kmatrix.vm.launch import boot
+from kmatrix.vm.machine import Machine, RunResult
 from kmatrix.vm.snapshot import Snapshot, SnapshotStore
 from kmatrix.vm.spec import VmSpec, footprint_mib
 

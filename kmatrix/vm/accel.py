@@ -16,20 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import filelock
-
-from kmatrix.host import paths
+from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.progress import Quiet, Reporter
-from kmatrix.host.staging import staging
 from kmatrix.matrix.arch import Arch, host_arch
 from kmatrix.vm import virtme
 from kmatrix.vm.errors import GuestTimeout, KernelDied, VmLost
-from kmatrix.vm.machine import boot
+from kmatrix.vm.launch import boot
 from kmatrix.vm.spec import AccelName, VmSpec
 
 if TYPE_CHECKING:
-    from kmatrix.kernels.store import KernelEntry
+    from kmatrix.kernels.entry import KernelEntry
     from kmatrix.vm.guest_image import GuestImage
 
 REQUESTS = ("auto", "kvm", "tcg")
@@ -98,7 +95,7 @@ def _remembered(spec: VmSpec, reporter: Reporter, prove: Callable[[VmSpec], Acce
     """The answer known since an earlier call in this boot of the host, or what `prove` says now."""
     path = _memory(spec.arch)
     folder = path.parent
-    with filelock.FileLock(folder / f"{spec.arch}.lock"):
+    with cache.locked(folder / f"{spec.arch}.lock", "trying KVM", reporter):
         if (answer := _recall(path)) is not None:
             return answer
         with reporter.step("trying KVM with a real boot (once per boot of this host)"):
@@ -107,7 +104,7 @@ def _remembered(spec: VmSpec, reporter: Reporter, prove: Callable[[VmSpec], Acce
         for old in folder.glob("*.json"):
             if old.name.startswith(f"{spec.arch}-"):
                 old.unlink(missing_ok=True)
-        path.write_text(json.dumps(dataclasses.asdict(answer)), encoding="utf-8")
+        paths.write_whole(path, json.dumps(dataclasses.asdict(answer)))
         return answer
 
 
@@ -126,7 +123,7 @@ def _recall(path: Path) -> Accel | None:
 def _prove(spec: VmSpec) -> Accel:
     start = time.monotonic()
     try:
-        with staging(paths.cache_dir("snapshots")) as work:
+        with cache.staging(paths.cache_dir("snapshots")) as work:
             boot(spec, work / "console.log", timeout=_PROOF_TIMEOUT, silence=_FIRST_WORD).kill()
     except (GuestTimeout, VmLost, KernelDied) as error:
         return Accel("tcg", f"/dev/kvm opens, but a kernel does not come up under it: {error.message.splitlines()[0]}")

@@ -13,22 +13,15 @@ import json
 import os
 import re
 import select
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from kmatrix import guest
-from kmatrix.host import paths
 from kmatrix.host.errors import InfraError
-from kmatrix.host.staging import staging
-from kmatrix.vm import virtme
 from kmatrix.vm.channel import Channel, pack, unpack
 from kmatrix.vm.console import FATAL, GRAVE, ConsoleLog, Splat, classify, splats, tail, worst
 from kmatrix.vm.errors import GuestError, GuestTimeout, KernelDied, VmLost
@@ -213,7 +206,7 @@ class Machine:
     def _where(self) -> str:
         return str(self.spec)
 
-    def _greet(self, timeout: float, silence: float | None) -> None:
+    def greet(self, timeout: float, silence: float | None) -> None:
         """Hand the guest its agent; wait for the agent's hello."""
         self.hello = self._exchange({"agent": pack(agent())}, None, timeout, "boot", silence).get("hello", {})
 
@@ -296,7 +289,7 @@ class Machine:
     def save_state(self, *, timeout: float = 60.0) -> bytes:
         """Stop the machine for good and return its devices' and CPUs' state; the guest's memory is in its file, complete."""
         deadline = time.monotonic() + timeout
-        self.qmp.call("migrate-set-capabilities", capabilities=[_IGNORE_SHARED])
+        self.qmp.call("migrate-set-capabilities", capabilities=[IGNORE_SHARED])
         read, write = os.pipe()
         try:
             try:
@@ -316,7 +309,7 @@ class Machine:
         return state
 
 
-_IGNORE_SHARED = {"capability": "x-ignore-shared", "state": True}
+IGNORE_SHARED = {"capability": "x-ignore-shared", "state": True}
 """Guest memory that is a file's stays out of the state: 0.4 MB instead of 100."""
 
 
@@ -330,127 +323,6 @@ def _read_all(fd: int, deadline: float) -> bytes:
             return bytes(data)
         data += chunk
     raise QmpError("QEMU does not finish saving the machine's state")
-
-
-def launch(
-    spec: VmSpec,
-    argv: Sequence[str],
-    console: Path,
-    *,
-    fds: Iterable[int] = (),
-    state: bytes | None = None,
-    serial: socket.socket | None = None,
-) -> Machine:
-    """Start QEMU with `argv` (which may name the inherited `fds`), its console going to the file `console`.
-
-    With `state`, the machine goes on from there as soon as QEMU has read it. With `serial`, the console is that socket's other end
-    too, both ways: whoever holds it must keep reading, or the guest waits.
-    """
-    with ExitStack() as ours, ExitStack() as theirs:
-        log = ConsoleLog(console)
-        ours.callback(log.close)
-        near, far = _pair(ours, theirs)
-        monitor, monitor_far = _pair(ours, theirs)
-        command = [
-            *argv,
-            *("-chardev", f"socket,id=agent,fd={far.fileno()}", "-chardev", f"socket,id=qmp,fd={monitor_far.fileno()}"),
-            *("-chardev", _console_chardev(console, serial)),
-        ]
-        inherited = [*fds, far.fileno(), monitor_far.fileno(), *([serial.fileno()] if serial else [])]
-        qmp = Qmp(monitor)
-        if state is not None:
-            read, write = os.pipe()
-            theirs.callback(os.close, read)
-            # A thread, because a pipe does not hold it all and QEMU does not read before it has started. Should QEMU never read, or we
-            # be killed, the pipe breaks, and with it the thread, or QEMU.
-            threading.Thread(target=_feed, args=(write, state), daemon=True).start()
-            command += ["-incoming", "defer"]
-            inherited.append(read)
-            # Taken in order once QEMU is up: no round trip. A -global for the capability exists only in newer QEMU.
-            qmp.post(
-                [("migrate-set-capabilities", {"capabilities": [_IGNORE_SHARED]}), ("migrate-incoming", {"uri": f"fd:{read}"})]
-            )
-        process = Process(command, inherited)
-        ours.pop_all()
-    return Machine(process, Channel(near), qmp, log, spec)
-
-
-def _console_chardev(console: Path, serial: socket.socket | None) -> str:
-    path = virtme.quote(str(console.absolute()))
-    return f"file,id=console,path={path}" if serial is None else f"socket,id=console,fd={serial.fileno()},logfile={path}"
-
-
-def _pair(ours: ExitStack, theirs: ExitStack) -> tuple[socket.socket, socket.socket]:
-    near, far = socket.socketpair()
-    ours.callback(near.close)
-    theirs.callback(far.close)
-    return near, far
-
-
-def _feed(fd: int, data: bytes) -> None:
-    with suppress(OSError):
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-    os.close(fd)
-
-
-@contextmanager
-def memory_files(files: Mapping[str, bytes]) -> Iterator[tuple[dict[str, str], list[int]]]:
-    """`files` as anonymous memory: paths by name that a child can open which inherits the descriptors, and the descriptors."""
-    with ExitStack() as stack:
-        named: dict[str, str] = {}
-        fds: list[int] = []
-        for name, data in files.items():
-            fd = os.memfd_create(name, os.MFD_CLOEXEC)
-            stack.callback(os.close, fd)
-            with open(fd, "wb", closefd=False) as file:
-                file.write(data)
-            named[name] = f"/proc/self/fd/{fd}"
-            fds.append(fd)
-        yield named, fds
-
-
-def boot_plan(
-    plan: virtme.Plan,
-    spec: VmSpec,
-    console: Path,
-    ram: int,
-    *,
-    timeout: float | None = None,
-    silence: float | None = None,
-    serial: socket.socket | None = None,
-) -> Machine:
-    """Boot `plan` with the descriptor `ram` as the guest's memory, up to the agent's hello."""
-    limit = boot_timeout() if timeout is None else timeout
-    start = time.monotonic()
-    with memory_files(plan.files) as (named, fds):
-        command = virtme.substitute(plan.argv, named | {"ram": f"/proc/self/fd/{ram}"}, share=True)
-        machine = launch(spec, command, console, fds=[ram, *fds], serial=serial)
-        try:
-            machine._greet(limit, silence)
-        except BaseException:
-            machine.kill()
-            raise
-    machine.seconds = time.monotonic() - start
-    return machine
-
-
-def boot(
-    spec: VmSpec, console: Path, *, timeout: float | None = None, silence: float | None = None, serial: socket.socket | None = None
-) -> Machine:
-    """Boot a machine afresh, up to the agent's hello (`timeout` in seconds, by default `boot_timeout()`).
-
-    `silence` is how long the console may stay empty, where that is already telling. Raises KernelDied, VmLost or GuestTimeout with
-    the console's words where it does not come up; nothing is left running then.
-    """
-    with staging(paths.cache_dir("snapshots")) as work:
-        plan = virtme.compose(spec, work)
-    ram = os.memfd_create("guest-memory", os.MFD_CLOEXEC)
-    try:
-        return boot_plan(plan, spec, console, ram, timeout=timeout, silence=silence, serial=serial)
-    finally:
-        os.close(ram)
 
 
 def _output(answer: Mapping[str, Any], name: str) -> bytes:

@@ -16,7 +16,6 @@ A snapshot's folder is locked (shared) by every machine that runs from it, and r
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -31,15 +30,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from kmatrix.host import paths
+from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError
 from kmatrix.host.progress import Quiet, Reporter
-from kmatrix.host.staging import staging, sweep
 from kmatrix.vm import virtme
 from kmatrix.vm.errors import GuestTimeout, KernelDied, VmLost
-from kmatrix.vm.machine import Machine, agent, boot_plan, boot_timeout, launch
+from kmatrix.vm.launch import boot_plan, launch
+from kmatrix.vm.machine import Machine, agent, boot_timeout
 from kmatrix.vm.spec import VmSpec
 
 SCHEMA = 1
@@ -101,7 +98,10 @@ class Snapshot:
 
     def _restore(self, spec: VmSpec, console: Path, *, ram: int | None = None, serial: socket.socket | None = None) -> Machine:
         start = time.monotonic()
-        lock = _share(self.path)
+        try:
+            lock = cache.share(self.path)
+        except OSError as error:
+            raise _Unusable(f"{self.path}: {error.strerror}") from error
         try:
             state = self._sound_state()
             memory, fds = str(self.path / "ram"), []
@@ -171,25 +171,17 @@ class SnapshotStore:
 
     def renew(self, old: Snapshot, reporter: Reporter, *, why: str) -> Snapshot:
         """Throw `old` away and make it anew, unless somebody else has done so already."""
-        with self._lock(old.path.parent):
+        with self._lock(old.path.parent, reporter):
             now = self._load(old.spec, old.path)
             if now is not None and now.manifest["made"] == old.manifest["made"]:
-                self._retire(old.path)
+                cache.retire(self.root, old.path)
         with reporter.step(f"snapshot of {old.spec} is unusable ({why}): made anew"):
             return self.get(old.spec)
 
     def discard(self, snapshot: Snapshot) -> None:
         """Remove a snapshot. Machines that run from it go on."""
         with self._lock(snapshot.path.parent):
-            self._retire(snapshot.path)
-
-    def _retire(self, folder: Path) -> None:
-        """Take a snapshot's name away; its files go when the last machine that runs from it has ended (then `sweep` gets the lock)."""
-        area = self.root / "tmp"
-        area.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
-            folder.rename(area / f"retired-{folder.name}-{time.time_ns()}")
-        sweep(area)
+            cache.retire(self.root, snapshot.path)
 
     def _path(self, spec: VmSpec) -> Path:
         release = re.sub(r"[^0-9A-Za-z._+-]", "_", spec.kernel.release)
@@ -198,14 +190,13 @@ class SnapshotStore:
         return self.root / f"{spec.arch}-{release}{set_up}{simulated}" / key(spec)
 
     @contextmanager
-    def _lock(self, target: Path) -> Iterator[None]:
-        target.mkdir(parents=True, exist_ok=True)
+    def _lock(self, target: Path, reporter: Reporter | None = None) -> Iterator[None]:
         # Whoever holds it is bounded by the boot's and the probe's timeouts; many may queue.
         limit = 4 * (boot_timeout() + _PROBE_TIMEOUT)
         try:
-            with filelock.FileLock(target / "lock", timeout=limit):
+            with cache.locked(target / "lock", f"snapshot of {target.name}", reporter, limit=limit):
                 yield
-        except filelock.Timeout:
+        except cache.Busy:
             raise InfraError(
                 f"another kmatrix has been making this snapshot for {limit:.0f} s", where=str(target / "lock")
             ) from None
@@ -222,14 +213,13 @@ class SnapshotStore:
         return Snapshot(spec, path, manifest, self)
 
     def _make(self, spec: VmSpec, path: Path, base: Snapshot | None, reporter: Reporter) -> Snapshot:
-        with reporter.step(f"snapshot of {spec}"), self._lock(path.parent):
+        with reporter.step(f"snapshot of {spec}"), self._lock(path.parent, reporter):
             if (made := self._load(spec, path)) is not None:
                 return made
             try:
-                with staging(self.root) as work:
+                with cache.staging(self.root) as work:
                     manifest = _build(spec, work) if base is None else _derive(base, spec, work, reporter)
-                    self._retire(path)
-                    work.rename(path)
+                    cache.publish(self.root, work, path)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise InfraError(f"the disk is full: {error}", where=str(self.root), fix=f"df -h {self.root}") from error
@@ -242,11 +232,11 @@ class SnapshotStore:
         others = [folder for folder in newest.parent.iterdir() if folder.is_dir() and folder != newest]
         others.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
         for folder in others[_SPARE:]:
-            _remove_unused(folder)
+            cache.remove_unused(folder)
         long_ago = time.time() - _KEEP
         for folder in self.root.glob("*-*/*/"):
             if folder.stat().st_mtime < long_ago:
-                _remove_unused(folder)
+                cache.remove_unused(folder)
 
 
 @lru_cache(maxsize=1)
@@ -354,7 +344,7 @@ def _save(machine: Machine, ram: int, work: Path, argv: Sequence[str], seconds: 
     }
     (work / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for path in work.iterdir():
-        _sync(path)
+        paths.sync(path)
     return manifest
 
 
@@ -373,32 +363,3 @@ def _copy_sparse(source: int, target: int, size: int) -> None:
         os.lseek(target, at, os.SEEK_SET)
         while at < end:
             at += os.sendfile(target, source, at, end - at)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _share(folder: Path) -> int:
-    """A shared lock on a snapshot's folder, as a descriptor to close."""
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise _Unusable(f"{folder}: {error.strerror}") from error
-    fcntl.flock(fd, fcntl.LOCK_SH)
-    return fd
-
-
-def _remove_unused(folder: Path) -> None:
-    """Remove a snapshot's folder unless a machine runs from it."""
-    with suppress(FileNotFoundError, BlockingIOError):
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(fd)

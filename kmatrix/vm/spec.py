@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from kmatrix.matrix.arch import Arch
 
 if TYPE_CHECKING:
-    from kmatrix.kernels.store import KernelEntry
+    from kmatrix.kernels.entry import KernelEntry
     from kmatrix.vm.guest_image import GuestImage
 
 AccelName = Literal["kvm", "tcg"]

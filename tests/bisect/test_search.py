@@ -14,7 +14,7 @@ from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.progress import Quiet
 from kmatrix.manifest.load import load_collector
 from kmatrix.matrix.load import load_matrix
-from kmatrix.runs import bisect
+from kmatrix.runs import bisect, bisect_commits
 from kmatrix.runs.bisect import Mark, Outcome, State, narrow
 
 
@@ -100,11 +100,11 @@ def test_an_end_is_tried_again(tmp_path: Path, passing: bool) -> None:
         state = State.load(path, question)
         attempt, asked = attempts(state, {"5.4": outcome("5.4"), "6.1": dead})
         with pytest.raises(InfraError, match="gcc is not installed"):
-            bisect._ends(state, ("5.4", "6.1"), attempt)
+            bisect.ends_of(state, ("5.4", "6.1"), attempt)
         assert "6.1" in asked
     state = State.load(path, question)
     attempt, asked = attempts(state, {"6.1": outcome("6.1", "partial")})
-    assert bisect._ends(state, ("5.4", "6.1"), attempt)[1].behaviour == "partial"
+    assert bisect.ends_of(state, ("5.4", "6.1"), attempt)[1].behaviour == "partial"
     assert asked == ["6.1"]
 
 
@@ -186,7 +186,7 @@ def repository(tmp_path: Path) -> tuple[Path, list[str]]:
     return tree, listed.stdout.split()
 
 
-def walk(clone: bisect._Clone, commits: list[str], change: int, dead: set[int]) -> int:
+def walk(clone: bisect_commits._Clone, commits: list[str], change: int, dead: set[int]) -> int:
     clone.start(commits[-1], commits[0])
     tried = 0
     while (commit := clone.current()) is not None:
@@ -202,7 +202,7 @@ def walk(clone: bisect._Clone, commits: list[str], change: int, dead: set[int]) 
 def test_commits(repository: tuple[Path, list[str]], tmp_path: Path, change: int) -> None:
     tree, commits = repository
     before = sorted(tree.rglob("*"))
-    clone = bisect._Clone(tmp_path / "work", tree)
+    clone = bisect_commits._Clone(tmp_path / "work", tree)
     assert walk(clone, commits, change, set()) <= 5
     assert clone.first_bad() == commits[change]
     assert clone.skipped() == []
@@ -211,7 +211,7 @@ def test_commits(repository: tuple[Path, list[str]], tmp_path: Path, change: int
 
 def test_commits_that_cannot_be_built(repository: tuple[Path, list[str]], tmp_path: Path) -> None:
     tree, commits = repository
-    clone = bisect._Clone(tmp_path / "work", tree)
+    clone = bisect_commits._Clone(tmp_path / "work", tree)
     walk(clone, commits, 15, {13, 14, 15})
     assert clone.first_bad() == commits[16]
     assert set(clone.skipped()) == {commits[13], commits[14], commits[15]}
@@ -223,7 +223,7 @@ def test_commits_interrupted(repository: tuple[Path, list[str]], tmp_path: Path)
     half = tmp_path / "work/source.half/.git"
     half.mkdir(parents=True)
     (half / "HEAD").write_text("")
-    clone = bisect._Clone(tmp_path / "work", tree)
+    clone = bisect_commits._Clone(tmp_path / "work", tree)
     clone.start(commits[-1], commits[0])
     commit = clone.current()
     assert commit is not None
@@ -232,20 +232,20 @@ def test_commits_interrupted(repository: tuple[Path, list[str]], tmp_path: Path)
     (git / "index.lock").touch()
     (git / "BISECT_LOG").unlink()
     (git / "BISECT_TERMS").write_text("")
-    again = bisect._Clone(tmp_path / "work", tree)
+    again = bisect_commits._Clone(tmp_path / "work", tree)
     assert walk(again, commits, 3, set()) <= 5
     assert again.first_bad() == commits[3]
 
 
 def test_one_process_a_search(tmp_path: Path) -> None:
-    with bisect._alone(tmp_path / "work", fresh=True):
+    with bisect_commits._alone(tmp_path / "work", fresh=True):
         (tmp_path / "work/source").mkdir()
-        with pytest.raises(InfraError, match="another process"), bisect._alone(tmp_path / "work", fresh=True):
+        with pytest.raises(InfraError, match="another process"), bisect_commits._alone(tmp_path / "work", fresh=True):
             pass
         assert (tmp_path / "work/source").exists()
-    with bisect._alone(tmp_path / "work", fresh=False):
+    with bisect_commits._alone(tmp_path / "work", fresh=False):
         assert (tmp_path / "work/source").exists()
-    with bisect._alone(tmp_path / "work", fresh=True):
+    with bisect_commits._alone(tmp_path / "work", fresh=True):
         assert not (tmp_path / "work/source").exists()
 
 
@@ -257,16 +257,16 @@ def test_ends_of_two_branches(repository: tuple[Path, list[str]], tmp_path: Path
     stream += b"commit refs/heads/other\ncommitter t <t@example.org> 2000000000 +0000\ndata 5\nother\nM 644 inline x\ndata 1\n1\n"
     subprocess.run(["git", "-C", tree, "fast-import", "--quiet"], input=stream, check=True)
     with pytest.raises(InputError, match="no ancestor") as caught:
-        bisect._Clone(tmp_path / "work", tree).start(commits[-1], "refs/remotes/origin/stable")
+        bisect_commits._Clone(tmp_path / "work", tree).start(commits[-1], "refs/remotes/origin/stable")
     assert f"--good {commits[10][:12]}" in str(caught.value.fix)
     with pytest.raises(InputError, match="no ancestor") as caught:
-        bisect._check_ancestry(tree, "other", "main")
+        bisect_commits._check_ancestry(tree, "other", "main")
     assert "one history" in str(caught.value.fix)
 
 
 def test_git_that_does_not_go_on(repository: tuple[Path, list[str]], tmp_path: Path) -> None:
     tree, commits = repository
-    clone = bisect._Clone(tmp_path / "work", tree)
+    clone = bisect_commits._Clone(tmp_path / "work", tree)
     clone.start(commits[-1], commits[0])
     (clone.source / ".git/BISECT_TERMS").write_text("old\nnew\n")
     with pytest.raises(InfraError, match="git bisect bad failed"):
@@ -276,9 +276,9 @@ def test_git_that_does_not_go_on(repository: tuple[Path, list[str]], tmp_path: P
 def test_ends_the_wrong_way_round(repository: tuple[Path, list[str]], tmp_path: Path) -> None:
     tree, commits = repository
     with pytest.raises(InputError, match="no ancestor") as caught:
-        bisect._Clone(tmp_path / "work", tree).start(commits[0], commits[-1])
+        bisect_commits._Clone(tmp_path / "work", tree).start(commits[0], commits[-1])
     assert "exchange the two" in str(caught.value.fix)
     with pytest.raises(InputError, match="no commit 'nosuch'"):
-        bisect._commit(tree, "nosuch", "--bad")
+        bisect_commits._commit(tree, "nosuch", "--bad")
     with pytest.raises(InputError, match="no git tree"):
-        bisect._commit(tmp_path, "HEAD", "--bad")
+        bisect_commits._commit(tmp_path, "HEAD", "--bad")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -26,7 +27,7 @@ EXPECTED = {
 @pytest.mark.usefixtures("both_of_6_1")
 def test_each_breakage_fails_in_its_class_and_cell(tmp_path: Path, run_in: Shell) -> None:
     broken.all_of_them(tmp_path)
-    done = run_in("pytest", "--kernels=6.1", "-n", "2")
+    done = run_in("pytest", "--kernels=6.1", "-n", "2", "--junitxml=junit.xml")
     records = {(r.collector, r.arch): r for r in cell_records.read_all(tmp_path / ".kmatrix")}
     found = {name: {arch: records[name, arch].failure for arch in ("x86_64", "arm64")} for name in EXPECTED}
     assert found == EXPECTED, done.stdout
@@ -38,13 +39,21 @@ def test_each_breakage_fails_in_its_class_and_cell(tmp_path: Path, run_in: Shell
     assert "uid is" in records["wrong", "x86_64"].reason
     assert "left_behind" in records["messy", "arm64"].reason
     assert "sysrq" in records["deadly", "arm64"].reason or "panic" in records["deadly", "arm64"].reason
-    # The red cell shows the verifier's words and the command that replays it.
+    # The red cell shows its cause, the verifier's words and the command that replays it.
     lopsided = records["lopsided", "arm64"]
     assert "lopsided[6.1-arm64]" in said
     assert lopsided.reproduce in said
     log = lopsided.facts["attempts"][0]["programs"]["enter"]["log"]  # type: ignore[index]
     assert "invalid mem access" in log
     assert "invalid mem access" in said
+    (cause,) = lopsided.causes
+    assert (cause["kind"], cause["programs"], cause["variant"]) == ("pointer", ["enter"], "ring")
+    assert re.fullmatch(r".+ @ tiny\.bpf\.c:\d+", cause["where"]["enter"])
+    assert "cause     pointer: a number is used as a pointer" in said
+    assert said.count("why, by cause:") == 1
+    junit = (tmp_path / "junit.xml").read_text()
+    assert junit.count('<property name="cause" value="pointer" />') == 1
+    assert records["sound", "x86_64"].causes == []
 
     # And that command replays exactly that cell, with the same outcome.
     again = run_in("pytest", *_arguments(lopsided.reproduce))
@@ -93,9 +102,9 @@ def test_a_refusal_is_of_what_is_missing_and_the_guest_works_after_it(tmp_path: 
     assert set(records["sound"].inputs) == {"collector.toml", "ring", "perf"}
 
     # What an earlier run found is not left standing where a later one finds nothing.
-    (tmp_path / "sound/collector.toml").write_text(
-        (tmp_path / "sound/collector.toml").read_text().replace("known.tgid", "known.nothing")
-    )
+    text = (tmp_path / "sound/collector.toml").read_text().replace("known.tgid", "known.nothing")
+    # What a command knows, only its run can tell.
+    (tmp_path / "sound/collector.toml").write_text(text.replace('kind = "open"', 'kind = "command"\ncommand = ["true"]'))
     again = run_in("pytest", "--kernels=5.4-sim", "--arch=arm64", "sound")
     assert "the trigger knows no such thing" in again.stdout
     assert "sound" not in {record.collector for record in cell_records.read_all(tmp_path / ".kmatrix")}

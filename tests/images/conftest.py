@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from kmatrix.fetch import apt
-from kmatrix.vm import guest_image
-from kmatrix.vm.guest_image import ImageStore, Recipe
+from kmatrix.vm import image_build
+from kmatrix.vm.guest_image import ImageStore
+from kmatrix.vm.image_recipe import Recipe
 
 RECIPE = """
 schema = 1
@@ -92,7 +93,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     archive = apt.Archive("http://mirror.invalid/debian", "trixie")
     monkeypatch.setattr(apt, "open_suite", lambda suite, mirror=None: apt.Suite(archive, {"Date": "today"}, {}))  # noqa: ARG005
-    monkeypatch.setattr(guest_image, "host_arch", lambda: None)  # there is no Python in it to compile with
+    monkeypatch.setattr(image_build, "host_arch", lambda: None)  # there is no Python in it to compile with
     return Fake(folder)
 
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("fake")
 @pytest.fixture(autouse=True)
 def small_world(recipe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KMATRIX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("kmatrix.vm.guest_image._RECIPE", recipe_folder)
+    monkeypatch.setattr("kmatrix.vm.image_recipe._RECIPE", recipe_folder)
 
 
 def run(*arguments: str) -> Result:

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kmatrix.host.errors import InputError
-from kmatrix.vm import guest_image
-from kmatrix.vm.guest_image import ImageStore, Recipe, _merged, _parse_packages
+from kmatrix.vm import image_recipe
+from kmatrix.vm.guest_image import ImageStore
+from kmatrix.vm.image_build import _merged, _parse_packages
+from kmatrix.vm.image_recipe import Recipe
 
 
 def edit(folder: Path, old: str, new: str) -> Recipe:
@@ -58,9 +60,9 @@ def test_every_part_of_a_recipe_makes_another_image(recipe_folder: Path, tmp_pat
     keys.append(key(Recipe.load(recipe_folder)))
     init = tmp_path / "init.py"
     init.write_text("another")
-    monkeypatch.setattr(guest_image, "_INIT", init)
+    monkeypatch.setattr(image_recipe, "_INIT", init)
     keys.append(key(Recipe.load(recipe_folder)))
-    monkeypatch.setattr(guest_image, "_FORMAT", 0)
+    monkeypatch.setattr(image_recipe, "_FORMAT", 0)
     keys.append(key(Recipe.load(recipe_folder)))
     keys.append(ImageStore(tmp_path, Recipe.load(recipe_folder)).key("x86_64"))
     assert len(set(keys)) == len(keys)
@@ -89,12 +91,12 @@ def test_a_wrong_recipe_is_an_input_error(recipe_folder: Path, old: str, new: st
 @pytest.mark.parametrize(
     ("name", "path"),
     [
-        ("./lib/x/y.so", "usr/lib/x/y.so"),
-        ("./lib64/ld.so", "usr/lib64/ld.so"),
-        ("./usr/lib/x", "usr/lib/x"),
-        ("./bin", "bin"),
-        ("./library/x", "library/x"),
-        ("./etc/bin/x", "etc/bin/x"),
+        ("lib/x/y.so", "usr/lib/x/y.so"),
+        ("lib64/ld.so", "usr/lib64/ld.so"),
+        ("usr/lib/x", "usr/lib/x"),
+        ("bin", "bin"),
+        ("library/x", "library/x"),
+        ("etc/bin/x", "etc/bin/x"),
     ],
 )
 def test_paths_are_merged_into_usr(name: str, path: str) -> None:
@@ -103,8 +105,8 @@ def test_paths_are_merged_into_usr(name: str, path: str) -> None:
 
 @given(st.lists(st.from_regex(r"[a-z][a-z0-9+.-]{1,8}", fullmatch=True), min_size=1, max_size=4))
 def test_no_path_is_merged_twice(parts: list[str]) -> None:
-    once = _merged("./" + "/".join(parts))
-    assert _merged("./" + once) == once
+    once = _merged("/".join(parts))
+    assert _merged(once) == once
 
 
 def test_packages_are_read_from_the_names_of_their_files() -> None:

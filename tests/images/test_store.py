@@ -15,8 +15,9 @@ import pytest
 from kmatrix.fetch import apt
 from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Quiet
-from kmatrix.vm import guest_image
-from kmatrix.vm.guest_image import GuestImage, ImageStore, Recipe
+from kmatrix.vm import guest_image, image_recipe
+from kmatrix.vm.guest_image import GuestImage, ImageStore
+from kmatrix.vm.image_recipe import Recipe
 from tests.images import inspect
 from tests.images.conftest import Fake
 
@@ -28,7 +29,9 @@ def obtain(store: ImageStore, *, force: bool = False) -> GuestImage:
 
 
 def left_in(store: ImageStore) -> list[str]:
-    return sorted(path.name for path in store.root.iterdir() if not path.name.endswith(".lock"))
+    return sorted(path.name for path in store.root.iterdir() if not path.name.endswith(".lock") and path.name != "tmp") + sorted(
+        f"tmp/{path.name}" for path in store.root.glob("tmp/*")
+    )
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -57,7 +60,7 @@ def test_what_is_built_is_what_the_recipe_says(store: ImageStore) -> None:
     assert "Mode:  0600" in inspect.stat(image.path, "/etc/shadow")
     assert "Mode:  0755" in inspect.stat(image.path, "/usr/bin/busybox")  # the set-user-ID bit is gone
     assert "Mode:  0755" in inspect.stat(image.path, "/usr/sbin/kmatrix-init")
-    assert inspect.cat(image.path, "/usr/sbin/kmatrix-init") == guest_image._INIT.read_bytes()
+    assert inspect.cat(image.path, "/usr/sbin/kmatrix-init") == image_recipe._INIT.read_bytes()
     assert "character special" in inspect.stat(image.path, "/dev/console")
     assert image.manifest["packages"] == [{"name": "small", "version": "1:2.0-1", "sha256": "0123"}]
     image.verify()
@@ -175,7 +178,7 @@ def test_cancel_ends_builds_in_other_threads(
 ) -> None:
     fake.mood = "hang"
     monkeypatch.setenv("KMATRIX_CACHE", str(tmp_path))
-    monkeypatch.setattr(guest_image, "_RECIPE", recipe_folder)
+    monkeypatch.setattr(image_recipe, "_RECIPE", recipe_folder)
     main = threading.main_thread().ident
     assert main is not None
 
@@ -187,7 +190,7 @@ def test_cancel_ends_builds_in_other_threads(
     with pytest.raises(KeyboardInterrupt):
         guest_image.obtain_all(["x86_64", "arm64"], reporter=Quiet())
     wait_for(lambda: not alive(fake.hanging or 0))
-    assert [path for path in (tmp_path / "images").iterdir() if not path.name.endswith(".lock")] == []
+    assert [path for path in (tmp_path / "images").rglob("*") if path.name not in (".x86_64.lock", ".arm64.lock", "tmp")] == []
     fake.mood = "work"
     assert [image.arch for image in guest_image.obtain_all(["x86_64", "arm64"], reporter=Quiet())] == ["x86_64", "arm64"]
 
@@ -196,7 +199,7 @@ BUILDER = """
 import sys
 from pathlib import Path
 from kmatrix.fetch import apt
-from kmatrix.vm import guest_image
+from kmatrix.vm import guest_image, image_recipe
 from kmatrix.host.progress import Quiet
 apt.open_suite = lambda suite, mirror=None: apt.Suite(apt.Archive("http://mirror.invalid/debian", suite), {}, {})
 guest_image.ImageStore(Path(sys.argv[1]), guest_image.Recipe.load(Path(sys.argv[2]))).obtain("arm64", reporter=Quiet())

@@ -323,3 +323,38 @@ def test_a_source_tree_that_is_a_bomb(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(archive, "TOTAL", 1 << 20)
     with pytest.raises(InputError, match="more than 1 MiB"):
         archive.unpack_tree(path, tmp_path / "into")
+
+
+def test_the_entries_of_a_tar_of_any_kind(tmp_path: Path) -> None:
+    file = tmp_path / "root.tar"
+    with tarfile.open(file, "w") as tar:
+        for name, kind, link in (
+            ("./usr", tarfile.DIRTYPE, ""),
+            ("./usr/null", tarfile.CHRTYPE, ""),
+            ("./bin", tarfile.SYMTYPE, "usr/bin"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, link
+            tar.addfile(info)
+        info = tarfile.TarInfo("./usr/sh")
+        info.size, info.mode = 4, 0o755
+        tar.addfile(info, io.BytesIO(b"what"))
+        info = tarfile.TarInfo("./usr/dash")
+        info.type, info.linkname = tarfile.LNKTYPE, "./usr/sh"
+        tar.addfile(info)
+    found = [(e.path, e.kind, e.target, e.executable, e.content.read() if e.content else None) for e in archive.tar_entries(file)]
+    assert found == [
+        ("usr", "folder", "", False, None),
+        ("usr/null", "other", "", False, None),
+        ("bin", "symlink", "usr/bin", False, None),
+        ("usr/sh", "file", "", True, b"what"),
+        ("usr/dash", "hardlink", "usr/sh", False, None),
+    ]
+
+
+def test_an_entry_that_leads_out_ends_it(tmp_path: Path) -> None:
+    file = tmp_path / "root.tar"
+    with tarfile.open(file, "w") as tar:
+        tar.addfile(tarfile.TarInfo("../etc/passwd"))
+    with pytest.raises(InputError, match="leads out"):
+        list(archive.tar_entries(file))

@@ -18,7 +18,8 @@ from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.progress import Quiet
 from kmatrix.kernels import build
 from kmatrix.kernels.build import Option, Recipe
-from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
+from kmatrix.kernels.entry import KernelEntry, StagedKernel
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import ARCHES, Arch, host_arch
 from kmatrix.matrix.kernel import BUILD_VARIANTS
 

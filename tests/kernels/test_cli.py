@@ -53,9 +53,25 @@ IMPORT = ("import", "5.4", "--arch", "amd64", "--image", "bzImage")
 
 
 def test_list_says_how_to_get_what_is_not_there(run) -> None:  # type: ignore[no-untyped-def]
-    lines = run("list").stdout.splitlines()
-    assert any("5.4" in line and "kmatrix kernels build 5.4 --arch arm64 --tree DIR" in line for line in lines)
-    assert any("6.1" in line and "kmatrix kernels fetch 6.1 --arch x86_64" in line for line in lines)
+    _, _, lacking = run("list").stdout.partition("Not on this machine:")
+    lines = [line.split("  ") for line in lacking.splitlines()]
+    [how] = [line for line in lines if line[0] == "6.1"]
+    assert [word.strip() for word in how if word.strip()] == [
+        "6.1",
+        "x86_64, arm64",
+        "yes",
+        "kmatrix kernels fetch 6.1 --arch ARCH",
+    ]
+    assert "kmatrix kernels build 5.4 --arch ARCH --tree DIR" in lacking
+    alone = run("list", "--arch", "arm64").stdout
+    assert "kmatrix kernels fetch 6.1 --arch arm64" in alone
+
+
+def test_list_shows_what_is_there_first(run) -> None:  # type: ignore[no-untyped-def]
+    run(*IMPORT)
+    here, _, lacking = run("list").stdout.partition("Not on this machine:")
+    assert [line.split()[:3] for line in here.splitlines()[2:] if line[:1].strip()] == [["5.4", "x86_64", "5.4.286"]]
+    assert any(line.split()[:2] == ["5.4", "arm64"] for line in lacking.splitlines())
 
 
 def test_list_says_what_has_been_run(run) -> None:  # type: ignore[no-untyped-def]
@@ -65,10 +81,10 @@ def test_list_says_what_has_been_run(run) -> None:  # type: ignore[no-untyped-de
     )
     rows = {(row["kernel"], row["arch"]): row["sources_tried"] for row in json.loads(run("list", "--json").stdout)}
     assert {name: rows[name, "arm64"] for name in ("5.4", "6.1", "6.6")} == {"5.4": None, "6.1": True, "6.6": False}
-    lines = run("list").stdout.splitlines()
-    assert "sources tried" in lines[0]
-    assert any(line.split()[:2] == ["6.6", "x86_64"] and " not yet " in line for line in lines)
-    assert lines[-2].startswith("sources tried: whether kernels.toml's places")  # the column is explained under the table
+    said = run("list").stdout
+    assert "sources tried" in said.splitlines()[2]
+    assert any(line.split()[:3] == ["6.6", "x86_64,", "arm64"] and " not yet " in line for line in said.splitlines())
+    assert "\nsources tried: whether the sources that kernels.toml names" in said  # the column is explained under the table
 
 
 def test_a_kernel_that_is_nowhere_declared_can_be_declared(run) -> None:  # type: ignore[no-untyped-def]

@@ -25,7 +25,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from kmatrix.fetch import download
+from kmatrix.fetch import download, network
 from kmatrix.host import paths
 from kmatrix.host.errors import InfraError, StoreError, Unavailable
 from kmatrix.host.progress import Quiet
@@ -119,9 +119,9 @@ def _own_downloads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv(download.OFFLINE, raising=False)
+    monkeypatch.delenv(network.OFFLINE, raising=False)
     yield
-    download.use_mirrors({})
+    network.use_mirrors({})
 
 
 def in_downloads() -> list[str]:
@@ -178,7 +178,7 @@ def test_a_server_that_cannot_go_on_starts_anew(
 def test_the_next_process_goes_on(server: Server, tmp_path: Path) -> None:
     """Killed in the middle: what it had is in the cache, with the server's name for the version."""
     script = (
-        "import os, sys; from pathlib import Path; from kmatrix.fetch import download\n"
+        "import os, sys; from pathlib import Path; from kmatrix.fetch import download, network\n"
         "def advance(done, total):\n    if done > 1_000_000: os._exit(9)\n"
         "download.fetch_file(sys.argv[1], None, sys.argv[2], Path(sys.argv[3]), advance)"
     )
@@ -245,7 +245,7 @@ def test_pauses_grow(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_stalled_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "_TIMEOUT", (1, 0.1))
+    monkeypatch.setattr(network, "_TIMEOUT", (1, 0.1))
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unavailable, match="does not answer"):
         download.fetch_file(f"http://127.0.0.1:{silent.getsockname()[1]}/x", None, DIGEST, tmp_path / "out")
 
@@ -470,7 +470,7 @@ def test_a_kept_file_that_was_damaged_is_fetched_again(server: Server, tmp_path:
 def test_a_mirror_stands_in_for_an_address(server: Server, tmp_path: Path) -> None:
     (tmp_path / "local").mkdir()
     (tmp_path / "local/file").write_bytes(b"from disk")
-    download.use_mirrors(
+    network.use_mirrors(
         {
             "https://kernels.invalid/": f"http://{server.address}/mirror",
             "https://kernels.invalid/pub/": (tmp_path / "local").as_uri(),
@@ -480,12 +480,12 @@ def test_a_mirror_stands_in_for_an_address(server: Server, tmp_path: Path) -> No
     download.fetch_file("https://kernels.invalid/v6.x/linux.tar.xz", len(DATA), DIGEST, tmp_path / "out")
     assert server.asked[0]["path"] == "/mirror/v6.x/linux.tar.xz"
     assert download.get("https://kernels.invalid/pub/file") == b"from disk"
-    assert download.session().get("https://kernels.invalid/v2/").content == DATA
-    assert download.mirrored("https://kernels.invalid.example/") == "https://kernels.invalid.example/"
+    assert network.session().get("https://kernels.invalid/v2/").content == DATA
+    assert network.mirrored("https://kernels.invalid.example/") == "https://kernels.invalid.example/"
 
 
 def test_the_environments_proxy(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "proxies", lambda: (("http", "http://127.0.0.1:9"),))  # apt's, which the environment overrules
+    monkeypatch.setattr(network, "proxies", lambda: (("http", "http://127.0.0.1:9"),))  # apt's, which the environment overrules
     monkeypatch.setenv("http_proxy", f"http://{server.address}")
     download.fetch_file("http://kernels.invalid/linux.tar.xz", len(DATA), DIGEST, tmp_path / "out")
     assert server.asked[0]["path"] == "http://kernels.invalid/linux.tar.xz"
@@ -539,7 +539,7 @@ def test_offline_connects_to_nothing(server: Server, tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "socket.connect" in [event for event, _ in events]
     asked = len(server.asked)
-    for arguments, environment in (((), {download.OFFLINE: "1"}), (("--offline",), {})):
+    for arguments, environment in (((), {network.OFFLINE: "1"}), (("--offline",), {})):
         for command in (("kernels", "fetch", "6.1", "--arch", "arm64"), ("images", "build", "--arch", "arm64"), ("prepare",)):
             done, events = watched(tmp_path, *arguments, *command, **environment)
             assert done.returncode == 3 or command == ("prepare",), done.stderr
@@ -549,10 +549,10 @@ def test_offline_connects_to_nothing(server: Server, tmp_path: Path) -> None:
 
 
 def test_offline_reads_mirrors_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(download.OFFLINE, "1")
+    monkeypatch.setenv(network.OFFLINE, "1")
     (tmp_path / "file").write_bytes(b"here")
     assert download.get((tmp_path / "file").as_uri()) == b"here"
     with pytest.raises(Unavailable, match="offline"):
-        download.session().get("http://127.0.0.1:1/")
-    monkeypatch.setenv(download.OFFLINE, "0")
-    assert not download.offline()
+        network.session().get("http://127.0.0.1:1/")
+    monkeypatch.setenv(network.OFFLINE, "0")
+    assert not network.offline()

@@ -11,7 +11,8 @@ import pytest
 from kmatrix import kernels
 from kmatrix.fetch.archive import zstd
 from kmatrix.host.progress import Quiet
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.entry import KernelEntry
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.matrix.kernel import SourceSpec
 from kmatrix.vm import VmSpec, boot, guest_image

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix.host import lease, paths
+from kmatrix.host import cache, paths
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix import lockfile
 from kmatrix.matrix.load import load_matrix
@@ -73,10 +73,10 @@ def test_what_no_name_means(monkeypatch: pytest.MonkeyPatch) -> None:
     (store.root / "refs/6.6-x86_64.json").write_text("{")
     gone = store.add("6.12", "x86_64", lambda into: staged(into, "6.12.1", text="gone"))
     shutil.rmtree(gone.path)
-    lease.hold(orphan)
+    cache.hold(orphan)
     assert collect(matrix()) == ["kernel 6.6-x86_64", "kernel 6.12-x86_64"]
     assert store.orphans() == [orphan]
-    os.close(lease._held.pop(orphan))
+    os.close(cache._held.pop(orphan))
     (item,) = gc.items(matrix())
     assert item.name == f"kernel files {orphan.name[:12]}…"
     assert item.size > 0
@@ -115,7 +115,7 @@ def test_a_file_renamed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_process_uses_stays() -> None:
     store = KernelStore()
     entry = store.add("mine", "arm64", lambda into: staged(into))
-    script = "import sys; from pathlib import Path; from kmatrix.host import lease\nlease.hold(Path(sys.argv[1])); print(1, flush=True); input()"
+    script = "import sys; from pathlib import Path; from kmatrix.host import cache\ncache.hold(Path(sys.argv[1])); print(1, flush=True); input()"
     user = subprocess.Popen([sys.executable, "-c", script, entry.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert user.stdout is not None
     assert user.stdout.readline()
@@ -139,9 +139,9 @@ def test_snapshots_whose_kernel_is_gone() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gc.ImageStore, "entries", lambda _: [type("Image", (), {"digest": "i", "key": "k", "folder": image})()])
         patch.setattr(gc.ImageStore, "in_use", lambda *_: True)
-        lease.hold(folders["orphan"])
+        cache.hold(folders["orphan"])
         assert collect(matrix()) == []
-        os.close(lease._held.pop(folders["orphan"]))
+        os.close(cache._held.pop(folders["orphan"]))
         assert collect(matrix()) == ["snapshot x86_64-5.4/orphan"]
     assert folders["good"].exists()
 

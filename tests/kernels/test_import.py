@@ -11,8 +11,9 @@ import pytest
 from kmatrix import kernels
 from kmatrix.host.errors import InputError, Unavailable
 from kmatrix.host.progress import Quiet
+from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.sources import imported
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.kernel import SourceSpec
 
 from .fabricate import CONFIG, arm64_image, bzimage, deb, kernel, kernel_deb, leftovers, module

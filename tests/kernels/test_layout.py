@@ -15,8 +15,9 @@ from kmatrix.fetch import archive
 from kmatrix.host.errors import InputError
 from kmatrix.host.progress import Quiet
 from kmatrix.kernels import layout
+from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.image import BTF_MAGIC
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.kernel import SourceSpec
 
 from .fabricate import CONFIG, btf_section, bzimage, deb, kernel, kernel_deb

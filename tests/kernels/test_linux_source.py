@@ -22,8 +22,9 @@ from kmatrix.host.errors import Unavailable
 from kmatrix.host.progress import Terminal
 from kmatrix.kernels import build
 from kmatrix.kernels.build import Recipe
+from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.sources import tarball
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import INFO, Arch, host_arch, parse_arch
 from kmatrix.matrix.features import FEATURES
 from kmatrix.matrix.kernel import Kernel, Target

@@ -20,8 +20,9 @@ from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Quiet
 from kmatrix.host.toml import read_toml
 from kmatrix.kernels import layout
+from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.sources.debian import DebianSource
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix import lockfile
 from kmatrix.matrix.kernel import SourceSpec
 from kmatrix.matrix.load import load_matrix, lock_path, write_lock

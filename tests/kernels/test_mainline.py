@@ -11,8 +11,9 @@ import pytest
 from kmatrix import kernels
 from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Quiet
+from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.sources import mainline
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import SourceSpec
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from kmatrix import kernels
-from kmatrix.host import lease
+from kmatrix.host import cache
 from kmatrix.host.errors import Unavailable
 from kmatrix.host.progress import Quiet
 from kmatrix.kernels import identity
-from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
+from kmatrix.kernels.entry import KernelEntry, StagedKernel
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.kernel import Kernel, SourceSpec
 from kmatrix.matrix.selection import Matrix
 from kmatrix.runs import gc
@@ -90,15 +91,15 @@ def test_one_removed_as_soon_as_it_was_found(
 ) -> None:
     """`kmatrix kernels gc` in another process: it is got again, not handed out without its files."""
     target = project(package(web, tmp_path / "web", "5.4.1"))
-    entry, hold = obtain(store, target), lease.hold
-    os.close(lease._held.pop(entry.path))
+    entry, hold = obtain(store, target), cache.hold
+    os.close(cache._held.pop(entry.path))
 
     def late(folder: Path) -> bool:
-        monkeypatch.setattr(lease, "hold", hold)
+        monkeypatch.setattr(cache, "hold", hold)
         store.remove("5.4", "x86_64")
         return hold(folder)
 
-    monkeypatch.setattr(lease, "hold", late)
+    monkeypatch.setattr(cache, "hold", late)
     assert obtain(store, target).image.is_file()
     assert web.count(".deb") == 2
 
@@ -165,7 +166,7 @@ def test_gc_keeps_what_kernels_toml_means(store: KernelStore, web: Served, tmp_p
     one, other = (project(package(web, tmp_path / "web", release)) for release in ("5.4.1", "5.4.2"))
     entries = [obtain(store, each) for each in (one, other)]
     for entry in entries:
-        os.close(lease._held.pop(entry.path))
+        os.close(cache._held.pop(entry.path))
     monkeypatch.setattr(gc, "KernelStore", lambda: store)
     for mine, theirs in ((one, f"kernel {identity.beside(other, other.sources[0])}-x86_64"), (other, "kernel 5.4-x86_64")):
         assert [item.name for item in gc._kernels(Matrix({"5.4": mine}), 0)] == [theirs]

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from kmatrix import kernels
-from kmatrix.fetch import apt, download
+from kmatrix.fetch import apt, download, network
 from kmatrix.host.errors import InfraError, Unavailable
 from kmatrix.host.progress import Quiet
+from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.sources.debian import DebianSource
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.kernel import SourceSpec, Target
 
 from .fabricate import Archive, Served, Signer, apt_root, debian_archive, debian_kernel, kernel, kernel_deb, leftovers, serve
@@ -224,7 +225,7 @@ def test_file_mirror(store: KernelStore, archive: Archive, monkeypatch: pytest.M
 def test_offline_a_mirror_on_disk_is_as_good(store: KernelStore, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apt, "KEYRING", archive.signer.keyring)
     monkeypatch.setattr(kernels, "DebianSource", DebianSource)
-    monkeypatch.setenv(download.OFFLINE, "1")
+    monkeypatch.setenv(network.OFFLINE, "1")
     served, on_disk = {"debian": "http://mirror.invalid/debian"}, {"debian": archive.root.as_uri()}
     assert "kmatrix is offline" in str(kernels.availability(KERNEL, "x86_64", store, mirrors=served))
     assert kernels.availability(KERNEL, "x86_64", store, mirrors=on_disk) is None
@@ -233,7 +234,7 @@ def test_offline_a_mirror_on_disk_is_as_good(store: KernelStore, archive: Archiv
 
 def test_offline_every_kind_of_source(tmp_path: Path, store: KernelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of its addresses must be on this machine, its key's too; a registry cannot be."""
-    monkeypatch.setenv(download.OFFLINE, "1")
+    monkeypatch.setenv(network.OFFLINE, "1")
     mirrors = {"https://x.invalid/": tmp_path.as_uri()}
     here, there = ("https://x.invalid/a",), ("https://y.invalid/a",)
     cases = [

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from kmatrix import kernels
-from kmatrix.fetch import archive, download
+from kmatrix.fetch import archive, network
 from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Quiet
 from kmatrix.kernels import trust
+from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.sources import oci
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import SourceSpec
 
@@ -272,7 +273,7 @@ def test_references() -> None:
 @pytest.mark.parametrize("fault", ["corrupt", "stalled"])
 def test_a_manifest_on_the_way(store: KernelStore, server: Registry, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked for by digest is checked here, whatever the registry says."""
-    monkeypatch.setattr(download, "_TIMEOUT", (5, 0.4))
+    monkeypatch.setattr(network, "_TIMEOUT", (5, 0.4))
     digest = server.push("onway", "5.4", {"amd64": [layer({"boot/vmlinuz": bzimage(RELEASE)})]})
     gate = Gate(f"http://{server.address}")
     gate.ending, gate.fault = (digest,), fault

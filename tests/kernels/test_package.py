@@ -17,8 +17,9 @@ from kmatrix.fetch.rpm import version_key
 from kmatrix.host.errors import InfraError, InputError, KmatrixError, Unavailable
 from kmatrix.host.progress import Quiet
 from kmatrix.kernels import trust
+from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.sources import package
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import SourceSpec
 

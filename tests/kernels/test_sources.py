@@ -16,11 +16,12 @@ import pytest
 
 from conftest import Shell
 from kmatrix import kernels
-from kmatrix.fetch import download
+from kmatrix.fetch import network
 from kmatrix.host.errors import InfraError, KmatrixError, Unavailable
 from kmatrix.host.progress import Quiet
+from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.sources import git
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.kernel import SourceSpec
 
 from .fabricate import Archive, Served, Signer, arm64_image, bzimage, deb, kernel, kernel_deb, leftovers, module
@@ -183,7 +184,7 @@ OF_GIT = {
 def test_a_fault(store: KernelStore, tmp_path: Path, publisher: Publisher, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if publisher.kind in NOT_OF.get(fault, ()):
         pytest.skip(f"{publisher.kind} has no such thing")
-    monkeypatch.setattr(download, "_TIMEOUT", (5, 0.4))
+    monkeypatch.setattr(network, "_TIMEOUT", (5, 0.4))
     monkeypatch.setattr(git, "_STALLED", 1)
     files, says = FAULTS[fault]
     says = OF_GIT.get(fault, says) if publisher.kind == "git" else says

@@ -17,7 +17,8 @@ import pytest
 
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.progress import Quiet
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.entry import KernelEntry
+from kmatrix.kernels.store import KernelStore
 
 from .fabricate import leftovers, staged
 
@@ -251,7 +252,8 @@ def test_what_a_killed_process_left_is_cleaned(store: KernelStore) -> None:
 _STAGES_WHEN_TOLD = """
 import sys
 from pathlib import Path
-from kmatrix.kernels.store import KernelStore, StagedKernel
+from kmatrix.kernels.entry import StagedKernel
+from kmatrix.kernels.store import KernelStore
 from kmatrix.host.progress import Quiet
 def stage(folder):
     print("staging", flush=True)

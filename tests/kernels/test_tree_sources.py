@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from kmatrix import kernels
-from kmatrix.fetch import download
+from kmatrix.fetch import network
 from kmatrix.host.errors import InfraError, InputError, KmatrixError, Unavailable
 from kmatrix.host.progress import Quiet
 from kmatrix.kernels import trust
+from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.sources import git
-from kmatrix.kernels.store import KernelEntry, KernelStore
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.kernel import SourceSpec
 
 from .fabricate import Served, Signer, kernel, leftovers, serve
@@ -222,7 +223,7 @@ def test_a_signed_tag(store: KernelStore, tmp_path: Path, tree: Path, repository
 
 
 def test_a_remote_repository_offline(store: KernelStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(download.OFFLINE, "1")
+    monkeypatch.setenv(network.OFFLINE, "1")
     with pytest.raises(Unavailable, match="offline"):
         obtain(store, "git", url="https://127.0.0.1:1/linux.git", ref="main", trust="first-use")
 

@@ -8,13 +8,20 @@ from typing import Any
 
 import pytest
 
-from kmatrix.guest import bpf, past
+from kmatrix.guest import bpf
+from kmatrix.guest import table_insns as insns_table
+from kmatrix.guest import table_uapi as uapi
+from kmatrix.guest.fact import Fact, Version, release_of, since
 from kmatrix.guest.past import E2BIG, EINVAL, EPERM, Past
+from kmatrix.guest.table_helpers import HELPERS
+from kmatrix.guest.table_hidden import GONE
+from kmatrix.guest.table_types import ATTACH_TYPES, LINK_OF, LINK_TYPES, MAP_TYPES, PROG_TYPES
 from kmatrix.matrix.features import FEATURES
 from kmatrix.matrix.kernel import Simulation
 from kmatrix.matrix.load import load_matrix
 
-TABLES = (past.COMMANDS, past.MAP_TYPES, past.PROG_TYPES, past.ATTACH_TYPES, past.MAP_FLAGS, past.PROG_FLAGS, past.BTF_KINDS)
+TABLES = (uapi.COMMANDS, uapi.MAP_FLAGS, uapi.PROG_FLAGS, uapi.BTF_KINDS)
+ROWS = (HELPERS, MAP_TYPES, PROG_TYPES, ATTACH_TYPES)
 CODE = 0x1000
 
 
@@ -25,50 +32,65 @@ def as_of(major: int, minor: int) -> Past:
 
 def load(kernel: Past, insns: bytes, kind: int = 1, *, name: bytes = b"", flags: int = 0, version: int = 1) -> tuple[int, str]:
     attr = struct.pack("=IIQQIIQII16s", kind, len(insns) // 8, CODE, 0, 0, 0, 0, version, flags, name)
-    return kernel.answer(past.PROG_LOAD, attr, lambda at, size: insns[at - CODE : at - CODE + size])
+    return kernel.answer(uapi.PROG_LOAD, attr, lambda at, size: insns[at - CODE : at - CODE + size])
 
 
 def create(kernel: Past, kind: int, *, flags: int = 0, tail: bytes = b"", memlock: int | None = None) -> int:
     attr = struct.pack("=IIIIIII", kind, 4, 8, 4, flags, 0, 0) + tail
-    return kernel.answer(past.MAP_CREATE, attr, lambda *_: b"", memlock)[0]
+    return kernel.answer(uapi.MAP_CREATE, attr, lambda *_: b"", memlock)[0]
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_numbers_and_releases_rise(table: tuple[tuple[int, past.Version], ...]) -> None:
+def test_numbers_and_releases_rise(table: tuple[tuple[int, Version], ...]) -> None:
     assert list(table) == sorted(table)
     assert [release for _, release in table] == sorted(release for _, release in table)
 
 
+@pytest.mark.parametrize("rows", ROWS)
+def test_releases_rise_with_the_numbers(rows: tuple[Fact, ...]) -> None:
+    """Identifiers are only ever appended to: whatever breaks the order is wrong."""
+    assert [row.number for row in rows] == list(range(len(rows)))
+    assert [row.since for row in rows] == sorted(row.since for row in rows)
+    assert len({row.name for row in rows}) == len(rows)
+
+
+def test_each_attach_type_with_a_link_names_one_of_the_table() -> None:
+    assert set(LINK_OF.values()) <= {row.name for row in LINK_TYPES}
+    assert max(LINK_OF) < len(ATTACH_TYPES)
+
+
 @pytest.mark.parametrize(
-    ("table", "counts"),
+    ("rows", "counts"),
     [
         # How many there are, by include/uapi/linux/bpf.h of each release.
-        (past.COMMANDS, {(4, 14): 16, (5, 4): 24, (5, 15): 36, (6, 1): 36}),
-        (past.MAP_TYPES, {(4, 14): 16, (5, 4): 26, (5, 15): 30, (6, 1): 32}),
-        (past.PROG_TYPES, {(4, 14): 15, (5, 4): 26, (5, 15): 32, (6, 1): 32}),
-        (past.ATTACH_TYPES, {(4, 14): 6, (5, 4): 23, (5, 15): 42, (6, 1): 44}),
-        (past.HELPERS, {(4, 14): 54, (5, 4): 111, (5, 15): 176, (6, 1): 210}),
-        (past.BTF_KINDS, {(5, 4): 16, (5, 15): 17, (6, 1): 20}),
+        (MAP_TYPES, {(4, 14): 16, (5, 4): 26, (5, 15): 30, (6, 1): 32}),
+        (PROG_TYPES, {(4, 14): 15, (5, 4): 26, (5, 15): 32, (6, 1): 32}),
+        (ATTACH_TYPES, {(4, 14): 6, (5, 4): 23, (5, 15): 42, (6, 1): 44}),
+        (HELPERS, {(4, 14): 54, (5, 4): 111, (5, 15): 176, (6, 1): 210}),
     ],
 )
-def test_each_release_has_as_many_as_its_header(
-    table: tuple[tuple[int, past.Version], ...], counts: dict[past.Version, int]
-) -> None:
+def test_each_release_has_as_many_as_its_header(rows: tuple[Fact, ...], counts: dict[Version, int]) -> None:
     for release, count in counts.items():
-        last = 20 if table is past.BTF_KINDS else 220
-        assert len([n for n in range(last) if past.since(table, n) <= release and n < count + 40]) == count, release
+        assert len([row for row in rows if row.since <= release]) == count, release
+
+
+def test_each_release_has_as_many_commands_and_kinds_of_btf() -> None:
+    for release, count in {(4, 14): 16, (5, 4): 24, (5, 15): 36, (6, 1): 36}.items():
+        assert len([n for n in range(uapi.COMMAND_COUNT) if since(uapi.COMMANDS, n) <= release]) == count
+    for release, count in {(5, 4): 16, (5, 15): 17, (6, 1): 20}.items():
+        assert len([n for n in range(20) if since(uapi.BTF_KINDS, n) <= release]) == count
 
 
 def test_features_and_tables_agree() -> None:
-    assert set(past.GONE) <= set(FEATURES)
-    assert past.since(past.MAP_TYPES, 27) == FEATURES["ringbuf"].since
-    assert past.since(past.HELPERS, 80) == FEATURES["cgroup_id_helper"].since
-    assert past.since(past.HELPERS, 113) == FEATURES["probe_read_kernel"].since
-    assert past.since(past.HELPERS, 158) == FEATURES["current_task_btf"].since
-    assert past.since(past.COMMANDS, past.LINK_CREATE) == FEATURES["bpf_link"].since
-    assert past.since(past.COMMANDS, past.BTF_LOAD) == FEATURES["btf_load"].since
-    assert past.PSEUDO_CALLS[1] == FEATURES["bpf2bpf"].since
-    assert past.PSEUDO_LOADS[2] == FEATURES["global_data"].since
+    assert set(GONE) <= set(FEATURES)
+    assert release_of(MAP_TYPES, 27) == FEATURES["ringbuf"].since
+    assert release_of(HELPERS, 80) == FEATURES["cgroup_id_helper"].since
+    assert release_of(HELPERS, 113) == FEATURES["probe_read_kernel"].since
+    assert release_of(HELPERS, 158) == FEATURES["current_task_btf"].since
+    assert since(uapi.COMMANDS, uapi.LINK_CREATE) == FEATURES["bpf_link"].since
+    assert since(uapi.COMMANDS, uapi.BTF_LOAD) == FEATURES["btf_load"].since
+    assert insns_table.PSEUDO_CALLS[1] == FEATURES["bpf2bpf"].since
+    assert insns_table.PSEUDO_LOADS[2] == FEATURES["global_data"].since
 
 
 def test_maps() -> None:
@@ -142,7 +164,7 @@ def test_features_hidden_by_name_leave_the_rest() -> None:
     assert load(kernel, bpf.call(169) + bpf.RETURN_0)[0] == 0
     assert load(kernel, bpf.RETURN_0, 26)[0] == EINVAL
     assert load(kernel, bpf.RETURN_0, name=b"x")[0] == 0
-    assert kernel.commands == past.COMMAND_COUNT
+    assert kernel.commands == uapi.COMMAND_COUNT
 
 
 def test_garbage_is_left_to_the_kernel() -> None:
@@ -150,6 +172,6 @@ def test_garbage_is_left_to_the_kernel() -> None:
         raise OSError
 
     attr = struct.pack("=IIQ", 1, 5, 0).ljust(48, b"\0")
-    assert as_of(5, 4).answer(past.PROG_LOAD, attr, nowhere) == (0, "")
-    assert as_of(5, 4).answer(past.BTF_LOAD, bytes(32), nowhere) == (0, "")
+    assert as_of(5, 4).answer(uapi.PROG_LOAD, attr, nowhere) == (0, "")
+    assert as_of(5, 4).answer(uapi.BTF_LOAD, bytes(32), nowhere) == (0, "")
     assert load(as_of(5, 4), b"\x05\0\0\x80" * 2 + b"\x85")[0] in (0, EINVAL)

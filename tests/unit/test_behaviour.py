@@ -197,6 +197,22 @@ def test_one_thing_wrong_is_said_with_its_class(change: Change, failure: str, sa
     assert says in found.reason
 
 
+def test_all_that_was_found_is_said_the_gravest_first() -> None:
+    collector, target = demo(), target_with(ALL)
+    facts = good(collector, "ring")
+    facts["counts"].clear()
+    facts["attempts"][0]["programs"]["enter"]["runs"] = 0
+    facts["kernel"]["after"]["pins"].append(PIN)
+    first, *others = judge(collector, target, facts).reason.splitlines()
+    assert first == "no open event arrived after the trigger"
+    assert others == [
+        "also: ring: program enter is attached to tracepoint/syscalls/sys_enter_openat and never ran",
+        f"also: pinned object {PIN} is still there afterwards",
+    ]
+    facts["kernel"]["after"]["pins"] += [f"{PIN}{number}" for number in range(9)]
+    assert judge(collector, target, facts).reason.splitlines()[-1] == "and 6 more"
+
+
 @pytest.mark.parametrize(("runs", "fires", "ok"), [(0, True, False), (3, True, True), (None, True, True), (0, False, True)])
 def test_a_program_that_is_attached_and_never_runs_is_silent(runs: int | None, fires: bool, ok: bool) -> None:
     programs = [{"name": "enter", "hook": "kprobe/do_exit", "fires": fires}]
@@ -326,7 +342,7 @@ def test_running_where_a_refusal_is_expected_is_better() -> None:
         ({"min": 4, "max": 6}, 5, True),
         ({"one_of": [1, 2]}, 3, False),
         ({"one_of": [1, "known.pid"]}, 42, True),
-        ({"contains": "known.part"}, "/tmp/ab", True),
+        ({"contains": "known.comm"}, "/tmp/ab", True),
         ({"contains": "zz"}, "/tmp/ab", False),
         ({"equals": "literal"}, "literal", True),
         ({"equals": "literal"}, "other", False),
@@ -337,7 +353,7 @@ def test_each_check_of_a_field(check: dict[str, Any], value: Any, ok: bool) -> N
     collector = demo(event=[{"name": "open", "field": [field]}])
     facts = good(collector, "ring")
     facts["events"][0]["fields"] = {"value": value}
-    facts["known"]["part"] = "ab"
+    facts["known"]["comm"] = "ab"
     assert judge(collector, target_with(ALL), facts).ok == ok
 
 

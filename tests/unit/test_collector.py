@@ -50,12 +50,23 @@ def event(**changes: Any) -> list[dict[str, Any]]:
         ),
         (manifest(program=[{"name": "p", "hook": "x", "required": False}]), "has no required program"),
         (manifest(program=[{"name": "p", "hook": "x", "arches": ["mips"]}]), "program[0].arches"),
-        (manifest(trigger={"kind": "opne"}), "trigger.kind"),
+        (manifest(trigger={"kind": "opne"}), "trigger.kind: unknown trigger 'opne'; did you mean open?"),
+        (manifest(trigger={"kind": "open", "env": {"A": "b"}}), 'env goes with kind = "command"'),
         (manifest(trigger={"kind": "command"}), 'kind = "command" and command'),
         (manifest(trigger=None), "no [trigger]"),
         (manifest(event=event(first={"type": "u128"})), "unknown type 'u128'"),
         (manifest(event=event(match={"pdi": 1})), "match names 'pdi', which is not there; did you mean pid"),
         (manifest(event=event(first={"equals": "known.PID"})), "is not known.NAME"),
+        (
+            manifest(event=event(match={"pid": "known.pdi"})),
+            "event 'open': match: pid: the trigger 'open' provides no known.pdi; did you mean pid",
+        ),
+        (
+            manifest(event=event(first={"equals": "known.victim"})),
+            "the trigger 'open' provides no known.victim; it provides cgroup_id",
+        ),
+        (manifest(event=event(first={"one_of": [1, "known.tigd"]})), "did you mean tgid"),
+        (manifest(event=event(first={"contains": "known.paht"})), "did you mean path"),
         (manifest(event=event(first={"needs": ["btf"]})), "must be degradable"),
         (manifest(event=[{"name": "open"}]), "has no fields"),
         (manifest(event=event(like="opne")), "like names 'opne'"),
@@ -133,9 +144,61 @@ def test_collectors_are_found_by_name_or_folder(tmp_path: Path, monkeypatch: pyt
     assert find_collector(home).name == "demo"
     with pytest.raises(InputError, match="did you mean demo"):
         find_collector(Path("dmeo"))
+    monkeypatch.chdir(home)
+    assert find_collector(Path("demo")).name == "demo"  # also from where its own collector.toml is
 
 
 def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
     text = 'schema = 1\n[collector]\nname = "demo"\n[[variant]]\nname = "v"\nbehaviour = "full"\nobject = "o"\n[[program]]\nname = "p"\nhook = "k"\n'
     (tmp_path / "collector.toml").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     assert load_collector(tmp_path).name == "demo"
+
+
+ONE = {"name": "ring", "behaviour": "full", "object": "ring"}
+
+
+@pytest.mark.parametrize(
+    ("variant", "says", "fix"),
+    [
+        (
+            {"name": "ring", "behavior": "full", "object": "ring"},
+            "variant[0].behavior ('ring'): unknown key; did you mean behaviour?",
+            "known keys here: arches, behaviour, buffer, name, needs, object, transport",
+        ),
+        (
+            ONE | {"needs": ["ringbuff"]},
+            "variant[0].needs ('ring'): unknown feature 'ringbuff'; did you mean ringbuf or perf_buffer?; `kmatrix features` lists them",
+            "correct variant[0].needs",
+        ),
+        (ONE | {"needs": "btf"}, "variant[0].needs ('ring'): must be a list in brackets; it is 'btf'", "correct variant[0].needs"),
+        (
+            ONE | {"object": 3},
+            "variant[0].object ('ring'): must be a text in quotes, or must be a table; it is 3",
+            "correct variant[0].object",
+        ),
+        (
+            ONE | {"object": {"x86": "o"}},
+            "variant[0].object.x86 ('ring'): unknown value 'x86'; did you mean x86_64?; it must be 'x86_64' or 'arm64'",
+            "correct variant[0].object.x86",
+        ),
+        (
+            ONE | {"transport": "ring"},
+            "variant[0].transport ('ring'): unknown value 'ring'; did you mean ringbuf?; it must be 'ringbuf' or 'perf'",
+            "correct variant[0].transport",
+        ),
+    ],
+)
+def test_one_mistake_in_the_only_variant_is_one_sentence(variant: dict[str, Any], says: str, fix: str) -> None:
+    """pydantic also says that the list of variants is too short, and prints the whole of it."""
+    assert wrong(manifest(variant=[variant], event=[])) == f"/demo/collector.toml: {says}\n  fix: {fix}"
+
+
+def test_two_mistakes_are_both_said() -> None:
+    said = wrong(manifest(variant=[{"nmae": "ring", "object": "ring"}], event=[]))
+    assert "variant[0].nmae: unknown key; did you mean name?" in said
+    assert "variant[0].behaviour: missing" in said
+    assert "variant[0].name" not in said
+
+
+def test_a_table_in_place_of_a_list_of_tables_is_told_of_the_brackets() -> None:
+    assert "variant: is a table, and a list of tables is wanted: write [[variant]]" in wrong(manifest(variant=ONE, event=[]))

@@ -87,6 +87,44 @@ ROWS: dict[str, tuple[Failing, str, str]] = {
         "tail-call",
         "a tail call in a program with subprograms, on x86_64, since 5.10",
     ),
+    "4.14: global data": (
+        failing(version=(4, 14), error="kernel doesn't support global data; failed to load object 'p'", errno=95),
+        "global-data",
+        "global variables (.data, .rodata, .bss), since 5.2",
+    ),
+    "4.14: a loop": (
+        failing(version=(4, 14), log="back-edge from insn 12 to 4\n"),
+        "loop",
+        "a bounded loop, since 5.3",
+    ),
+    "4.14: a function": (
+        failing(version=(4, 14), log="BPF_CALL uses reserved fields\n"),
+        "instruction",
+        "instruction call of a function of the program's own, since 4.16",
+    ),
+    "a Go loader's words": (
+        failing(
+            version=(5, 4),
+            error="creating map: map create: operation not permitted (MEMLOCK may be too low, consider rlimit.RemoveMemlock)",
+        ),
+        "memlock",
+        "no more memory may be locked (RLIMIT_MEMLOCK counts before 5.11)",
+    ),
+    "5.4: no more locked memory for a program": (
+        failing(version=(5, 4), error="prog 'p': BPF program load failed: Operation not permitted", errno=1),
+        "memlock",
+        "no more memory may be locked for the program (RLIMIT_MEMLOCK counts before 5.11)",
+    ),
+    "6.12: no right": (
+        failing(version=(6, 12), error="prog 'p': BPF program load failed: Operation not permitted", errno=1),
+        "permission",
+        "loading is not permitted",
+    ),
+    "6.1 without BTF": (
+        failing(version=(6, 1), error="failed to find valid kernel BTF; Error loading vmlinux BTF: -3", errno=3),
+        "btf",
+        "this kernel has no BTF of its own (CONFIG_DEBUG_INFO_BTF, 5.2 on)",
+    ),
     "5.4: padding": (
         failing(version=(5, 4), log="invalid indirect read from stack off -16+1 size 16"),
         "stack",
@@ -245,13 +283,16 @@ def test_the_cause(case: tuple[Failing, str, str]) -> None:
 @pytest.mark.parametrize("version", [(5, 12), (6, 1)])
 def test_what_the_kernel_has_is_not_blamed(version: tuple[int, int]) -> None:
     """The same words on a kernel that has the instruction mean something else."""
-    assert diagnose(failing(version=version, log="BPF_STX uses reserved fields")) is None
+    found = diagnose(failing(version=version, log="BPF_STX uses reserved fields"))
+    assert found is not None
+    assert found.what == "an instruction that this kernel does not know (BPF_STX uses reserved fields)"
+    assert found.since is None
 
 
 def test_words_that_no_row_knows() -> None:
     assert diagnose(failing(log="something new")) is None
     assert diagnose(failing("attach", error="something new", errno=5)) is None
-    assert diagnose(failing("map", error="x", errno=7, map_type="hash", max_entries=1)) is None
+    assert diagnose(failing("map", error="x", errno=5, map_type="hash", max_entries=1)) is None
     assert diagnose(failing("map", (6, 12), error="x", errno=22, map_type="task_storage", max_entries=0)) is None
 
 

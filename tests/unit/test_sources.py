@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from kmatrix import kernels
 from kmatrix.host.errors import InputError
-from kmatrix.matrix import schema
+from kmatrix.matrix import schema, sources
 from kmatrix.matrix.kernel import SourceSpec
 from kmatrix.matrix.load import load_matrix
 from kmatrix.matrix.schema import Document
@@ -126,3 +127,34 @@ def test_what_nobody_vouches_for_is_the_last_resort() -> None:
         fetched = [source for source in kernel.sources if source.kind not in ("import", "build")]
         trusting = [source.options.get("trust") == "first-use" for source in fetched]
         assert trusting == sorted(trusting), kernel.name
+
+
+@pytest.mark.parametrize(
+    ("source", "key", "says"),
+    [
+        ({"suite": "x", "series": "5.4"}, "sources[0]", "says no kind"),
+        ({"kind": "debain", "suite": "x"}, "sources[0]", "did you mean debian"),
+        ({"kind": 5}, "sources[0]", "unknown source kind 5"),
+        ({"kind": "debian", "suite": "x"}, "sources[0]", "a debian source needs series, suite"),
+        ({"kind": "package", "sha256": SHA}, "sources[0]", "a package source needs one of url, repository"),
+        ({"kind": "package", "url": URL, "repository": URL, "packages": "k"}, "sources[0]", "needs one of url, repository"),
+        ({"kind": "git", "url": "~/linux", "ref": "v5", "commit": "abc"}, "sources[0].commit", "match pattern"),
+        ({"kind": "oci", "ref": 5}, "sources[0].ref", "must be a text in quotes"),
+    ],
+)
+def test_where_it_is_wrong(source: dict[str, Any], key: str, says: str) -> None:
+    """The kind's model checks the rest, and is not in the place that is named."""
+    with pytest.raises(InputError, match=says) as caught:
+        parse(source)
+    assert f'my.toml: kernels."5.9".{key}: ' in str(caught.value)
+
+
+def test_every_kind_is_a_source_and_has_a_model() -> None:
+    assert set(sources.KINDS) == set(kernels.sources())
+
+
+def test_an_entry_says_where_it_came_from() -> None:
+    files = [{"url": "https://x.example/a.deb"}, {"url": "https://x.example/b.deb"}]
+    assert kernels.origin({"kind": "package", "artifacts": files}) == "a.deb, b.deb"
+    assert kernels.origin({"kind": "git", "url": "~/linux", "commit": COMMIT}) == "built from ~/linux at 000000000000"
+    assert kernels.origin({"kind": "of tomorrow"}) == "a source of kind 'of tomorrow'"

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import pytest
 
+from kmatrix.host import cache
 from kmatrix.vm import Snapshot, VmSpec
 from tests.vm.test_process import alive, gone
 
@@ -23,6 +24,7 @@ import sys, threading, time
 from pathlib import Path
 from kmatrix.vm.guest_image import ImageStore
 from kmatrix.kernels.store import KernelStore
+from kmatrix.host import cache
 from kmatrix.vm import SnapshotStore, VmSpec, machine
 from kmatrix.vm.process import Process
 
@@ -143,9 +145,7 @@ def test_making_that_is_ended_is_swept_up_by_the_next(how: signal.Signals, nativ
     area = tmp_path / "store" / "tmp"
     assert bool(list(area.iterdir())) == (how == signal.SIGKILL), "only a kill leaves something, and in the cache alone"
     assert not list((tmp_path / "temp").iterdir())
-    from kmatrix.host.staging import staging
-
-    with staging(tmp_path / "store") as folder:
+    with cache.staging(tmp_path / "store") as folder:
         assert list(area.iterdir()) == [folder]
 
 

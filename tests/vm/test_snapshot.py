@@ -17,9 +17,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from kmatrix.host import cache
 from kmatrix.host.errors import InfraError
 from kmatrix.host.progress import Quiet
-from kmatrix.host.staging import sweep
 from kmatrix.matrix.arch import Arch
 from kmatrix.vm import Snapshot, SnapshotStore, VmSpec
 from kmatrix.vm import snapshot as module
@@ -198,18 +198,18 @@ def test_a_damaged_manifest_is_no_snapshot(damaged: Snapshot) -> None:
 
 def test_a_running_machine_keeps_its_snapshot(damaged: Snapshot, console: Path) -> None:
     with damaged.restore(console) as machine:
-        module._remove_unused(damaged.path)
+        cache.remove_unused(damaged.path)
         assert damaged.path.exists(), "in use"
         damaged.store.discard(damaged)
         assert not damaged.path.exists(), "its name is free"
         assert machine.run(["find", "/usr/lib", "-name", "nothing"]).exit == 0, "the machine goes on"
         assert list((damaged.store.root / "tmp").iterdir())
-    sweep(damaged.store.root / "tmp")
+    cache.sweep(damaged.store.root)
     assert not list((damaged.store.root / "tmp").iterdir())
 
 
 def test_an_unused_one_goes(damaged: Snapshot) -> None:
-    module._remove_unused(damaged.path)
+    cache.remove_unused(damaged.path)
     assert not damaged.path.exists()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kmatrix.host.errors import InfraError
-from kmatrix.kernels.store import KernelEntry
+from kmatrix.kernels.entry import KernelEntry
 from kmatrix.matrix.arch import Arch
 from kmatrix.vm import VmSpec, footprint_mib, virtme
 from kmatrix.vm.guest_image import GuestImage

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from debian.debian_support import NativeVersion as Version
 
@@ -12,7 +13,7 @@ from kmatrix.fetch import apt, archive
 from kmatrix.host.errors import Unavailable, without_credentials
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import layout
-from kmatrix.kernels.store import StagedKernel
+from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.trust import Artifact, provenance
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
@@ -62,6 +63,10 @@ class DebianSource:
     def hint(self, spec: SourceSpec, kernel: Kernel, arch: Arch) -> str:  # noqa: ARG002 - the protocol's arguments
         """The command that gets this kernel."""
         return f"kmatrix kernels fetch {kernel.name} --arch {arch}"
+
+    def origin(self, source: Mapping[str, Any]) -> str:
+        """What the store's kernel came from, in a few words; `source` is what `stage` said of it."""
+        return f"Debian {source['suite']} {source['version']}"
 
     def stage(self, spec: SourceSpec, kernel: Kernel, arch: Arch, into: Path, reporter: Reporter) -> StagedKernel:
         """Download, verify and lay out the newest kernel of the suite.

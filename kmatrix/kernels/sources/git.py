@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from kmatrix.fetch import download
+from kmatrix.fetch import network
 from kmatrix.fetch.gpgv import dearmor, verify
 from kmatrix.host.errors import InfraError, InputError, Unavailable, without_credentials
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import build, trust
+from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.sources.tarball import unpack
-from kmatrix.kernels.store import StagedKernel
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
 from kmatrix.matrix.sources import REMOTE
@@ -40,6 +42,10 @@ class GitSource:
     def hint(self, spec: SourceSpec, kernel: Kernel, arch: Arch) -> str:  # noqa: ARG002 - the protocol's arguments
         """The command that gets this kernel."""
         return f"kmatrix kernels fetch {kernel.name} --arch {arch}"
+
+    def origin(self, source: Mapping[str, Any]) -> str:
+        """What the store's kernel came from, in a few words; `source` is what `stage` said of it."""
+        return f"built from {source['url']} at {source['commit'][:12]}"
 
     def stage(self, spec: SourceSpec, kernel: Kernel, arch: Arch, into: Path, reporter: Reporter) -> StagedKernel:
         """Fetch the one commit, and build it. Raises what `build.stage` raises, and:
@@ -78,8 +84,8 @@ def _commit(spec: SourceSpec, kernel: Kernel, scratch: Path, label: str, reporte
             raise Unavailable("there is no such repository", where=str(repository))
         wanted = pinned or ref
     else:
-        url, repository = download.mirrored(url), scratch / "repository"
-        download.require_network(url)
+        url, repository = network.mirrored(url), scratch / "repository"
+        network.require_network(url)
         wanted = "refs/kmatrix/wanted"
         _git(scratch, "init", "--quiet", "--bare", str(repository))
         with reporter.step(f"{label}: fetching {ref} of {without_credentials(url)}"):
@@ -121,7 +127,7 @@ def _git(repository: Path, *arguments: str) -> str:
         errors="surrogateescape",
         check=False,
         stdin=subprocess.DEVNULL,
-        env={f"{scheme}_proxy": proxy for scheme, proxy in download.proxies()} | os.environ | _ENVIRONMENT,
+        env={f"{scheme}_proxy": proxy for scheme, proxy in network.proxies()} | os.environ | _ENVIRONMENT,
     )
     if done.returncode != 0:
         said = [

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kmatrix.fetch import archive
 from kmatrix.host.errors import InputError, Unavailable
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import layout, modules
+from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.image import read_image
-from kmatrix.kernels.store import StagedKernel
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
 
@@ -28,6 +29,10 @@ class ImportSource:
     def hint(self, spec: SourceSpec, kernel: Kernel, arch: Arch) -> str:  # noqa: ARG002 - the protocol's arguments
         """The command that gets this kernel."""
         return f"kmatrix kernels import {kernel.name} --arch {arch} --image FILE"
+
+    def origin(self, source: Mapping[str, Any]) -> str:
+        """What the store's kernel came from, in a few words; `source` is what `stage` said of it."""
+        return f"imported from {source.get('image') or ', '.join(source.get('from', []))}"
 
     def stage(self, spec: SourceSpec, kernel: Kernel, arch: Arch, into: Path, reporter: Reporter) -> StagedKernel:  # noqa: ARG002
         """Raises Unavailable: there is nothing to take without the user."""

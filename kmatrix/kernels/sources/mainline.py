@@ -7,17 +7,19 @@ all arches themselves.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urljoin
 
 from kmatrix.fetch import archive, download
 from kmatrix.fetch.gpgv import Keys, verify
 from kmatrix.host.errors import InfraError, Unavailable
 from kmatrix.host.progress import Reporter
+from kmatrix.host.version import natural
 from kmatrix.kernels import layout, trust
-from kmatrix.kernels.store import StagedKernel
+from kmatrix.kernels.entry import StagedKernel
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
 
@@ -46,6 +48,10 @@ class MainlineSource:
         """The command that gets this kernel."""
         return f"kmatrix kernels fetch {kernel.name} --arch {arch}"
 
+    def origin(self, source: Mapping[str, Any]) -> str:
+        """What the store's kernel came from, in a few words; `source` is what `stage` said of it."""
+        return f"Ubuntu mainline {source['version']}"
+
     def stage(self, spec: SourceSpec, kernel: Kernel, arch: Arch, into: Path, reporter: Reporter) -> StagedKernel:
         """Find the newest release of the series with all files, fetch, verify and lay it out.
 
@@ -71,7 +77,7 @@ class MainlineSource:
 def releases(listing: str, series: str) -> list[str]:
     """The releases of `series` ("5.4") that a folder's listing links to, newest first; candidates (-rc) are none."""
     found = set(re.findall(rf'href="(v{re.escape(series)}(?:\.\d+)?)/"', listing))
-    return sorted(found, key=lambda version: [int(part) for part in version[1:].split(".")], reverse=True)
+    return sorted(found, key=natural, reverse=True)
 
 
 def packages(names: Iterable[str], debian: str) -> tuple[str, ...]:

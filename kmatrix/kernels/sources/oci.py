@@ -17,11 +17,11 @@ from typing import Any
 
 import requests
 
-from kmatrix.fetch import archive, download
+from kmatrix.fetch import archive, download, network
 from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import layout, trust
-from kmatrix.kernels.store import StagedKernel
+from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.trust import Artifact
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
@@ -75,6 +75,10 @@ class OciSource:
     def hint(self, spec: SourceSpec, kernel: Kernel, arch: Arch) -> str:  # noqa: ARG002 - the protocol's arguments
         """The command that gets this kernel."""
         return f"kmatrix kernels fetch {kernel.name} --arch {arch}"
+
+    def origin(self, source: Mapping[str, Any]) -> str:
+        """What the store's kernel came from, in a few words; `source` is what `stage` said of it."""
+        return str(source["ref"])
 
     def stage(self, spec: SourceSpec, kernel: Kernel, arch: Arch, into: Path, reporter: Reporter) -> StagedKernel:
         """Fetch the image's layers for `arch`, and lay out the kernel in them.
@@ -189,7 +193,7 @@ class _Registry:
     def _ask(self, url: str) -> None:
         """Get a token if the registry wants one for `url` (RFC 6750's challenge, the Docker registry's token protocol)."""
         try:
-            answer = download.session().head(url, headers={"Accept": ", ".join(_INDEXES + _MANIFESTS), **self._token})
+            answer = network.session().head(url, headers={"Accept": ", ".join(_INDEXES + _MANIFESTS), **self._token})
             if answer.status_code == 401:
                 self._token = self._new_token(answer.headers.get("WWW-Authenticate", ""), url)
         except requests.RequestException:

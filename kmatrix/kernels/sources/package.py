@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from debian.debian_support import NativeVersion as Version
@@ -16,7 +17,7 @@ from kmatrix.fetch.gpgv import Keys
 from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import layout, trust
-from kmatrix.kernels.store import StagedKernel
+from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.trust import Artifact
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
@@ -50,6 +51,10 @@ class PackageSource:
     def hint(self, spec: SourceSpec, kernel: Kernel, arch: Arch) -> str:  # noqa: ARG002 - the protocol's arguments
         """The command that gets this kernel."""
         return f"kmatrix kernels fetch {kernel.name} --arch {arch}"
+
+    def origin(self, source: Mapping[str, Any]) -> str:
+        """What the store's kernel came from, in a few words; `source` is what `stage` said of it."""
+        return trust.names(source)
 
     def stage(self, spec: SourceSpec, kernel: Kernel, arch: Arch, into: Path, reporter: Reporter) -> StagedKernel:
         """Find, fetch and verify the packages, and lay out the kernel in them.

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin
 
 from kmatrix.fetch import archive, download
 from kmatrix.fetch.gpgv import Keys, verify
+from kmatrix.host import version as versions
 from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import build, trust
-from kmatrix.kernels.store import StagedKernel
+from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.trust import Artifact
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
@@ -36,6 +39,10 @@ class TarballSource:
     def hint(self, spec: SourceSpec, kernel: Kernel, arch: Arch) -> str:  # noqa: ARG002 - the protocol's arguments
         """The command that gets this kernel."""
         return f"kmatrix kernels fetch {kernel.name} --arch {arch}"
+
+    def origin(self, source: Mapping[str, Any]) -> str:
+        """What the store's kernel came from, in a few words; `source` is what `stage` said of it."""
+        return f"built from {trust.names(source)}"
 
     def stage(self, spec: SourceSpec, kernel: Kernel, arch: Arch, into: Path, reporter: Reporter) -> StagedKernel:
         """Fetch, verify, unpack and build. Raises what `build.stage` raises, and:
@@ -83,7 +90,7 @@ def _fetch(spec: SourceSpec, kernel: Kernel, file: Path, label: str, reporter: R
         raise trust.refuse(url, where)
     if is_folder:
         folder = url.rstrip("/") + "/"
-        series = spec.options.get("series") or ".".join(map(str, kernel.version))
+        series = spec.options.get("series") or versions.text(kernel.version)
         listed = _sums(folder, keys)
         name = _newest(listed, series, spec.options.get("version"), folder)
         vouched = trust.FIRST_USE if keys is None else "the signed sha256sums.asc"
@@ -130,4 +137,4 @@ def _newest(listed: dict[str, str], series: str, version: str | None, where: str
         names = {known: name for known, name in names.items() if known == version}
     if not names:
         raise Unavailable(f"has no release {version or series}", where=where)
-    return names[max(names, key=lambda known: [int(part) for part in known.split(".")])]
+    return names[max(names, key=versions.natural)]

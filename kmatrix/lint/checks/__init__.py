@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from kmatrix.guest import past
+from kmatrix.guest.fact import NEVER
+from kmatrix.host.version import Version
 from kmatrix.lint import facts
 from kmatrix.lint.claims import Claim
 from kmatrix.lint.facts import section_kind
 from kmatrix.lint.findings import Edit, Finding
 from kmatrix.lint.flow import Flow
 from kmatrix.lint.preprocessor import File, Place, Scanner
-from kmatrix.lint.source import Node, Unit
-from kmatrix.matrix.features import Version
+from kmatrix.lint.source import Unit
+from kmatrix.lint.syntax import Node
 
 
 @dataclass
@@ -69,7 +70,7 @@ class Source:
             asks = any(call.callee().startswith("__builtin_preserve_enum") for call in function.calls)
             numbers = [] if asks else [self.unit.helper(call) for call in function.calls]
             needed += [facts.helper_needs(number).since for number in numbers if number is not None]
-        return max([facts.BTF_FLOOR, *(release for release in needed if release < past.NEVER)])
+        return max([facts.BTF_FLOOR, *(release for release in needed if release < NEVER)])
 
     @cached_property
     def loaded_by_go(self) -> bool:

@@ -6,7 +6,7 @@ from kmatrix.lint import facts
 from kmatrix.lint.checks import Finding, Iterator, Source
 from kmatrix.lint.checks.reads import is_read, is_registers
 from kmatrix.lint.preprocessor import ARM64_MACROS, X86_MACROS, File, Place
-from kmatrix.lint.source import Function
+from kmatrix.lint.syntax import Function
 from kmatrix.matrix.arch import ARCHES
 
 _PAGE = 64 * 1024

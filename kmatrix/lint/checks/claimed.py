@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from kmatrix.host import version as versions
 from kmatrix.lint import facts
 from kmatrix.lint.checks import Finding, Iterator, Place, Source
 from kmatrix.lint.claims import Claim
 from kmatrix.lint.facts import Needed, section_kind
-from kmatrix.lint.source import Function, Node
+from kmatrix.lint.syntax import Function, Node
 from kmatrix.matrix.arch import ARCHES
 
 _GLOBAL_DATA = Needed((5, 2), "global_data")
@@ -42,7 +43,7 @@ def lacking(source: Source, needed: Needed, programs: list[Function]) -> Claim |
 
 
 def _oldest(claim: Claim) -> str:
-    return ".".join(map(str, min(claim.floor(arch) for arch in claim.variant.arches or ARCHES)))
+    return versions.text(min(claim.floor(arch) for arch in claim.variant.arches or ARCHES))
 
 
 def _needs(needed: Needed) -> str:
@@ -162,7 +163,7 @@ def _maps(source: Source) -> Iterator[Finding]:
 
 
 def _release(needed: Needed) -> str:
-    return ".".join(map(str, needed.since))
+    return versions.text(needed.since)
 
 
 def _newer(source: Source) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from kmatrix.lint import facts
 from kmatrix.lint.checks import Finding, Iterator, Source
 from kmatrix.lint.facts import section_kind
 from kmatrix.lint.preprocessor import Condition
-from kmatrix.lint.source import Function, Macro, Node
+from kmatrix.lint.syntax import Function, Macro, Node
 
 _ENUMERATORS = ("BPF_FUNC_", "BPF_MAP_TYPE_", "BPF_PROG_TYPE_", "BPF_TRACE_", "BPF_LINK_TYPE_")
 _ALWAYS_DEFINED = frozenset({"bpf_core_field_exists", "BPF_CORE_READ", "BPF_CORE_READ_INTO", "bpf_core_read"})

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from clang import cindex
 
 from kmatrix.lint import facts
-from kmatrix.lint.checks import Edit, Finding, Iterator, Place, Source, unevaluated
+from kmatrix.lint.checks import Edit, Finding, Iterator, Source, unevaluated
 from kmatrix.lint.facts import section_kind
 from kmatrix.lint.flow import NUMBER_CALLS
-from kmatrix.lint.source import Function, Node, Record
+from kmatrix.lint.syntax import Function, Node, Record
 
 _READS = ("bpf_probe_read", "bpf_probe_read_kernel", "bpf_probe_read_str", "bpf_probe_read_kernel_str")
 _CHECKED = (*_READS, "bpf_probe_read_user", "bpf_probe_read_user_str")
-_ALIKE = (frozenset({"request", "request_queue"}), frozenset({"kernfs_node", "kernfs_node_id"}))
-"""Structures of which a test of one tells about the other."""
 
 
 def check(source: Source) -> Iterator[Finding]:
-    """The findings of KM201 to KM210."""
+    """The findings of KM201 to KM205."""
     for function in source.unit.functions.values():
         yield from _direct(source, function)
         yield from _offsets(source, function)
         yield from _probe_reads(source, function)
         yield from _unchecked(source, function)
-        yield from _fields(source, function)
-        yield from _cgroups(source, function)
-        yield from _identifiers(source, function)
 
 
-def _is_kernels(record: Record) -> bool:
+def is_kernels(record: Record) -> bool:
+    """Whether it is one of the kernel's structures."""
     return record.relocated or record.name in facts.KERNEL_STRUCTS
 
 
@@ -41,7 +35,7 @@ def _direct(source: Source, function: Function) -> Iterator[Finding]:
     unit = source.unit
     for node in function.nodes:
         what = unit.access(node)
-        if what is None or not what[2] or not _is_kernels(what[0].record):
+        if what is None or not what[2] or not is_kernels(what[0].record):
             continue
         if unit.in_read_macro(node.place) or unevaluated(node):
             continue
@@ -205,7 +199,7 @@ def _points_into_kernel(source: Source, node: Node) -> bool:
     """Whether what was cast to bytes or to a number is a pointer to one of the kernel's structures."""
     inner = node.bare()
     record = source.unit.record(inner.type.get_pointee()) if inner.type.kind == cindex.TypeKind.POINTER else None
-    return record is not None and _is_kernels(record)
+    return record is not None and is_kernels(record)
 
 
 def _bytewise(node: Node) -> bool:
@@ -248,7 +242,7 @@ def _probe_reads(source: Source, function: Function) -> Iterator[Finding]:
         if from_.kind == "UNARY_OPERATOR" and from_.children:
             from_ = from_.children[0].bare()
         chain = [a for a in unit.chain(from_) if a.record.name]
-        if from_.kind != "MEMBER_REF_EXPR" or not chain or not _is_kernels(chain[-1].record):
+        if from_.kind != "MEMBER_REF_EXPR" or not chain or not is_kernels(chain[-1].record):
             continue
         what = unit.access(from_)
         if what is None or source.flow.origin(what[1]) in ("context", "own"):
@@ -339,152 +333,3 @@ def _initialised(declaration: Node) -> bool:
     return any(
         child.kind not in ("TYPE_REF", "UNEXPOSED_ATTR") and child.start >= declaration.place for child in declaration.children
     )
-
-
-# --- KM206, KM207, KM208: fields ---------------------------------------------------------------------------------------------------
-
-
-def _asked(source: Source, function: Function) -> Iterator[tuple[str, str, Place]]:
-    """What a function's bpf_core_field_exists and bpf_core_type_exists ask for: structure, field (empty: the type), place."""
-    for call in function.calls:
-        given = call.arguments()
-        if (
-            call.callee() == "__builtin_preserve_field_info"
-            and len(given) == 2
-            and given[1].bare().name in ("BPF_FIELD_EXISTS", "")
-        ):
-            chain = source.unit.chain(given[0])
-            if chain:
-                yield chain[-1].record.name, chain[-1].field, given[0].bare().place
-        elif call.callee() == "__builtin_preserve_type_info" and given:
-            record = source.unit.record(given[0].type)
-            if record is not None:
-                yield record.name, "", call.place
-
-
-def _fields(source: Source, function: Function) -> Iterator[Finding]:
-    unit = source.unit
-    asked = list(_asked(source, function))
-    for name, field, place in asked:
-        if field in facts.STABLE.get(name, ()):
-            yield Finding(
-                "KM206",
-                place,
-                f"every supported kernel with BTF has {name}.{field}: the test is always true; read the field without it",
-            )
-    if not source.may_use_btf:
-        return
-    guarded: set[str] | None = None
-    for node in function.nodes:
-        what = unit.access(node)
-        if what is None or what[0].record.name not in facts.CHANGED:
-            continue
-        record, field = what[0]
-        span = facts.CHANGED[record.name].get(field)
-        if span is None or not (record.relocated or unit.in_read_macro(node.place)):
-            continue
-        if span.until is not None and span.until <= facts.BTF_FLOOR:
-            yield Finding(
-                "KM208",
-                node.place,
-                f"{record.name}.{field} is gone since {_version(span.until)} ({span.note}): no kernel with BTF has it",
-            )
-            continue
-        if guarded is None:
-            guarded = _guarded(source, function)
-        floor = min((c.floor(unit.arch) for c in source.claims if c.has_btf), default=source.own_floor)
-        if (span.until is None and (span.since or floor) <= floor) or record.name in guarded or _in_test(node):
-            continue
-        since = f"since {_version(span.since)}" if span.since else f"until {_version(span.until)}"
-        yield Finding(
-            "KM207",
-            node.place,
-            f"{record.name}.{field} is there only {since} ({span.note}): test bpf_core_field_exists() and read the other form through a "
-            f"second flavour, struct {record.name}___other",
-        )
-
-
-def _guarded(source: Source, function: Function) -> set[str]:
-    """The structures that a function, or one that calls it, tests."""
-    found: set[str] = set()
-    todo, seen = [function], set()
-    while todo:
-        each = todo.pop()
-        if each.name in seen:
-            continue
-        seen.add(each.name)
-        found |= {name for name, _, _ in _asked(source, each)}
-        todo += source.unit.callers.get(each.name, [])
-    for group in _ALIKE:
-        if group & found:
-            found |= group
-    return found
-
-
-def _in_test(node: Node) -> bool:
-    return any(a.kind == "CALL_EXPR" and a.callee() == "__builtin_preserve_field_info" for a in node.ancestors())
-
-
-def _version(version: tuple[int, int] | None) -> str:
-    return ".".join(map(str, version or ()))
-
-
-# --- KM209, KM210: cgroups and identifiers -----------------------------------------------------------------------------------------
-
-
-def _cgroups(source: Source, function: Function) -> Iterator[Finding]:
-    for node in function.nodes:
-        if node.kind != "ARRAY_SUBSCRIPT_EXPR" or len(node.children) != 2 or node.children[1].bare().kind != "INTEGER_LITERAL":
-            continue
-        what = source.unit.access(node.children[0].bare())
-        if what is not None and what[0].field == "subsys" and what[0].record.name in ("css_set", "cgroup"):
-            yield Finding(
-                "KM209",
-                node.children[0].bare().place,
-                "subsys[] is one controller's hierarchy, which may be v1's: the v2 cgroup is css_set.dfl_cgrp "
-                "(safe_cgroup_id_extraction(task), or bpf_get_current_cgroup_id() for the current task)",
-            )
-
-
-def _identifiers(source: Source, function: Function) -> Iterator[Finding]:
-    for node in function.nodes:
-        if node.kind != "CSTYLE_CAST_EXPR" or node.type.kind == cindex.TypeKind.POINTER or not node.children:
-            continue
-        inner = node.children[-1].bare()
-        if inner.type.kind != cindex.TypeKind.POINTER:
-            continue
-        record = source.unit.record(inner.type.get_pointee())
-        if record is None or not _is_kernels(record) or unevaluated(node):
-            continue
-        if _becomes_id(source, function, node):
-            yield Finding(
-                "KM210",
-                node.start,
-                f"the address of a struct {record.name} is no identifier: read the kernel's own (its id, inode number, pid), or leave the value absent (0)",
-            )
-
-
-def _becomes_id(source: Source, function: Function, node: Node) -> bool:
-    hashed = False
-    for above in node.ancestors():
-        if above.kind == "BINARY_OPERATOR" and len(above.children) == 2:
-            operator = source.flow.operator(above)
-            if operator == "=":
-                return _names_id(above.children[0].bare().name)
-            hashed |= operator in ("^", "*", ">>", "<<", "%")
-            if not hashed:
-                return False
-        elif above.kind == "VAR_DECL":
-            return hashed or _names_id(above.name)
-        elif above.kind == "RETURN_STMT":
-            return hashed or _names_id(function.name)
-        elif above.kind == "CALL_EXPR":
-            return False
-        elif above.kind not in ("PAREN_EXPR", "UNEXPOSED_EXPR", "CSTYLE_CAST_EXPR", "CONDITIONAL_OPERATOR"):
-            return hashed
-    return hashed
-
-
-def _names_id(name: str) -> bool:
-    words: Iterable[str] = name.lower().strip("_").split("_")
-    return any(word in ("id", "ino", "inode") for word in words)

@@ -1,0 +1,137 @@
+"""The one door to the network: `offline`, mirrors, proxies, credentials and timeouts are seen to here, for whoever fetches.
+
+A mirror may stand in for any address (`[mirrors]` in kernels.toml). `offline` is enforced in the one adapter that opens connections.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase, HTTPBasicAuth
+
+from kmatrix.host.errors import Unavailable
+
+SCHEMES = ("http", "https", "file", "copy")
+"""What an address may begin with; `copy:` is apt's other word for `file:`."""
+
+OFFLINE = "KMATRIX_OFFLINE"
+"""The environment variable behind --offline: what this process starts (xdist's workers) heeds it too."""
+
+_TIMEOUT = (15, 60)  # seconds to connect, and between two reads
+_HEADERS = {"User-Agent": "kmatrix", "Accept-Encoding": "identity"}
+
+
+# --- what the user has set
+
+
+def offline() -> bool:
+    """Whether nothing may be fetched (--offline, or $KMATRIX_OFFLINE set to anything but 0)."""
+    return os.environ.get(OFFLINE, "0") not in ("", "0")
+
+
+def go_offline() -> None:
+    """Fetch nothing from now on, in this process and what it starts."""
+    os.environ[OFFLINE] = "1"
+
+
+def on_disk(url: str) -> bool:
+    """Whether an address (as it is really asked for: see `mirrored`) is on this machine."""
+    return urlsplit(url).scheme in ("file", "copy", "")
+
+
+def require_network(url: str) -> None:
+    """Raises Unavailable where `url` is not on this machine and nothing may be fetched: for who lets a program fetch (git, mmdebstrap)."""
+    if offline() and not on_disk(url):
+        raise Unavailable("not fetched: kmatrix is offline", where=url, fix=f"leave out --offline, and unset {OFFLINE}")
+
+
+_mirrors: dict[str, str] = {}
+
+
+def use_mirrors(mirrors: Mapping[str, str]) -> None:
+    """From now on, take what is asked for below each address that is a key of `mirrors` from its value instead."""
+    _mirrors.clear()
+    _mirrors.update((prefix, mirror) for prefix, mirror in mirrors.items() if "://" in prefix)
+
+
+def mirrored(url: str, mirrors: Mapping[str, str] | None = None) -> str:
+    """The address that `url` is really asked for at: its longest prefix that has a mirror (of those in use, or `mirrors`), replaced."""
+    known = _mirrors if mirrors is None else mirrors
+    for prefix in sorted(known, key=len, reverse=True):
+        base = prefix.rstrip("/")
+        if url == base or url.startswith(f"{base}/"):
+            return known[prefix].rstrip("/") + url[len(base) :]
+    return url
+
+
+_local = threading.local()
+
+
+# --- the one door
+
+
+class _Credentials(AuthBase):
+    """What requests does by itself (an address's own user and password, else ~/.netrc's), but never over a header that the caller gave."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if "Authorization" not in request.headers:
+            url = str(request.url)
+            given = requests.utils.get_auth_from_url(url)
+            found = given if any(given) else requests.utils.get_netrc_auth(url)
+            if found is not None:
+                HTTPBasicAuth(*found)(request)
+        return request
+
+
+class _Door(HTTPAdapter):
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        require_network(str(request.url))
+        return super().send(request, *args, **kwargs)
+
+
+class _Session(requests.Session):
+    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
+        address = mirrored(url.decode() if isinstance(url, bytes) else url)
+        kwargs.setdefault("timeout", _TIMEOUT)
+        # What the environment says (http_proxy, no_proxy) goes before what apt is told.
+        if not requests.utils.get_environ_proxies(address) and not requests.utils.should_bypass_proxies(address, None):
+            kwargs.setdefault("proxies", dict(proxies()))
+        return super().request(method, address, *args, **kwargs)
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        if self.should_strip_auth(str(response.request.url), str(prepared_request.url)):  # type: ignore[no-untyped-call]
+            prepared_request.headers.pop("Authorization", None)
+        _Credentials()(prepared_request)
+
+
+def session() -> requests.Session:
+    """This thread's session, for whoever speaks more than a plain GET: offline, mirrors, proxies and timeouts are seen to."""
+    found: requests.Session | None = getattr(_local, "session", None)
+    if found is None:
+        found = _local.session = _Session()
+        found.headers.update(_HEADERS)
+        found.auth = _Credentials()
+        for scheme in ("http://", "https://"):
+            found.mount(scheme, _Door())
+    return found
+
+
+@lru_cache(maxsize=1)
+def proxies() -> tuple[tuple[str, str], ...]:
+    """The proxies apt is told to use (Acquire::http::Proxy), if any; those of the environment are requests' own business."""
+    binary = shutil.which("apt-config")
+    if binary is None:
+        return ()
+    done = subprocess.run([binary, "dump", "--format", "%f=%v%n"], capture_output=True, text=True, check=False)
+    found = re.findall(r"^Acquire::(https?)::proxy=(\S+)$", done.stdout, re.MULTILINE | re.IGNORECASE)
+    return tuple((scheme.lower(), proxy) for scheme, proxy in found if proxy.upper() != "DIRECT")

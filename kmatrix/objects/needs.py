@@ -1,0 +1,317 @@
+"""What a compiled object needs of a kernel, read off its code: helpers, maps, program and attach types, kernel functions, types, hooks, instructions.
+
+A need is written as a feature is (`helper:bpf_loop`, `map:ringbuf`, `btf:task_struct.__state`). It is optional where a test that
+the loader or the verifier decides guards the code: `bpf_core_field_exists()` and its kin, a Kconfig variable, the kernel's version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from kmatrix.guest import bpf
+from kmatrix.guest.flow import back_edge
+from kmatrix.guest.table_insns import FORMS, MAX_INSNS_OLD, Form, insn_since
+from kmatrix.matrix import history
+from kmatrix.matrix.features import FEATURES
+from kmatrix.objects import sections
+from kmatrix.objects.btf import ENUM_EXISTS, ENUM_VALUE, Relocation
+from kmatrix.objects.code import CALL, LD_IMM64, PSEUDO_CALL, Code, Function, Insn
+from kmatrix.objects.lines import Line
+from kmatrix.objects.reach import EXISTENCE, KCONFIG, Known, reachable
+
+REWRITTEN = frozenset(range(112, 116))
+"""bpf_probe_read_kernel, _user and their _str: libbpf and cilium/ebpf put bpf_probe_read in their place on kernels before 5.5."""
+_TAIL_CALL = 12
+VERSION = "LINUX_KERNEL_VERSION"
+_JUDGED_LATE = ("move_sign_extended", "signed_division", "load_acquire")
+"""Kinds of instructions that an older kernel refuses only where it gets to them."""
+_SET_BY_LIBBPF = (6, 7)
+"""Relocations of a type's number, which is whatever it is."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """One thing that a program needs of the kernel."""
+
+    name: str
+    """As a feature is written."""
+    optional: bool = False
+    """Whether the program can do without: code that tests for something guards every use."""
+    guards: tuple[str, ...] = ()
+    """The tests that must each come out so for the code to be reached; none of an optional one: its tests are alternatives."""
+    line: Line | None = None
+    """The first use in the source."""
+    function: str = ""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A test that is decided before the program runs, and one way that it may come out."""
+
+    what: str
+    holds: bool
+
+    def __str__(self) -> str:
+        return self.what if self.holds else f"not {self.what}"
+
+
+def needs(code: Code) -> dict[str, tuple[Need, ...]]:
+    """What each program of an object needs, by the program's name; what it always needs comes first.
+
+    All maps of the object are among them, and BTF where any program has a CO-RE relocation: a loader makes ready the whole object.
+    """
+    whole = list(_whole(code))
+    return {
+        name: tuple(sorted(_of(code, program, whole), key=lambda need: (need.optional, need.name)))
+        for name, program in code.programs.items()
+    }
+
+
+def _whole(code: Code) -> Iterator[Need]:
+    """What the object asks for before a program is loaded."""
+    for name, numbers in (code.btf.map_numbers() if code.btf is not None else {}).items():
+        if 0 < numbers.get("type", 0) < len(bpf.MAP_TYPES):
+            yield Need(f"map:{bpf.MAP_TYPES[numbers['type']]}", function=name)
+    first = next(iter(code.relocations.values()), None)
+    if first is not None:
+        lines = code.lines.get(first.section, [])
+        yield Need("btf", line=next((line for line in reversed(lines) if line.at <= first.at), None))
+
+
+_TYPED = ("fentry", "fexit", "fmod_ret", "tp_btf", "lsm", "lsm_cgroup", "iter", "struct_ops", "freplace")
+"""Sections of programs whose arguments the verifier knows by the kernel's BTF."""
+
+
+def _of(code: Code, program: Function, whole: list[Need]) -> list[Need]:
+    found: dict[str, Need] = {}
+
+    def note(need: Need) -> None:
+        before = found.get(need.name)
+        if before is None or (before.optional and not need.optional):
+            found[need.name] = need
+
+    for need in (*whole, *_hook_needs(program.section)):
+        note(need)
+    linked = _linked(code, program)
+    if sum(len(function.insns) for function in linked) > MAX_INSNS_OLD:
+        note(Need("insns_1m", function=program.name))
+    if len(linked) > 1 and any(insn.code == CALL and insn.src == 0 and insn.imm == _TAIL_CALL for f in linked for insn in f.insns):
+        note(Need("insn:tail_call_in_function", function=program.name))
+    for function in linked:
+        for index in range(len(function.insns)):
+            for name in _asked_first(code, function, index):
+                note(Need(name, line=code.line(function, index), function=function.name))
+        loop = back_edge(b"".join(_bytes(insn) for insn in function.insns))
+        if loop is not None:
+            note(Need("bounded_loops", line=code.line(function, loop[0]), function=function.name))
+    everywhere = reachable(code, program, Known())
+    guards = _guards(code, everywhere)
+    ways = {guard: reachable(code, program, _assuming([guard])) for guard in guards}
+    extremes = [reachable(code, program, _assuming([g for g in guards if g.holds is holds])) for holds in (False, True) if guards]
+    for function, indices in everywhere.items():
+        for index in sorted(indices):
+            closed = [Guard(g.what, not g.holds) for g, reached in ways.items() if index not in reached.get(function, ())]
+            away = bool(closed) or any(index not in reached.get(function, ()) for reached in extremes)
+            for name in _asked_where_reached(code, function, index):
+                note(Need(name, away, tuple(map(str, closed)), code.line(function, index), function.name))
+    return list(found.values())
+
+
+def _linked(code: Code, program: Function) -> list[Function]:
+    """The program and all that it refers to: what a loader puts together, whether it is reached or not."""
+    found: dict[Function, None] = {}
+    waiting = [program]
+    while waiting:
+        function = waiting.pop()
+        if function not in found:
+            found[function] = None
+            waiting += [callee for index in range(len(function.insns)) if (callee := code.callee(function, index)) is not None]
+    return list(found)
+
+
+def _guards(code: Code, everywhere: Mapping[Function, frozenset[int]]) -> list[Guard]:
+    """The tests in the code that can be reached, each with both ways that it may come out."""
+    found: dict[str, None] = {}
+    for function, indices in everywhere.items():
+        for index in sorted(indices):
+            relocation = code.relocations.get((function.section, function.at(index)))
+            reference = code.references.get((function.section, function.at(index)))
+            if relocation is not None and relocation.kind in EXISTENCE:
+                found[asked(relocation)] = None
+            elif reference is not None and reference.name == VERSION:
+                found |= dict.fromkeys(_thresholds(everywhere))
+            elif (
+                reference is not None
+                and reference.kind == "extern"
+                and function.insns[index].code == LD_IMM64
+                and (reference.weak or reference.name.startswith(KCONFIG))
+            ):
+                found[reference.name] = None
+    return [Guard(what, holds) for what in found for holds in (False, True)]
+
+
+def _thresholds(everywhere: Mapping[Function, frozenset[int]]) -> Iterator[str]:
+    """The releases that the code compares the kernel's version with: KERNEL_VERSION(5, 11, 0), or one less where the compiler writes >= as >."""
+    compared = {
+        insn.imm + more
+        for function, indices in everywhere.items()
+        for index in indices
+        for insn in (function.insns[index],)
+        if insn.code & 0x07 in (0x05, 0x06) and insn.code & 0x08 == 0
+        for more in (0, 1)
+    }
+    for value in sorted(compared):
+        if value & 0xFF == 0 and 3 << 16 <= value < 100 << 16:
+            yield f"kernel >= {value >> 16}.{value >> 8 & 0xFF}"
+
+
+def _assuming(assumed: list[Guard]) -> Known:
+    answers = {guard.what: guard.holds for guard in assumed}
+
+    def kconfig(name: str) -> int | None:
+        if name == VERSION:
+            return _version(answers)
+        return int(answers[name]) if name in answers else None
+
+    return Known(exists=lambda relocation: answers.get(asked(relocation)), kconfig=kconfig, symbol=answers.get)
+
+
+def _version(answers: Mapping[str, bool]) -> int | None:
+    """A version for which the assumptions hold, as LINUX_KERNEL_VERSION has it; None where there are none."""
+    said = {
+        tuple(map(int, what.removeprefix("kernel >= ").split("."))): holds
+        for what, holds in answers.items()
+        if what.startswith("kernel ")
+    }
+    at_least, below = [v for v, holds in said.items() if holds], [v for v, holds in said.items() if not holds]
+    if at_least:
+        major, minor = max(at_least)
+        return major << 16 | minor << 8
+    if below:
+        major, minor = min(below)
+        return (major << 16 | minor << 8) - 1
+    return None
+
+
+def asked(relocation: Relocation) -> str:
+    """What a relocation asks for, as a feature: `btf:task_struct.__state`, `btf:enum bpf_func_id/BPF_FUNC_loop`, `btf:struct bpf_iter`."""
+    root = relocation.root.split("___")[0]
+    if relocation.kind in (ENUM_EXISTS, ENUM_VALUE):
+        return f"btf:enum {root}/{relocation.path[0][1].split('___')[0]}"
+    fields = ".".join(member.split("___")[0] for _, member in relocation.path)
+    return f"btf:{root}.{fields}" if fields else f"btf:{relocation.tag} {root}"
+
+
+def _bytes(insn: Insn) -> bytes:
+    return (
+        bytes((insn.code, insn.src << 4 | insn.dst))
+        + (insn.off & 0xFFFF).to_bytes(2, "little")
+        + (insn.imm & 0xFFFFFFFF).to_bytes(4, "little")
+    )
+
+
+def _asked_first(code: Code, function: Function, index: int) -> Iterator[str]:
+    """What an instruction asks for before dead code is cut off: kinds of instructions, calls, addresses (bpf_check in kernel/bpf/verifier.c)."""
+    insn, reference = function.insns[index], code.references.get((function.section, function.at(index)))
+    if insn.code == CALL and insn.src == PSEUDO_CALL and (reference is None or reference.kind == "function"):
+        yield "bpf2bpf"
+    elif insn.code == LD_IMM64 and reference is not None:
+        if reference.kind == "function":
+            yield "insn:callback"
+        elif reference.kind == "data" or reference.name.startswith(KCONFIG):
+            yield "global_data"
+    kind = instruction(insn)
+    if kind is not None and kind not in _JUDGED_LATE:
+        yield f"insn:{kind}"
+
+
+def _asked_where_reached(code: Code, function: Function, index: int) -> Iterator[str]:
+    """What an instruction asks for only where the verifier gets to it."""
+    insn, where = function.insns[index], (function.section, function.at(index))
+    reference, relocation = code.references.get(where), code.relocations.get(where)
+    if insn.code == CALL and reference is not None and reference.kind == "extern":
+        yield f"kfunc:{reference.name.split('___')[0]}"
+    elif insn.code == CALL and insn.src == 0:
+        found = history.helper(insn.imm)
+        if found is not None and insn.imm not in REWRITTEN:
+            yield f"helper:{found[0]}"
+    elif reference is not None and reference.kind == "extern" and not reference.weak and not reference.name.startswith(KCONFIG):
+        yield f"symbol:{reference.name.split('___')[0]}"
+    if relocation is not None and relocation.kind not in (*EXISTENCE, *_SET_BY_LIBBPF):
+        yield asked(relocation)
+    kind = instruction(insn)
+    if kind in _JUDGED_LATE:
+        yield f"insn:{kind}"
+
+
+def instruction(insn: Insn) -> str | None:
+    """The kind of an instruction that not all kernels have; None for the others."""
+    fitting = [name for name, form in FORMS.items() if insn.code in form.codes and _fits(insn, form)]
+    return max(fitting, key=insn_since, default=None)  # of an atomic load, that it is one
+
+
+def _fits(insn: Insn, form: Form) -> bool:
+    if not form.field:
+        return True
+    value: int = getattr(insn, form.field)
+    return value in form.values if form.values else value != 0
+
+
+def _hook_needs(section: str) -> Iterator[Need]:
+    """What the section's name says: types, and the hook itself."""
+    read = sections.read(section)
+    if read.kind in _TYPED:
+        yield Need("btf")
+    if read.program is not None:
+        yield Need(f"prog:{read.program}")
+    if read.attach is not None:
+        yield Need(f"attach:{read.attach}")
+    target = read.target
+    if not target:
+        return
+    if read.kind in ("kprobe", "kretprobe"):
+        yield Need(f"symbol:{target.split('+')[0]}")
+    elif read.kind in ("tracepoint", "tp"):
+        yield Need(f"tracepoint:{target}")
+    elif read.kind in ("fentry", "fexit", "fmod_ret"):
+        yield Need(f"btf:func/{target}")
+    elif read.kind in ("lsm", "lsm_cgroup"):
+        yield Need(f"btf:func/bpf_lsm_{target}")
+    elif read.kind == "tp_btf":
+        yield Need(f"btf:typedef btf_trace_{target}")
+    elif read.kind == "iter":
+        yield Need(f"btf:func/bpf_iter_{target}")
+
+
+_NAMED: Mapping[str, str] = {
+    "map:ringbuf": "ringbuf",
+    "map:perf_event_array": "perf_buffer",
+    "map:task_storage": "task_storage",
+    "helper:bpf_get_current_cgroup_id": "cgroup_id_helper",
+    "helper:bpf_get_current_task_btf": "current_task_btf",
+    "prog:raw_tracepoint": "raw_tracepoint",
+    "prog:lsm": "lsm",
+    "attach:trace_fentry": "fentry",
+    "attach:trace_fexit": "fentry",
+    "attach:modify_return": "fentry",
+    "attach:trace_kprobe_multi": "kprobe_multi",
+    "insn:large_program": "insns_1m",
+}
+_HOOKED: Mapping[str, str] = {
+    **dict.fromkeys(("kprobe", "kretprobe", "ksyscall", "kretsyscall"), "kprobes"),
+    **dict.fromkeys(("uprobe", "uretprobe", "usdt"), "uprobes"),
+    **dict.fromkeys(("tc", "classifier", "action"), "tc_clsact"),
+}
+"""The kind of a section → the feature that attaching it takes."""
+
+
+def named_features(section: str, found: Iterable[Need]) -> frozenset[str]:
+    """The features by kmatrix' own names that a program in `section` always needs: what a manifest's `needs` would list."""
+    names = {_NAMED.get(need.name, need.name) for need in found if not need.optional}
+    read = sections.read(section)
+    if read.kind in _HOOKED:
+        names.add(_HOOKED[read.kind])
+    if read.target.startswith("syscalls/") and read.program == "tracepoint":
+        names.add("syscall_tracepoints")
+    return frozenset(name for name in names if name in FEATURES)

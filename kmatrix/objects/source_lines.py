@@ -1,0 +1,204 @@
+"""The lines of C source of an object's instructions, by .BTF.ext (Documentation/bpf/btf.rst, struct bpf_line_info)."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.relocation import RelocationSection
+from elftools.elf.sections import SymbolTableSection
+
+from kmatrix.objects.btf import Btf
+
+_INSN = 8
+"""Bytes of an instruction."""
+_R_BPF_64_64 = 1
+"""The relocation of a two-word load: the address of a map, of data, or of a function."""
+_SHF_EXECINSTR = 0x4
+_AT = re.compile(r"^(?:from \d+ to )?(\d+): ", re.M)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One record of the table."""
+
+    section: str
+    insn: int
+    """The first of its instructions, counted from the section's start."""
+    text: str
+    file: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.text} @ {self.file.rpartition('/')[2]}:{self.number}" if self.text else f"{self.file}:{self.number}"
+
+
+class SourceLines:
+    """The table of one object. An object without one has no lines."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @cached_property
+    def _table(self) -> tuple[list[Line], Mapping[str, tuple[str, int, int]]]:
+        """The lines, and each function by name: section, first instruction, number of instructions. Read where it is first asked for."""
+        try:
+            elf = ELFFile(BytesIO(self._data))
+            sections = list(elf.iter_sections())
+            parts = {section.name: section for section in sections}
+            functions = {}
+            for symbols in sections:
+                for symbol in symbols.iter_symbols() if isinstance(symbols, SymbolTableSection) else ():
+                    if symbol["st_info"]["type"] == "STT_FUNC" and isinstance(symbol["st_shndx"], int):
+                        home = sections[symbol["st_shndx"]].name
+                        functions[symbol.name] = (home, symbol["st_value"] // _INSN, symbol["st_size"] // _INSN)
+            return list(_lines(Btf(parts[".BTF"].data()), parts[".BTF.ext"].data())), functions
+        except (ELFError, KeyError, ValueError, IndexError, struct.error):
+            return [], {}
+
+    def first(self, program: str) -> str | None:
+        """The line at which a program begins."""
+        lines, functions = self._table
+        home = functions.get(program)
+        return next((str(line) for line in lines if home and (line.section, line.insn) == home[:2]), None)
+
+    def naming(self, program: str, log: str, word: str) -> str | None:
+        """The line of `program` with `word` in it that is nearest to the last instruction of its `log`; None where there is none."""
+        lines, functions = self._table
+        home, found = functions.get(program), _AT.findall(log)
+        if home is None or not found:
+            return None
+        section, start, count = home
+        at = start + int(found[-1])
+        own = [line for line in lines if line.section == section and start <= line.insn < start + count]
+        having = [line for line in own if re.search(rf"\b{re.escape(word)}\b", line.text)]
+        return str(min(having, key=lambda line: abs(line.insn - at))) if having else None
+
+    def holding(self, program: str, wanted: Callable[[bytes], bool]) -> str | None:
+        """The line of the first instruction (8 bytes) of `program`, else of the functions that all programs share, that is `wanted`."""
+        lines, functions = self._table
+        home = functions.get(program)
+        if home is None:
+            return None
+        section, start, count = home
+        for name, first, number in ((section, start, count), (".text", 0, None)):
+            code = self._code(name)
+            end = len(code) // _INSN if number is None else first + number
+            for at in range(first, end):
+                if wanted(code[at * _INSN : (at + 1) * _INSN]):
+                    before = [line for line in lines if line.section == name and line.insn <= at]
+                    return str(max(before, key=lambda line: line.insn)) if before else None
+        return None
+
+    def _code(self, section: str) -> bytes:
+        found = ELFFile(BytesIO(self._data)).get_section_by_name(section)
+        return bytes(found.data()) if found is not None else b""
+
+    def callback(self, program: str) -> str | None:
+        """The first line of `program` that takes the address of a function; None where none does."""
+        lines, functions = self._table
+        home = functions.get(program)
+        if home is None:
+            return None
+        section, start, count = home
+        elf = ELFFile(BytesIO(self._data))
+        for found in elf.iter_sections():
+            if not isinstance(found, RelocationSection) or elf.get_section(found["sh_info"]).name != section:
+                continue
+            symbols = elf.get_section(found["sh_link"])
+            for relocation in found.iter_relocations():
+                at, kind = relocation["r_offset"] // _INSN, relocation["r_info_type"]
+                if kind != _R_BPF_64_64 or not start <= at < start + count or not isinstance(symbols, SymbolTableSection):
+                    continue
+                target = symbols.get_symbol(relocation["r_info_sym"])
+                index = target["st_shndx"]
+                if isinstance(index, int) and elf.get_section(index)["sh_flags"] & _SHF_EXECINSTR:
+                    before = [line for line in lines if line.section == section and line.insn <= at]
+                    return str(max(before, key=lambda line: line.insn)) if before else None
+        return None
+
+    def uses(self, symbol: str) -> str | None:
+        """The first line that refers to an external symbol; None where none does."""
+        lines, _ = self._table
+        try:
+            elf = ELFFile(BytesIO(self._data))
+            for section in elf.iter_sections():
+                if not isinstance(section, RelocationSection):
+                    continue
+                home, symbols = elf.get_section(section["sh_info"]).name, elf.get_section(section["sh_link"])
+                if not isinstance(symbols, SymbolTableSection):
+                    continue
+                for relocation in section.iter_relocations():
+                    if symbols.get_symbol(relocation["r_info_sym"]).name == symbol:
+                        at = relocation["r_offset"] // _INSN
+                        before = [line for line in lines if line.section == home and line.insn <= at]
+                        if before:
+                            return str(max(before, key=lambda line: line.insn))
+        except (ELFError, AttributeError, ValueError):
+            return None
+        return None
+
+    def structure(self, size: int, first: int, left: Sequence[int]) -> tuple[list[int], str] | None:
+        """The structure of `size` bytes in the object's BTF that was left unwritten: which bytes, and its name.
+
+        Its padding has the byte `first`, and is among the bytes `left` unwritten; or all are, and there is one structure of that size. None
+        where no structure is that, or several are.
+        """
+        try:
+            section = ELFFile(BytesIO(self._data)).get_section_by_name(".BTF")
+            btf = Btf(section.data() if section is not None else b"")
+        except (ELFError, ValueError):
+            return None
+        found = {
+            name: list(left) if len(left) == size else padding
+            for name, padding in btf.paddings(size)
+            if name and (len(left) == size or (first in padding and set(padding) <= set(left)))
+        }
+        return next((padding, name) for name, padding in found.items()) if len(found) == 1 else None
+
+    def stopped_at(self, program: str, log: str, text: str | None) -> str | None:
+        """The line at which the verifier stopped in `program`: the last instruction of its `log`, `text` being the last line quoted there.
+
+        A program's instructions are numbered from 0; those of its subprograms come after them, where only `text` tells. None where neither
+        says which line it is.
+        """
+        lines, functions = self._table
+        home, found = functions.get(program), _AT.findall(log)
+        if home is None:
+            return None
+        section, start, count = home
+        if text is None and found and int(found[-1]) < count:
+            at = start + int(found[-1])
+            before = [line for line in lines if line.section == section and start <= line.insn <= at]
+            return str(before[-1]) if before else None
+        alike = [line for line in lines if line.text == text]
+        own = [line for line in alike if line.section == section and start <= line.insn < start + count]
+        if found and int(found[-1]) < count and own:
+            own = [line for line in own if line.insn <= start + int(found[-1])][-1:] or own
+        numbers = {(line.file, line.number) for line in own or alike}
+        return str((own or alike)[0]) if text and len(numbers) == 1 else None
+
+
+def _lines(btf: Btf, ext: bytes) -> Iterator[Line]:
+    """The records of the line part: struct btf_ext_header has its offset and length at bytes 16 and 20."""
+    header: int = struct.unpack_from("<I", ext, 4)[0]
+    at, size = struct.unpack_from("<II", ext, 16)
+    at += header
+    end = at + size
+    if not size:
+        return
+    (record,) = struct.unpack_from("<I", ext, at)
+    at += 4
+    while at < end:
+        section, count = struct.unpack_from("<II", ext, at)
+        at += 8
+        for _ in range(count):
+            offset, file, line, column = struct.unpack_from("<IIII", ext, at)
+            at += record
+            yield Line(btf.text(section), offset // _INSN, btf.text(line).strip(), btf.text(file), column >> 10)

@@ -1,0 +1,198 @@
+"""From what the guest reports of programs and maps to their causes; and from the facts of a cell to the causes of its failures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from kmatrix.matrix.arch import Arch
+from kmatrix.matrix.features import Version
+from kmatrix.objects.source_lines import SourceLines
+from kmatrix.verdict.diagnosis import hooks
+from kmatrix.verdict.diagnosis.cause import PAGE, Diagnosis, Failing
+from kmatrix.verdict.diagnosis.classes import UNCLASSIFIED
+from kmatrix.verdict.diagnosis.maps import of_map
+from kmatrix.verdict.diagnosis.opening import of_object
+from kmatrix.verdict.diagnosis.rows import ROWS
+from kmatrix.verdict.observation import last_words
+
+Reports = Mapping[str, Mapping[str, Any]]
+"""What the guest reports of the programs or maps of an object, by name (docs/protocol.md)."""
+
+_WITHOUT_MAP = re.compile(r"BPF map '([^']+)' is referenced but wasn't created")
+"""What libbpf puts into the log of a program whose map could not be made."""
+LOG_END = 64 << 10
+"""Bytes of a log that are looked at: the verifier says last why it stopped, and the way there may have megabytes."""
+_SHAPE = ("key_size", "value_size", "flags")
+
+
+def diagnose(failing: Failing) -> Diagnosis | None:
+    """Return the cause of a failure; None where no row of the table knows it."""
+    if failing.stage == "map":
+        return of_map(failing)
+    if failing.stage == "open":
+        return of_object(failing)
+    text = f"{failing.error}\n{failing.log}"
+    for pattern, row in ROWS:
+        if (match := re.search(pattern, text)) and (found := row(failing, match)) is not None:
+            return found
+    if failing.stage == "attach":
+        return hooks.attach(failing)
+    return hooks.too_new(failing) or hooks.not_permitted(failing) or of_object(failing)
+
+
+def explain(
+    programs: Reports, maps: Reports, version: Version, arch: Arch, lines: SourceLines | None = None
+) -> tuple[Reports, Reports]:
+    """Return the reports with a `diagnosis` each, as JSON has it: None where nothing failed, or where the cause is not known.
+
+    `lines` are those of the object. A program that failed for want of a map has the map's cause.
+    """
+    known_maps = {name: {**report, "diagnosis": _of_map(name, report, version, arch)} for name, report in maps.items()}
+    return {
+        name: {**report, "diagnosis": _of_program(name, report, known_maps, version, arch, lines)}
+        for name, report in programs.items()
+    }, known_maps
+
+
+def _of_map(name: str, report: Mapping[str, Any], version: Version, arch: Arch) -> dict[str, Any] | None:
+    if not report.get("error"):
+        return None
+    return _plain(
+        diagnose(
+            Failing(
+                stage="map",
+                error=str(report["error"]),
+                version=version,
+                arch=arch,
+                errno=report.get("errno"),
+                name=name,
+                map_type=report.get("type"),
+                max_entries=report.get("max_entries"),
+                shape={key: int(report[key]) for key in _SHAPE if report.get(key) is not None},
+            )
+        )
+    )
+
+
+def _of_program(
+    name: str, report: Mapping[str, Any], maps: Reports, version: Version, arch: Arch, lines: SourceLines | None
+) -> dict[str, Any] | None:
+    if not report.get("error"):
+        return None
+    whole = str(report.get("log") or "")
+    log = whole[-LOG_END:]
+    without = _WITHOUT_MAP.search(log)
+    if without and (cause := maps.get(without[1], {}).get("diagnosis")) is not None:
+        return dict(cause)
+    found = diagnose(
+        Failing(
+            stage="attach" if report["loaded"] else "load",
+            error=str(report["error"]),
+            version=version,
+            arch=arch,
+            errno=report.get("errno"),
+            log=log,
+            cut=len(whole) > LOG_END,
+            section=str(report.get("section") or ""),
+            name=name,
+            wants=report.get("wants") or {},
+            btf=report.get("btf") or {},
+            lines=lines,
+        )
+    )
+    if found is not None and found.what.startswith("helper bpf_ringbuf_"):  # missing where the map type is: one cause
+        rings = [each["diagnosis"] for each in maps.values() if each.get("type") == "ringbuf" and each["diagnosis"] is not None]
+        return dict(rings[0]) if rings else _plain(found)
+    return _plain(found)
+
+
+def _plain(found: Diagnosis | None) -> dict[str, Any] | None:
+    return found.plain() if found is not None else None
+
+
+def of_opening(error: str, version: Version, arch: Arch) -> dict[str, Any] | None:
+    """The cause why an object could not be opened."""
+    return _plain(diagnose(Failing("open", error, version, arch)))
+
+
+def unclassified(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands in the place of a diagnosis where there is none: the words of libbpf and of the kernel, and that they are all there is."""
+    error, reason = str(report["error"]), last_words(str(report.get("log") or "")[-LOG_END:])
+    what = f"{error}: {reason}" if reason and reason not in error else error
+    return {
+        "kind": UNCLASSIFIED,
+        "what": what,
+        "fix": "kmatrix does not know this failure; the log has all that was said",
+        "since": None,
+        "where": None,
+        "headline": what,
+        "see": f"{PAGE}#{UNCLASSIFIED}",
+    }
+
+
+def has_failed(attempt: Mapping[str, Any]) -> bool:
+    """Whether something failed in the try of a variant: it came to nothing, or went on without a program or map."""
+    return bool(attempt["stage"]) or any(report.get("error") for kind in ("programs", "maps") for report in attempt[kind].values())
+
+
+def causes(
+    attempts: Iterable[Mapping[str, Any]],
+    version: Version,
+    arch: Arch,
+    lines: Mapping[str, SourceLines],
+    *,
+    own_loader: bool = False,
+) -> list[dict[str, Any]]:
+    """The causes of what failed in the tries of a cell (docs/record.md): one for each cause and variant, with the programs and maps that have it.
+
+    `lines` are those of each variant's object, by the variant's name. A loader of the collector's own is quoted by its last lines: of what it says,
+    only what is known is a cause. What was not tried for what failed before it has no cause of its own.
+    """
+    found: list[dict[str, Any]] = []
+    for attempt in attempts:
+        alike: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for kind, name, cause, said in _failures(attempt, version, arch, lines.get(attempt["variant"])):
+            if own_loader and cause["kind"] == UNCLASSIFIED:
+                continue
+            empty = {
+                "variant": attempt["variant"],
+                "stage": attempt["stage"],
+                "programs": [],
+                "maps": [],
+                **cause,
+                "where": {},
+                "said": said,
+            }
+            entry = alike.setdefault((cause["kind"], cause["headline"], cause["fix"]), empty)
+            if name not in entry.get(kind, (name,)):
+                entry[kind].append(name)
+            if cause["where"]:
+                entry["where"][name] = cause["where"]
+        found += alike.values()
+    return found
+
+
+def _failures(
+    attempt: Mapping[str, Any], version: Version, arch: Arch, lines: SourceLines | None
+) -> Iterator[tuple[str, str, dict[str, Any], str]]:
+    """Each failure of an attempt: `programs` or `maps`, the name of one, its cause, and the last words of libbpf or the kernel."""
+    failed = {name: report for name, report in attempt["programs"].items() if report.get("error")}
+    broken = {name: report for name, report in attempt["maps"].items() if report.get("error")}
+    programs, maps = explain(failed, broken, version, arch, lines)
+    for name, report in maps.items():
+        yield "maps", name, report["diagnosis"] or unclassified(report), str(report["error"])
+    for name, report in programs.items():
+        yield (
+            "programs",
+            name,
+            report["diagnosis"] or unclassified(report),
+            last_words((report.get("log") or "")[-LOG_END:]) or str(report["error"]),
+        )
+    error = (attempt.get("error") or {}).get("text")
+    if error and not failed and not broken:
+        said = "\n".join(attempt.get("log") or ())  # a loader of the collector's own: what it wrote
+        stage = "open" if attempt["stage"] == "open" else "load"
+        known = diagnose(Failing(stage, f"{error}\n{said}", version, arch, (attempt.get("error") or {}).get("errno"), log=said))
+        yield "", "", _plain(known) or unclassified({"error": error}), str(error)

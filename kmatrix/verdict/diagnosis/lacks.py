@@ -1,0 +1,364 @@
+"""What a program uses and the kernel does not have: helpers, kernel functions, instructions, types and fields of its BTF."""
+
+from __future__ import annotations
+
+import re
+
+from kmatrix.matrix import history
+from kmatrix.verdict.diagnosis import hooks
+from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, first_line, holding, naming, release, used, where
+from kmatrix.verdict.diagnosis.kfuncs import MODULES, SINCE
+
+_MAY_SLEEP = ("bpf_copy_from_user", "bpf_copy_from_user_task", "bpf_ima_inode_hash", "bpf_ima_file_hash")
+"""Helpers that only a sleepable program may call (might_sleep in kernel/bpf/helpers.c and kernel/bpf/bpf_lsm.c)."""
+_ONLY_SYSCALL = ("bpf_sys_bpf", "bpf_btf_find_by_name_kind", "bpf_sys_close", "bpf_kallsyms_lookup_name")
+"""Helpers of programs of type syscall (syscall_prog_func_proto in kernel/bpf/syscall.c)."""
+
+
+def helper(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
+    """A helper that the kernel does not have, or not for this type of program."""
+    found = history.helper(int(match["number"]))
+    if found is None:
+        return None
+    name, since = found
+    if failing.version < since:
+        return Diagnosis(
+            "helper",
+            f"helper {name}",
+            f"call it only where the kernel has it (bpf_core_enum_value_exists), or give kernels before {release(since)} a variant without it",
+            release(since),
+            where(failing),
+        )
+    if name in _MAY_SLEEP and not re.match(r"[\w.]+\.s(/|$)", failing.section):
+        return _sleeps(failing, name)
+    kind = failing.wants.get("type") or "this type"
+    only = "; it is for programs of type syscall" if name in _ONLY_SYSCALL else ""
+    return Diagnosis(
+        "helper-type",
+        f"helper {name} is not for programs of type {kind} on this kernel{only}",
+        "use another helper, or another kind of program",
+        None,
+        where(failing),
+    )
+
+
+def _sleeps(failing: Failing, name: str) -> Diagnosis:
+    return Diagnosis(
+        "sleepable",
+        f"helper {name} may sleep, and the program may not",
+        "make the program sleepable (fentry.s, lsm.s, uprobe.s), or use a helper that does not sleep",
+        None,
+        where(failing),
+    )
+
+
+def helper_sleeps(failing: Failing, _: re.Match[str]) -> Diagnosis | None:
+    """The same in newer kernels' words, which name no helper: the last one that was called does."""
+    called = re.findall(r"call (bpf_\w+)#\d+|call %?(\w+)#", failing.log)
+    name = next((each for pair in reversed(called) for each in pair if each), None)
+    return _sleeps(failing, name or "(which one, the log says)")
+
+
+def sleepable_type(failing: Failing, _: re.Match[str]) -> Diagnosis | None:
+    """A sleepable program of a type that may not sleep on this kernel."""
+    newer = hooks.too_new(failing)
+    if newer is not None and newer.kind == "flag":
+        return newer
+    return Diagnosis(
+        "sleepable",
+        f"programs in section {failing.section} may not sleep on this kernel",
+        "use the form without .s, and no helper that sleeps",
+        None,
+        first_line(failing),
+    )
+
+
+def not_sleepable_hook(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
+    """A function at which a sleepable program may not be."""
+    return Diagnosis(
+        "sleepable",
+        f"{match['function']} is not a place where a program may sleep",
+        "use the form without .s there, or another function",
+        None,
+        first_line(failing),
+    )
+
+
+def kfunc(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
+    """A kernel function that the kernel does not have, or not in what is loaded of it."""
+    name = match["function"]
+    since, module = SINCE.get(name), MODULES.get(name)
+    if failing.version < (5, 13) and since is None:
+        since = (5, 13)
+        what = f"kernel function {name}: BPF programs call no kernel functions"
+        return Diagnosis("kfunc", what, "give such kernels a variant that calls helpers", release(since), used(failing, name))
+    if since is not None and failing.version < since:
+        return Diagnosis(
+            "kfunc",
+            f"kernel function {name}",
+            f"declare it __weak and call it only where bpf_ksym_exists says so, or give kernels before {release(since)} a variant without it",
+            release(since),
+            used(failing, name),
+        )
+    if module is not None:
+        return Diagnosis(
+            "kfunc",
+            f"kernel function {name} is in the module {module}, which is not loaded",
+            f"load the module first (modprobe {module}), or declare the function __weak and test it by bpf_ksym_exists",
+            None,
+            used(failing, name),
+        )
+    return Diagnosis(
+        "kfunc",
+        f"kernel function {name} is not in this kernel",
+        "declare it __weak, and call it only where bpf_ksym_exists says so",
+        None,
+        used(failing, name),
+    )
+
+
+def kfunc_type(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
+    """A kernel function that is not for this type of program."""
+    kind = failing.wants.get("type") or "this type"
+    return Diagnosis(
+        "kfunc-type",
+        f"kernel function {match['function']} is not for programs of type {kind} on this kernel",
+        "use another kind of program, or give such kernels a variant without it",
+        None,
+        where(failing),
+    )
+
+
+def atomic(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
+    """An atomic operation beyond adding, where the kernel has only that."""
+    code = match["code"]
+    at = holding(failing, lambda insn: insn[0] in (0xC3, 0xDB) and any(insn[4:]))
+    if failing.version >= (5, 12):
+        if code is None or int(code, 16) not in (0x100, 0x110) or failing.version >= (6, 15):
+            return None
+        what = "load_acquire (an atomic load or store with an order)"
+        return Diagnosis("instruction", f"instruction {what}", "compile with -mcpu=v3", "6.15", at)
+    return Diagnosis(
+        "instruction",
+        "instruction atomic_fetch (an atomic operation whose old value is used)",
+        "compile with -mcpu=v2, or use the operation without its result",
+        "5.12",
+        at,
+    )
+
+
+def opcode(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
+    """An instruction that the verifier does not know, by its code."""
+    code = int(match["code"], 16)
+    at = holding(failing, lambda insn: insn[0] == code)
+    for codes, since, name, fix in _OPCODES:
+        if code in codes and failing.version < since:
+            return Diagnosis("instruction", f"instruction {name}", fix, release(since), at)
+    return Diagnosis(
+        "instruction",
+        f"an instruction that this kernel does not know (code 0x{code:02x})",
+        "compile for an older instruction set (-mcpu=v2, or -mcpu=v3)",
+        None,
+        at,
+    )
+
+
+_OPCODES: tuple[tuple[frozenset[int], tuple[int, int], str, str], ...] = (
+    (frozenset({0xE5}), (6, 9), "may_goto (cond_break)", "use a bounded loop, or bpf_loop from 5.17 on"),
+    (frozenset({0x06}), (6, 6), "gotol (a jump further than 32,767 instructions)", "compile with -mcpu=v3"),
+    (frozenset({0xD7}), (6, 6), "bswap", "compile with -mcpu=v3"),
+    (frozenset({0x81, 0x89, 0x91}), (6, 6), "ldsx (a load that extends the sign)", "compile with -mcpu=v3"),
+)
+
+
+def reserved(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
+    """`… uses reserved fields`: a form of an instruction that is newer than the kernel."""
+    for words, since, name, fix, codes in _FORMS:
+        if words in match[0] and failing.version < since:
+            at = holding(failing, lambda insn, codes=codes: insn[0] in codes)  # type: ignore[misc]
+            return Diagnosis("instruction", f"instruction {name}", fix, release(since), at)
+    return Diagnosis(
+        "instruction",
+        f"an instruction that this kernel does not know ({match[0]})",
+        "compile for an older instruction set (-mcpu=v2, or -mcpu=v3)",
+        None,
+        where(failing),
+    )
+
+
+_FORMS: tuple[tuple[str, tuple[int, int], str, str, frozenset[int]], ...] = (
+    ("insn class 6", (5, 1), "jmp32 (a comparison of 32 bits)", "compile with -mcpu=v2", frozenset(range(0x06, 0x100, 8))),
+    ("BPF_LDX", (6, 6), "ldsx (a load that extends the sign)", "compile with -mcpu=v3", frozenset({0x81, 0x89, 0x91})),
+    ("BPF_CALL", (4, 16), "call of a function of the program's own", "make the functions __always_inline", frozenset({0x85})),
+    ("BPF_CALL", (5, 13), "call of a kernel function", "give such kernels a variant that calls helpers", frozenset({0x85})),
+    ("BPF_MOV", (6, 6), "movsx, or another form of mov", "compile with -mcpu=v3", frozenset({0xBC, 0xBF})),
+)
+"""Words → first release: 092ed0968bb6 (jmp32), 1f9a1ea821ff, 8100928c8814 and ec0e2da95f72 (cpu v4), cc8b0b92a169 and e6ac2450d6de (calls)."""
+
+
+def back_edge(failing: Failing, _: re.Match[str]) -> Diagnosis | None:
+    """A jump back: none before 5.3 (2589726d12a1), and later none that leads round without an end."""
+    if failing.version >= (5, 3):
+        what, since = "a loop of which the verifier sees no end", None
+    else:
+        what, since = "a bounded loop", "5.3"
+    return Diagnosis(
+        "loop", what, "unroll it (#pragma unroll), or bound it by a constant", since, where(failing) or first_line(failing)
+    )
+
+
+def callback(failing: Failing, _: re.Match[str]) -> Diagnosis | None:
+    """A reference to a function, where the kernel knows none."""
+    if failing.version >= (5, 13):
+        return None
+    return Diagnosis(
+        "callback",
+        "a reference to a function (a callback, as bpf_loop and bpf_for_each_map_elem take it)",
+        "a guard around the call does not help, since the callback stays in the object: put it into a program of its own that old kernels do not load",
+        "5.13",
+        (failing.lines.callback(failing.name) if failing.lines is not None else None) or where(failing) or first_line(failing),
+    )
+
+
+def wide_load(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
+    """A two-word load of a kind that the kernel does not know: a global variable (5.2), or a function (5.13)."""
+    if failing.version < (5, 2):
+        return Diagnosis(
+            "global-data",
+            "global variables (.data, .rodata, .bss)",
+            "keep values in a map on such kernels, or let the loader replace constants",
+            "5.2",
+            where(failing) or first_line(failing),
+        )
+    return callback(failing, match)
+
+
+def relocation(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
+    """A CO-RE relocation that came to nothing: whether the kernel has the type, and what it has instead."""
+    kind, name, member = match["kind"], match["type"].split("___")[0], match["member"] or match["enumerator"]
+    known = failing.btf.get("type") or {}
+    at = naming(failing, (member or name).rpartition(".")[2]) or where(failing)
+    if known and not known["there"]:
+        alike = f"; the nearest is {', '.join(known['alike'])}" if known["alike"] else ""
+        return Diagnosis(
+            "btf-type",
+            f"CO-RE: btf:{kind} {name} is not in this kernel{alike}",
+            f"guard the access with bpf_core_type_exists, and read the type of newer kernels by a flavour ({kind} {(known['alike'] or [name])[0]}___new)",
+            None,
+            at,
+        )
+    if kind in ("enum", "enum64"):
+        return Diagnosis(
+            "btf-enum",
+            f"CO-RE: btf:enum {name} has no {member.split('___')[0] if member else 'such value'} on this kernel",
+            "guard it with bpf_core_enum_value_exists",
+            None,
+            at,
+        )
+    field_ = f".{member}" if member else ""
+    members = known.get("members") or []
+    same = [each for each in members if each.strip("_") == (member or "").rpartition(".")[2]]
+    renamed = f"; the nearest is {', '.join(same or members)}" if members else ""
+    return Diagnosis(
+        "btf-field",
+        f"CO-RE: btf:{name}{field_} is not in this kernel, or of another kind{renamed}",
+        "guard the access with bpf_core_field_exists, and read what other kernels have by a flavour of the type",
+        None,
+        at,
+    )
+
+
+def argument(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
+    """A function of the kernel, or a tracepoint, that has fewer arguments than the program reads.
+
+    Some releases count the argument in the message from 0, others (5.10) from 1. The offset into the context, which follows, does not lie.
+    """
+    function = match["function"]
+    offset = re.search(r"invalid bpf_context access off=(\d+)", failing.log[failing.log.find(match[0]) :])
+    number = (int(offset[1]) // 8 if offset else int(match["index"])) + 1
+    count = (failing.btf.get("function") or {}).get("arguments")
+    has = f"has {count} argument{'' if count == 1 else 's'}" if count is not None else "has fewer arguments"
+    name = f"tracepoint {function}" if failing.section.startswith("tp_btf") else f"btf:func/{function}"
+    beyond = " (or its return value, which comes after the last)" if failing.section.startswith("fexit") else ""
+    return Diagnosis(
+        "btf-function",
+        f"{name} {has} on this kernel, and the program reads argument {number}{beyond}",
+        "load another program for kernels whose function has another signature",
+        None,
+        where(failing),
+    )
+
+
+def no_btf_function(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
+    """The function, tracepoint, hook or iterator that a program is for is not in the kernel's BTF."""
+    name = match["function"]
+    if (newer := hooks.too_new(failing)) is not None:  # an iterator's name is that of no function where there are no iterators
+        return newer
+    if hooks.is_placeholder(name):
+        return hooks.placeholder(failing, name)
+    section, at = failing.section, first_line(failing)
+    if section.startswith("tp_btf"):
+        return Diagnosis(
+            "tracepoint",
+            f"tracepoint {name} is not in this kernel",
+            "attach to another tracepoint on such kernels, or make the program optional",
+            None,
+            at,
+        )
+    alike = (failing.btf.get("function") or {}).get("alike") or []
+    nearest = f"; the nearest is {', '.join(alike)}" if alike else ""
+    what = "LSM hook" if section.startswith("lsm") else "iterator" if section.startswith("iter") else "btf:func/"
+    return Diagnosis(
+        "symbol",
+        f"{what}{'' if what.endswith('/') else ' '}{name} is not in this kernel{nearest}",
+        "attach to another function on such kernels, or make the program optional",
+        None,
+        at,
+    )
+
+
+def no_kernel_btf(failing: Failing, _: re.Match[str]) -> Diagnosis | None:
+    """A kernel without BTF, which CO-RE and trampolines need."""
+    return Diagnosis(
+        "btf",
+        "this kernel has no BTF of its own (CONFIG_DEBUG_INFO_BTF, 5.2 on)",
+        "give it a variant without CO-RE, or bring a BTF file",
+        None,
+        first_line(failing),
+    )
+
+
+def no_jit(failing: Failing, _: re.Match[str]) -> Diagnosis | None:
+    """The verifier took it, the JIT did not, and there is no interpreter (bpf_prog_select_runtime in kernel/bpf/core.c)."""
+    if failing.stage != "load" or "processed " not in failing.log:
+        return None
+    return Diagnosis(
+        "jit",
+        f"the kernel's JIT for {failing.arch} does not take an instruction of the program, and the kernel has no interpreter (CONFIG_BPF_JIT_ALWAYS_ON)",
+        "avoid atomic operations other than an addition whose old value is not used (all that arm64's JIT takes in 5.15), or give such kernels a variant without them",
+        None,
+        first_line(failing),
+    )
+
+
+def global_pointer(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
+    """A global function with a pointer to a structure: e5069b9c23b3 (5.13)."""
+    at = failing.lines.first(match["function"]) if failing.lines is not None else None
+    return Diagnosis(
+        "global-function",
+        f"global function {match['function']}() with a pointer argument",
+        "make the function static, or __always_inline",
+        "5.13",
+        at or where(failing),
+    )
+
+
+def tail_call(failing: Failing, _: re.Match[str]) -> Diagnosis | None:
+    """Tail calls beside subprograms: e411901c0b77 (x86_64), d4609a5d8c70 (arm64)."""
+    return Diagnosis(
+        "tail-call",
+        f"a tail call in a program with subprograms, on {failing.arch}",
+        "make the functions __always_inline, or make the tail call from the program itself, without subprograms",
+        "5.10" if failing.arch == "x86_64" else "6.0",
+        where(failing) or first_line(failing),
+    )

@@ -1,0 +1,200 @@
+"""Why a map could not be created: its type, its flags, its shape or its size, in the order in which kernels check them."""
+
+from __future__ import annotations
+
+import errno
+import re
+
+from kmatrix.guest.fact import since as release_since
+from kmatrix.guest.table_uapi import MAP_FLAGS
+from kmatrix.matrix import history
+from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, release
+
+_SIZED_BY_NOBODY = ("perf_event_array", "sk_storage", "inode_storage", "task_storage", "cgrp_storage", "struct_ops")
+"""libbpf sizes the first by the CPUs; the storages must have no size; the last has one entry."""
+_STORAGES = ("sk_storage", "inode_storage", "task_storage", "cgrp_storage")
+_RINGS = ("ringbuf", "user_ringbuf")
+_ARRAYS = ("array", "percpu_array", "prog_array", "perf_event_array", "cgroup_array", "array_of_maps", "devmap", "cpumap", "xskmap")
+_FD_VALUES = ("prog_array", "perf_event_array", "cgroup_array", "array_of_maps", "hash_of_maps")
+_PER_CPU = ("percpu_array", "percpu_hash", "lru_percpu_hash")
+PERCPU_VALUE = 32 << 10
+"""Bytes that a value of a per-CPU map may have: PCPU_MIN_UNIT_SIZE (include/linux/percpu.h)."""
+STACK_DEPTH = 127
+"""Addresses that a stack trace may have: sysctl kernel.perf_event_max_stack."""
+ENOTSUPP = 524
+"""The kernel's own errno, which C libraries do not know."""
+
+_FLAGS = {
+    1: "BPF_F_NO_PREALLOC", 2: "BPF_F_NO_COMMON_LRU", 4: "BPF_F_NUMA_NODE", 8: "BPF_F_RDONLY", 16: "BPF_F_WRONLY",
+    32: "BPF_F_STACK_BUILD_ID", 64: "BPF_F_ZERO_SEED", 128: "BPF_F_RDONLY_PROG", 256: "BPF_F_WRONLY_PROG", 512: "BPF_F_CLONE",
+    1024: "BPF_F_MMAPABLE", 2048: "BPF_F_PRESERVE_ELEMS", 4096: "BPF_F_INNER_MAP", 8192: "BPF_F_LINK", 16384: "BPF_F_PATH_FD",
+}  # fmt: skip
+"""include/uapi/linux/bpf.h."""
+_FLAG_TYPES = {1024: ("array", "arena"), 2048: ("perf_event_array",), 4096: ("array",), 32: ("stack_trace",), 2: ("lru_hash",)}
+"""The map types that take a flag, where they are few."""
+
+
+def of_map(failing: Failing) -> Diagnosis | None:
+    """The cause of a map's failure."""
+    kind = failing.map_type or ""
+    since = history.map_type_since(kind)
+    if since is not None and failing.version < since:
+        return Diagnosis(
+            "map-type", f"map type {kind}", f"give kernels before {release(since)} a variant without it", release(since)
+        )
+    if failing.errno in (errno.EINVAL, errno.E2BIG, errno.ENOMEM, None):
+        found = _flag(failing, kind) or _shape(failing, kind) or _broken_btf(failing, kind)
+        if found is not None:
+            return found
+    if failing.max_entries == 0 and kind not in _SIZED_BY_NOBODY:
+        return _no_size(failing)
+    return _by_words(failing, kind) or _memory(failing)
+
+
+def _no_size(failing: Failing) -> Diagnosis:
+    return Diagnosis(
+        "map-size",
+        f"map {failing.name} has max_entries = 0",
+        "its loader sets the size before it loads the object: give one in the source, or set it there too",
+    )
+
+
+def _flag(failing: Failing, kind: str) -> Diagnosis | None:
+    """A flag that is newer than the kernel, or not for this type of map."""
+    flags = failing.shape.get("flags")
+    if flags is None:
+        return None
+    for bit, name in _FLAGS.items():
+        if not flags & bit:
+            continue
+        since = release_since(MAP_FLAGS, bit.bit_length() - 1)
+        if failing.version < since:
+            return Diagnosis(
+                "map-flag",
+                f"map {failing.name}: flag {name}",
+                f"give kernels before {release(since)} a map without the flag",
+                release(since),
+            )
+        if bit in _FLAG_TYPES and kind not in _FLAG_TYPES[bit]:
+            return _wrong(failing, f"flag {name} is not for maps of type {kind}", "take the flag away, or use a type that has it")
+    if kind in _STORAGES and not flags & 1:
+        return _wrong(failing, f"a map of type {kind} needs the flag BPF_F_NO_PREALLOC", "add __uint(map_flags, BPF_F_NO_PREALLOC)")
+    if kind == "lpm_trie" and not flags & 1:
+        return _wrong(
+            failing, "a map of type lpm_trie needs the flag BPF_F_NO_PREALLOC", "add __uint(map_flags, BPF_F_NO_PREALLOC)"
+        )
+    return None
+
+
+def _wrong(failing: Failing, what: str, fix: str, kind: str = "map-flag") -> Diagnosis:
+    return Diagnosis(kind, f"map {failing.name}: {what}", fix)
+
+
+def _shape(failing: Failing, kind: str) -> Diagnosis | None:
+    """Sizes that no kernel takes."""
+    if not {"key_size", "value_size"} <= failing.shape.keys():
+        return None
+    since = _VALUES.get(kind)
+    if since is not None and failing.shape["value_size"] == 8 and failing.version < since:
+        what = f"map {failing.name}: values of a map of type {kind} with a program beside the index (8 bytes)"
+        return Diagnosis("map-size", what, f"give kernels before {release(since)} a map with values of 4 bytes", release(since))
+    key, value = failing.shape["key_size"], failing.shape["value_size"]
+    what, fix = "", "correct it in the map's definition"
+    if kind in _RINGS:
+        if key or value:
+            what, fix = f"a map of type {kind} has no key and no value", "leave key and value out of the map's definition"
+    elif kind in ("queue", "stack", "bloom_filter") and key:
+        what, fix = f"a map of type {kind} has no key", "leave the key out of the map's definition"
+    elif kind in _ARRAYS and key != 4:
+        what = f"key_size = {key}: the key of a map of type {kind} is a number of 4 bytes"
+    elif kind in _FD_VALUES and value != 4:
+        what = f"value_size = {value}: the value of a map of type {kind} is 4 bytes"
+    elif kind in _PER_CPU and value > PERCPU_VALUE:
+        what = f"value_size = {value}: a value of a per-CPU map has {PERCPU_VALUE} bytes at most"
+        fix = "split the value, or use an array with an entry for each CPU"
+    elif kind == "stack_trace" and (value < 8 or value % 8 or value > 8 * STACK_DEPTH):
+        what = f"value_size = {value}: a stack trace is 1 to {STACK_DEPTH} addresses of 8 bytes"
+    elif "hash" in kind and key == 0:
+        what = "key_size = 0"
+    elif value == 0 and kind not in ("ringbuf", "user_ringbuf", "arena", "struct_ops"):
+        what = "value_size = 0"
+    return _wrong(failing, what, fix, "map-size") if what else None
+
+
+_VALUES = {"devmap": (5, 8), "devmap_hash": (5, 8), "cpumap": (5, 9)}
+"""Since when a value may have a program in it: fbee97feed9b, 9216477449f3."""
+_NEED_BTF = (*_STORAGES, "struct_ops")
+
+
+def _broken_btf(failing: Failing, kind: str) -> Diagnosis | None:
+    """A map that needs BTF, where the kernel did not take the object's."""
+    told = re.search(r"BTF loading error: -\d+(?: \((?P<why>.*)\))?", failing.error)
+    if kind not in _NEED_BTF or told is None:
+        return None
+    return _wrong(
+        failing,
+        f"a map of type {kind} needs the object's BTF, which the kernel does not take ({told['why'] or 'the log says why'})",
+        "mend the type that is named; compile with -g, and a clang that is no newer than libbpf knows",
+        "object-btf",
+    )
+
+
+_BY_WORDS: tuple[tuple[str, str, str, str], ...] = (
+    (
+        r"inner map fd|map-in-map|inner map",
+        "map-inner",
+        "the map inside it could not be made, or none is given",
+        "define the map inside by __array(values, …), with a type that may be inside another",
+    ),
+    (
+        r"failed to find BTF info|requires? BTF|BTF is required",
+        "btf",
+        "a map of this type needs the object's BTF, or the kernel's",
+        "compile with -g, and give kernels without BTF a variant",
+    ),
+)
+
+
+def _by_words(failing: Failing, kind: str) -> Diagnosis | None:
+    for pattern, class_, what, fix in _BY_WORDS:
+        if re.search(pattern, failing.error):
+            return _wrong(failing, what, fix, class_)
+    if kind.endswith("_of_maps") and failing.errno in (errno.EBADF, errno.EINVAL, ENOTSUPP):
+        return _wrong(failing, _BY_WORDS[0][2], _BY_WORDS[0][3], "map-inner")
+    if kind == "struct_ops":
+        return _wrong(
+            failing,
+            "the kernel does not take this set of operations",
+            "give such kernels a variant without it; the structure's members have to be those of the kernel's",
+            "struct-ops",
+        )
+    return None
+
+
+def _memory(failing: Failing) -> Diagnosis | None:
+    size = f" of {failing.max_entries} entries" if failing.max_entries else ""
+    if failing.errno == errno.EPERM and failing.version >= (5, 11):
+        return Diagnosis(
+            "permission",
+            f"map {failing.name}: not permitted",
+            "run the loader with CAP_BPF (5.8 on) or CAP_SYS_ADMIN; see also kernel.unprivileged_bpf_disabled",
+        )
+    if failing.errno == errno.E2BIG:
+        return Diagnosis(
+            "map-size",
+            f"map {failing.name}{size} is larger than the kernel takes",
+            "give it fewer entries, or a smaller value",
+        )
+    if failing.errno == errno.EPERM:
+        return Diagnosis(
+            "memlock",
+            f"map {failing.name}{size}: no more memory may be locked (RLIMIT_MEMLOCK counts before 5.11)",
+            "raise RLIMIT_MEMLOCK before the object is loaded, or make the map smaller",
+        )
+    if failing.errno != errno.ENOMEM:
+        return None
+    return Diagnosis(
+        "memory",
+        f"map {failing.name}{size}: the VM's memory is too small for it",
+        "give the kernel more memory in kernels.toml (memory, in MiB), or make the map smaller",
+    )
