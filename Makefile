@@ -54,7 +54,7 @@ test-packages:
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TEST_PACKAGES); }
 
 test: setup collectors examples test-packages  ## kmatrix's own tests, on real booted guests
-	@$(BIN)/pytest tests -n auto $(ARGS)
+	@$(BIN)/pytest tests -n auto --durations=10 $(ARGS)
 
 test-fast: setup  ## the tests of pure logic: no VM is booted
 	@$(BIN)/pytest tests/unit tests/sim/test_past.py tests/sim/test_matrix.py tests/guest/test_loader.py tests/guest/test_events.py -q -n auto $(ARGS)

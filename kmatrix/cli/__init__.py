@@ -40,7 +40,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "images": ("images:group", "The guest images on this machine: build, list, remove."),
     "features": (
         "features:command",
-        "The features declared for every kernel; with a TARGET (5.4-arm64), declared and probed in its guest side by side.",
+        "The features, and what each kernel is declared to have; of a TARGET, declared and probed in its guest side by side.",
     ),
     "needs": (
         "needs:command",
@@ -51,6 +51,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "The CO-RE standard as rules over C sources, generate.go files and compiled objects (default: the collectors below here).",
     ),
     "doctor": ("doctor:command", "What this host lacks, and the command that mends it."),
+    "completion": (
+        "completion:command",
+        'Print the script with which SHELL completes kmatrix: `eval "$(kmatrix completion bash)"`.',
+    ),
 }
 """The verbs, in the order of the help: where each stands (module:name), and its line of the help, so that no verb pays for another's imports."""
 
@@ -90,6 +94,16 @@ def cli(offline: bool) -> None:
         network.go_offline()
 
 
+def _as_json(message: str, where: str | None = None, fix: str | None = None) -> None:
+    """The error on standard output too, where JSON was asked for: whoever reads that finds it there."""
+    words = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
+    verb = next((word for word in words if not word.startswith("-")), None)
+    if verb not in ("exec", "shell") and ("--json" in words or "--format=json" in words):
+        import json
+
+        click.echo(json.dumps({"error": {"message": message, "where": where, "fix": fix}}, indent=1))
+
+
 def main() -> None:
     """The console script."""
     try:
@@ -98,6 +112,7 @@ def main() -> None:
         sys.exit(status if isinstance(status, int) else 0)
     except click.ClickException as error:
         error.show()
+        _as_json(error.format_message())
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
@@ -106,4 +121,5 @@ def main() -> None:
         sys.exit(141)
     except KmatrixError as error:
         click.echo(f"kmatrix: {error}", err=True)
+        _as_json(error.message, error.where, error.fix)
         sys.exit(2 if isinstance(error, InputError) else 3)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from kmatrix.cli import options
+from kmatrix.cli import complete, options
 from kmatrix.host.errors import InputError
 from kmatrix.host.progress import Terminal
 from kmatrix.manifest.load import find_collector
@@ -24,9 +24,15 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command("bisect")
-@click.argument("collector", type=_PATH)
-@click.option("--good", required=True, metavar="KERNEL_OR_REF", help="Where it behaves as it should: 5.15, or a commit of --tree.")
-@click.option("--bad", required=True, metavar="KERNEL_OR_REF", help="Where it does not.")
+@click.argument("collector", type=_PATH, shell_complete=complete.collectors)
+@click.option(
+    "--good",
+    required=True,
+    metavar="KERNEL_OR_REF",
+    shell_complete=complete.kernels,
+    help="Where it behaves as it should: 5.15, or a commit of --tree.",
+)
+@click.option("--bad", required=True, metavar="KERNEL_OR_REF", shell_complete=complete.kernels, help="Where it does not.")
 @click.option("--arch", metavar="ARCH", help="x86_64 or arm64 (default: this host's).")
 @click.option("--tree", type=_PATH, help="A git clone of the kernel (left untouched): walk its commits, and build each.")
 @click.option("--fragment", "fragments", type=_PATH, multiple=True, help="With --tree: a configuration fragment of yours (repeat).")

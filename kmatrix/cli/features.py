@@ -1,93 +1,178 @@
-"""`kmatrix features`: the feature table, and what a target really has."""
+"""`kmatrix features`: the features, what each kernel is declared to have, and what a target really has."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
-from kmatrix.cli import options
+from kmatrix.cli import complete, options
+from kmatrix.guest.facts import FACTS
+from kmatrix.host.errors import InputError
 from kmatrix.host.paths import scratch_console
-from kmatrix.matrix.arch import Arch, parse_arches
-from kmatrix.matrix.features import FEATURES, Feature
-from kmatrix.matrix.kernel import Kernel, Target
+from kmatrix.matrix.arch import ARCHES, host_arch, parse_arch, parse_arches
+from kmatrix.matrix.features import FEATURES, UNDATED, Feature
+from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.parameters import KINDS, BadName, check, feature, leaves
+from kmatrix.matrix.selection import Matrix
 from kmatrix.report import grid
+from kmatrix.runs.machine_room import Finding, MachineRoom
 from kmatrix.verdict.judge import feature_mismatches
 
 
 @click.command("features")
-@click.argument("target", required=False)
+@click.argument("what", nargs=-1, metavar="[TARGET] [FEATURE]...", shell_complete=complete.targets)
 @options.ARCH
 @options.ACCEL
 @options.COLD
 @options.KERNELS_FILE
 @options.JSON
-def command(target: str | None, arch: str, accel: str, cold: bool, kernels_file: Path | None, as_json: bool) -> None:
-    """The features declared for every kernel; with a TARGET (5.4-arm64), declared and probed in its guest side by side.
+def command(what: tuple[str, ...], arch: str, accel: str, cold: bool, kernels_file: Path | None, as_json: bool) -> None:
+    """The features, and what each kernel is declared to have; of a TARGET, declared and probed in its guest side by side.
 
-    The table has a column a kernel: ✓ it has the feature, · it does not, or the arch on which alone it does. Distributions' kernels are left
-    out of it (--json has them). Exit status 1 where the two disagree.
+    \b
+    kmatrix features                                   all kernels, as declared
+    kmatrix features 6.1                               one, also probed (without an arch: this machine's)
+    kmatrix features 6.1-arm64 helper:bpf_loop map:bloom_filter
+    kmatrix features helper:bpf_loop                   one feature, on all kernels, as declared
+    kmatrix features insn:                             all names of a kind
+
+    The tables leave out distributions' kernels (--json has them). Exit status 1 where declared and probed disagree.
     """
     matrix = options.load_matrix(kernels_file)
+    target = _target(matrix, what[0], arch) if what and not _is_feature(what[0], matrix) else None
+    names = what[1:] if target is not None else what
+    names = tuple(each for name in names for each in _of_kind(name))
+    for name in names:
+        try:
+            check(name, matrix.defined)
+        except BadName as error:
+            raise InputError(str(error), where="FEATURE", fix=error.fix) from None
     if target is not None:
-        chosen = matrix.target(target)
         room = options.room(matrix, accel, cold)
-        with scratch_console(f"features-{chosen}") as console, room.machine(chosen, console) as (_, probe):
-            _compare(chosen, probe["features"], probe.get("why", {}), as_json)
-        return
-    arches = parse_arches(arch)
-    targets = [Target(kernel, each) for each in arches for kernel in matrix.kernels.values()]
+        asked = leaves(names, matrix.defined) if names else tuple(FEATURES)
+        _compare(target.knowing(matrix.defined), names, _findings(room, target, asked), as_json)
+    else:
+        _declared(matrix, names, arch, as_json)
+
+
+def _is_feature(text: str, matrix: Matrix) -> bool:
+    """Whether it is meant as a feature: no kernel's name is without a digit or has a colon."""
+    return ":" in text or text in FEATURES or text in matrix.defined or (text not in matrix.kernels and not re.search(r"\d", text))
+
+
+def _of_kind(name: str) -> list[str]:
+    """All names of a kind that has a table (`insn:`); elsewhere the name itself."""
+    kind, _, parameter = name.partition(":")
+    return [f"{kind}:{each}" for each in FACTS[kind]] if not parameter and f"{kind}:" == name and kind in FACTS else [name]
+
+
+def _target(matrix: Matrix, text: str, arch: str) -> Target:
+    """The target meant; a kernel without an arch is that of --arch, else of this machine."""
+    is_kernel = text in matrix.kernels or matrix.variant(text) is not None
+    if not is_kernel and (matrix.as_target(text) is not None or text.rpartition("-")[0] in matrix.kernels):
+        return matrix.target(text)
+    chosen = (host_arch() or ARCHES[0]) if arch == "all" else parse_arch(arch)
+    return Target(matrix.kernel(text, where="TARGET"), chosen)
+
+
+# -- all kernels -------------------------------------------------------------------------------------------------------------
+
+
+def _declared(matrix: Matrix, names: Sequence[str], arch: str, as_json: bool) -> None:
+    targets = [Target(kernel, each, defined=matrix.defined) for each in parse_arches(arch) for kernel in matrix.kernels.values()]
     if as_json:
-        click.echo(json.dumps({str(t): sorted(t.features) for t in targets}, indent=1))
+        if names:
+            click.echo(json.dumps({str(t): {name: t.has(name) for name in names} for t in targets}, indent=1))
+        else:
+            click.echo(json.dumps({str(t): sorted(t.features) for t in targets}, indent=1))
         return
-    kernels = [kernel for kernel in matrix.kernels.values() if kernel.distribution is None]
-    columns = [_column(kernel, arches) for kernel in kernels]
-    labels = [grid.Column("feature", ["(status)", *FEATURES]), grid.Column("since", ["", *map(_since, FEATURES.values())])]
-    click.echo(grid.folded(labels, [columns], grid.terminal_width(), grid.PLAIN))
+    width = grid.terminal_width()
+    known = [feature(name) for name in leaves(names, matrix.defined)] if names else list(FEATURES.values())
+    rows = [[each.name, _since(each), each.title] for each in known]
+    click.echo(grid.prose(rows, width, heads=["feature", "since", "what it is"]))
+    click.echo()
+    ours = [target for target in targets if target.kernel.distribution is None]
+    click.echo(grid.prose(_by_kernel(ours, names), width, heads=["kernel", "arch", "status", "declared to lack"]))
+    if not names:
+        click.echo("\nWith a parameter, for example helper:bpf_loop (docs/features.md):")
+        click.echo(textwrap.fill(", ".join(KINDS), width, initial_indent="  ", subsequent_indent="  "))
 
 
-def _column(kernel: Kernel, arches: Sequence[Arch]) -> grid.Column:
-    """A kernel's features: ✓ and ·, or the arch that alone has one of them."""
-    targets = [Target(kernel, arch) for arch in arches]
-    cells = [" / ".join(dict.fromkeys(kernel.status(arch) for arch in arches))]
-    for name in FEATURES:
-        having = [target.arch for target in targets if name in target.features]
-        cells.append("·" if not having else "✓" if len(having) == len(targets) else ", ".join(having))
-    simulated = any(target.simulated is not None for target in targets)
-    return grid.Column(f"{'~' if simulated else ''}{kernel.name}", cells)
+def _by_kernel(targets: Sequence[Target], names: Sequence[str]) -> list[list[str]]:
+    """One row a kernel, or one an arch where they differ."""
+    rows: dict[str, list[tuple[Target, tuple[str, str]]]] = {}
+    for target in targets:
+        rows.setdefault(target.kernel.name, []).append((target, (target.kernel.status(target.arch), _lacks(target, names))))
+    found = []
+    for name, members in rows.items():
+        shown = f"~{name}" if members[0][0].simulated is not None else name
+        if len({row for _, row in members}) == 1:
+            arches = "both" if len(members) > 1 else members[0][0].arch
+            found.append([shown, arches, *members[0][1]])
+        else:
+            found += [[shown, target.arch, *row] for target, row in members]
+    return found
 
 
-def _since(feature: Feature) -> str:
-    if isinstance(feature.since, tuple):
-        return ".".join(map(str, feature.since))
-    return ", ".join(f"{'.'.join(map(str, version))} {arch}" for arch, version in feature.since.items())
+def _lacks(target: Target, names: Sequence[str]) -> str:
+    """What the target is declared to lack; `?` after what nothing declares."""
+    words = [name if has is False else f"{name} (?)" for name in names or FEATURES if (has := target.has(name)) is not True]
+    return ", ".join(words) or "-"
+
+
+def _since(known: Feature) -> str:
+    if known.since == UNDATED:
+        return "-"
+    if isinstance(known.since, tuple):
+        return ".".join(map(str, known.since))
+    return ", ".join(f"{'.'.join(map(str, version))} {arch}" for arch, version in known.since.items())
+
+
+# -- one target --------------------------------------------------------------------------------------------------------------
+
+
+def _findings(room: MachineRoom, target: Target, names: Sequence[str]) -> dict[str, Finding]:
+    """What the target's guest says of each of the features."""
+    found = dict(room.found(target, [name for name in names if ":" in name]))
+    plain = [name for name in names if ":" not in name]
+    if plain:
+        with scratch_console(f"features-{target}") as console, room.machine(target, console) as (_, probe):
+            found |= {name: Finding(probe["features"].get(name), probe.get("why", {}).get(name, "")) for name in plain}
+    return {name: found[name] for name in names}
 
 
 def _account(target: Target) -> dict[str, object] | None:
     return target.simulated.account(target.arch) if target.simulated is not None else None
 
 
-def _compare(target: Target, probed: dict[str, bool | None], why: dict[str, str], as_json: bool) -> None:
-    wrong = feature_mismatches(target, probed, FEATURES)
+def _compare(target: Target, names: Sequence[str], findings: Mapping[str, Finding], as_json: bool) -> None:
+    probed = {name: finding.there for name, finding in findings.items()}
+    wrong = feature_mismatches(target, probed, findings)
+    own = {
+        name: target.defined[name].there(lambda part: _evaluate(part, target, probed)) for name in names if name in target.defined
+    }
     if as_json:
-        click.echo(
-            json.dumps(
-                {"declared": sorted(target.features), "probed": probed, "mismatches": wrong, "simulated": _account(target)},
-                indent=1,
-            )
-        )
+        declared = {name: target.has(name) for name in findings} if names else sorted(target.features)
+        answer = {"declared": declared, "probed": probed | own, "mismatches": wrong, "simulated": _account(target)}
+        click.echo(json.dumps(answer, indent=1))
     else:
         words = {True: "✓", False: "·", None: "?"}
         rows = []
-        for name, feature in FEATURES.items():
-            declared, found = name in target.features, probed.get(name)
-            rows.append(
-                [name, words[declared], words[found], "≠" if found not in (None, declared) else "", why.get(name) or feature.probe]
-            )
+        for name, finding in findings.items():
+            declared_ = target.has(name)
+            differs = "≠" if None not in (finding.there, declared_) and finding.there != declared_ else ""
+            said = "-" if declared_ is None else words[declared_]
+            rows.append([name, said, words[finding.there], differs, finding.why or feature(name).probe])
+        rows += [[name, "", words[there], "", _spelled(name, target)] for name, there in own.items()]
         heads = ["feature", "declared", "probed", "", "how the guest knows"]
         click.echo(grid.prose(rows, grid.terminal_width(), heads=heads))
+        if any(target.has(name) is None for name in findings):
+            click.echo("- : nothing declares it; cells go by what is probed")
         if target.simulated is not None:
             click.echo(f"{target} is simulated: {target.simulated}")
         for sentence in wrong:
@@ -96,3 +181,14 @@ def _compare(target: Target, probed: dict[str, bool | None], why: dict[str, str]
         if not as_json:
             click.echo(f'fix: correct features in {target.kernel.declared_in}, kernels."{target.kernel.name}"')
         raise click.exceptions.Exit(1)
+
+
+def _evaluate(name: str, target: Target, probed: Mapping[str, bool | None]) -> bool | None:
+    if name in target.defined:
+        return target.defined[name].there(lambda part: _evaluate(part, target, probed))
+    return probed.get(name)
+
+
+def _spelled(name: str, target: Target) -> str:
+    definition = target.defined[name]
+    return f"{'any' if definition.any else 'all'} of {', '.join(definition.parts)}"

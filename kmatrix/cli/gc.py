@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -17,23 +18,24 @@ from kmatrix.runs import gc
     "--days", type=click.FloatRange(min=0), default=gc.DAYS, show_default=True, help="Keep what was used within DAYS days."
 )
 @options.KERNELS_FILE
-def command(dry_run: bool, days: float, kernels_file: Path | None) -> None:
+@options.JSON
+def command(dry_run: bool, days: float, kernels_file: Path | None, as_json: bool) -> None:
     """Remove kernels that no kernels.toml or kernels.lock in force refers to, old guest images, stale snapshots, and what was left half-done.
 
     Only what was not used within --days, as the cache may be shared with other projects; and nothing that a running process uses.
     """
     matrix = load_matrix(file=kernels_file)
-    freed = 0
+    freed, rows = 0, []
     for item in gc.items(matrix, days):
-        if dry_run:
-            done = "would remove"
-        elif item.remove():
-            done = "removed"
-        else:
-            click.echo(f"in use    {item.name}")
-            continue
-        freed += item.size
-        click.echo(f"{done} {item.name}: {_mib(item.size)} ({item.why})")
+        done = "would remove" if dry_run else "removed" if item.remove() else "in use"
+        rows.append({"name": item.name, "bytes": item.size, "why": item.why, "done": done})
+        if done != "in use":
+            freed += item.size
+        if not as_json:
+            click.echo(f"in use    {item.name}" if done == "in use" else f"{done} {item.name}: {_mib(item.size)} ({item.why})")
+    if as_json:
+        click.echo(json.dumps({"items": rows, "bytes": freed, "dry_run": dry_run}, indent=1))
+        return
     click.echo(f"{_mib(freed)} {'would be freed' if dry_run else 'freed'}")
 
 

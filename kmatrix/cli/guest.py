@@ -8,25 +8,27 @@ from pathlib import Path
 
 import click
 
-from kmatrix.cli import options
-from kmatrix.host.errors import InputError
+from kmatrix.cli import complete, options
 from kmatrix.host.paths import scratch_console
 from kmatrix.manifest.load import find_collector
-from kmatrix.matrix.arch import parse_arches
-from kmatrix.matrix.kernel import Target
-from kmatrix.matrix.selection import Matrix
 from kmatrix.runs import shell as shells
 
 _STDIN = "/run/kmatrix-stdin"
 
 
 @click.command("shell")
-@click.argument("kernel")
-@click.option("--arch", metavar="ARCH", help="x86_64 or arm64 (or write KERNEL as 5.4-arm64; default: the host's).")
+@click.argument("kernel", shell_complete=complete.kernels_and_targets)
+@click.option(
+    "--arch",
+    metavar="ARCH",
+    shell_complete=complete.arches,
+    help="x86_64 or arm64 (or write KERNEL as 5.4-arm64; default: the host's).",
+)
 @click.option(
     "--collector",
     type=click.Path(path_type=Path),
     metavar="NAME|DIR",
+    shell_complete=complete.collectors,
     help="Put this collector's objects in the guest, and start there.",
 )
 @click.option("--console", "serial", is_flag=True, help="Use the serial console instead of SSH.")
@@ -38,8 +40,8 @@ def shell(
 ) -> None:
     """A shell in the VM of KERNEL: pristine, thrown away afterwards; bpftool, python3 and libbpf are there."""
     matrix = options.load_matrix(kernels_file)
-    target = _target(matrix, kernel, arch)
-    chosen = find_collector(collector) if collector is not None else None
+    target = options.target(matrix, kernel, arch)
+    chosen = find_collector(collector, matrix.defined) if collector is not None else None
     room = options.room(matrix, accel, cold)
     with ExitStack() as stack:
         console = stack.enter_context(scratch_console(f"shell-{target}"))
@@ -51,7 +53,7 @@ def shell(
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": True})
-@click.argument("target")
+@click.argument("target", shell_complete=complete.kernels_and_targets)
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds the command may take.")
 @options.ACCEL
@@ -60,10 +62,10 @@ def shell(
 def execute(target: str, argv: tuple[str, ...], timeout: float, accel: str, cold: bool, kernels_file: Path | None) -> None:
     """Run a command in the VM of TARGET (5.4-arm64) and exit with its status: `kmatrix exec 5.4-arm64 -- uname -a`.
 
-    Standard input is passed on unless it is a terminal. 124 where it took longer than --timeout, 128+N where signal N ended it.
+    A kernel alone (5.4) means the host's arch.     Standard input is passed on unless it is a terminal. 124 where it took longer than --timeout, 128+N where signal N ended it.
     """
     matrix = options.load_matrix(kernels_file)
-    chosen = matrix.target(target)
+    chosen = options.target(matrix, target)
     argv = argv[1:] if argv[0] == "--" else argv
     stdin = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
     room = options.room(matrix, accel, cold)
@@ -78,16 +80,3 @@ def execute(target: str, argv: tuple[str, ...], timeout: float, accel: str, cold
         click.echo(f"kmatrix: {argv[0]} took longer than {timeout:g} s", err=True)
         raise click.exceptions.Exit(124)
     raise click.exceptions.Exit(ended.exit if ended.exit is not None else 128 + (ended.signal or 0))
-
-
-def _target(matrix: Matrix, kernel: str, arch: str | None) -> Target:
-    """`5.4 --arch arm64`, `5.4-arm64`, or `5.4` on the host's arch."""
-    if arch is None and kernel not in matrix.kernels and "-" in kernel:
-        return matrix.target(kernel, where="KERNEL")
-    known = matrix.kernel(kernel, where="KERNEL")
-    if arch is None:
-        return Target(known, shells.default_arch())
-    arches = parse_arches(arch)
-    if len(arches) != 1:
-        raise InputError("a shell has one arch", where="--arch", fix="give x86_64 or arm64")
-    return Target(known, arches[0])

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from kmatrix import kernels
+from kmatrix.cli import complete
 from kmatrix.host.errors import InfraError, InputError, KmatrixError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.progress import Terminal
@@ -92,7 +93,7 @@ def _lacking(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
 
 
 @group.command("fetch")
-@click.argument("kernel", nargs=-1)
+@click.argument("kernel", nargs=-1, shell_complete=complete.kernels_and_targets)
 @_ARCHES
 @_REPLACE
 @_KERNELS_FILE
@@ -124,7 +125,7 @@ def fetch(kernel: tuple[str, ...], arch: str, replace: bool, kernels_file: Path 
 
 
 @group.command("import")
-@click.argument("kernel")
+@click.argument("kernel", shell_complete=complete.kernels)
 @_ONE_ARCH
 @click.option("--image", type=_PATH, help="A bzImage (x86_64) or Image (arm64, also gzip'ed).")
 @click.option("--modules", type=_PATH, help="Its lib/modules/<release>, or a folder that has that in it.")
@@ -174,7 +175,7 @@ def import_kernel(
 
 
 @group.command("build")
-@click.argument("kernel")
+@click.argument("kernel", shell_complete=complete.kernels)
 @_ONE_ARCH
 @click.option("--tree", type=_PATH, help="The kernel's source tree (left untouched: it is built out of tree).")
 @click.option(
@@ -219,7 +220,7 @@ def build_kernel(
 
 
 @group.command("remove")
-@click.argument("kernel", nargs=-1, required=True)
+@click.argument("kernel", nargs=-1, required=True, shell_complete=complete.kernels_and_targets)
 @_ARCHES
 @_KERNELS_FILE
 @_JSON
@@ -236,7 +237,7 @@ def remove(kernel: tuple[str, ...], arch: str, kernels_file: Path | None, as_jso
 
 
 @group.command("verify")
-@click.argument("kernel", nargs=-1)
+@click.argument("kernel", nargs=-1, shell_complete=complete.kernels_and_targets)
 @_ARCHES
 @_KERNELS_FILE
 @_JSON

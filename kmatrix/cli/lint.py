@@ -43,6 +43,7 @@ def _explain(text: str) -> str:
 @click.option(
     "--format", "form", type=click.Choice(["text", "json", "sarif"]), default="text", show_default=True, help="How to print."
 )
+@click.option("--json", "form", flag_value="json", help="The same as --format json.")
 @click.option(
     "-I", "includes", multiple=True, metavar="DIR", type=click.Path(path_type=Path), help="Where headers are (several times)."
 )

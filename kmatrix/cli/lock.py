@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import click
 
 from kmatrix import kernels
-from kmatrix.cli import options
+from kmatrix.cli import complete, options
 from kmatrix.cli.kernels import named_targets, real_targets
 from kmatrix.host import cache, paths
 from kmatrix.host.errors import InputError, KmatrixError
@@ -23,14 +24,15 @@ from kmatrix.matrix.selection import DEFAULT_SET, Matrix
 
 
 @click.command("lock")
-@click.argument("kernel", nargs=-1)
+@click.argument("kernel", nargs=-1, shell_complete=complete.kernels)
 @options.ARCH
 @click.option("--update", is_flag=True, help="Fetch anew, the newest of each source, what can be fetched and is not built here.")
 @click.option(
     "--check", is_flag=True, help="Write nothing; exit status 1 where kernels.lock is not up to date. No network is used."
 )
 @options.KERNELS_FILE
-def command(kernel: tuple[str, ...], arch: str, update: bool, check: bool, kernels_file: Path | None) -> None:
+@options.JSON
+def command(kernel: tuple[str, ...], arch: str, update: bool, check: bool, kernels_file: Path | None, as_json: bool) -> None:
     """Write kernels.lock, beside your kernels.toml: a run then refuses any kernel but those.
 
     Without KERNEL… the lock gets what it lacks of the default set, and loses what kernels.toml no longer has; with it, those kernels are
@@ -42,7 +44,7 @@ def command(kernel: tuple[str, ...], arch: str, update: bool, check: bool, kerne
         raise InputError("--check writes nothing, and --update fetches", where="kernels lock", fix="give one of the two")
     wanted = real_targets(named_targets(matrix, kernel or (DEFAULT_SET,), arch))
     if check:
-        _check(matrix, store, before, wanted)
+        _check(matrix, store, before, wanted, as_json)
         return
     anew = [t for t in wanted if kernel or update or (t.kernel.name, t.arch) not in before.kernels]
     missing_because = {
@@ -71,12 +73,23 @@ def command(kernel: tuple[str, ...], arch: str, update: bool, check: bool, kerne
         before = read_lock(before.path) or Lock(before.path)
         after = Lock(before.path, _kept(before, matrix) | _recorded(entries))
         if render(after) == (before.path.read_text(encoding="utf-8") if before.path.is_file() else None):
-            click.echo(f"{before.path}: up to date")
+            _print(before.path, {}, as_json, wrote=False)
             return
         write_lock(after)
-    for line in _changes(before, after):
-        click.echo(line)
-    click.echo(f"wrote {after.path}")
+    _print(after.path, _changes(before, after), as_json, wrote=True)
+
+
+def _print(path: Path, changes: Mapping[str, tuple[str | None, str | None]], as_json: bool, *, wrote: bool) -> None:
+    """What the lock holds otherwise than before: target → the release that it held, and the one it holds now."""
+    if as_json:
+        rows = [{"target": target, "before": was, "after": now} for target, (was, now) in changes.items()]
+        click.echo(json.dumps({"lock": str(path), "wrote": wrote, "changes": rows}, indent=1))
+    elif not wrote:
+        click.echo(f"{path}: up to date")
+    else:
+        for target, (was, now) in changes.items():
+            click.echo(f"{target}: {was or '-'} → {now or '-'}" + (" (other content)" if was == now else ""))
+        click.echo(f"wrote {path}")
 
 
 def _guard(path: Path) -> Path:
@@ -104,16 +117,16 @@ def _recorded(entries: Iterable[tuple[Target, KernelEntry]]) -> dict[tuple[str, 
     }
 
 
-def _changes(before: Lock, after: Lock) -> Iterable[str]:
+def _changes(before: Lock, after: Lock) -> dict[str, tuple[str | None, str | None]]:
+    changes = {}
     for key in sorted({*before.kernels, *after.kernels}):
         old, new = before.kernels.get(key), after.kernels.get(key)
-        if old == new:
-            continue
-        was, now = (each.release if each else "-" for each in (old, new))
-        yield f"{key[0]}-{key[1]}: {was} → {now}" + (" (other content)" if was == now else "")
+        if old != new:
+            changes[f"{key[0]}-{key[1]}"] = (old.release if old else None, new.release if new else None)
+    return changes
 
 
-def _check(matrix: Matrix, store: KernelStore, lock: Lock, wanted: Iterable[Target]) -> None:
+def _check(matrix: Matrix, store: KernelStore, lock: Lock, wanted: Iterable[Target], as_json: bool) -> None:
     """Say what is not as the lock has it; exit status 1 then."""
     if not lock.path.is_file():
         raise InputError("there is no lock", where=str(lock.path), fix="kmatrix kernels lock")
@@ -131,6 +144,9 @@ def _check(matrix: Matrix, store: KernelStore, lock: Lock, wanted: Iterable[Targ
         reason = kernels.availability(target.kernel, target.arch, store, asked=True, lock=lock, mirrors=matrix.mirrors)
         if reason is not None:
             problems.append(f"{target}: {reason}")
+    if as_json:
+        click.echo(json.dumps({"lock": str(lock.path), "up_to_date": not problems, "problems": problems}, indent=1))
+        raise click.exceptions.Exit(1 if problems else 0)
     for problem in problems:
         click.echo(problem)
     if problems:

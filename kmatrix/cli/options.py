@@ -8,10 +8,13 @@ from typing import Any, TypeVar
 
 import click
 
+from kmatrix.cli import complete
+from kmatrix.host.errors import InputError
 from kmatrix.host.progress import Terminal
 from kmatrix.matrix import load
+from kmatrix.matrix.arch import ARCHES, host_arch, parse_arches
 from kmatrix.matrix.kernel import Target
-from kmatrix.matrix.selection import DEFAULT_SET, Matrix
+from kmatrix.matrix.selection import Matrix, asked_for
 from kmatrix.runs.machine_room import MachineRoom, refuse_missing
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -20,9 +23,14 @@ ACCEL = click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), defau
 COLD = click.option("--cold", is_flag=True, help="Boot afresh instead of restoring a snapshot.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 KERNELS = click.option(
-    "--kernels", metavar="EXPR", help="5.4,6.1 | '>=5.8' | 5.4..6.1 | a set | all (what can be had of: default)."
+    "--kernels",
+    metavar="EXPR",
+    shell_complete=complete.selections,
+    help="5.4,6.1 | '>=5.8' | 5.4..6.1 | a set of kernels.toml | store (what is on this machine) | all. Default: what can be had of the set default.",
 )
-ARCH = click.option("--arch", metavar="ARCH", default="all", show_default=True, help="x86_64, arm64 or all.")
+ARCH = click.option(
+    "--arch", metavar="ARCH", default="all", show_default=True, shell_complete=complete.arches, help="x86_64, arm64 or all."
+)
 KERNELS_FILE = click.option(
     "--kernels-file", type=click.Path(path_type=Path), help="A kernels.toml of your own (default: the nearest above)."
 )
@@ -41,11 +49,24 @@ def select(
     As for pytest: what is asked for by --kernels and cannot be had is an error, and so is an arch of which nothing can; of the default set
     it is listed and left out.
     """
-    chosen = machine_room.matrix.targets(kernels or DEFAULT_SET, arch)
-    targets = [target for target in chosen if only is None or str(target) in only]
-    missing = machine_room.unavailable(targets, asked=kernels is not None)
-    refuse_missing(targets, missing, kernels=kernels, arch=None if arch == "all" else arch)
+    targets = [each for each in machine_room.targets(kernels, arch) if only is None or str(each) in only]
+    asked = asked_for(kernels)
+    missing = machine_room.unavailable(targets, asked=asked is not None)
+    refuse_missing(targets, missing, kernels=asked, arch=None if arch == "all" else arch)
     return [target for target in targets if str(target) not in missing], missing
+
+
+def target(matrix: Matrix, text: str, arch: str | None = None) -> Target:
+    """`5.4 --arch arm64`, `5.4-arm64`, or `5.4` on the host's arch. Raises InputError."""
+    if arch is None and text not in matrix.kernels and matrix.variant(text) is None and "-" in text:
+        return matrix.target(text, where="KERNEL")
+    known = matrix.kernel(text, where="KERNEL")
+    if arch is None:
+        return Target(known, host_arch() or ARCHES[0])
+    arches = parse_arches(arch)
+    if len(arches) != 1:
+        raise InputError("a VM has one arch", where="--arch", fix="give x86_64 or arm64")
+    return Target(known, arches[0])
 
 
 def load_matrix(file: Path | None) -> Matrix:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ from kmatrix import kernels as kernel_sources
 from kmatrix.cli import options
 from kmatrix.host.errors import KmatrixError
 from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.selection import asked_for
 from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.vm import guest_image
 from kmatrix.vm.snapshot import SnapshotStore
@@ -22,18 +24,34 @@ from kmatrix.vm.snapshot import SnapshotStore
 @options.ARCH
 @options.ACCEL
 @options.KERNELS_FILE
-def command(kernels: str | None, arch: str, accel: str, kernels_file: Path | None) -> None:
+@options.JSON
+def command(kernels: str | None, arch: str, accel: str, kernels_file: Path | None, as_json: bool) -> None:
     """Fetch kernels, build guest images and make every target's snapshot, side by side.
 
     A run does the same by itself, one target after another; this is for a first run, and before going offline.
     """
     room = options.room(options.load_matrix(kernels_file), accel, cold=False)
-    targets, _ = options.select(room, kernels, arch)
+    targets, missing = options.select(room, kernels, arch)
     failed = prepare(room, targets)
     for target, error in failed.items():
         click.echo(f"{target}: {error}", err=True)
-    if failed and kernels is not None:
+    if as_json:
+        rows = [{"target": str(t), "ready": _base(t) not in failed, "error": _said(failed.get(_base(t)))} for t in targets]
+        rows += [
+            {"target": name, "ready": False, "error": {"message": why, "where": name, "fix": None}} for name, why in missing.items()
+        ]
+        click.echo(json.dumps(rows, indent=1))
+    if failed and asked_for(kernels) is not None:
         raise click.exceptions.Exit(3)
+
+
+def _base(target: Target) -> str:
+    """The target whose kernel is fetched for this one."""
+    return f"{target.kernel.real.name}-{target.arch}"
+
+
+def _said(error: KmatrixError | None) -> dict[str, str | None] | None:
+    return None if error is None else {"message": error.message, "where": error.where, "fix": error.fix}
 
 
 def prepare(room: MachineRoom, targets: list[Target]) -> dict[str, KmatrixError]:

@@ -23,6 +23,7 @@ _Renderer = Callable[[Sequence[Record], Path, Sequence[InputError], bool], str]
 @click.argument("directory", type=click.Path(path_type=Path), default=cell_records.DEFAULT_DIRECTORY)
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "html", "json"]), default="text", show_default=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Write it there (default: standard output).")
+@click.option("--json", "form", flag_value="json", help="The same as --format json.")
 @terminal.COLOR
 def command(directory: Path, form: str, output: Path | None, color: str) -> None:
     """The report of the records in DIRECTORY (a run's --kmatrix-dir; default: .kmatrix), also long after the run.
@@ -39,7 +40,10 @@ def command(directory: Path, form: str, output: Path | None, color: str) -> None
             raise click.exceptions.Exit(2)
         fix = "run pytest where your collectors are, or name the folder that was its --kmatrix-dir"
         raise InputError("there are no records", where=str(directory), fix=fix)
-    text = _FORMATS[form](records, directory.resolve(), bad, terminal.coloured(color) if output is None else color == "always")
+    page = html.render(records, directory.resolve(), bad, to=output) if form == "html" else None
+    text = page or _FORMATS[form](
+        records, directory.resolve(), bad, terminal.coloured(color) if output is None else color == "always"
+    )
     if output is None:
         click.echo(text, nl=False)
     else:
@@ -61,7 +65,6 @@ def _json(records: Sequence[Record], _directory: Path, bad: Sequence[InputError]
 _FORMATS: Mapping[str, _Renderer] = {
     "text": _text,
     "markdown": lambda records, directory, bad, _colour: markdown.render(records, directory, bad),
-    "html": lambda records, directory, bad, _colour: html.render(records, directory, bad),
     "json": _json,
 }
 

@@ -29,7 +29,7 @@ from kmatrix.fetch import trouble
 from kmatrix.fetch.network import mirrored, session
 from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError, Unavailable, without_credentials
-from kmatrix.host.progress import Quiet, Reporter
+from kmatrix.host.progress import WAITING, Quiet, Reporter
 
 ATTEMPTS = 4
 """Tries of a transfer that get no further than the one before."""
@@ -374,7 +374,7 @@ def _attempt(url: str, once: Callable[[], None], transfer: _Transfer | None = No
                 raise Unavailable(f"cannot be fetched: {said}", where=mirrored(url), fix=fix) from error
             if transfer is not None and transfer.seen - furthest >= _SLOWEST[1]:
                 furthest, attempt = transfer.seen, 1
-            _pause(_delay(attempt, answer))
+            _pause(_delay(attempt, answer), f"{urlsplit(mirrored(url)).hostname}: {trouble.plain(error)[0]}")
             attempt += 1
 
 
@@ -384,9 +384,10 @@ def _delay(attempt: int, answer: requests.Response | None) -> float:
     return max(2.0 ** (attempt - 1) * random.uniform(0.75, 1.25), min(float(asked), _PATIENCE) if asked.isdigit() else 0.0)
 
 
-def _pause(seconds: float) -> None:
+def _pause(seconds: float, why: str) -> None:
+    """Wait, and say for what. The words are the same each time: a reporter shows them once (kmatrix.host.progress)."""
     end = time.monotonic() + seconds
-    with _work()[0].step(f"waiting {seconds:.0f} s before the next try") as step:
+    with _work()[0].step(f"{WAITING}to try again: {why}") as step:
         while (left := end - time.monotonic()) > 0:
             step.advance(0)  # which ends it when it is not wanted any more: an interrupt reaches the main thread alone
             time.sleep(min(left, 0.2))

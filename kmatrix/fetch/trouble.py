@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from urllib.parse import urlsplit
 
 import requests
@@ -15,7 +16,15 @@ def passing(error: Exception) -> bool:
     """Whether the next try may do better."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return error.response.status_code in (408, 429, 500, 502, 503, 504)
-    return not isinstance(error, _NEVER) and _UNTRUSTED not in str(error)
+    return not isinstance(error, _NEVER) and _UNTRUSTED not in str(error) and not _unresolved(error)
+
+
+def _unresolved(error: BaseException) -> bool:
+    """Whether a host's name was not found: on a machine that is offline, it will not be in a few seconds either."""
+    inside = [getattr(error, "reason", None), getattr(error, "original_error", None), error.__cause__, *error.args]
+    return isinstance(error, urllib3.exceptions.NameResolutionError | socket.gaierror) or any(
+        _unresolved(each) for each in inside if isinstance(each, BaseException)
+    )
 
 
 def plain(error: Exception) -> tuple[str, str]:

@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from . import ask, cell, command, kernel, libbpf, probe, simulate, sshd, survey, trigger, warmup
+from . import ask, cell, command, kernel, libbpf, limit, probe, probe_facts, simulate, sshd, survey, trigger, warmup
+from .contract import Contract
 
 Op = Callable[..., Any]
 
@@ -71,11 +72,20 @@ def set_time(now: float) -> dict[str, float]:
     return {"now": time.time()}
 
 
-def survey_object(name: str, data: str, programs: list[str] | None = None, now: float | None = None) -> dict[str, Any]:
+def survey_object(
+    name: str,
+    data: str,
+    programs: list[str] | None = None,
+    now: float | None = None,
+    contract: dict[str, Any] | None = None,
+    load_timeout: float = limit.SECONDS,
+) -> dict[str, Any]:
     """Each program of an object: does it load and attach (`kmatrix run`)."""
     if now is not None:
         set_time(now)
-    return survey.survey(base64.b64decode(data), name, programs) | {"release": kernel.release()}
+    content = base64.b64decode(data)
+    terms = Contract(contract, content, name, lambda: probed()["features"])
+    return survey.survey(content, name, programs, load_timeout, contract=terms) | {"release": kernel.release()}
 
 
 _probed: dict[str, dict[str, Any]] = {}
@@ -101,6 +111,7 @@ def run_cell(**request: Any) -> dict[str, Any]:
 
 OPS: Mapping[str, Op] = {
     "probe": probed,
+    "facts": probe_facts.find,
     "time": set_time,
     "put": put,
     "get": get,

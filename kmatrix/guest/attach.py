@@ -2,7 +2,8 @@
 
 libbpf does tracing hooks by itself (BPF links where the kernel has them, else perf events, else kprobes defined through tracefs).
 What it leaves to the application is attached here, to what the guest has: the loopback interface (for a socket filter, a packet socket
-there), a netkit device made for the purpose, the root of cgroup v2, the guest's network namespace, a software clock on each CPU.
+there), a veth pair and a netkit device made for the purpose, the root of cgroup v2, the guest's network namespace, a software clock on
+each CPU. Where a program is attached is then asked of the kernel.
 
 The hook is the one that the section names, and no other: a tcx program on a kernel without tcx is an error, though clsact would take it.
 A program that the kernel would attach and never run is an error too.
@@ -11,69 +12,117 @@ A program that the kernel would attach and never run is an error too.
 from __future__ import annotations
 
 import errno
-import itertools
 import os
+import re
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from ctypes import byref, sizeof
 
-from . import bpf, libbpf, netdev
+from . import bpf, confirm, interfaces, libbpf, structops
 from .cgroup import cgroup_root
+from .confirm import Attachment
 from .observe import dynamic_probes
+from .targets import attach_to
 
 SO_ATTACH_BPF = 50
 ETH_P_ALL = 3
 BPF_F_ALLOW_MULTI = 2
-XDP_FLAGS_SKB_MODE = 2
-BPF_TC_INGRESS, BPF_TC_EGRESS = 1, 2
-LOOPBACK = 1
-"""The interface index of lo, the same in every network namespace."""
 
 
-def attach(program: int, resources: ExitStack) -> str | None:
-    """Attach a loaded program; `resources` will detach it. How it was done, or None where its section does not say where.
+class Unplaced(Exception):
+    """The program's section does not say where to attach it, or what it says is the application's to make; the text is why."""
 
-    Raises LibbpfError or OSError where the kernel would not, or where the kernel does not know of the attachment afterwards.
+
+def attach(program: int, resources: ExitStack, maps: Iterable[int] = (), to: str | None = None) -> Attachment:
+    """Attach a loaded program where its section says, or `to` that target; `resources` will detach it.
+
+    `maps` are its object's, of which some are attached with it (struct_ops).
+
+    Raises Unplaced where its section does not say where, LibbpfError or OSError where the kernel would not, or where the kernel does not
+    know of the attachment afterwards.
     """
     kind, where = bpf.name_of(bpf.PROG_TYPES, libbpf.program_type(program)), libbpf.program_attach_type(program)
+    section = libbpf.program_section(program).decode().lstrip("?")
     if where in (bpf.XDP_DEVMAP, bpf.XDP_CPUMAP) and kind == "xdp":
-        return None  # it goes into an entry of such a map, which is the application's to make
+        name = "devmap" if where == bpf.XDP_DEVMAP else "cpumap"
+        raise Unplaced(f"it goes into an entry of a {name}, which is its loader's to make")
     if where == bpf.TRACE_ITER and kind == "tracing":
         return _iterator(program, resources)
     if kind == "lsm":
         _check_lsm()
         if where == bpf.LSM_CGROUP:
             return _cgroup(program, resources)
+    if kind == "struct_ops":
+        return structops.attach(program, maps, resources)
     by_hand = _BY_HAND.get("cgroup" if kind in _ON_CGROUPS else kind)
     if by_hand is not None:
         return by_hand(program, resources)
     probes = dynamic_probes() if kind == "kprobe" else []
-    link = libbpf.program_attach(program)
+    link = libbpf.program_attach(program) if to is None else attach_to(program, to)
     if not link:
         error = libbpf.last_error("attach")
-        has_target = kind in _TRACING and "/" in libbpf.program_section(program).decode()
-        if error.errno == errno.EOPNOTSUPP and not has_target:
-            return None
+        if to is None and error.errno == errno.EOPNOTSUPP and (why := _without_target(kind, section)) is not None:
+            raise Unplaced(why)
+        if error.errno in (errno.ENOENT, errno.ESRCH) and (binary := _absent_binary(section)) is not None:
+            raise OSError(errno.ENOENT, f"its binary {binary} is not in the guest")
         raise error
     resources.callback(libbpf.link_destroy, link)
     tracefs = kind == "kprobe" and dynamic_probes() != probes
-    return _confirmed(kind, libbpf.link_fd(link), libbpf.program_fd(program), tracefs=tracefs)
+    return _confirmed(kind, libbpf.link_fd(link), libbpf.program_fd(program), section, tracefs=tracefs)
 
 
-def _confirmed(kind: str, fd: int, prog_fd: int, *, tracefs: bool) -> str:
+def _confirmed(kind: str, fd: int, prog_fd: int, section: str, *, tracefs: bool) -> Attachment:
     """How the program is attached through `fd`, as far as the kernel tells (links from 5.8, other fds from 4.18)."""
     prog_id = bpf.prog_info(prog_fd).id
     via = "tracefs" if tracefs else "raw_tracepoint" if kind in ("raw_tracepoint", "tracing", "lsm") else "perf_event"
-    found: int | None
-    try:
-        found, via = bpf.link_info(fd).prog_id, "tracefs" if tracefs else "link"
-    except OSError:
-        found = bpf.attached_program(fd)
-    if found not in (None, 0, prog_id):
-        raise OSError(errno.ENOENT, f"the kernel has program {found} at this attachment, not {prog_id}")
-    return via
+    if fd < 0:  # libbpf has several behind one, as for the places of a USDT probe
+        return Attachment("several", confirm.any_link(prog_id))
+    hook = confirm.link(fd, prog_id, _TRACE_TYPES.get(section.partition("/")[0].removesuffix(".s")))
+    if hook is not None:
+        return Attachment("tracefs" if tracefs else "link", hook)
+    return Attachment(via, confirm.perf(fd, prog_id))
+
+
+_TRACE_TYPES = {
+    name: bpf.ATTACH_TYPES.index(kind)
+    for name, kind in (
+        ("fentry", "trace_fentry"),
+        ("fexit", "trace_fexit"),
+        ("fmod_ret", "modify_return"),
+        ("tp_btf", "trace_raw_tp"),
+        ("lsm", "lsm_mac"),
+    )
+}
+
+_NO_TARGET = (
+    (r"u(ret)?probe", "its section names no binary and function: uprobe/PATH:FUNCTION"),
+    (r"usdt", "its section names no binary, provider and name: usdt/PATH:PROVIDER:NAME"),
+    (r"k(ret)?(probe|syscall)", "its section names no function: kprobe/FUNCTION"),
+    (r"tp(_btf)?|tracepoint", "its section names no tracepoint: tracepoint/CATEGORY/NAME"),
+    (r"raw_t(race)?p(oint)?", "its section names no tracepoint: raw_tracepoint/NAME"),
+)
+
+
+def _without_target(kind: str, section: str) -> str | None:
+    """Why libbpf does not know where to attach the program; None where its section names a target."""
+    if "/" in section and kind in _TRACING:
+        return None
+    return next((why for pattern, why in _NO_TARGET if re.match(pattern, section)), "its section does not say where to attach it")
+
+
+_BINARY = re.compile(r"(?:u(?:ret)?probe(?:\.multi)?|usdt)(?:\.s)?/(?P<path>[^:]+):")
+
+
+def _absent_binary(section: str) -> str | None:
+    """The binary or library that a uprobe's or USDT's section names, where the guest has none of that name (libbpf looks in these folders)."""
+    match = _BINARY.match(section)
+    if match is None:
+        return None
+    path, machine = match["path"], os.uname().machine
+    folders = ["/usr/lib64", "/usr/lib", f"/lib/{machine}-linux-gnu", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+    found = os.path.exists(path) if "/" in path else any(os.path.exists(f"{folder}/{path}") for folder in folders)
+    return None if found else path
 
 
 def _check_lsm() -> None:
@@ -104,10 +153,11 @@ READS = 10_000
 """How often it is read at most."""
 
 
-def _iterator(program: int, resources: ExitStack) -> str:
+def _iterator(program: int, resources: ExitStack) -> Attachment:
     """Attached and read: an iterator runs when somebody reads it."""
     link = libbpf.pointer("attach", libbpf.program_attach(program))
     resources.callback(libbpf.link_destroy, link)
+    hook = confirm.link(libbpf.link_fd(link), bpf.prog_info(libbpf.program_fd(program)).id)
     with open(bpf.iter_create(libbpf.link_fd(link)), "rb", buffering=0) as file:
         text, chunk = bytearray(), None
         for _ in range(READS):
@@ -121,15 +171,15 @@ def _iterator(program: int, resources: ExitStack) -> str:
             raise OSError(errno.EAGAIN, f"the iterator did not come to an end in {READS} reads")
     lines = text.decode("utf-8", "replace").splitlines()
     first = f", the first {lines[0][:60]!r}" if lines else ""
-    return f"iterator, {len(lines)} line{'' if len(lines) == 1 else 's'} read{first}"
+    return Attachment(f"iterator, {len(lines)} line{'' if len(lines) == 1 else 's'} read{first}", hook)
 
 
 SAMPLES_PER_SECOND = 99
 
 
-def _perf_event(program: int, resources: ExitStack) -> str:
+def _perf_event(program: int, resources: ExitStack) -> Attachment:
     """On a software clock of each CPU that is online: the agent's own event is its loader's to choose."""
-    cpus = sorted(os.sched_getaffinity(0))
+    cpus, hook = sorted(os.sched_getaffinity(0)), None
     for cpu in cpus:
         event = bpf.cpu_clock_open(cpu, SAMPLES_PER_SECOND)
         link = libbpf.program_attach_perf_event(program, event)
@@ -138,128 +188,122 @@ def _perf_event(program: int, resources: ExitStack) -> str:
             bpf.close(event)
             raise error
         resources.callback(libbpf.link_destroy, link)
-        _confirmed("perf_event", libbpf.link_fd(link), libbpf.program_fd(program), tracefs=False)
-    return f"perf_event, a software clock on {len(cpus)} CPU{'' if len(cpus) == 1 else 's'}"
+        hook = _confirmed("perf_event", libbpf.link_fd(link), libbpf.program_fd(program), "", tracefs=False).hook
+    return Attachment(f"perf_event, a software clock on {len(cpus)} CPU{'' if len(cpus) == 1 else 's'}", hook)
 
 
-def _by_link(program: int, resources: ExitStack, target: int, name: str, since: str, more: bytes = b"") -> int:
-    """A link of the kind that the program's attach type asks for; its fd. OSError says since when there are such links, where there are none."""
-    prog_fd = libbpf.program_fd(program)
-    try:
-        link = bpf.link_create(prog_fd, target, libbpf.program_attach_type(program), more)
-    except OSError as error:
-        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
-            raise OSError(error.errno, f"attach type {name}, since {since}: this kernel has none ({error.strerror})") from None
-        raise
-    resources.callback(os.close, link)
-    if (found := bpf.link_info(link).prog_id) != (own := bpf.prog_info(prog_fd).id):
-        raise OSError(errno.ENOENT, f"the kernel has program {found} at this attachment, not {own}")
-    return link
-
-
-_devices = itertools.count()
-
-
-def _device(program: int, resources: ExitStack) -> str:
-    """tcx (e420bed02507, 6.6) and netkit (35dfaad7188c, 6.7): links only, never clsact in their place."""
-    where = libbpf.program_attach_type(program)
-    name, since = _DEVICE_HOOKS[where]
-    index = LOOPBACK
-    if name.startswith("netkit"):
-        try:
-            index = netdev.add("netkit", f"kmatrix{next(_devices)}")
-        except OSError as error:
-            raise OSError(
-                error.errno, f"attach type {name}, since {since}: no netkit device can be made ({error.strerror})"
-            ) from None
-        resources.callback(netdev.remove, index)
-    link = _by_link(program, resources, index, name, since)
-    on, hook = bpf.link_hook(link)
-    if hook != where or (on != index and where != bpf.NETKIT_PEER):  # that link is on the other end of the pair
-        raise OSError(errno.ENOENT, f"the kernel has the program at hook {hook} of interface {on}, not at {where} of {index}")
-    return f"{name} link"
-
-
-_DEVICE_HOOKS = {
-    bpf.TCX_INGRESS: ("tcx_ingress", "6.6"),
-    bpf.TCX_EGRESS: ("tcx_egress", "6.6"),
-    bpf.NETKIT_PRIMARY: ("netkit_primary", "6.7"),
-    bpf.NETKIT_PEER: ("netkit_peer", "6.7"),
-}
-
-
-def _namespace(program: int, resources: ExitStack) -> str:
+def _namespace(program: int, resources: ExitStack) -> Attachment:
     """On the guest's network namespace: flow dissectors (7f045a49fee0, 5.8) and socket look-ups (e9ddbb7707ff, 5.9)."""
     where, prog_fd = libbpf.program_attach_type(program), libbpf.program_fd(program)
     name, since = _NAMESPACE_HOOKS[where]
-    try:
-        with open("/proc/self/ns/net", "rb") as namespace:
-            _by_link(program, resources, namespace.fileno(), name, since)
-    except OSError as error:
-        if error.errno != errno.EINVAL or where != bpf.FLOW_DISSECTOR:
-            raise
+    with open("/proc/self/ns/net", "rb") as namespace:
+        try:
+            return Attachment(f"{name} link", interfaces.by_link(program, resources, namespace.fileno(), name, since))
+        except OSError as error:
+            if error.errno != errno.EINVAL or where != bpf.FLOW_DISSECTOR:
+                raise
         # Older than its link is its attachment by BPF_PROG_ATTACH (4.20, d58e468b1112).
         libbpf.check("attach", libbpf.prog_attach(prog_fd, 0, where, 0))
         resources.callback(libbpf.prog_detach, prog_fd, 0, where)
-        return "netns"
-    return f"{name} link"
+        return Attachment("netns", _on_the_list(prog_fd, namespace.fileno(), where, "flow_dissector of the network namespace"))
+
+
+def _on_the_list(prog_fd: int, target: int, where: int, hook: str) -> str | None:
+    """`hook` where the kernel says that the program is there, None where it cannot be asked. Raises OSError where it is not there."""
+    there, prog_id = confirm.queried(target, where), bpf.prog_info(prog_fd).id
+    if there is not None and prog_id not in there:
+        raise OSError(errno.ENOENT, f"the kernel has programs {there} at {hook}, not {prog_id}")
+    return hook if there is not None else None
 
 
 _NAMESPACE_HOOKS = {bpf.FLOW_DISSECTOR: ("flow_dissector", "5.8"), bpf.SK_LOOKUP: ("sk_lookup", "5.9")}
 
 
-def _netfilter(program: int, resources: ExitStack) -> str:
+def _netfilter(program: int, resources: ExitStack) -> Attachment:
     """On IPv4's output, before connection tracking (84601d6ee68a, 6.4)."""
     ipv4, local_out, priority = 2, 3, -300
-    _by_link(program, resources, 0, "netfilter", "6.4", struct.pack("=IIiI", ipv4, local_out, priority, 0))
-    return "netfilter link"
+    more = struct.pack("=IIiI", ipv4, local_out, priority, 0)
+    return Attachment("netfilter link", interfaces.by_link(program, resources, 0, "netfilter", "6.4", more))
 
 
 SO_ATTACH_REUSEPORT_EBPF = 52
 
 
-def _reuseport(program: int, resources: ExitStack) -> str:
+def _reuseport(program: int, resources: ExitStack) -> Attachment:
     sock = resources.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 0))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sock.bind(("127.0.0.1", 0))
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, struct.pack("i", libbpf.program_fd(program)))
-    return "reuseport socket"
+    return Attachment("reuseport socket")
 
 
-def _sockmap(program: int, resources: ExitStack) -> str:
+def _sockmap(program: int, resources: ExitStack) -> Attachment:
     """On a sockmap without sockets: the application's own map is its loader's to fill."""
     where, prog_fd = libbpf.program_attach_type(program), libbpf.program_fd(program)
-    sockmap = bpf.map_create(bpf.MAP_TYPES.index("sockmap"), 4, 4, 1)
+    if where not in (bpf.SK_SKB_STREAM_PARSER, bpf.SK_SKB_STREAM_VERDICT, bpf.SK_SKB_VERDICT, bpf.SK_MSG_VERDICT):
+        raise Unplaced("its section names neither stream_parser nor stream_verdict nor verdict: sk_skb/verdict")
+    try:
+        sockmap = bpf.map_create(bpf.MAP_TYPES.index("sockmap"), 4, 4, 1)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        option = "CONFIG_BPF_STREAM_PARSER"
+        raise OSError(errno.EINVAL, f"this kernel takes no sockmap: it needs {option} ({error.strerror})") from None
     resources.callback(os.close, sockmap)
     libbpf.check("attach", libbpf.prog_attach(prog_fd, sockmap, where, 0))
     resources.callback(libbpf.prog_detach, prog_fd, sockmap, where)
-    return "sockmap"
+    return Attachment("sockmap", _on_the_list(prog_fd, sockmap, where, f"{confirm.attach_type(where)} of a sockmap"))
 
 
-def _socket(program: int, resources: ExitStack) -> str:
+def _socket(program: int, resources: ExitStack) -> Attachment:
     # No protocol yet: it takes no packets before the filter is there. Nobody reads them: the filter comes before the full queue.
     sock = resources.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_BPF, struct.pack("i", libbpf.program_fd(program)))
     sock.bind(("lo", ETH_P_ALL))
-    return "socket"
+    return Attachment("socket")
+
+
+LIRC_DEVICE = "/dev/lirc0"
+
+
+def _lirc(program: int, resources: ExitStack) -> Attachment:
+    if not os.path.exists(LIRC_DEVICE):
+        raise Unplaced(f"the guest has no infrared receiver ({LIRC_DEVICE}) to attach it to")
+    where, prog_fd = libbpf.program_attach_type(program), libbpf.program_fd(program)
+    device = os.open(LIRC_DEVICE, os.O_RDWR)
+    resources.callback(os.close, device)
+    libbpf.check("attach", libbpf.prog_attach(prog_fd, device, where, 0))
+    resources.callback(libbpf.prog_detach, prog_fd, device, where)
+    return Attachment("lirc", _on_the_list(prog_fd, device, where, f"lirc_mode2 of {LIRC_DEVICE}"))
+
+
+CONTEXT_SIZE = 4096
+"""Bytes of zeros that a program of type syscall is given."""
+
+
+def _run(program: int, resources: ExitStack) -> Attachment:
+    """A program of type syscall (79a7f8bdb159, 5.14) has no hook: it is run."""
+    del resources
+    returned = bpf.test_run(libbpf.program_fd(program), bytes(CONTEXT_SIZE))
+    return Attachment(f"run by BPF_PROG_TEST_RUN, returned {returned}", "syscall")
 
 
 _alone: set[int] = set()
 """The attach types that a program has for itself, on a kernel that lets it have no company."""
 
 
-def _cgroup(program: int, resources: ExitStack) -> str:
+def _cgroup(program: int, resources: ExitStack) -> Attachment:
     root = cgroup_root()
     if root is None:
         raise OSError(errno.ENOENT, "cgroup v2 is not mounted")
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     resources.callback(os.close, fd)
+    kind, prog_fd = libbpf.program_attach_type(program), libbpf.program_fd(program)
     link = libbpf.program_attach_cgroup(program, fd)
     if link:
         resources.callback(libbpf.link_destroy, link)
-        return "link"
+        return Attachment("link", confirm.link(libbpf.link_fd(link), bpf.prog_info(prog_fd).id, kind))
     # Before 5.7 there are no links for cgroups.
-    kind, prog_fd = libbpf.program_attach_type(program), libbpf.program_fd(program)
     failed = libbpf.prog_attach(prog_fd, fd, kind, BPF_F_ALLOW_MULTI)
     if failed == -errno.EINVAL:
         # Before 4.15 (324bda9e6c5a) there is one program a hook, and a second takes the place of the first without a word.
@@ -271,49 +315,21 @@ def _cgroup(program: int, resources: ExitStack) -> str:
             resources.callback(_alone.discard, kind)
     libbpf.check("attach", failed)
     resources.callback(libbpf.prog_detach, prog_fd, fd, kind)
-    there, prog_id = bpf.programs_on_cgroup(fd, kind), bpf.prog_info(prog_fd).id
-    if there is not None and prog_id not in there:
-        raise OSError(errno.ENOENT, f"the kernel has programs {there} at this hook of the cgroup, not {prog_id}")
-    return "cgroup"
-
-
-def _xdp(program: int, resources: ExitStack) -> str:
-    link = libbpf.program_attach_xdp(program, LOOPBACK)
-    if link:
-        resources.callback(libbpf.link_destroy, link)
-        return "link"
-    # Before 5.9 there are no links for XDP.
-    libbpf.check("attach", libbpf.xdp_attach(LOOPBACK, libbpf.program_fd(program), XDP_FLAGS_SKB_MODE, None))
-    resources.callback(libbpf.xdp_attach, LOOPBACK, -1, XDP_FLAGS_SKB_MODE, None)
-    return "netlink"
-
-
-def _tc(program: int, resources: ExitStack) -> str:
-    # By section, not by attach type: libbpf (1.3 on) gives tc/ingress and tc/egress those of tcx, and loaders attach them through clsact.
-    if libbpf.program_section(program).decode().lstrip("?").startswith(("tcx/", "netkit/")):
-        return _device(program, resources)
-    egress = "egress" in libbpf.program_section(program).decode()
-    hook = libbpf.TcHook(
-        sz=sizeof(libbpf.TcHook), ifindex=LOOPBACK, attach_point=BPF_TC_EGRESS if egress else BPF_TC_INGRESS, parent=0
-    )
-    created = libbpf.tc_hook_create(byref(hook))
-    if created == 0:
-        whole = libbpf.TcHook(sz=sizeof(libbpf.TcHook), ifindex=LOOPBACK, attach_point=BPF_TC_INGRESS | BPF_TC_EGRESS, parent=0)
-        resources.callback(libbpf.tc_hook_destroy, byref(whole))
-    elif created != -errno.EEXIST:
-        libbpf.check("clsact", created)
-    opts = libbpf.TcOpts(sz=sizeof(libbpf.TcOpts), prog_fd=libbpf.program_fd(program))
-    libbpf.check("attach", libbpf.tc_attach(byref(hook), byref(opts)))
-    return "tc"
+    return Attachment("cgroup", _on_the_list(prog_fd, fd, kind, f"{confirm.attach_type(kind)} of the root cgroup"))
 
 
 _TRACING = ("kprobe", "tracepoint", "raw_tracepoint", "raw_tracepoint_writable", "tracing", "lsm", "ext")
 _ON_CGROUPS = ("cgroup_skb", "cgroup_sock", "cgroup_sock_addr", "cgroup_device", "cgroup_sysctl", "cgroup_sockopt", "sock_ops")
-_BY_HAND: dict[str, Callable[[int, ExitStack], str]] = {
+_BY_HAND: dict[str, Callable[[int, ExitStack], Attachment]] = {
     "socket_filter": _socket,
     "cgroup": _cgroup,
-    "xdp": _xdp,
-    "sched_cls": _tc,
+    "xdp": interfaces.xdp,
+    "sched_cls": interfaces.tc,
+    "sched_act": interfaces.action,
+    "lwt_in": interfaces.light_weight_tunnel,
+    "lwt_out": interfaces.light_weight_tunnel,
+    "lwt_xmit": interfaces.light_weight_tunnel,
+    "lwt_seg6local": interfaces.light_weight_tunnel,
     "perf_event": _perf_event,
     "flow_dissector": _namespace,
     "sk_lookup": _namespace,
@@ -321,4 +337,6 @@ _BY_HAND: dict[str, Callable[[int, ExitStack], str]] = {
     "sk_reuseport": _reuseport,
     "sk_msg": _sockmap,
     "sk_skb": _sockmap,
+    "lirc_mode2": _lirc,
+    "syscall": _run,
 }

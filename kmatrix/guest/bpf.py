@@ -26,7 +26,7 @@ _SYSCALLS = {  # (bpf, perf_event_open, openat)
 NR_BPF, NR_PERF_EVENT_OPEN, NR_OPENAT = _SYSCALLS.get(platform.machine(), (-1, -1, -1))
 
 # enum bpf_cmd
-MAP_CREATE, PROG_LOAD = 0, 5
+MAP_CREATE, MAP_LOOKUP_ELEM, PROG_LOAD, PROG_TEST_RUN = 0, 1, 5, 10
 PROG_GET_NEXT_ID, MAP_GET_NEXT_ID, PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID, OBJ_GET_INFO_BY_FD = 11, 12, 13, 14, 15
 PROG_QUERY = 16
 RAW_TRACEPOINT_OPEN, BTF_LOAD, TASK_FD_QUERY, BTF_GET_NEXT_ID = 17, 18, 20, 23
@@ -41,6 +41,7 @@ PERF_EVENT_IOC_SET_BPF = 0x40042408
 
 # Names as bpftool writes them, by the kernel's numbers.
 PROG_TYPES, MAP_TYPES, LINK_TYPES = names(table_types.PROG_TYPES), names(table_types.MAP_TYPES), names(table_types.LINK_TYPES)
+ATTACH_TYPES = names(table_types.ATTACH_TYPES)
 
 _INFO_SIZE = 256
 
@@ -73,7 +74,7 @@ def bpf(command: int, attr: bytes) -> int:
     return syscall(NR_BPF, command, ctypes.create_string_buffer(attr, len(attr)), len(attr))
 
 
-def _write_back(command: int, attr: bytes) -> bytes:
+def write_back(command: int, attr: bytes) -> bytes:
     """bpf(2) of a command that answers in its attributes: those, afterwards."""
     buffer = ctypes.create_string_buffer(attr, len(attr))
     syscall(NR_BPF, command, buffer, len(attr))
@@ -131,6 +132,16 @@ def prog_info(fd: int) -> Prog:
     return Prog(ident, _text(raw[64:80]), name_of(PROG_TYPES, kind), raw[8:16].hex())
 
 
+def functions(fd: int) -> list[int]:
+    """The BTF ids of the functions that a program is made of (from 5.0 on, 838e96904ff3)."""
+    records = (ctypes.c_uint32 * 512)()
+    info = ctypes.create_string_buffer(_INFO_SIZE)
+    struct.pack_into("=IQI", info, 132, 8, ctypes.addressof(records), len(records) // 2)
+    bpf(OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, _INFO_SIZE, ctypes.addressof(info)))
+    (count,) = struct.unpack_from("=I", info.raw, 144)
+    return list(records[1 : 2 * min(count, 256) : 2])
+
+
 def run_count(ident: int) -> int | None:
     """How often the program has run since it was loaded; None where it is gone. Counted only while kernel.bpf_stats_enabled is 1."""
     try:
@@ -151,16 +162,37 @@ def map_info(fd: int) -> Map:
     return Map(ident, _text(raw[24:40]), name_of(MAP_TYPES, kind))
 
 
+def map_shape(fd: int) -> tuple[str, int, int]:
+    """The type of the map behind `fd`, and the bytes of its keys and values."""
+    kind, _, key_size, value_size = struct.unpack_from("=IIII", _info(fd))
+    return name_of(MAP_TYPES, kind), key_size, value_size
+
+
 def link_info(fd: int) -> Link:
     """What the kernel says of the link behind `fd`."""
     kind, ident, prog_id = struct.unpack_from("=III", _info(fd))
     return Link(ident, name_of(LINK_TYPES, kind), prog_id)
 
 
-def link_hook(fd: int) -> tuple[int, int]:
-    """The interface and the attach type of a tcx or netkit link, as the kernel has them (struct bpf_link_info)."""
-    index, kind = struct.unpack_from("=II", _info(fd), 16)
-    return index, kind
+def map_flags(fd: int) -> int:
+    """The flags that the map was created with."""
+    flags: int = struct.unpack_from("=I", _info(fd), 20)[0]
+    return flags
+
+
+def map_lookup(fd: int, key: bytes, size: int) -> bytes:
+    """The value of `size` bytes at a key."""
+    keys, value = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(size)
+    bpf(MAP_LOOKUP_ELEM, struct.pack("=IIQQQ", fd, 0, ctypes.addressof(keys), ctypes.addressof(value), 0))
+    return value.raw
+
+
+def test_run(prog_fd: int, context: bytes) -> int:
+    """Run a program once in the kernel with this context (from 5.10 on); what it returned."""
+    given = ctypes.create_string_buffer(context, len(context))
+    attr = struct.pack("=IIIIQQIIIIQQ", prog_fd, 0, 0, 0, 0, 0, 0, 0, len(context), 0, ctypes.addressof(given), 0)
+    returned: int = struct.unpack_from("=I", write_back(PROG_TEST_RUN, attr), 4)[0]
+    return returned
 
 
 def link_create(prog_fd: int, target: int, attach_type: int, more: bytes = b"") -> int:
@@ -178,7 +210,7 @@ def _ids(next_id: int) -> Iterator[int]:
     ident = 0
     while True:
         try:
-            (_, ident) = struct.unpack_from("=II", _write_back(next_id, struct.pack("=III", ident, 0, 0)))
+            (_, ident) = struct.unpack_from("=II", write_back(next_id, struct.pack("=III", ident, 0, 0)))
         except OSError:
             return
         yield ident
@@ -211,6 +243,11 @@ def links() -> list[Link]:
     return [link_info(fd) for fd in _fds(LINK_GET_NEXT_ID, LINK_GET_FD_BY_ID)]
 
 
+def link_fds() -> Iterator[int]:
+    """Every link in the kernel as an fd, which is closed when the next is asked for."""
+    return _fds(LINK_GET_NEXT_ID, LINK_GET_FD_BY_ID)
+
+
 def task_fd_query(pid: int, fd: int) -> tuple[int, str] | None:
     """The program at a perf event or raw tracepoint of a process, by id, and the name of where that is (a tracepoint, a function).
 
@@ -219,7 +256,7 @@ def task_fd_query(pid: int, fd: int) -> tuple[int, str] | None:
     name = ctypes.create_string_buffer(256)
     attr = struct.pack("=IIIIQIIQQ", pid, fd, 0, len(name), ctypes.addressof(name), 0, 0, 0, 0)
     try:
-        answer = _write_back(TASK_FD_QUERY, attr)
+        answer = write_back(TASK_FD_QUERY, attr)
     except OSError:
         return None
     ident: int = struct.unpack_from("=I", answer, 24)[0]
@@ -236,7 +273,7 @@ def programs_on_cgroup(cgroup_fd: int, attach_type: int) -> list[int] | None:
     """The ids of the programs attached to a cgroup itself; None where the kernel does not tell (before 4.15, 468e2f64d220)."""
     ids = (ctypes.c_uint32 * 64)()  # BPF_CGROUP_MAX_PROGS
     try:
-        answer = _write_back(PROG_QUERY, struct.pack("=IIIIQI", cgroup_fd, attach_type, 0, 0, ctypes.addressof(ids), len(ids)))
+        answer = write_back(PROG_QUERY, struct.pack("=IIIIQI", cgroup_fd, attach_type, 0, 0, ctypes.addressof(ids), len(ids)))
     except OSError as error:
         if error.errno == errno.EINVAL:
             return None
@@ -271,21 +308,29 @@ def prog_load(
     expected_attach_type: int = 0,
     attach_btf_id: int = 0,
     flags: int = 0,
+    kern_version: int = 0,
+    btf_fd: int = 0,
+    functions: bytes = b"",
 ) -> int:
-    """Load a GPL program of type number `kind`; its fd. The text of an OSError ends with the verifier's own words, if it had any."""
+    """Load a GPL program of type number `kind`; its fd. `functions` are its struct bpf_func_info, whose types are in the BTF of `btf_fd`.
+    The text of an OSError ends with the verifier's own words, if it had any.
+
+    `functions` are its struct bpf_func_info, whose types are in the BTF of `btf_fd`.
+    """
     code = ctypes.create_string_buffer(insns, len(insns))
     license_ = ctypes.create_string_buffer(b"GPL")
     log = ctypes.create_string_buffer(1 << 16)
+    info = ctypes.create_string_buffer(functions, len(functions) or 1)
 
     def attempt(log_level: int) -> int:
         attr = struct.pack(
             "=IIQQIIQII16sIIIIQIIQIII",
             kind, len(insns) // 8, ctypes.addressof(code), ctypes.addressof(license_),
             log_level, len(log) if log_level else 0, ctypes.addressof(log) if log_level else 0,
-            0, flags, name.encode(), 0, expected_attach_type,
-            0, 0, 0, 0, 0, 0, 0, attach_btf_id, 0,
+            kern_version, flags, name.encode(), 0, expected_attach_type,
+            btf_fd, 8 if functions else 0, ctypes.addressof(info) if functions else 0, len(functions) // 8, 0, 0, 0, attach_btf_id, 0,
         )  # fmt: skip
-        length = 112 if attach_btf_id else 72 if expected_attach_type else 64 if name else 48
+        length = 112 if attach_btf_id or functions else 72 if expected_attach_type else 64 if name else 48
         return bpf(PROG_LOAD, attr[:length])
 
     try:

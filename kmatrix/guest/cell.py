@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from . import kernel, loader, observe, simulate, trigger
+from . import contents, contract, kernel, limit, loader, observe, simulate, sinks, trigger
 from .child import Child
-from .events import Sorter, Spec
-from .observe import Stream
-from .output import LineStream
+from .events import Sorter
 from .own_loader import OwnLoader
 
 Facts = dict[str, Any]
@@ -71,6 +69,8 @@ def run(request: Request, probed: Probed) -> Facts:
         "unmatched": 0,
         "unmatched_samples": [],
         "lost": 0,
+        "sinks": {},
+        "test_runs": {},
         "taint": dict.fromkeys(("before", "after"), observe.taint()),
         "timings": clock.seconds,
     }
@@ -112,7 +112,9 @@ def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loade
         return None
     objects = {key: base64.b64decode(data) for key, data in request["objects"].items()}
     for variant in request["variants"]:
-        attempt = loader.Attempt(variant, objects[variant["object"]], clock)
+        data = objects[variant["object"]]
+        terms = contract.Contract(variant.get("contract"), data, variant["name"], lambda: probed()["features"])
+        attempt = loader.Attempt(variant, data, clock, terms, float(request.get("load_timeout", limit.SECONDS)))
         facts["attempts"].append(attempt.report)
         if (running := attempt.run()) is not None:
             facts["running"] = variant["name"]
@@ -123,7 +125,7 @@ def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loade
 
 def _own(request: Request, before: observe.Inventory, facts: Facts, clock: Clock, probed: Probed) -> OwnLoader | None:
     """The collector's own loader, as long as it runs: also where it runs none of the variants, and has to be stopped."""
-    refuted = {name for name, found in probed()["features"].items() if found is False}
+    refuted = {name for name, found in _found(request, probed).items() if found is False}
     own = OwnLoader(request, before, refuted, facts)
     with clock("load"):
         own.start()
@@ -169,41 +171,75 @@ def _pull(request: Request, child: Child, facts: Facts, clock: Clock) -> None:
     facts["trigger"] = {"ok": outcome.ok, "exit": outcome.exit, "error": outcome.error, **outcome.extra}
 
 
+DOUBT = 0.5
+"""Seconds that are waited for more where every record that came ends too early to tell what it is."""
+
+
 def _watch(request: Request, child: Child | None, running: loader.Running | OwnLoader, facts: Facts, clock: Clock) -> None:
     """Pull the trigger and take in what comes, while the variant runs."""
-    if child is not None:
-        _pull(request, child, facts, clock)
-    if running.stream is not None:
-        with clock("events"):
-            _collect(request, running.stream, running.raw, float(request.get("timeout", 5.0)), facts)
+    wanted = sinks.wanted(request, facts["running"])
+    # Opened before there is anything to read. What is known is the trigger's to fill in.
+    trace = sinks.TracePipe(wanted[sinks.TRACE], facts["known"]) if sinks.TRACE in wanted else None
+    try:
+        if child is not None:
+            _pull(request, child, facts, clock)
+        attempt = facts["attempts"][-1]
+        if request.get("test_runs"):
+            with clock("test_run"):
+                facts["test_runs"] = contents.test_runs(request["test_runs"], attempt["programs"])
+        places: list[sinks.Sink] = []
+        if running.stream is not None:
+            sorter = Sorter(wanted.get(sinks.BUFFER, ()), facts["known"], running.stream.transport)
+            places.append(sinks.Buffer(running.stream, running.raw, sorter))
+        if trace is not None:
+            trace.sorter.known = facts["known"]
+            places.append(trace)
+        for name in wanted:
+            if name.startswith((sinks.MAPS, sinks.ITERATORS)):
+                places.append(sinks.standing(name, wanted[name], facts["known"], attempt))
+        if places:
+            with clock("events"):
+                _collect(places, float(request.get("timeout", 5.0)), facts)
+    finally:
+        if trace is not None:
+            trace.close()
 
 
-def _collect(request: Request, stream: Stream | LineStream, raw: list[bytes], timeout: float, facts: Facts) -> None:
-    sorter = Sorter([Spec.of(event) for event in request.get("events") or ()], facts["known"], stream.transport)
-    expecting = bool(sorter.specs) and bool(facts["trigger"] and facts["trigger"]["ok"])
-    deadline = time.monotonic() + (timeout if expecting else GRACE)
+def _collect(places: list[sinks.Sink], timeout: float, facts: Facts) -> None:
+    """Look at the sinks until it is known of every event what became of it, or the time is up."""
+    asked = any(place.sorter.specs for place in places)
+    expecting = asked and (facts["trigger"] is None or bool(facts["trigger"]["ok"]))
+    start = time.monotonic()
+    deadline = start + (timeout if expecting else GRACE)
     enough = False
     while True:
         # Already there, most likely: the trigger has ended. So look first, and wait only for what is missing.
-        stream.poll(0)
-        for event in raw:
-            sorter.add(event)
-        raw.clear()
-        if not enough and sorter.specs and sorter.satisfied:
+        for place in places:
+            place.look(0)
+        if not enough and asked and all(place.sorter.settled for place in places):
             enough = True
-            deadline = time.monotonic() + (GRACE if sorter.limited else 0.0)
+            satisfied = all(place.sorter.satisfied and not place.sorter.limited for place in places)
+            deadline = time.monotonic() + (0.0 if satisfied else GRACE)
+        elif not enough and asked and all(place.sorter.doubtful for place in places):
+            deadline = min(deadline, start + DOUBT)
         left = deadline - time.monotonic()
         if left <= 0:
             break
-        stream.poll(min(left, 0.1))
-    facts.update(
-        events=sorter.matched, counts=sorter.counts, unmatched=sorter.unmatched, unmatched_samples=sorter.samples, lost=stream.lost
-    )
+        if len(places) == 1 and isinstance(places[0], sinks.Buffer):
+            places[0].look(min(left, 0.1))
+        else:
+            time.sleep(min(left, 0.05))
+    facts.update(sinks.account(places))
+
+
+def _found(request: Request, probed: Probed) -> Mapping[str, bool | None]:
+    """What this kernel has: the features that are always probed, and those that the host had probed for this collector."""
+    return {**probed()["features"], **(request.get("found") or {})}
 
 
 def refusal(request: Request, attempts: list[dict[str, Any]], probed: Probed) -> str:
     """Why nothing runs: each variant's failure in the kernel's words, and the features it needs that the probe did not find."""
-    found = probed()["features"]
+    found = _found(request, probed)
     parts = []
     for variant, report in zip(request["variants"], attempts, strict=True):
         lacking = [name for name in variant.get("needs") or () if found.get(name) is False]

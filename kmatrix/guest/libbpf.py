@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from ctypes import POINTER, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_void_p
+from ctypes import POINTER, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Any
 
 from .bpf import error_text
@@ -64,6 +64,24 @@ class TcOpts(ctypes.Structure):
     )
 
 
+class KsyscallOpts(ctypes.Structure):
+    """struct bpf_ksyscall_opts."""
+
+    _fields_ = (("sz", c_size_t), ("bpf_cookie", c_uint64), ("retprobe", c_bool))
+
+
+class UprobeOpts(ctypes.Structure):
+    """struct bpf_uprobe_opts (libbpf 1.0)."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("ref_ctr_offset", c_size_t),
+        ("bpf_cookie", c_uint64),
+        ("retprobe", c_bool),
+        ("func_name", c_char_p),
+    )
+
+
 SAMPLE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 """ring_buffer_sample_fn(ctx, data, size)."""
 PERF_SAMPLE = ctypes.CFUNCTYPE(None, c_void_p, c_int, c_void_p, c_uint32)
@@ -88,15 +106,17 @@ def _declare(name: str, result: Any, *arguments: Any) -> Function:
 version_string: Function = _declare("libbpf_version_string", c_char_p)
 _strerror = _declare("libbpf_strerror", c_int, c_int, c_char_p, c_size_t)
 probe_map_type = _declare("libbpf_probe_bpf_map_type", c_int, c_int, c_void_p)
+probe_prog_type = _declare("libbpf_probe_bpf_prog_type", c_int, c_int, c_void_p)
 
 btf_load_vmlinux = _declare("btf__load_vmlinux_btf", c_void_p)
 btf_free = _declare("btf__free", None, c_void_p)
 btf_find_by_name_kind = _declare("btf__find_by_name_kind", c_int, c_void_p, c_char_p, c_uint32)
 btf_type_by_id = _declare("btf__type_by_id", c_void_p, c_void_p, c_uint32)
-btf_name_by_offset = _declare("btf__name_by_offset", c_void_p, c_void_p, c_uint32)
+btf_name_by_offset = _declare("btf__name_by_offset", c_char_p, c_void_p, c_uint32)
 btf_type_cnt = _declare("btf__type_cnt", c_uint32, c_void_p)
 
 object_open_mem = _declare("bpf_object__open_mem", c_void_p, c_char_p, c_size_t, POINTER(OpenOpts))
+object_btf = _declare("bpf_object__btf", c_void_p, c_void_p)
 object_load = _declare("bpf_object__load", c_int, c_void_p)
 object_close = _declare("bpf_object__close", None, c_void_p)
 next_program = _declare("bpf_object__next_program", c_void_p, c_void_p, c_void_p)
@@ -111,16 +131,31 @@ program_insn_cnt = _declare("bpf_program__insn_cnt", c_size_t, c_void_p)
 program_autoload = _declare("bpf_program__autoload", c_bool, c_void_p)
 program_set_autoload = _declare("bpf_program__set_autoload", c_int, c_void_p, c_bool)
 program_set_log_buf = _declare("bpf_program__set_log_buf", c_int, c_void_p, c_void_p, c_size_t)
+program_set_type = _declare("bpf_program__set_type", c_int, c_void_p, c_int)
+program_set_attach_type = _declare("bpf_program__set_expected_attach_type", c_int, c_void_p, c_int)
+program_set_attach_target = _declare("bpf_program__set_attach_target", c_int, c_void_p, c_int, c_char_p)
+program_attach_kprobe = _declare("bpf_program__attach_kprobe", c_void_p, c_void_p, c_bool, c_char_p)
+program_attach_ksyscall = _declare("bpf_program__attach_ksyscall", c_void_p, c_void_p, c_char_p, POINTER(KsyscallOpts))
+program_attach_tracepoint = _declare("bpf_program__attach_tracepoint", c_void_p, c_void_p, c_char_p, c_char_p)
+program_attach_raw_tracepoint = _declare("bpf_program__attach_raw_tracepoint", c_void_p, c_void_p, c_char_p)
+program_attach_uprobe = _declare(
+    "bpf_program__attach_uprobe_opts", c_void_p, c_void_p, c_int, c_char_p, c_size_t, POINTER(UprobeOpts)
+)
 program_attach = _declare("bpf_program__attach", c_void_p, c_void_p)
 program_attach_cgroup = _declare("bpf_program__attach_cgroup", c_void_p, c_void_p, c_int)
 program_attach_xdp = _declare("bpf_program__attach_xdp", c_void_p, c_void_p, c_int)
 program_attach_perf_event = _declare("bpf_program__attach_perf_event", c_void_p, c_void_p, c_int)
 prog_attach = _declare("bpf_prog_attach", c_int, c_int, c_int, c_int, c_uint32)
 prog_detach = _declare("bpf_prog_detach2", c_int, c_int, c_int, c_int)
+program_set_type = _declare("bpf_program__set_type", c_int, c_void_p, c_int)
+program_set_attach_type = _declare("bpf_program__set_expected_attach_type", c_int, c_void_p, c_int)
+program_set_attach_target = _declare("bpf_program__set_attach_target", c_int, c_void_p, c_int, c_char_p)
 xdp_attach = _declare("bpf_xdp_attach", c_int, c_int, c_int, c_uint32, c_void_p)
+xdp_query_id = _declare("bpf_xdp_query_id", c_int, c_int, c_int, POINTER(c_uint32))
 tc_hook_create = _declare("bpf_tc_hook_create", c_int, POINTER(TcHook))
 tc_hook_destroy = _declare("bpf_tc_hook_destroy", c_int, POINTER(TcHook))
 tc_attach = _declare("bpf_tc_attach", c_int, POINTER(TcHook), POINTER(TcOpts))
+tc_query = _declare("bpf_tc_query", c_int, POINTER(TcHook), POINTER(TcOpts))
 
 map_name = _declare("bpf_map__name", c_char_p, c_void_p)
 map_fd = _declare("bpf_map__fd", c_int, c_void_p)
@@ -129,7 +164,15 @@ map_type = _declare("bpf_map__type", c_int, c_void_p)
 map_key_size = _declare("bpf_map__key_size", c_uint32, c_void_p)
 map_value_size = _declare("bpf_map__value_size", c_uint32, c_void_p)
 map_flags = _declare("bpf_map__map_flags", c_uint32, c_void_p)
+map_attach_struct_ops = _declare("bpf_map__attach_struct_ops", c_void_p, c_void_p)
 map_set_autocreate = _declare("bpf_map__set_autocreate", c_int, c_void_p, c_bool)
+map_set_type = _declare("bpf_map__set_type", c_int, c_void_p, c_uint32)
+map_set_key_size = _declare("bpf_map__set_key_size", c_int, c_void_p, c_uint32)
+map_set_value_size = _declare("bpf_map__set_value_size", c_int, c_void_p, c_uint32)
+map_set_max_entries = _declare("bpf_map__set_max_entries", c_int, c_void_p, c_uint32)
+map_set_inner_map_fd = _declare("bpf_map__set_inner_map_fd", c_int, c_void_p, c_int)
+map_set_pin_path = _declare("bpf_map__set_pin_path", c_int, c_void_p, c_char_p)
+map_initial_value = _declare("bpf_map__initial_value", c_void_p, c_void_p, POINTER(c_size_t))
 
 link_fd = _declare("bpf_link__fd", c_int, c_void_p)
 link_destroy = _declare("bpf_link__destroy", c_int, c_void_p)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
+import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from typing import TYPE_CHECKING, Any
 
-from . import bpf, libbpf, why
-from .attach import attach
+from . import bpf, libbpf, limit, sections, why
+from .attach import Unplaced, attach
 from .libbpf import LibbpfError
 from .observe import Stream
+
+if TYPE_CHECKING:
+    from .contract import Contract
 
 Report = dict[str, Any]
 Clock = Callable[[str], AbstractContextManager[None]]
@@ -26,48 +31,129 @@ _CULPRIT = re.compile(r"^prog '([^']+)': ")
 _MAP = re.compile(r"^map '([^']+)': failed to create")
 _SAYS_NOTHING = re.compile(r"failed to load object|prog '[^']*': failed to load: -\d+$")
 
-NO_TARGET = "its section does not say where to attach it"
+_INSTRUCTION = re.compile(r"^(?:from )?\d+.*: .+$", re.MULTILINE)
+BTF_KIND_FUNC = 12
+EXTENSION = bpf.PROG_TYPES.index("ext")
+KEPT = 1 << 16
+"""Bytes that are kept of the log of a verifier that was interrupted."""
+
+NO_TARGET = "kmatrix does not know where to attach it"
+
+
+class StillVerifying(LibbpfError):
+    """The verifier was interrupted at its limit."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("bpf_object__load", errno.EAGAIN)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        states = _INSTRUCTION.findall(verifier_log().rpartition("\n")[0])
+        last = f"; its last state was {states[-1]}" if states else ""
+        return f"the verifier was still at work after {self.seconds:g} s{last}"
+
+
+class CannotSet(Exception):
+    """The kernel or libbpf does not take what the contract sets. `program` is who it is about, where it is about one."""
+
+    def __init__(self, text: str, number: int | None = None, program: str | None = None) -> None:
+        self.text, self.errno, self.program = text, number, program
+        super().__init__(text)
 
 
 class Object:
     """An opened object; after `load`, its programs and maps are in the kernel until `close`."""
 
-    def __init__(self, data: bytes, name: str) -> None:
+    def __init__(self, data: bytes, name: str, *, kconfig: str | None = None, btf: str | None = None) -> None:
         self._data = data  # libbpf copies what it needs, but only while opening
         opts = libbpf.OpenOpts(sz=ctypes.sizeof(libbpf.OpenOpts), object_name=name.encode())
+        opts.kconfig = kconfig.encode() if kconfig is not None else None
+        opts.btf_custom_path = btf.encode() if btf is not None else None
         opened = libbpf.object_open_mem(data, len(data), ctypes.byref(opts))
         self.pointer = libbpf.pointer("bpf_object__open", opened)
         self.programs = {libbpf.program_name(p).decode(): p for p in libbpf.each(libbpf.next_program, self.pointer)}
         self.maps = {libbpf.map_name(m).decode(): m for m in libbpf.each(libbpf.next_map, self.pointer)}
         for program in self.programs.values():
             libbpf.program_set_log_buf(program, _log_address, LOG_SIZE)
+            if libbpf.program_type(program) == 0:
+                _give_type(program)
+        self._targets: list[Object] = []
 
     def choose(self, names: Collection[str]) -> None:
         """Load these programs and no others."""
         for name, program in self.programs.items():
             libbpf.program_set_autoload(program, name in names)
 
-    def load(self) -> None:
-        """Create the maps and load the chosen programs; the verifier's words on a failure are in `verifier_log` afterwards."""
+    def load(self, seconds: float = limit.SECONDS) -> None:
+        """Create the maps and load the chosen programs; the verifier's words on a failure are in `verifier_log` afterwards.
+
+        The verifier has so many seconds for each program. Raises LibbpfError, and StillVerifying where it took longer.
+        """
+        for name, program in self.programs.items():
+            if libbpf.program_type(program) == EXTENSION and libbpf.program_autoload(program):
+                self._find_target(name, program, seconds)
         _log[0:1] = b"\0"
-        libbpf.check("bpf_object__load", libbpf.object_load(self.pointer))
+        with limit.watching(seconds, _log, self._loaded) as watch:
+            failed = libbpf.object_load(self.pointer)
+        if failed and watch.after is not None:
+            words = watch.words[-KEPT:]
+            _log[: len(words) + 1] = words + b"\0"
+            raise StillVerifying(watch.after)
+        libbpf.check("bpf_object__load", failed)
+
+    def _find_target(self, name: str, program: int, seconds: float) -> None:
+        """Load the program of this object that has the function which an extension (`freplace/FUNCTION`) replaces, and aim at it.
+
+        It is loaded a second time, since it has to be in the kernel before the extension is. Raises LibbpfError where there is none.
+        """
+        function = libbpf.program_section(program).decode().partition("/")[2]
+        btf = libbpf.object_btf(self.pointer)
+        ident = libbpf.btf_find_by_name_kind(btf, function.encode(), BTF_KIND_FUNC) if btf else -1
+        for other, candidate in self.programs.items():
+            if libbpf.program_type(candidate) == EXTENSION or ident <= 0:
+                continue
+            target = Object(self._data, other)
+            self._targets.append(target)
+            target.choose([other])
+            with suppress(LibbpfError), libbpf.said():  # what it says of a wrong one is not to the point
+                target.load(seconds)
+                fd = libbpf.program_fd(target.programs[other])
+                # All programs of the object have its whole BTF: which of its functions are in this one the kernel tells.
+                if ident in bpf.functions(fd) and libbpf.program_set_attach_target(program, fd, function.encode()) == 0:
+                    return
+            self._targets.pop().close()
+        os.write(2, f"prog '{name}': no other program of this object has a function {function} to replace\n".encode())
+        raise LibbpfError("bpf_program__set_attach_target", errno.ENOENT)
+
+    def _loaded(self) -> int:
+        """How many of the programs are in the kernel."""
+        return sum(libbpf.program_fd(program) >= 0 for program in self.programs.values())
 
     def close(self) -> None:
         """Everything of the object out of the kernel, but for what is pinned."""
         libbpf.object_close(self.pointer)
+        for target in self._targets:
+            target.close()
+
+
+def _give_type(program: int) -> None:
+    found = sections.meant(libbpf.program_section(program).decode())
+    if found is not None:
+        libbpf.program_set_type(program, found[0])
+        if found[1] is not None:
+            libbpf.program_set_attach_type(program, found[1])
 
 
 def verifier_log() -> str:
-    """What the verifier wrote last, complete."""
-    end = _log.find(b"\0")
-    return _log[: max(end, 0)].decode("utf-8", "replace")
+    """What the verifier wrote last: complete, unless it was interrupted."""
+    return limit.written(_log).decode("utf-8", "replace")
 
 
 def blank(section: str) -> Report:
     """The report on a program of which nothing is known yet."""
     return {
         "id": None, "tag": None, "type": None, "section": section,
-        "loaded": False, "attached": False, "via": None, "runs": None, "error": None, "log": "",
+        "loaded": False, "attached": False, "via": None, "hook": None, "note": None, "runs": None, "error": None, "log": "",
     }  # fmt: skip
 
 
@@ -76,7 +162,7 @@ def describe(lines: Sequence[str], error: LibbpfError | OSError) -> Report:
 
     Of a BTF that the kernel did not take, the line that says why, last: libbpf goes on without it, so it need not be the cause.
     """
-    rest, btf = _without_btf_log(lines)
+    rest, btf = _without_btf_log(lines) if not isinstance(error, StillVerifying) else ([], [])
     telling = [line for line in rest if not _SAYS_NOTHING.match(line)][: 3 if btf else 4] + btf
     words = error.strerror or str(error) if isinstance(error, OSError) else str(error)
     return {"errno": error.errno, "text": "; ".join(telling) or words}
@@ -149,19 +235,23 @@ def asked_of(pointer: int) -> Report:
     }
 
 
-def attach_one(program: int, report: Report, resources: ExitStack) -> tuple[Report | None, list[str]]:
+def attach_one(
+    program: int, report: Report, resources: ExitStack, maps: Iterable[int] = (), to: str | None = None
+) -> tuple[Report | None, list[str]]:
     """Attach a loaded program: why not (None if it is attached), and what libbpf said. The report is brought up to date."""
     try:
         with libbpf.said() as lines:
-            report["via"] = attach(program, resources)
+            report["via"], report["hook"] = attach(program, resources, maps, to)
+    except Unplaced as error:
+        report.update(attached=None, note=str(error))
+        return {"errno": None, "text": f"{NO_TARGET}: {error}"}, lines
     except (LibbpfError, OSError) as error:
         # An OSError has our own words: libbpf's are of what was tried before.
         failure = describe(lines if isinstance(error, LibbpfError) else (), error)
         report.update(error=failure["text"], errno=failure["errno"], btf=why.hook(report["section"], failure["errno"]))
         return failure, lines
-    if report["via"] is None:
-        report["error"] = NO_TARGET
-        return {"errno": None, "text": NO_TARGET}, lines
+    if to is not None:
+        report["target"] = to
     report["attached"] = True
     return None, lines
 
@@ -193,8 +283,16 @@ class _TryWithout(Exception):
 class Attempt:
     """One try of one variant. An optional program that cannot be loaded is left out and the rest tried again."""
 
-    def __init__(self, variant: Mapping[str, Any], data: bytes, clock: Clock) -> None:
+    def __init__(
+        self,
+        variant: Mapping[str, Any],
+        data: bytes,
+        clock: Clock,
+        contract: Contract | None = None,
+        load_timeout: float = limit.SECONDS,
+    ) -> None:
         self._variant, self._data, self._clock = variant, data, clock
+        self._contract, self._load_timeout = contract, load_timeout
         self._required = {program["name"]: bool(program.get("required", True)) for program in variant["programs"]}
         self._to_attach = {program["name"] for program in variant["programs"] if program.get("attach", True)}
         self._given_up: set[str] = set()
@@ -211,6 +309,12 @@ class Attempt:
 
     def run(self) -> Running | None:
         """The variant running, if every required program loaded and attached; else nothing of it is left, and the report says why."""
+        if self._contract is not None and self._contract.given:
+            try:
+                self._choose(self._contract)
+            except _Failed as failure:
+                self._failed(failure)
+                return None
         while True:
             with ExitStack() as resources:
                 try:
@@ -221,16 +325,36 @@ class Attempt:
                 except _TryWithout:
                     continue
                 except _Failed as failure:
-                    self.report.update(stage=failure.stage, error={"errno": failure.errno, "text": failure.text})
-                    for report in self._programs.values():
-                        report["attached"] = False
+                    self._failed(failure)
                     return None
                 return Running(stream, raw, resources.pop_all())
+
+    def _failed(self, failure: _Failed) -> None:
+        self.report.update(stage=failure.stage, error={"errno": failure.errno, "text": failure.text})
+        for report in self._programs.values():
+            report["attached"] = False
+
+    def _choose(self, contract: Contract) -> None:
+        """Let the contract decide which forms are loaded; what is off is no part of the variant here."""
+        with libbpf.said() as lines, self._clock("open"):
+            try:
+                opened = contract.open()
+            except LibbpfError as error:
+                raise _Failed("open", **describe(lines, error)) from None
+            contract.choose(opened)
+            opened.close()
+        for name in self._required.keys() & contract.off.keys():
+            self._programs[name]["off"] = contract.off[name]
+            del self._required[name]
+        self.report["one_of"] = contract.chosen
+        for group in contract.chosen:
+            if group["ran"] is None:
+                raise _Failed("load", None, f"no form of one_of can run here: {'; '.join(group['why'])}")
 
     def _open(self, resources: ExitStack) -> Object:
         try:
             with libbpf.said() as lines, self._clock("open"):
-                opened = Object(self._data, self._variant["name"])
+                opened = Object(self._data, self._variant["name"]) if self._contract is None else self._contract.open()
         except LibbpfError as error:
             raise _Failed("open", **describe(lines, error)) from None
         finally:
@@ -248,12 +372,27 @@ class Attempt:
         if buffer is not None and buffer not in opened.maps:
             raise _Failed("open", None, f"the object has no map {buffer}")
         opened.choose(self._required.keys() - self._given_up)
+        if self._contract is not None:
+            self._set(lambda contract: contract.apply(opened, self._required.keys() - self._given_up, resources), "open")
         return opened
+
+    def _set(self, step: Callable[[Contract], None], stage: str) -> None:
+        """A step of the contract; where it is about an optional program, that is given up."""
+        assert self._contract is not None, "there is something to set"
+        try:
+            step(self._contract)
+        except CannotSet as error:
+            if error.program is not None and error.program in self._programs:
+                self._programs[error.program].update(error=error.text, errno=error.errno)
+                if not self._required.get(error.program, True):
+                    self._given_up.add(error.program)
+                    raise _TryWithout from None
+            raise _Failed("load" if error.program else stage, error.errno, error.text) from None
 
     def _load(self, opened: Object) -> None:
         try:
             with libbpf.said() as lines, self._clock("load"):
-                opened.load()
+                opened.load(self._load_timeout)
         except LibbpfError as error:
             failure = describe(lines, error)
             blamed = culprit(lines)
@@ -281,6 +420,8 @@ class Attempt:
         for name in self._required.keys() - self._given_up:
             note_loaded(self._programs[name], opened.programs[name])
         self.report["maps"] = created_maps(opened)
+        if self._contract is not None:
+            self._set(lambda contract: contract.fill(opened), "load")
 
     def _give_up(self, blamed: str | None, lines: Sequence[str], text: str) -> bool:
         """Do without the optional program that is to blame, or all of them where none is blamed; whether that changes anything."""
@@ -322,7 +463,12 @@ class Attempt:
             for name, required in self._required.items():
                 if name in self._given_up or name not in self._to_attach:
                     continue
-                failure, lines = attach_one(opened.programs[name], self._programs[name], resources)
+                if self._contract is not None and not self._contract.attaches(name):
+                    continue
+                to = self._contract.target(name) if self._contract is not None else None
+                failure, lines = attach_one(opened.programs[name], self._programs[name], resources, opened.maps.values(), to)
                 self._log += lines
+                if failure is not None and self._programs[name]["attached"] is None:  # the manifest says that it is to be attached
+                    self._programs[name].update(attached=False, error=failure["text"])
                 if failure is not None and required:
                     raise _Failed("attach", failure["errno"], f"prog '{name}': {failure['text']}")

@@ -1,4 +1,4 @@
-"""Network interfaces that an attachment needs and no guest has of itself, made and removed over rtnetlink (rtnetlink(7))."""
+"""Network interfaces, routes and filters that an attachment needs and no guest has of itself, made and removed over rtnetlink (rtnetlink(7))."""
 
 from __future__ import annotations
 
@@ -7,31 +7,93 @@ import os
 import socket
 import struct
 
-RTM_NEWLINK, RTM_DELLINK = 16, 17
+from . import command
+
+RTM_NEWLINK, RTM_DELLINK, RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWTFILTER = 16, 17, 24, 25, 44
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE = 1, 4, 0x200, 0x400
 NLMSG_ERROR = 2
+NLA_F_NESTED = 0x8000
 IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_KIND = 3, 18, 1
+RTA_DST, RTA_OIF, RTA_ENCAP_TYPE, RTA_ENCAP = 1, 4, 21, 22
+
+NEAR, FAR, NAMESPACE = "kmatrix0", "kmatrix1", "kmatrix"
+"""The pair of veth devices, and the network namespace of the far end."""
+_PAIR = f"""netns add {NAMESPACE}
+link add {NEAR} type veth peer name {FAR} netns {NAMESPACE}
+addr add 192.0.2.1/24 dev {NEAR}
+link set {NEAR} up
+"""
+_OTHER_END = f"""addr add 192.0.2.2/24 dev {FAR}
+link set lo up
+link set {FAR} up
+"""
+
+
+def pair() -> int:
+    """The index of veth `kmatrix0`, whose other end is in the network namespace `kmatrix` (192.0.2.1 and 192.0.2.2).
+
+    It is made when it is asked for first, and stays as long as the guest. Raises OSError where the kernel has no veth or no namespaces.
+    """
+    try:
+        return socket.if_nametoindex(NEAR)
+    except OSError:
+        pass
+    for argv, commands in ((["ip", "-batch", "-"], _PAIR), (["ip", "-n", NAMESPACE, "-batch", "-"], _OTHER_END)):
+        done = command.run(argv, stdin=commands, timeout=30)
+        if done["exit"] != 0:
+            words = (done["stderr"].strip().splitlines() or ["it was killed"])[0]
+            raise OSError(errno.EOPNOTSUPP, f"no veth pair can be made: {words}")
+    return socket.if_nametoindex(NEAR)
 
 
 def add(kind: str, name: str) -> int:
     """Make an interface of a kind that needs no options ("netkit", "veth"); its index. Raises OSError (EOPNOTSUPP: no such kind here)."""
-    info = _attribute(IFLA_LINKINFO, _attribute(IFLA_INFO_KIND, kind.encode() + b"\0"))
-    _ask(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, 0, _attribute(IFLA_IFNAME, name.encode() + b"\0") + info)
+    info = attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, kind.encode() + b"\0"))
+    _ask(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, _interface(0) + attribute(IFLA_IFNAME, name.encode() + b"\0") + info)
     return socket.if_nametoindex(name)
 
 
 def remove(index: int) -> None:
     """Remove the interface, and its peer with it."""
-    _ask(RTM_DELLINK, 0, index, b"")
+    _ask(RTM_DELLINK, 0, _interface(index))
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def route_through(family: int, destination: bytes, index: int, kind: int, encapsulation: bytes) -> None:
+    """Make a route to one address through a light-weight tunnel of type `kind` (LWTUNNEL_ENCAP_*). Raises OSError."""
+    tunnel = attribute(RTA_ENCAP_TYPE, struct.pack("=H", kind)) + attribute(RTA_ENCAP | NLA_F_NESTED, encapsulation)
+    _ask(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, _route(family, destination, index) + tunnel)
+
+
+def unroute(family: int, destination: bytes, index: int) -> None:
+    """Remove the route."""
+    _ask(RTM_DELROUTE, 0, _route(family, destination, index))
+
+
+def filter_ingress(index: int, action: bytes) -> None:
+    """Put a filter that matches every packet on an interface's ingress (it has clsact already); `action` is the attributes of its action."""
+    parent, priority, all_protocols = 0xFFFFFFF2, 1, 0x0300  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS); ETH_P_ALL in network order
+    message = struct.pack("=BxHiIII", socket.AF_UNSPEC, 0, index, 0, parent, priority << 16 | all_protocols)
+    options = attribute(2 | NLA_F_NESTED, attribute(1 | NLA_F_NESTED, action))  # TCA_MATCHALL_ACT, the first of its actions
+    _ask(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, message + attribute(1, b"matchall\0") + attribute(2 | NLA_F_NESTED, options))
+
+
+def attribute(kind: int, value: bytes) -> bytes:
     """struct rtattr, padded to 4 bytes."""
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
-def _ask(message: int, flags: int, index: int, attributes: bytes) -> None:
-    body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0) + attributes  # struct ifinfomsg
+def _interface(index: int) -> bytes:
+    return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)  # struct ifinfomsg
+
+
+def _route(family: int, destination: bytes, index: int) -> bytes:
+    main, boot, link, unicast = 254, 3, 253, 1
+    scope = link if family == socket.AF_INET else 0
+    message = struct.pack("=BBBBBBBBI", family, 8 * len(destination), 0, 0, main, boot, scope, unicast, 0)  # struct rtmsg
+    return message + attribute(RTA_DST, destination) + attribute(RTA_OIF, struct.pack("=I", index))
+
+
+def _ask(message: int, flags: int, body: bytes) -> None:
     header = struct.pack("=IHHII", 16 + len(body), message, flags | NLM_F_REQUEST | NLM_F_ACK, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
         netlink.sendto(header + body, (0, 0))

@@ -7,7 +7,6 @@ says how it finds out and where the fact comes from. No probe leaves anything in
 from __future__ import annotations
 
 import errno
-import gzip
 import os
 import re
 import resource
@@ -20,74 +19,15 @@ from typing import Any
 
 from . import bpf, libbpf
 from .cgroup import cgroup_root
-from .observe import tracefs
+from .probing import HARMLESS, INT, SYMBOL, Answer, Kernel, load_btf, words_of, writable
 
-Answer = tuple[bool | None, str]
-Probe = Callable[["Kernel"], Answer]
+Probe = Callable[[Kernel], Answer]
 
 # enum bpf_prog_type, enum bpf_map_type, enum bpf_attach_type, helper numbers (include/uapi/linux/bpf.h)
 SOCKET_FILTER, KPROBE, SCHED_CLS, TRACEPOINT, XDP, RAW_TRACEPOINT, TRACING, LSM = 1, 2, 3, 5, 6, 17, 26, 29
 ARRAY, PERF_EVENT_ARRAY, RINGBUF, TASK_STORAGE = 2, 4, 27, 29
 TRACE_FENTRY, LSM_MAC, PERF_EVENT, KPROBE_MULTI = 24, 27, 41, 42
 GET_CURRENT_CGROUP_ID, PROBE_READ_KERNEL, GET_CURRENT_TASK_BTF = 80, 113, 158
-BTF_KIND_FUNC = 12
-
-HARMLESS = "bpf_fentry_test1"
-"""A function that exists to be attached to (net/bpf/test_run.c, since 5.5)."""
-SYMBOL = "vfs_open"
-"""A function that every supported kernel has and allows kprobes on."""
-
-
-class Kernel:
-    """What several probes want to know, found out once."""
-
-    def __init__(self) -> None:
-        self.release = os.uname().release
-        self.tracefs = tracefs()
-        self.config = read_config(self.release)
-        self._btf: int | None = None
-        self._btf_why = ""
-        self._tried_btf = False
-
-    @property
-    def btf(self) -> int | None:
-        """libbpf's parsed vmlinux BTF."""
-        if not self._tried_btf:
-            self._tried_btf = True
-            with libbpf.said() as lines:
-                self._btf = libbpf.btf_load_vmlinux()
-            self._btf_why = "; ".join(lines)
-        return self._btf
-
-    @property
-    def btf_why(self) -> str:
-        """What libbpf said about the BTF."""
-        return self._btf_why
-
-    def btf_id(self, function: str) -> int:
-        """The BTF id of a kernel function; OSError where there is none."""
-        if self.btf is None:
-            raise OSError(errno.ENOENT, f"no BTF: {self._btf_why}")
-        ident: int = libbpf.btf_find_by_name_kind(self.btf, function.encode(), BTF_KIND_FUNC)
-        if ident < 0:
-            raise OSError(errno.ENOENT, f"the kernel's BTF has no function {function}")
-        return ident
-
-    def close(self) -> None:
-        """Free the BTF."""
-        if self._btf is not None:
-            libbpf.btf_free(self._btf)
-            self._btf = None
-
-
-def read_config(release: str) -> Mapping[str, str] | None:
-    """The kernel's configuration (options without CONFIG_, set ones only), from the kernel itself or beside its image; else None."""
-    for path in ("/proc/config.gz", f"/boot/config-{release}", f"/lib/modules/{release}/config"):
-        with suppress(OSError):
-            opener = gzip.open if path.endswith(".gz") else open
-            with opener(path, "rt") as file:
-                return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", file.read(), re.MULTILINE))
-    return None
 
 
 @contextmanager
@@ -104,19 +44,14 @@ def _loads(kind: int, insns: bytes, **options: Any) -> Answer:
         with _loaded(kind, insns, **options):
             return True, "loads"
     except OSError as error:
-        return False, _words(error)
-
-
-def _words(error: OSError) -> str:
-    name = errno.errorcode.get(error.errno or 0, str(error.errno))
-    return f"{name}: {error.strerror}"
+        return False, words_of(error)
 
 
 def _map(kind: int, key: int, value: int, entries: int) -> Answer:
     try:
         os.close(bpf.map_create(kind, key, value, entries))
     except OSError as error:
-        return False, _words(error)
+        return False, words_of(error)
     return True, "the map is created"
 
 
@@ -141,7 +76,7 @@ def perf_buffer(_: Kernel) -> Answer:
         os.close(bpf.map_create(PERF_EVENT_ARRAY, 4, 4, 1))
         os.close(bpf.perf_event_open(1, 10, sample_type=1 << 10))  # PERF_TYPE_SOFTWARE, PERF_COUNT_SW_BPF_OUTPUT, PERF_SAMPLE_RAW
     except OSError as error:
-        return False, _words(error)
+        return False, words_of(error)
     return True, "map and event are created"
 
 
@@ -156,7 +91,7 @@ def global_data(_: Kernel) -> Answer:
     try:
         array = bpf.map_create(ARRAY, 4, 32, 1)
     except OSError as error:
-        return False, _words(error)
+        return False, words_of(error)
     try:
         value_address = bpf.insn(0x18, dst=1, src=2, imm=array) + bpf.insn(0)  # ldimm64 r1, BPF_PSEUDO_MAP_VALUE
         return _loads(SOCKET_FILTER, value_address + bpf.RETURN_0)
@@ -170,7 +105,7 @@ def prog_names(_: Kernel) -> Answer:
         with _loaded(SOCKET_FILTER, bpf.RETURN_0, name="kmatrix") as fd:
             name = bpf.prog_info(fd).name
     except OSError as error:
-        return False, _words(error)
+        return False, words_of(error)
     return name == "kmatrix", f"the name reads back as {name!r}"
 
 
@@ -197,7 +132,7 @@ def raw_tracepoint(_: Kernel) -> Answer:
         with _loaded(RAW_TRACEPOINT, bpf.RETURN_0) as fd:
             os.close(bpf.raw_tracepoint_open(fd, b"sched_process_exit"))
     except OSError as error:
-        return False, _words(error)
+        return False, words_of(error)
     return True, "loads and attaches"
 
 
@@ -207,7 +142,7 @@ def _attaches_by_btf(kernel: Kernel, kind: int, attach_type: int, function: str)
         with _loaded(kind, bpf.RETURN_0, expected_attach_type=attach_type, attach_btf_id=ident) as fd:
             os.close(bpf.raw_tracepoint_open(fd))
     except OSError as error:
-        return False, _words(error)
+        return False, words_of(error)
     return True, f"attaches to {function}"
 
 
@@ -279,31 +214,15 @@ def current_task_btf(_: Kernel) -> Answer:
     return _helper(GET_CURRENT_TASK_BTF)
 
 
-def _writable(kernel: Kernel, file: str, definition: str, removal: str) -> Answer:
-    if kernel.tracefs is None:
-        return None, "tracefs is not mounted"
-    try:
-        for line in (definition, removal):
-            # Not open(): it would seek to the end, which these files refuse.
-            fd = os.open(f"{kernel.tracefs}/{file}", os.O_WRONLY | os.O_APPEND)
-            try:
-                os.write(fd, line.encode() + b"\n")
-            finally:
-                os.close(fd)
-    except OSError as error:
-        return False, _words(error)
-    return True, f"{file} takes {definition.split()[-1]}"
-
-
 def kprobes(kernel: Kernel) -> Answer:
     """Define a kprobe through tracefs and remove it. 2541517c32be (4.1); a kprobe program loads without KPROBES, so loading is no proof."""
-    return _writable(kernel, "kprobe_events", f"p:kmatrix/probe {SYMBOL}", "-:kmatrix/probe")
+    return writable(kernel, "kprobe_events", f"p:kmatrix/probe {SYMBOL}", "-:kmatrix/probe")
 
 
 def uprobes(kernel: Kernel) -> Answer:
     """Define a uprobe on the running interpreter through tracefs and remove it. 04a22fae4cbc (4.3)."""
     program = os.path.realpath("/proc/self/exe")
-    return _writable(kernel, "uprobe_events", f"p:kmatrix/probe {program}:0x1000", "-:kmatrix/probe")
+    return writable(kernel, "uprobe_events", f"p:kmatrix/probe {program}:0x1000", "-:kmatrix/probe")
 
 
 def kprobe_pmu(_: Kernel) -> Answer:
@@ -312,7 +231,7 @@ def kprobe_pmu(_: Kernel) -> Answer:
         with open("/sys/bus/event_source/devices/kprobe/type") as file:
             return True, f"type {file.read().strip()}"
     except OSError as error:
-        return False, _words(error)
+        return False, words_of(error)
 
 
 def kprobe_multi(_: Kernel) -> Answer:
@@ -325,7 +244,7 @@ def kprobe_multi(_: Kernel) -> Answer:
             attr = struct.pack("=IIIIIIQQQ", fd, 0, KPROBE_MULTI, 0, 0, 1, addressof(symbols), 0, 0)
             os.close(bpf.bpf(bpf.LINK_CREATE, attr))
     except OSError as error:
-        return False, _words(error)
+        return False, words_of(error)
     return True, f"attaches to {SYMBOL}"
 
 
@@ -343,7 +262,7 @@ def _link_create(kind: int, attach_type: int) -> Answer:
         with _loaded(kind, bpf.RETURN_0) as fd:
             bpf.bpf(bpf.LINK_CREATE, struct.pack("=IiII", fd, -1, attach_type, 0))
     except OSError as error:
-        return error.errno == errno.EBADF, _words(error)
+        return error.errno == errno.EBADF, words_of(error)
     return None, "linked to nothing"
 
 
@@ -352,7 +271,7 @@ def bpf_link(_: Kernel) -> Answer:
     try:
         bpf.bpf(bpf.LINK_CREATE, struct.pack("=iiII", -1, -1, 0, 0))
     except OSError as error:
-        return error.errno == errno.EBADF, _words(error)
+        return error.errno == errno.EBADF, words_of(error)
     return None, "linked nothing"
 
 
@@ -363,14 +282,10 @@ def perf_link(_: Kernel) -> Answer:
 
 def btf_load(_: Kernel) -> Answer:
     """Load a BTF object that describes int. 69b693f0aefa (4.18)."""
-    types = struct.pack("=IIII", 1, 1 << 24, 4, 1 << 24 | 32)  # name, kind int, 4 bytes, signed, 32 bits
-    strings = b"\0int\0"
-    blob = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings)) + types + strings
-    data = create_string_buffer(blob, len(blob))
     try:
-        os.close(bpf.bpf(bpf.BTF_LOAD, struct.pack("=QQIII", addressof(data), 0, len(blob), 0, 0)))
+        os.close(load_btf(INT, b"\0int\0"))
     except OSError as error:
-        return False, _words(error)
+        return False, words_of(error)
     return True, "loads"
 
 
@@ -397,7 +312,7 @@ def memcg_accounting(_: Kernel) -> Answer:
     try:
         os.close(bpf.map_create(ARRAY, 4, 4096, 16))
     except OSError as error:
-        return False, _words(error)
+        return False, words_of(error)
     finally:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
     return True, "a map is created under RLIMIT_MEMLOCK 0"

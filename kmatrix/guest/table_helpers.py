@@ -127,7 +127,12 @@ _RELEASES: tuple[Release, ...] = (
     ((6, 2), "cgrp_storage_get cgrp_storage_delete"),
 )
 
-_BESIDE: dict[str, Beside] = {}
+_BESIDE: dict[str, Beside] = {
+    "override_return": Beside(("BPF_KPROBE_OVERRIDE",)),
+    "skb_get_xfrm_state": Beside(("XFRM",)),
+    **{name: Beside(("IPV6_SEG6_BPF",)) for name in ("lwt_seg6_store_bytes", "lwt_seg6_adjust_srh", "lwt_seg6_action")},
+    **{name: Beside(("BPF_LIRC_MODE2",)) for name in ("rc_repeat", "rc_keydown", "rc_pointer_rel")},
+}
 
 HELPERS: tuple[Fact, ...] = numbered("helper", _RELEASES, _BESIDE)
 HELPER_COUNT = len(HELPERS)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from .fact import Beside, Fact, numbered
 
 _BTF = Beside(("DEBUG_INFO_BTF",))
+_STREAM_PARSER = Beside(("BPF_STREAM_PARSER",), note="before 5.13 socket maps took BPF_STREAM_PARSER")
 
 MAP_TYPES: tuple[Fact, ...] = numbered(
     "map",
@@ -41,6 +42,8 @@ MAP_TYPES: tuple[Fact, ...] = numbered(
     ),
     {
         "xskmap": Beside(("XDP_SOCKETS",)),
+        "sockmap": _STREAM_PARSER,
+        "sockhash": _STREAM_PARSER,
         "cgroup_array": Beside(("CGROUPS",)),
         "cgroup_storage": Beside(("CGROUP_BPF",)),
         "percpu_cgroup_storage": Beside(("CGROUP_BPF",)),
@@ -78,8 +81,6 @@ PROG_TYPES: tuple[Fact, ...] = numbered(
     {
         **{name: Beside(("CGROUP_BPF",)) for name in ("cgroup_skb", "cgroup_sock", "sock_ops", "cgroup_device", "cgroup_sock_addr")},
         **{name: Beside(("CGROUP_BPF",)) for name in ("cgroup_sysctl", "cgroup_sockopt")},
-        **{name: Beside(("LWTUNNEL_BPF",)) for name in ("lwt_in", "lwt_out", "lwt_xmit")},
-        "lwt_seg6local": Beside(("IPV6_SEG6_BPF",)),
         "lirc_mode2": Beside(("BPF_LIRC_MODE2",)),
         **{name: Beside(("BPF_EVENTS",)) for name in ("kprobe", "tracepoint", "perf_event", "raw_tracepoint", "raw_tracepoint_writable")},
         "tracing": Beside(("BPF_EVENTS", "DEBUG_INFO_BTF")),
@@ -131,6 +132,9 @@ ATTACH_TYPES: tuple[Fact, ...] = numbered(
     ),
     {
         "lirc_mode2": Beside(("BPF_LIRC_MODE2",)),
+        "sk_skb_stream_parser": _STREAM_PARSER,
+        "sk_skb_stream_verdict": _STREAM_PARSER,
+        "sk_msg_verdict": _STREAM_PARSER,
         "trace_raw_tp": _BTF,
         "trace_fentry": _TRAMPOLINE,
         "trace_fexit": _TRAMPOLINE,

@@ -11,7 +11,7 @@ import resource
 import struct
 from contextlib import nullcontext, suppress
 
-from . import bpf, libbpf, loader, simulate, trigger
+from . import bpf, libbpf, limit, loader, simulate, trigger
 from .observe import RUNS_ARE_COUNTED, Stream, inventory, settled
 
 NOTHING_HOOK = "tracepoint/syscalls/sys_enter_openat"
@@ -26,6 +26,7 @@ def warm_up() -> None:
         _lift_limits,
         _expedite,
         _count_runs,
+        limit.prepare,
         trigger.prepare,
         libbpf.keep_memory,
         libbpf.keep_spare,

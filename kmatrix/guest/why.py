@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from ctypes import c_uint32, string_at
 
@@ -16,6 +16,7 @@ KINDS = {"struct": STRUCT, "union": UNION, "enum": ENUM, "enum64": ENUM64}
 """BTF_KIND_* of the types that CO-RE relocations name (Documentation/bpf/btf.rst)."""
 _QUALIFIERS = (8, 9, 10, 11, 18)
 """Typedef, volatile, const, restrict, type tag: what stands before a type."""
+FOLDER = "/sys/kernel/btf"
 
 _RELOCATION = re.compile(r"CO-RE relocation <\w+> \[\d+\] (struct|union|enum64|enum) (\w+)(?:\.([\w.]+))?")
 _ARGUMENT = re.compile(r"func '(\w+)' doesn't have \d+-th argument")
@@ -71,6 +72,20 @@ def hook(section: str, code: int | None) -> dict[str, object]:
     if kind in ("tp", "tracepoint") and code == errno.ENOENT:
         return {"tracepoint": {"name": target, "alike": _tracepoints_like(target)}}
     return {}
+
+
+def absent(functions: Iterable[str]) -> set[str]:
+    """Those of the functions that are in the BTF of neither the kernel nor a module that is loaded; none where that cannot be told."""
+    with _vmlinux() as btf:
+        if btf is None:
+            return set()
+        missing = {name for name in functions if libbpf.btf_find_by_name_kind(btf, name.encode(), FUNC) <= 0}
+    modules = [each for each in os.listdir(FOLDER) if each != "vmlinux"] if missing else []
+    for module in modules:
+        with suppress(OSError), open(f"{FOLDER}/{module}", "rb") as file:
+            data = file.read()
+            missing = {name for name in missing if b"\0" + name.encode() + b"\0" not in data}
+    return missing
 
 
 @contextmanager

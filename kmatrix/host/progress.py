@@ -11,6 +11,9 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+WAITING = "waiting "
+"""What the label of a step begins with that only waits: the same wait again is not a line again."""
+
 
 class Step(Protocol):
     """One piece of long work under way."""
@@ -89,6 +92,7 @@ class Terminal:
         self._lock = threading.Lock()
         self._live: Progress | None = None
         self._steps = 0
+        self._waits: set[str] = set()
 
     @contextmanager
     def step(self, label: str) -> Iterator[Step]:
@@ -103,7 +107,16 @@ class Terminal:
                 self._end()
         else:
             yield _Silent()
-        self._console.print(f"{label}: {time.monotonic() - start:.1f} s", highlight=False)
+        if not self._said_before(label):
+            self._console.print(f"{label}: {time.monotonic() - start:.1f} s", highlight=False, soft_wrap=True)
+
+    def _said_before(self, label: str) -> bool:
+        """Whether a line of this wait was printed already."""
+        with self._lock:
+            known = label in self._waits
+            if label.startswith(WAITING):
+                self._waits.add(label)
+        return known
 
     def _begin(self) -> Progress:
         """The one live display, which steps of all threads share; drawn while there is a step."""

@@ -22,10 +22,13 @@ _Place = tuple[str | int, ...]
 """A way into the file's data: keys and indexes."""
 
 
-def validate(model: type[M], data: object, *, where: str) -> M:
-    """`data` as a `model`; raises InputError naming the file (`where`), every wrong key and what to write instead."""
+def validate(model: type[M], data: object, *, where: str, context: Mapping[str, Any] | None = None) -> M:
+    """`data` as a `model`; raises InputError naming the file (`where`), every wrong key and what to write instead.
+
+    `context` is what validators are told (pydantic's validation context).
+    """
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=dict(context) if context is not None else None)
     except ValidationError as error:
         findings = _by_place(error.errors(), data)
         problems = [_problem(model, place, details, data) for place, details in findings.items()]

@@ -340,6 +340,7 @@ def _unavailable(kernel: Kernel, arch: Arch, said: list[str], fixes: list[str], 
     message = "is not in the kernel store"
     if other is not None and (why := identity.differs(kernel, arch, other)) is not None:
         message += f" (what is there by that name is {other.release}, which is not meant: {why})"
-    message += f", and no source has it: {'; '.join(said)}" if said else offline
+    message += (", and no source has it:" + "".join(f"\n    {each}" for each in said)) if said else offline
     commands = dict.fromkeys(fixes or hints(kernel, arch))
-    return Unavailable(message, where=f"{kernel.name}-{arch}", fix="  or  ".join(commands))
+    between = "\n    or " if len(said) > 1 else "  or  "  # a line each, as the sources have
+    return Unavailable(message, where=f"{kernel.name}-{arch}", fix=between.join(commands))

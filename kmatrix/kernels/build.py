@@ -24,7 +24,7 @@ from kmatrix.host import version as versions
 from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Reporter, Step
 from kmatrix.host.version import Version
-from kmatrix.kernels import layout
+from kmatrix.kernels import build_log, layout
 from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.sources import imported
 from kmatrix.matrix.arch import ARCHES, INFO, Arch, host_arch
@@ -377,15 +377,20 @@ class _Make:
             _end_group(process)
             raise
         if status != 0:
-            self._raise(arguments)
+            self._raise(arguments, status)
 
-    def _raise(self, arguments: Sequence[str]) -> None:
+    def _raise(self, arguments: Sequence[str], status: int) -> None:
         lines = self._log.read_text(errors="replace").splitlines()
         if any(os.strerror(errno.ENOSPC) in line for line in lines):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.out))
-        telling = [line for line in lines if re.search(r"error:|Error \d|\*\*\*|not found|undefined reference", line)] or lines[-1:]
+        if (by := build_log.killed(lines, status)) is not None:
+            raise InfraError(
+                f"make {arguments[-1]} did not end by itself: {by}",
+                where=str(self._log),
+                fix="build again with fewer compilers at once (--jobs), where memory was short; what was built is not built again",
+            )
         raise InfraError(
-            f"make {arguments[-1]} failed: {telling[0] if telling else 'it says nothing'}",
+            f"make {arguments[-1]} failed: {build_log.telling(lines) or 'it says nothing'}",
             where=str(self._log),
             fix=f"less {self._log}",
         )

@@ -178,6 +178,9 @@ class KernelStore:
                 return dict(ref)
         except FileNotFoundError:
             return None
+        except PermissionError as error:
+            fix = "set KMATRIX_CACHE to a folder of your own, or have the owner of this one let you read it"
+            raise StoreError(f"the kernel store cannot be read: {error.strerror} ({path})", where=str(self.root), fix=fix) from None
         except (ValueError, KeyError, TypeError):
             pass
         raise self._damaged(name, arch, f"{path} is damaged")

@@ -11,7 +11,7 @@ from kmatrix.lint.facts import OLDEST, Needed
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.variant import Variant
 from kmatrix.matrix.arch import ARCHES, INFO, Arch
-from kmatrix.matrix.features import FEATURES
+from kmatrix.matrix.parameters import certain, feature, first
 
 _SUFFIXES = (".bpf", ".o", *(f"_{INFO[a].bpf2go}_bpfel" for a in ARCHES), *(f"_bpfel_{INFO[a].bpf2go}" for a in ARCHES), "_bpfel")
 
@@ -30,33 +30,31 @@ class Claim:
         """The features that the variant's kernels have: its needs, those of its required programs, and those of `program`."""
         programs = [p for p in self.collector.programs if not p.variants or self.variant.name in p.variants]
         more = [p.needs for p in programs if p.required or p.name == program]
-        return frozenset(self.variant.needs).union(*more)
+        return certain(frozenset(self.variant.needs).union(*more), self.collector.defined)
 
     def floor(self, arch: Arch, program: str | None = None) -> Version:
         """The oldest upstream release that has the needs."""
-        return max([self.collector.min_kernel or OLDEST, OLDEST, *(_since(name, arch) for name in self.needs(program))])
+        return max([self.collector.min_kernel or OLDEST, OLDEST, *(self._since(name, arch) for name in self.needs(program))])
 
     def lacks(self, needed: Needed, arch: Arch, program: str | None = None) -> bool:
         """Whether some kernel that the variant claims may not have what is needed."""
         if needed.feature is not None and needed.feature in self.needs(program):
             return False
-        since = needed.since if needed.feature is None else max(needed.since, _since(needed.feature, arch))
+        since = needed.since if needed.feature is None else max(needed.since, self._since(needed.feature, arch))
         return since > self.floor(arch, program)
+
+    def _since(self, name: str, arch: Arch) -> Version:
+        return first(name, arch, self.collector.defined)
 
     @property
     def has_btf(self) -> bool:
         """Whether all its kernels have BTF."""
-        return "btf" in self.needs() or any("DEBUG_INFO_BTF" in FEATURES[name].config for name in self.needs())
+        return "btf" in self.needs() or any("DEBUG_INFO_BTF" in feature(name).config for name in self.needs())
 
     def arches_of(self, program: str) -> tuple[Arch, ...]:
         """The arches that a program is for."""
         found = [p for p in self.collector.programs if p.name == program]
         return tuple(a for a in self.variant.arches if not found or any(a in p.arches for p in found))
-
-
-def _since(feature: str, arch: Arch) -> Version:
-    since = FEATURES[feature].since
-    return since if isinstance(since, tuple) else since[arch]
 
 
 def stem(path: str | Path) -> str:

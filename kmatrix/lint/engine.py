@@ -212,6 +212,8 @@ class _Run:
         units = [first]
         files = [self.scanner.file(first.unit, each) for each in first.files]
         if not aliases and not path.name.endswith(".bpf.c") and not any("SEC" in file.identifiers for file in files):
+            if first.errors:  # which it is cannot be told: what was named must not pass unread
+                self._unreadable(Source(first, self.scanner, (), by_bpf2go=False), self.found)
             return  # a C file, and not BPF's
         if any(file.has_code_for_one_arch for file in files):
             units.append(Unit(path, "arm64", includes=includes, defines=defines))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from kmatrix.host.validation import Strict
-from kmatrix.manifest.event import Event, EventField, layout
+from kmatrix.manifest.event import Event, EventField, layout, whole
 from kmatrix.manifest.own_loader import Loader
+from kmatrix.manifest.sink import TestRun
 from kmatrix.manifest.trigger import Trigger
 from kmatrix.manifest.variant import Expect, Map, Program, Variant, applies
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import Version
+from kmatrix.matrix.parameters import Definition, leaves
 
 
 class Collector(Strict):
@@ -23,6 +25,8 @@ class Collector(Strict):
     min_kernel: Version | None
     timeout: float
     """Seconds to wait for the events after the trigger."""
+    load_timeout: float
+    """Seconds that the verifier may be at work on one program."""
     variants: tuple[Variant, ...]
     programs: tuple[Program, ...]
     maps: tuple[Map, ...]
@@ -30,15 +34,23 @@ class Collector(Strict):
     """The collector's own; None where kmatrix loads its objects."""
     trigger: Trigger | None
     events: tuple[Event, ...]
+    """Those of [[event]], and one for each entry that a [[map]] must hold."""
+    test_runs: tuple[TestRun, ...] = ()
     expects: tuple[Expect, ...]
+    defined: dict[str, Definition] = {}
+    """Own names for features: the manifest's, and those of kernels.toml."""
 
     def programs_of(self, variant: Variant, arch: Arch) -> tuple[Program, ...]:
         """The programs that `variant` has on `arch`."""
         return tuple(p for p in self.programs if applies(p.variants, variant.name) and arch in p.arches)
 
     def maps_of(self, variant: Variant) -> tuple[Map, ...]:
-        """The maps that must exist while `variant` runs."""
-        return tuple(m for m in self.maps if applies(m.variants, variant.name))
+        """The maps that must exist while `variant` runs; not the sections of global variables, whose maps have names of libbpf's."""
+        return tuple(m for m in self.maps if applies(m.variants, variant.name) and not m.name.startswith("."))
+
+    def events_of(self, variant: Variant) -> tuple[Event, ...]:
+        """The events that must come while `variant` runs."""
+        return tuple(event for event in self.events if applies(event.variants, variant.name))
 
     def layout(self, event: Event) -> tuple[EventField, ...]:
         """The fields of `event` in the order of the C struct, with what is asserted of each."""
@@ -46,18 +58,22 @@ class Collector(Strict):
 
     def known_names(self) -> frozenset[str]:
         """What the events ask of the trigger: every NAME of a `known.NAME`."""
-        asked: list[object] = [value for event in self.events for value in event.match.values()]
-        for event in self.events:
-            asked += [value for f in self.layout(event) for value in (f.equals, f.contains, *f.one_of)]
-        return frozenset(value.removeprefix("known.") for value in asked if isinstance(value, str) and value.startswith("known."))
+        return frozenset(name for event in self.events for name in whole(event, self.events).known())
 
     def variant(self, name: str) -> Variant:
         """The variant of that name."""
         return next(variant for variant in self.variants if variant.name == name)
 
     def relevant_features(self, arch: Arch) -> frozenset[str]:
-        """The features that decide anything for this collector on `arch`."""
+        """The features that decide anything for this collector on `arch`; own names stand for what they come down to."""
         needs = [variant.needs for variant in self.variants if arch in variant.arches]
         needs += [program.needs for program in self.programs if arch in program.arches]
         needs += [f.needs for event in self.events for f in self.layout(event)]
-        return frozenset(name for names in needs for name in names)
+        needs += [
+            form.needs or ()
+            for variant in self.variants
+            if arch in variant.arches and variant.contract is not None
+            for group in variant.contract.one_of
+            for form in group
+        ]
+        return frozenset(leaves((name for names in needs for name in names), self.defined))

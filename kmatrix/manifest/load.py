@@ -11,29 +11,34 @@ from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.toml import read_toml
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.schema import parse
+from kmatrix.matrix.load import load_definitions
+from kmatrix.matrix.parameters import Definitions
 
 COLLECTOR_FILE = "collector.toml"
 
 
-def load_collector(path: Path) -> Collector:
-    """The collector of a collector.toml (or of the folder that holds one). Raises InputError."""
+def load_collector(path: Path, defined: Definitions | None = None) -> Collector:
+    """The collector of a collector.toml (or of the folder that holds one). Raises InputError.
+
+    `defined` are the names for features of the kernels.toml in force; not given, they are those of the one nearest above the manifest.
+    """
     file = path / COLLECTOR_FILE if path.is_dir() else path
-    return parse(read_toml(file), path=file)
+    return parse(read_toml(file), path=file, defined=load_definitions(file.parent) if defined is None else defined)
 
 
-def find_collector(named: Path) -> Collector:
+def find_collector(named: Path, defined: Definitions | None = None) -> Collector:
     """The collector in the folder (or manifest) `named`, else the one of that name in the current directory, or under it or its collectors/.
 
-    Raises InputError with the nearest names.
+    `defined` is as in `load_collector`. Raises InputError with the nearest names.
     """
     if named.exists():
-        return load_collector(named)
+        return load_collector(named, defined)
     around = {
         manifest.resolve().parent.name: manifest
         for pattern in ("collectors/*/", "*/", "")
         for manifest in Path().glob(pattern + COLLECTOR_FILE)
     }
-    by_name = {found.name: found for found in _readable(around.values())}
+    by_name = {found.name: found for found in _readable(around.values(), defined)}
     name = str(named)
     if name not in by_name:
         raise InputError(
@@ -44,8 +49,8 @@ def find_collector(named: Path) -> Collector:
     return by_name[name]
 
 
-def _readable(manifests: Iterable[Path]) -> Iterator[Collector]:
+def _readable(manifests: Iterable[Path], defined: Definitions | None) -> Iterator[Collector]:
     """The collectors of the manifests that have no error: a neighbour's must not keep one from being found."""
     for manifest in manifests:
         with suppress(InputError):
-            yield load_collector(manifest)
+            yield load_collector(manifest, defined)

@@ -6,7 +6,7 @@ import re
 import signal
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict
@@ -86,8 +86,8 @@ class Loader(Strict):
 
     @field_validator("names")
     @classmethod
-    def _names_of_features(cls, value: dict[str, str]) -> dict[str, str]:
-        check_features(tuple(value))
+    def _names_of_features(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        check_features(tuple(value), info)
         for pattern in value.values():
             check_pattern(pattern)
         return value

@@ -6,16 +6,22 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from kmatrix.host.nearest import did_you_mean
+from kmatrix.guest import limit
 from kmatrix.host.validation import Strict, validate
 from kmatrix.manifest.collector import Collector
-from kmatrix.manifest.event import KNOWN, LINE_TYPES, Event, EventField, layout
+from kmatrix.manifest.contract import ProgramTerms
+from kmatrix.manifest.event import Event, layout, whole
+from kmatrix.manifest.event_rules import check_event
+from kmatrix.manifest.event_rules import refer as _refer
+from kmatrix.manifest.event_rules import unique as _unique
 from kmatrix.manifest.own_loader import Loader
+from kmatrix.manifest.sink import TestRun
 from kmatrix.manifest.trigger import Trigger, check_known
-from kmatrix.manifest.types import check_pattern
 from kmatrix.manifest.variant import Expect, Map, Program, Variant, applies
+from kmatrix.matrix.definitions import DefinitionModel, define
+from kmatrix.matrix.parameters import Definitions
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -26,6 +32,7 @@ class _Head(Strict):
     summary: str = ""
     min_kernel: str | None = None
     timeout: Annotated[float, Field(gt=0, le=600)] = 5.0
+    load_timeout: Annotated[float, Field(gt=0, le=600)] = limit.SECONDS
 
 
 class _FileModel(Strict):
@@ -37,7 +44,10 @@ class _FileModel(Strict):
     loader: Loader | None = None
     trigger: Trigger | None = None
     event: Annotated[tuple[Event, ...], Field(strict=False)] = ()
+    test_run: Annotated[tuple[TestRun, ...], Field(strict=False)] = ()
     expect: Annotated[tuple[Expect, ...], Field(strict=False)] = ()
+    features: dict[str, DefinitionModel] = {}
+    """The collector's own names for features, over those of kernels.toml."""
 
     @model_validator(mode="after")
     def _hangs_together(self) -> _FileModel:
@@ -50,38 +60,59 @@ class _FileModel(Strict):
         for kind, entries in (("program", self.program), ("map", self.map)):
             for entry in entries:
                 _refer(f"{kind} {entry.name!r}: variants", entry.variants, variants)
-                if not _IDENTIFIER.fullmatch(entry.name):
+                if not _IDENTIFIER.fullmatch(entry.name.removeprefix(".") if kind == "map" else entry.name):
                     raise ValueError(f"{kind} name {entry.name!r} is not a C identifier")
         for variant in self.variant:
             self._check_variant(variant)
             if not any(p.required and applies(p.variants, variant.name) for p in self.program):
                 raise ValueError(f"variant {variant.name!r} has no required program: nothing could be asserted of it")
-        events = _unique("event", [event.name for event in self.event])
-        for event in self.event:
+        events = _unique("event", [event.name for event in self.events])
+        for event in self.events:
             _refer(f"event {event.name!r}: like", (event.like,) if event.like else (), events)
-            self._check_event(event)
-        if self.event and self.trigger is None:
-            raise ValueError("there are events but no [trigger]: say what makes them happen")
-        if self.event and self.loader is None and not any(variant.transport for variant in self.variant):
-            raise ValueError("there are events but no variant has a transport and buffer")
-        if not self.event and self.loader is None and any(variant.transport for variant in self.variant):
-            raise ValueError(
-                "a variant has a transport, but there is no [[event]]: say what must come out of it, or leave transport out"
-            )
-        for event in self.event:
+            _refer(f"event {event.name!r}: variants", event.variants, variants)
+            check_event(whole(event, self.events), own_loader=self.loader is not None, programs={p.name for p in self.program})
+        _unique("test_run", [run.label for run in self.test_run])
+        for run in self.test_run:
+            _refer(f"test_run {run.label!r}: program", (run.program,), {p.name for p in self.program})
+        self._check_sinks()
+        for event in self.events:
             if event.max_count is not None and event.max_count < event.min_count:
                 raise ValueError(f"event {event.name!r}: max_count {event.max_count} is below min_count {event.min_count}")
         parts = {f"program:{p.name}" for p in self.program}
-        parts |= {f"field:{event.name}.{f.name}" for event in self.event for f in layout(event, self.event)}
+        parts |= {f"field:{event.name}.{f.name}" for event in self.events for f in layout(event, self.events)}
         for expect in self.expect:
             _refer("expect: degraded", expect.degraded, parts)
             _refer("expect: variant", (expect.variant,) if expect.variant else (), variants)
         check_known(self.trigger, self.event)
         return self
 
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """Those of [[event]], and one for each entry that a [[map]] must hold."""
+        return self.event + tuple(event for each in self.map for event in each.events())
+
+    def _check_sinks(self) -> None:
+        """Something makes the events happen, and there is a place that they come out of."""
+        from_buffer = [event for event in self.events if whole(event, self.events).sink.kind == "buffer"]
+        # An iterator prints what is there anyway, and a test run is what makes its events happen.
+        waits = [event for event in self.events if whole(event, self.events).sink.kind != "iter"]
+        if waits and self.trigger is None and not self.test_run:
+            raise ValueError("there are events but no [trigger]: say what makes them happen")
+        for event in self.events if self.trigger is None else ():
+            for name in whole(event, self.events).known():
+                raise ValueError(f"event {event.name!r}: known.{name} is what a [trigger] knows; there is none")
+        if from_buffer and self.loader is None and not any(variant.transport for variant in self.variant):
+            raise ValueError("there are events but no variant has a transport and buffer")
+        if not from_buffer and self.loader is None and any(variant.transport for variant in self.variant):
+            that = "" if not self.events else " that comes out of its buffer"
+            raise ValueError(
+                f"a variant has a transport, but there is no [[event]]{that}: say what must come out of it, or leave transport out"
+            )
+
     def _check_variant(self, variant: Variant) -> None:
         """An object and its buffer without a [loader]; with one, neither an object nor need of a buffer's name."""
         what = f"variant {variant.name!r}"
+        self._check_contract(variant)
         if self.loader is None:
             if variant.object is None:
                 raise ValueError(f"{what} has no object: name one, or bring a [loader]")
@@ -95,6 +126,28 @@ class _FileModel(Strict):
         if variant.buffer is not None and variant.transport is None:
             raise ValueError(f"{what}: buffer without transport")
 
+    def _check_contract(self, variant: Variant) -> None:
+        """A contract is for kmatrix' own loader, and decides on programs that the manifest has."""
+        contract, what = variant.contract, f"variant {variant.name!r}: contract"
+        if contract is None:
+            return
+        if self.loader is not None:
+            raise ValueError(f"{what}: with a [loader] it is that which sets such things; remove the contract")
+        programs = {p.name: p for p in self.program if applies(p.variants, variant.name)}
+        _refer(f"{what}: one_of", tuple(sorted(contract.in_groups)), set(programs))
+        for name, terms in contract.programs.items():
+            if terms.autoload is False and name in programs and programs[name].required:
+                raise ValueError(f"{what}: program {name!r} is required, and autoload = false keeps it from being loaded")
+            if terms.autoattach is False and name in programs and programs[name].attach:
+                raise ValueError(f"{what}: program {name!r} has autoattach = false; say attach = false in its [[program]] too")
+        for of_map, in_slots in contract.maps.items():
+            for name in in_slots.programs.values():
+                attaches = contract.programs.get(name, ProgramTerms()).autoattach
+                if name in programs and programs[name].attach and not attaches:
+                    raise ValueError(
+                        f"{what}: program {name!r} is called through {of_map} and not attached; say attach = false in its [[program]]"
+                    )
+
     @model_validator(mode="after")
     def _loader_or_objects(self) -> _FileModel:
         for program in self.program:
@@ -106,59 +159,21 @@ class _FileModel(Strict):
                 raise ValueError(f'program {program.name!r}: its hook {program.hook!r} does not say its type: add type = "…"')
         return self
 
-    def _check_lines(self, event: Event, fields: tuple[EventField, ...]) -> None:
-        """An event is a struct out of a buffer, or, with a [loader], a line."""
-        what = f"event {event.name!r}"
-        for f in fields:
-            if self.loader is None and (f.key is not None or f.type in LINE_TYPES):
-                raise ValueError(f"{what}: field {f.name!r}: key, int and str are for lines that a [loader] prints; there is none")
-            if self.loader is not None and f.type not in LINE_TYPES:
-                raise ValueError(
-                    f"{what}: field {f.name!r}: in what a [loader] prints, a field is of type int or str, not {f.type}"
-                )
-        if self.loader is None and event.regex is not None:
-            raise ValueError(f"{what}: regex is for lines that a [loader] prints; there is none")
-        if self.loader is not None and event.packed:
-            raise ValueError(f"{what}: packed is for structs; a [loader] prints lines")
-        if event.regex is not None:
-            check_pattern(event.regex)
-            _refer(f"{what}: regex: group", tuple(re.compile(event.regex).groupindex), {f.name for f in fields})
-            _refer(
-                f"{what}: field (it is no group of regex)", tuple(f.name for f in fields), set(re.compile(event.regex).groupindex)
-            )
 
-    def _check_event(self, event: Event) -> None:
-        fields = layout(event, self.event)
-        names = _unique(f"event {event.name!r}: field", [f.name for f in fields])
-        if not fields:
-            raise ValueError(f"event {event.name!r} has no fields: list them in the order of the C struct, or use like")
-        _refer(f"event {event.name!r}: match", tuple(event.match), names)
-        self._check_lines(event, fields)
-        for f in fields:
-            if isinstance(f.equals, str) and f.equals.startswith("known.") and not KNOWN.fullmatch(f.equals):
-                raise ValueError(f"event {event.name!r}: field {f.name!r}: {f.equals!r} is not known.NAME")
-        if not event.match and not any(f.checked for f in fields):
-            raise ValueError(f"event {event.name!r} asserts nothing: any event would do; add match, or check a field")
+class _OwnNames(Strict):
+    """What is read of a manifest before the rest: the rest may use the names."""
+
+    model_config = ConfigDict(extra="ignore")
+    features: dict[str, DefinitionModel] = {}
 
 
-def _unique(kind: str, names: list[str]) -> set[str]:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f"{kind} {name!r} is there twice")
-        seen.add(name)
-    return seen
+def parse(data: object, *, path: Path, defined: Definitions | None = None) -> Collector:
+    """The collector of a parsed collector.toml; raises InputError naming the file, the key and the fix.
 
-
-def _refer(what: str, names: tuple[str, ...], known: set[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{what} names {name!r}, which is not there{did_you_mean(name, known)}")
-
-
-def parse(data: object, *, path: Path) -> Collector:
-    """The collector of a parsed collector.toml; raises InputError naming the file, the key and the fix."""
-    model = validate(_FileModel, data, where=str(path))
+    `defined` are the names for features that kernels.toml has ([features.NAME]).
+    """
+    own = define(validate(_OwnNames, data, where=str(path)).features, defined or {}, str(path))
+    model = validate(_FileModel, data, where=str(path), context={"defined": own})
     floor = model.collector.min_kernel
     major, minor = map(int, floor.split(".")) if floor else (0, 0)
     return Collector(
@@ -167,11 +182,14 @@ def parse(data: object, *, path: Path) -> Collector:
         summary=model.collector.summary,
         min_kernel=(major, minor) if floor else None,
         timeout=model.collector.timeout,
+        load_timeout=model.collector.load_timeout,
         variants=model.variant,
         programs=model.program,
         maps=model.map,
         loader=model.loader,
         trigger=model.trigger,
-        events=model.event,
+        events=model.events,
+        test_runs=model.test_run,
         expects=model.expect,
+        defined=own,
     )

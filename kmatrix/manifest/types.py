@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo
 
-from kmatrix.host.nearest import did_you_mean
 from kmatrix.matrix.arch import Arch
-from kmatrix.matrix.features import FEATURES
+from kmatrix.matrix.parameters import check
 
 Behaviour = Literal["full", "partial", "fallback", "refusal"]
 BEHAVIOURS: tuple[Behaviour, ...] = ("refusal", "fallback", "partial", "full")
@@ -22,11 +21,10 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 Literals = int | str
 
 
-def check_features(needs: tuple[str, ...]) -> tuple[str, ...]:
+def check_features(needs: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
     """`needs` if all of them are features; raises ValueError with the nearest name otherwise."""
     for name in needs:
-        if name not in FEATURES:
-            raise ValueError(f"unknown feature {name!r}{did_you_mean(name, FEATURES)}; `kmatrix features` lists them")
+        check(name, (info.context or {}).get("defined", {}))
     return needs
 
 

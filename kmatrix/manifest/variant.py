@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from kmatrix.host.validation import Strict
+from kmatrix.manifest.contract import Contract, Form
+from kmatrix.manifest.event import Event
+from kmatrix.manifest.sink import Entry
 from kmatrix.manifest.types import Arches, Behaviour, Names, Transport, check_features, check_pattern
 from kmatrix.matrix.arch import ARCHES, INFO, Arch
 
@@ -36,6 +40,8 @@ class Variant(Strict):
     transport: Transport | None = None
     buffer: str | None = None
     """The map that events come out of."""
+    contract: Contract | None = None
+    """What the loader sets before it loads."""
 
     _features = field_validator("needs")(check_features)
 
@@ -80,11 +86,29 @@ class Program(Strict):
 
 
 class Map(Strict):
-    """A map that must exist in the kernel while the collector runs."""
+    """A map that must exist in the kernel while the collector runs, and what must be in it."""
 
     name: str
-    type: str
+    type: str | None = None
+    """As the kernel says it; None where any type will do."""
     variants: Names = ()
+    contains: Annotated[tuple[Entry, ...], Field(strict=False)] = ()
+
+    def events(self) -> Iterator[Event]:
+        """Each entry that it must hold, as an event out of the map."""
+        for entry in self.contains:
+            match = dict(entry.checks("key"))
+            shown = ", ".join(f"{name} = {value}" for name, value in match.items())
+            fields = [{"name": name, "equals": value} for name, value in entry.checks("value")]
+            yield Event.model_validate(
+                {
+                    "name": f"{self.name}[{shown}]",
+                    "from": f"map:{self.name}",
+                    "match": match,
+                    "variants": self.variants,
+                    "field": fields,
+                }
+            )
 
 
 class Expect(Strict):
@@ -107,6 +131,11 @@ class Expect(Strict):
         if self.message is not None:
             check_pattern(self.message)
         return self
+
+
+def form_needs(form: Form, programs: Mapping[str, Program]) -> list[str]:
+    """The features that a form needs: its own, and those of its programs."""
+    return [*(form.needs or ()), *(name for each in form.programs if each in programs for name in programs[each].needs)]
 
 
 def applies(variants: tuple[str, ...], name: str) -> bool:

@@ -14,6 +14,8 @@ from typing import Literal
 from kmatrix.host.version import Version as Version
 from kmatrix.matrix.arch import Arch
 
+UNDATED: Version = (0, 0)
+"""In place of a first release, where there is none: such a feature is of one kernel's image."""
 Step = Literal["btf", "map", "program", "attach"]
 """Where a loader is stopped: at the kernel's BTF, before anything is made; at a map; at a program; at attaching one. libbpf goes in this order."""
 
@@ -35,11 +37,29 @@ class Feature:
     shows it of those that a kernel at hand lacks and an object can ask for; of the others it follows from libbpf's order."""
     until: Version | None = None
     """The first release without it, where it went away."""
+    of_image: bool = False
+    """Whether it is a fact of one kernel's image, which no release says: from `since` on, kernels.toml declares it or the probe decides."""
+    rests_on: tuple[str, ...] = ()
+    """Features without which it cannot be there."""
+    same: str | None = None
+    """A feature without a parameter that means the same: what is declared of that one holds for this one."""
+    option: str | None = None
+    """The kernel option that it is, where it is one."""
+
+    def says(self, version: Version, arch: Arch, config: Mapping[str, bool]) -> bool | None:
+        """Whether such a kernel has the feature, as `default`; None where only kernels.toml or a probe can say."""
+        if self.option is not None and self.option in config:
+            return config[self.option]
+        there = self.default(version, arch, config)
+        return None if there and self.of_image else there
+
+    def first(self, arch: Arch) -> Version:
+        """The first release that has it on `arch`; UNDATED where there is none."""
+        return self.since if isinstance(self.since, tuple) else self.since[arch]
 
     def default(self, version: Version, arch: Arch, config: Mapping[str, bool]) -> bool:
         """Whether a kernel of `version` on `arch` has the feature, where options in `config` are known to be on or off."""
-        since = self.since if isinstance(self.since, tuple) else self.since[arch]
-        if version < since or (self.until is not None and version >= self.until):
+        if version < self.first(arch) or (self.until is not None and version >= self.until):
             return False
         return all(config.get(option, True) for option in self.config)
 

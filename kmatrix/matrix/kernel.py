@@ -6,16 +6,20 @@ What can be hidden, and what is not simulated, stands in kmatrix.matrix.simulati
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
+from kmatrix.guest.facts import FACTS
+from kmatrix.guest.past import Past
 from kmatrix.guest.table_hidden import hidden_with
 from kmatrix.host import version as versions
 from kmatrix.host.version import Version
 from kmatrix.matrix.arch import ARCHES, Arch
 from kmatrix.matrix.features import FEATURES, status
+from kmatrix.matrix.parameters import Definitions, feature
 from kmatrix.matrix.simulation import HIDEABLE, NOT_SIMULATED, later_than
 
 BUILD_VARIANTS: Mapping[str, Mapping[str, bool]] = {
@@ -61,6 +65,21 @@ class Simulation:
             return named
         return named | hidden_with(later_than(self.as_of, arch, self.base.config) & HIDEABLE)
 
+    def hides(self, name: str, arch: Arch) -> bool:
+        """Whether a feature of the base is out of sight, with a parameter or without; by what the guest answers."""
+        hidden = self.hidden(arch)
+        if name in FEATURES:
+            return name in hidden
+        known = feature(name)
+        if hidden.intersection(known.rests_on):
+            return True
+        kind, _, parameter = name.partition(":")
+        if kind not in FACTS:
+            return False
+        past = _past(self.as_of, hidden)
+        parameter, _, program = parameter.partition("@")
+        return past.hides(kind, FACTS[kind][parameter]) or (bool(program) and past.hides("prog", FACTS["prog"][program]))
+
     def unhideable(self, arch: Arch) -> frozenset[str]:
         """What the base has, `as_of` did not, and nothing hides."""
         if self.as_of is None:
@@ -90,6 +109,11 @@ class Simulation:
         parts = [f"as of {versions.text(self.as_of)}"] if self.as_of else []
         parts += [f"without {', '.join(sorted(self.hide))}"] if self.hide else []
         return f"{self.base.name} {' '.join(parts)}"
+
+
+@lru_cache(maxsize=64)
+def _past(as_of: Version | None, hidden: frozenset[str]) -> Past:
+    return Past({"as_of": as_of, "hidden": sorted(hidden)})
 
 
 @dataclass(frozen=True)
@@ -140,13 +164,28 @@ class Kernel:
         """
         if self.simulation is not None:
             return self.simulation.base.features(arch) - self.simulation.hidden(arch)
-        return frozenset(name for name in FEATURES if self._declares(name, arch))
+        return frozenset(name for name in FEATURES if self.has(name, arch))
 
-    def _declares(self, name: str, arch: Arch) -> bool:
+    def has(self, name: str, arch: Arch) -> bool | None:
+        """Whether the kernel is declared to have a feature, with a parameter or without.
+
+        By name in kernels.toml, or by what version, config and arch imply. None where neither says: then the guest's probe decides. Raises
+        BadName.
+        """
+        if self.simulation is not None:
+            return False if self.simulation.hides(name, arch) else self.simulation.base.has(name, arch)
+        known = feature(name)
+        for each in (name, known.same):
+            if each is not None and (given := self._given(each, arch)) is not None:
+                return given
+        if any(self.has(other, arch) is False for other in known.rests_on):
+            return False
+        return known.says(self.version, arch, self.config)
+
+    def _given(self, name: str, arch: Arch) -> bool | None:
+        """What kernels.toml says of the feature by name."""
         given = self.overrides.get(name)
-        if isinstance(given, Mapping):
-            given = given.get(arch)
-        return FEATURES[name].default(self.version, arch, self.config) if given is None else bool(given)
+        return given.get(arch) if isinstance(given, Mapping) else given
 
     def status(self, arch: Arch) -> str:
         """The standard's word for this kernel: full, partial, fallback or unsupported."""
@@ -180,9 +219,9 @@ def vary(of: Kernel, name: str, variation: Variation, where: str) -> Kernel:
     What `of` declares of a feature is not taken over where an option that the variation changes decides that feature.
     """
     config = {option: on for variant in variation.build for option, on in BUILD_VARIANTS[variant].items()} | dict(variation.config)
-    overrides = {
-        feature: given for feature, given in of.overrides.items() if not set(FEATURES[feature].config) & set(config)
-    } | dict(variation.features)
+    overrides = {name: given for name, given in of.overrides.items() if not set(feature(name).config) & set(config)} | dict(
+        variation.features
+    )
     if variation.cgroup_v1:
         overrides |= {"cgroup_v2": variation.features.get("cgroup_v2", False)}
     sources = variation.sources or of.sources
@@ -203,20 +242,60 @@ def vary(of: Kernel, name: str, variation: Variation, where: str) -> Kernel:
     )
 
 
+class Features(AbstractSet[str]):
+    """The features that a target has. Going through them gives those without a parameter; any name may be asked for."""
+
+    def __init__(self, plain: frozenset[str], has: Callable[[str], bool | None]) -> None:
+        self._plain = plain
+        self._has = has
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (name in self._plain if name in FEATURES else self._has(name) is True)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._plain)
+
+    def __len__(self) -> int:
+        return len(self._plain)
+
+    def issuperset(self, names: Iterable[str]) -> bool:
+        """Whether the target has all of `names`."""
+        return all(name in self for name in names)
+
+    @classmethod
+    def _from_iterable(cls, it: Iterable[str]) -> frozenset[str]:  # type: ignore[override]
+        return frozenset(it)
+
+
 @dataclass(frozen=True)
 class Target:
     """Kernel × arch, written `5.4-arm64`."""
 
     kernel: Kernel
     arch: Arch
+    found: Mapping[str, bool] = field(default_factory=dict, compare=False, repr=False)
+    """What the guest's probe found of features that nothing declares (`Kernel.has` is None)."""
+    defined: Definitions = field(default_factory=dict, compare=False, repr=False)
+    """The project's own names for features."""
 
     def __str__(self) -> str:
         return f"{self.kernel.name}-{self.arch}"
 
+    def has(self, name: str) -> bool | None:
+        """Whether the target has a feature: as declared; where nothing declares it, as found; None where it was not looked for yet."""
+        if name in self.defined:
+            return self.defined[name].there(self.has)
+        declared = self.kernel.has(name, self.arch)
+        return self.found.get(name) if declared is None else declared
+
+    def knowing(self, defined: Definitions, found: Mapping[str, bool] | None = None) -> Target:
+        """The same target with a project's own names, and with what was found in its guest."""
+        return replace(self, defined=defined, found=found or {})
+
     @cached_property
-    def features(self) -> frozenset[str]:
-        """The features declared for this target."""
-        return self.kernel.features(self.arch)
+    def features(self) -> Features:
+        """The features of this target."""
+        return Features(self.kernel.features(self.arch), self.has)
 
     @property
     def simulated(self) -> Simulation | None:

@@ -10,7 +10,8 @@ from kmatrix.host.errors import InputError
 from kmatrix.host.toml import nearest_above, read_toml
 from kmatrix.matrix import lockfile
 from kmatrix.matrix.lockfile import Lock
-from kmatrix.matrix.schema import Document, parse
+from kmatrix.matrix.parameters import Definitions
+from kmatrix.matrix.schema import Document, definitions, parse
 from kmatrix.matrix.selection import Matrix
 
 KERNELS_FILE = "kernels.toml"
@@ -28,6 +29,12 @@ def load_matrix(start: Path | None = None, *, file: Path | None = None) -> Matri
     if own is not None and own.resolve() != shipped_path.resolve():
         documents.append(Document(str(own), read_toml(own)))
     return replace(parse(*documents), lock=read_lock(lock_path(start, file=file)))
+
+
+def load_definitions(start: Path) -> Definitions:
+    """The names for features ([features.NAME]) of the kernels.toml nearest above `start`. Raises InputError."""
+    own = nearest_above(start, KERNELS_FILE)
+    return definitions(Document(str(own), read_toml(own))) if own is not None else {}
 
 
 def lock_path(start: Path | None = None, *, file: Path | None = None) -> Path:

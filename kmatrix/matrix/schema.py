@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from kmatrix.host import version as versions
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, validate
 from kmatrix.matrix.arch import ARCHES, parse_arch
+from kmatrix.matrix.definitions import DefinitionModel, define
 from kmatrix.matrix.features import FEATURES
 from kmatrix.matrix.kernel import BUILD_VARIANTS, Kernel, Simulation, SourceSpec, Variation, vary
+from kmatrix.matrix.parameters import Definition, feature
 from kmatrix.matrix.selection import DEFAULT_SET, Matrix
 from kmatrix.matrix.simulation import HIDEABLE, OLDEST_BASE, not_hideable
 from kmatrix.matrix.sources import AnySource, SourceModel
@@ -110,8 +112,7 @@ class _KernelModel(Strict):
     @classmethod
     def _known_features(cls, value: dict[str, bool | dict[str, bool]]) -> dict[str, bool | dict[str, bool]]:
         for name, given in value.items():
-            if name not in FEATURES:
-                raise ValueError(f"unknown feature {name!r}{did_you_mean(name, FEATURES)}; `kmatrix features` lists them")
+            feature(name)  # an unknown name is an error, with the nearest
             if isinstance(given, dict):
                 for arch in given:
                     if arch not in ARCHES:
@@ -124,6 +125,7 @@ class _FileModel(Strict):
     extends: bool = True
     sets: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = {}
     mirrors: dict[str, str] = {}
+    features: dict[str, DefinitionModel] = {}
     kernels: dict[Annotated[str, AfterValidator(lambda name: _check_name(name))], _KernelModel] = {}
 
     @field_validator("mirrors")
@@ -171,6 +173,7 @@ def parse(*documents: Document) -> Matrix:
     sets: dict[str, tuple[str, ...]] = {}
     set_in: dict[str, str] = {}
     mirrors: dict[str, str] = {}
+    defined: dict[str, Definition] = {}
     for number, (where, data) in enumerate(documents):
         model = validate(_FileModel, data, where=where)
         if not model.extends:
@@ -179,6 +182,7 @@ def parse(*documents: Document) -> Matrix:
         sets |= model.sets
         set_in |= dict.fromkeys(model.sets, where)
         mirrors |= model.mirrors
+        defined = define(model.features, defined, where)
     kernels = _derive(declared)
     last = documents[-1].where
     for name, members in sets.items():
@@ -186,7 +190,19 @@ def parse(*documents: Document) -> Matrix:
     if DEFAULT_SET not in sets:
         sets[DEFAULT_SET] = tuple(kernels)
     ordered = dict(sorted(kernels.items(), key=lambda item: (item[1].distribution is not None, item[1].version, item[0])))
-    return Matrix(ordered, sets, mirrors, last)
+    return Matrix(ordered, sets, mirrors, last, defined=defined)
+
+
+class _OwnNames(Strict):
+    """What is read of a kernels.toml for a manifest that stands below it."""
+
+    model_config = ConfigDict(extra="ignore")
+    features: dict[str, DefinitionModel] = {}
+
+
+def definitions(document: Document) -> dict[str, Definition]:
+    """The names for features of one kernels.toml, whatever else is in it. Raises InputError."""
+    return define(validate(_OwnNames, document.data, where=document.where).features, {}, document.where)
 
 
 def _derive(declared: Mapping[str, _Declared]) -> dict[str, Kernel]:

@@ -13,8 +13,16 @@ from kmatrix.host.version import Version
 from kmatrix.matrix.arch import ARCHES, parse_arch, parse_arches
 from kmatrix.matrix.kernel import BUILD_VARIANTS, Kernel, Target, Variation, vary
 from kmatrix.matrix.lockfile import Lock
+from kmatrix.matrix.parameters import Definitions
 
 DEFAULT_SET = "default"
+STORE = "store"
+"""What --kernels calls all kernels whose image is on this machine. The matrix does not know them: kmatrix.runs.machine_room does."""
+
+
+def asked_for(expression: str | None) -> str | None:
+    """The kernels that a --kernels asks for by name, each of which must be had; None for a bare run, and for the default set: what can be had."""
+    return None if expression is None or expression.strip() == DEFAULT_SET else expression
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,8 @@ class Matrix:
     where: str = "kernels.toml"
     lock: Lock | None = None
     """What the kernels are held to, where there is a kernels.lock."""
+    defined: Definitions = field(default_factory=dict)
+    """The project's own names for features: [features.NAME]."""
 
     def variant(self, name: str) -> Kernel | None:
         """The kernel that a name such as 5.4-nobtf means without standing in kernels.toml: 5.4 built as that variant."""
@@ -45,7 +55,7 @@ class Matrix:
         """
         terms = [term for term in (t.strip() for t in expression.split(",")) if term]
         if not terms:
-            raise InputError("no kernel given", where=where, fix=self._choices())
+            raise InputError("no kernel given", where=where, fix=self._choices(where))
         chosen = {name: None for term in terms for name in self._term(term, where)}
         named = tuple(kernel for name, kernel in self.kernels.items() if name in chosen)
         return (*named, *(self.kernel(name, where=where) for name in chosen if name not in self.kernels))
@@ -82,8 +92,11 @@ class Matrix:
                 option = "--kernels=" if where == "--kernels" else ""
                 fix = f"write {option}{target.kernel.name} --arch={target.arch}"
                 raise InputError(f"{name!r} is a target (kernel × arch), and a kernel is wanted", where=where, fix=fix)
-            known = [*self.kernels, *self.sets, "all"]
-            raise InputError(f"unknown kernel {name!r}{did_you_mean(name, known)}", where=where, fix=self._choices())
+            known = [*self.kernels, *self.sets, *_words(where)]
+            fix = self._choices(where)
+            if re.fullmatch(r"\d+\.\d+", name):
+                fix = f'to add it, declare [kernels."{name}"] with its sources in a kernels.toml of your own (docs/kernels-toml.md); known are {fix}'
+            raise InputError(f"unknown kernel {name!r}{did_you_mean(name, known)}", where=where, fix=fix)
         return self.kernels[name]
 
     def _term(self, term: str, where: str) -> Iterable[str]:
@@ -100,11 +113,16 @@ class Matrix:
         plain = {name: kernel for name, kernel in self.kernels.items() if kernel.is_plain and kernel.distribution is None}
         names = [name for name, kernel in plain.items() if low <= kernel.version < high]
         if not names:
-            raise InputError(f"no kernel of {self.where} is in {term!r}", where=where, fix=self._choices())
+            raise InputError(f"no kernel of {self.where} is in {term!r}", where=where, fix=self._choices(where))
         return names
 
-    def _choices(self) -> str:
-        return f"kernels: {', '.join(self.kernels)}; sets: {', '.join([*self.sets, 'all'])}; or >=5.8, 5.4..6.1"
+    def _choices(self, where: str) -> str:
+        return f"kernels: {', '.join(self.kernels)}; sets: {', '.join([*self.sets, *_words(where)])}; or >=5.8, 5.4..6.1"
+
+
+def _words(where: str) -> tuple[str, ...]:
+    """What may be written beside the names of kernels and sets."""
+    return ("all", STORE) if where == "--kernels" else ("all",)
 
 
 _FIRST: Version = (0, 0)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _MAGIC = 0xEB9F
-INT, PTR, ARRAY, STRUCT, UNION, ENUM, FUNC_PROTO, VAR, DATASEC, DECL_TAG, ENUM64 = 1, 2, 3, 4, 5, 6, 13, 14, 15, 17, 19
+INT, PTR, ARRAY, STRUCT, UNION, ENUM, TYPEDEF, FUNC_PROTO, VAR, DATASEC = 1, 2, 3, 4, 5, 6, 8, 13, 14, 15
+FLOAT, DECL_TAG, ENUM64 = 16, 17, 19
 """Kinds of type."""
 _TAGS = {"struct": STRUCT, "union": UNION}
 _AFTER = {INT: 4, ARRAY: 12, VAR: 4, DECL_TAG: 4}
@@ -36,9 +37,21 @@ class Type:
     ref: int
     """The type it refers to, or its size."""
     members: tuple[tuple[str, int, int], ...] = ()
-    """Of a struct or union: name, type and offset in bits of each; of an array: ("", type of the elements, number)."""
+    """Of a struct or union: name, type and offset in bits of each; of an array: ("", type of the elements, number); of an enum: name, 0
+    and value of each; of a section of variables: "", the variable and its offset in bytes."""
     widths: tuple[int, ...] = ()
     """Of a struct or union that has bit fields: the bits of each member, 0 for one that is none."""
+    encoding: int = 0
+    """Of an int: BTF_INT_SIGNED (1), BTF_INT_CHAR (2), BTF_INT_BOOL (4); of an enum: 1 where its values are signed."""
+    values: tuple[int, ...] = ()
+    """Of an enum: the number of each member."""
+    bits: tuple[int, int] | None = None
+    """Of an integer: the bit where it begins in its storage, and its width (BTF before bit fields were the struct's own)."""
+
+    @property
+    def signed(self) -> bool:
+        """Of an integer or an enum."""
+        return bool(self.encoding & 1)
 
 
 @dataclass(frozen=True)
@@ -101,6 +114,8 @@ class Btf:
         at += 12
         members: tuple[tuple[str, int, int], ...] = ()
         widths: tuple[int, ...] = ()
+        values: tuple[int, ...] = ()
+        encoding, bits = 0, None
         if kind in (STRUCT, UNION):
             mask = 0xFFFFFF if info >> 31 else 0xFFFFFFFF  # with bit fields the upper byte is their size
             found = list(struct.iter_unpack("<III", data[at : at + 12 * count]))
@@ -109,19 +124,53 @@ class Btf:
         elif kind == ARRAY:
             element, _, number = struct.unpack_from("<III", data, at)
             members = (("", element, number),)
+        elif kind == INT:
+            encoding, bits = data[at + 3] & 0xF, (data[at + 2], data[at])
         elif kind in (ENUM, ENUM64):
-            size = _MEMBER[kind]
-            members = tuple((self.text(struct.unpack_from("<I", data, at + size * i)[0]), 0, 0) for i in range(count))
+            encoding, size = int(info >> 31), _MEMBER[kind]
+            form = "<II" if kind == ENUM else "<III"  # a value of 64 bits is in two halves, the low one first
+            low = [
+                words[1] | (words[2] << 32 if kind == ENUM64 else 0)
+                for words in struct.iter_unpack(form, data[at : at + size * count])
+            ]
+            top = 1 << (63 if kind == ENUM64 else 31) if encoding else 0
+            values = tuple(value - 2 * top if value & top else value for value in low)
+            names = [words[0] for words in struct.iter_unpack(form, data[at : at + size * count])]
+            members = tuple((self.text(name), 0, value) for name, value in zip(names, values, strict=True))
         elif kind == DATASEC:
             members = tuple(("", type_, size) for type_, _, size in struct.iter_unpack("<III", data[at : at + 12 * count]))
-        self.types.append(Type(kind, self.text(name), ref, members, widths))
+        self.types.append(Type(kind, self.text(name), ref, members, widths, encoding, values, bits))
         return at + _AFTER.get(kind, 0) + _MEMBER.get(kind, 0) * count
 
-    def _bare(self, number: int) -> int:
-        """Without typedefs and qualifiers."""
+    def bare(self, number: int) -> int:
+        """The number of a type without its typedefs and qualifiers."""
         while self.types[number].kind in (8, 9, 10, 11, 18):
             number = self.types[number].ref
         return number
+
+    def size(self, number: int) -> int:
+        """Bytes of a type; 0 where it has none (a function, a type that is only declared)."""
+        each = self.types[self.bare(number)]
+        if each.kind == ARRAY:
+            return self.size(each.members[0][1]) * each.members[0][2]
+        return 8 if each.kind == PTR else each.ref if each.kind in (INT, STRUCT, UNION, ENUM, ENUM64, FLOAT) else 0
+
+    def structure(self, name: str) -> int | None:
+        """The number of the struct, union, or typedef of one, of that name (`event`, `struct event`); None where there is none."""
+        for number, each in enumerate(self.types):
+            if each.name == name.removeprefix("struct ").removeprefix("union ").strip():
+                bare = self.bare(number)
+                if self.types[bare].kind in (STRUCT, UNION) and (each.kind in (STRUCT, UNION, TYPEDEF)):
+                    return bare
+        return None
+
+    def structures(self) -> frozenset[str]:
+        """The names of all structs and unions, and of the typedefs of them."""
+        return frozenset(
+            each.name
+            for number, each in enumerate(self.types)
+            if each.name and each.kind in (STRUCT, UNION, TYPEDEF) and self.types[self.bare(number)].kind in (STRUCT, UNION)
+        )
 
     def has(self, tag: str, name: str) -> bool:
         """Whether there is a `struct` or `union` of that name, with its members."""
@@ -154,7 +203,7 @@ class Btf:
 
     def _size(self, number: int) -> int:
         """Bytes of a type."""
-        found = self.types[self._bare(number)]
+        found = self.types[self.bare(number)]
         if found.kind == ARRAY:
             return found.members[0][2] * self._size(found.members[0][1])
         return 8 if found.kind == PTR else found.ref
@@ -167,12 +216,12 @@ class Btf:
         found: dict[str, Member] = {}
         owner = self.types[number]
         for index, (member, type_, offset) in enumerate(owner.members):
-            inner = self.types[self._bare(type_)]
+            inner = self.types[self.bare(type_)]
             if member:
                 bitfield = bool(owner.widths and owner.widths[index])
                 found.setdefault(member, Member(base + offset, inner.kind, bitfield))
             elif inner.kind in (STRUCT, UNION):
-                found = self._members(self._bare(type_), base + offset) | found
+                found = self._members(self.bare(type_), base + offset) | found
         return found
 
     def map_numbers(self) -> dict[str, dict[str, int]]:
@@ -181,15 +230,32 @@ class Btf:
         section = next((t for t in self.types if t.kind == DATASEC and t.name == ".maps"), None)
         for _, variable, _ in section.members if section else ():
             declared = self.types[variable]
-            shape = self.types[self._bare(declared.ref)]
+            shape = self.types[self.bare(declared.ref)]
             numbers = {}
             for name, type_, _ in shape.members:
-                pointer = self.types[self._bare(type_)]
+                pointer = self.types[self.bare(type_)]
                 array = self.types[pointer.ref] if pointer.kind == PTR else pointer
                 if array.kind == ARRAY:
                     numbers[name] = array.members[0][2]
             found[declared.name] = numbers
         return found
+
+    def map_types(self) -> dict[str, dict[str, int]]:
+        """By map of .maps: the types of its `key` and `value`, where __type() says them."""
+        found: dict[str, dict[str, int]] = {}
+        section = next((t for t in self.types if t.kind == DATASEC and t.name == ".maps"), None)
+        for _, variable, _ in section.members if section else ():
+            declared = self.types[variable]
+            pointers = {name: self.types[self.bare(type_)] for name, type_, _ in self.types[self.bare(declared.ref)].members}
+            found[declared.name] = {
+                name: pointer.ref for name, pointer in pointers.items() if name in ("key", "value") and pointer.kind == PTR
+            }
+        return found
+
+    def variables(self, section: str) -> dict[str, tuple[int, int]]:
+        """The global variables of a section such as `.bss`: the type and the offset in bytes of each."""
+        found = next((t for t in self.types if t.kind == DATASEC and t.name == section), None)
+        return {self.types[v].name: (self.types[v].ref, offset) for _, v, offset in (found.members if found else ())}
 
     def relocations(self, ext: bytes) -> Iterator[Relocation]:
         """The CO-RE relocations of .BTF.ext (struct btf_ext_header: core_relo_off and core_relo_len end it)."""
@@ -211,7 +277,7 @@ class Btf:
 
     def _relocation(self, section: str, number: int, access: str, kind: int, at: int) -> Relocation:
         asked = self.types[number]
-        number = self._bare(number)
+        number = self.bare(number)
         if kind in TYPE_KINDS:  # a typedef is asked for by its own name
             return Relocation(section, kind, asked.name, (), at, _TAG_NAMES.get(asked.kind, "type"))
         root, tag = self.types[number].name or asked.name, _TAG_NAMES.get(self.types[number].kind, "type")
@@ -227,9 +293,9 @@ class Btf:
                 if member:
                     path.append((current.name or owner, member))
                 owner = current.name or owner
-                number = self._bare(type_)
+                number = self.bare(type_)
             elif current.kind == ARRAY:
-                number = self._bare(current.members[0][1])
+                number = self.bare(current.members[0][1])
             else:
                 break
         return Relocation(section, kind, root, tuple(path), at, tag)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from kmatrix.host.nearest import did_you_mean
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.variant import Variant
 from kmatrix.matrix.arch import ARCHES, INFO, Arch
+from kmatrix.objects.btf import Btf
+from kmatrix.objects.maps import Definition, check_buffer, definitions
 
 _SHF_EXECINSTR = 0x4
 _BTF_MAGIC = b"\x9f\xeb"
@@ -41,6 +44,28 @@ class ObjectInfo:
     """Whether it has CO-RE relocations, which the loader can only resolve with the kernel's BTF."""
     compiled_for: Arch | None
     """The arch it gives itself away as compiled for, by its name or the registers it reads; None where it is the same for all."""
+    compiled_because: str = ""
+    """What gives it away, as a clause."""
+    symbols: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """Its variables and maps by name: the section, and the offset in it in bytes."""
+    raw_btf: bytes = b""
+    """The section .BTF."""
+    legacy_maps: bytes = b""
+    """The section `maps` (struct bpf_map_def), which libbpf before 1.0 took."""
+
+    @cached_property
+    def btf(self) -> Btf | None:
+        """Its BTF; None where it has none, or none that can be read."""
+        try:
+            return Btf(self.raw_btf) if self.has_btf else None
+        except ValueError:
+            return None
+
+    @cached_property
+    def definitions(self) -> dict[str, Definition]:
+        """Its maps as it defines them."""
+        old = {name: self.legacy_maps[at:] for name, (section, at) in self.symbols.items() if section == "maps"}
+        return definitions(self.btf, old)
 
 
 def inspect(path: Path) -> ObjectInfo:
@@ -64,6 +89,7 @@ def inspect(path: Path) -> ObjectInfo:
                 raise ELFError(f"section {section.name!r} runs past the end of the file")
         functions: dict[str, str] = {}
         maps: set[str] = set()
+        symbols: dict[str, tuple[str, int]] = {}
         for table in sections.values():
             if not isinstance(table, SymbolTableSection):
                 continue
@@ -73,13 +99,19 @@ def inspect(path: Path) -> ObjectInfo:
                     continue
                 if home["sh_flags"] & _SHF_EXECINSTR and symbol["st_info"]["type"] == "STT_FUNC" and home.name != ".text":
                     functions[symbol.name] = home.name
-                elif home.name in (".maps", "maps") and symbol["st_info"]["type"] == "STT_OBJECT":
-                    maps.add(symbol.name)
-        btf, btf_ext = (next((s.data() for s in sections.values() if s.name == name), b"") for name in (".BTF", ".BTF.ext"))
+                elif symbol["st_info"]["type"] == "STT_OBJECT":
+                    symbols[symbol.name] = (home.name, symbol["st_value"])
+                    if home.name in (".maps", "maps"):
+                        maps.add(symbol.name)
+        btf, btf_ext, legacy = (
+            next((s.data() for s in sections.values() if s.name == name), b"") for name in (".BTF", ".BTF.ext", "maps")
+        )
     except (ELFError, KeyError, ValueError, AttributeError, IndexError) as error:
         raise InputError(f"not a whole ELF file ({str(error) or type(error).__name__})", where=str(path), fix=rebuild) from None
+    has_btf = btf.startswith(_BTF_MAGIC)
+    compiled_for, because = _compiled_for(path, btf)
     return ObjectInfo(
-        path, data, functions, frozenset(maps), btf.startswith(_BTF_MAGIC), _has_relocations(btf_ext), _compiled_for(path, btf)
+        path, data, functions, frozenset(maps), has_btf, _has_relocations(btf_ext), compiled_for, because, symbols, btf, legacy
     )
 
 
@@ -92,13 +124,19 @@ def _has_relocations(btf_ext: bytes) -> bool:
     return header_length >= 32 and core_relo_length > 0
 
 
-def _compiled_for(path: Path, btf: bytes) -> Arch | None:
+def _compiled_for(path: Path, btf: bytes) -> tuple[Arch | None, str]:
+    """The arch, and what tells it."""
     for arch in ARCHES:
         names = (INFO[arch].bpf2go, *INFO[arch].aliases)
         if any(f"_{name}_bpfel" in path.name or path.name.endswith(f"_bpfel_{name}.o") for name in names):
-            return arch
-    by_register = [arch for arch in ARCHES if any(b"\0" + name + b"\0" in btf for name in _REGISTER_NAMES[arch])]
-    return by_register[0] if len(by_register) == 1 else None
+            return arch, "its name says so"
+    by_register = {
+        arch: name.decode() for arch in ARCHES for name in reversed(_REGISTER_NAMES[arch]) if b"\0" + name + b"\0" in btf
+    }
+    if len(by_register) != 1:
+        return None, ""
+    [(arch, name)] = by_register.items()
+    return arch, f"its type information has {arch}'s registers ({name})"
 
 
 def locate(collector: Collector, variant: Variant, arch: Arch) -> Path:
@@ -136,9 +174,9 @@ def load(collector: Collector, variant: Variant, arch: Arch) -> ObjectInfo:
     where = f"{info.path} (variant {variant.name!r} of {collector.path})"
     if info.compiled_for not in (None, arch):
         raise InputError(
-            f"compiled for {info.compiled_for}, wanted for {arch}",
+            f"compiled for {info.compiled_for}, wanted for {arch} ({info.compiled_because})",
             where=where,
-            fix=f"compile it with -D__TARGET_ARCH_{INFO[arch].bpf2go}",
+            fix=f'compile it with -D__TARGET_ARCH_{INFO[arch].bpf2go}, or say arches = ["{info.compiled_for}"] on the variant',
         )
     if "btf" in variant.needs and not info.has_btf:
         raise InputError(
@@ -174,6 +212,7 @@ def load(collector: Collector, variant: Variant, arch: Arch) -> ObjectInfo:
                 where=where,
                 fix=f"it has: {', '.join(sorted(info.maps)) or 'none'}",
             )
+    check_buffer(variant, info.definitions, where)
     return info
 
 

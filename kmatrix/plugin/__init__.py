@@ -176,11 +176,27 @@ def pytest_kmatrix_fold_reds(terminalreporter: Any, config: pytest.Config) -> It
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The table."""
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
+    """The table; or, where somebody seems to look for one, that there is no collector here."""
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED or options.given(config):
+        _say_where_collectors_are(terminalreporter, config)
     if _begun(config):
         _session().unfold_reds(terminalreporter, config)
         _session().summarise(terminalreporter, config)
+
+
+def _say_where_collectors_are(terminalreporter: Any, config: pytest.Config) -> None:
+    """One line where no collector.toml was found, nor a test that runs on targets; nothing where pytest itself has more to say."""
+    if _begun(config) and _session().started(config).collected:
+        return
+    stats = terminalreporter.stats
+    ours = any("kernel" in getattr(report, "keywords", ()) for reports in stats.values() for report in reports)
+    if ours or stats.keys() & {"error", "deselected"} or getattr(config.option, "collectonly", False):
+        return
+    terminalreporter.write_line(
+        f"kmatrix: no {COLLECTOR_FILE} was found here; call pytest where your collectors are, or name their folder. "
+        "docs/tutorial.md shows how to write one, and `kmatrix run OBJECT.o` needs none."
+    )
 
 
 # -- side by side, with pytest-xdist (whose hooks are there only where it is loaded) --------------------------------------------

@@ -20,7 +20,8 @@ _GROUP = "kmatrix", "eBPF collectors over a kernel × arch matrix"
 _SHORT: Mapping[str, Mapping[str, Any]] = {
     "--kernels": {
         "metavar": "EXPR",
-        "help": "kernels: 5.4,6.1 | '>=5.8' | 5.4..6.1 | a set of kernels.toml | all (what can be had of: default)",
+        "help": "kernels: 5.4,6.1 | '>=5.8' | 5.4..6.1 | a set of kernels.toml | store (what is on this machine) | all; "
+        "default: what can be had of the set default",
     },
     "--arch": {"metavar": "ARCH", "help": "x86_64, arm64 or all (default)"},
     "--collectors": {"metavar": "NAMES", "help": "run only these collectors (comma-separated names)"},

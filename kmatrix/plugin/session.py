@@ -26,8 +26,9 @@ from kmatrix.manifest.load import load_collector
 from kmatrix.matrix.arch import parse_arches
 from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.load import load_matrix
-from kmatrix.matrix.selection import DEFAULT_SET, Matrix
+from kmatrix.matrix.selection import Matrix, asked_for
 from kmatrix.objects import compiled
+from kmatrix.objects.described import described
 from kmatrix.plugin import options, reds
 from kmatrix.report import grid, table
 from kmatrix.report.causes import classes, headlines
@@ -71,9 +72,12 @@ class Run:
     @cached_property
     def selected(self) -> tuple[Target, ...]:
         """The targets asked for, whether or not they can be had."""
-        given = options.value(self.config, "--kernels")
-        kernels = DEFAULT_SET if given is None else given
-        return self.matrix.targets(kernels, self.arch)
+        return self.room.targets(options.value(self.config, "--kernels"), self.arch)
+
+    @property
+    def asked(self) -> str | None:
+        """The kernels asked for by --kernels, each of which must be had; None where it is what can be had of the default set."""
+        return asked_for(options.value(self.config, "--kernels"))
 
     @property
     def arch(self) -> str:
@@ -93,22 +97,21 @@ class Run:
     @cached_property
     def unavailable(self) -> dict[str, str]:
         """The targets selected that cannot be had, and why."""
-        return self.room.unavailable(self.selected, asked=options.value(self.config, "--kernels") is not None)
+        return self.room.unavailable(self.selected, asked=self.asked is not None)
 
     @property
     def targets(self) -> list[Target]:
         """The targets that run: all that were asked for by --kernels (`check_explicit` saw to them), of a bare run's what can be had."""
-        if options.value(self.config, "--kernels") is not None:
+        if self.asked is not None:
             return list(self.selected)
         return [target for target in self.selected if str(target) not in self.unavailable]
 
     def check_explicit(self) -> None:
         """An explicit request is strict: what cannot be had is an error, never a silent skip."""
         parse_arches(self.arch)
-        kernels, arch = options.value(self.config, "--kernels"), options.value(self.config, "--arch")
-        targets = self.selected
+        arch, targets = options.value(self.config, "--arch"), self.selected
         if not self.config.getoption("collectonly"):
-            refuse_missing(targets, self.unavailable, kernels=kernels, arch=arch)
+            refuse_missing(targets, self.unavailable, kernels=self.asked, arch=arch)
 
     def wants(self, collector: Collector) -> bool:
         """Whether --collectors lets this one run."""
@@ -168,14 +171,16 @@ class CollectorFile(pytest.File):
         """One item a target."""
         run = started(self.config)
         try:
-            collector = load_collector(self.path)
+            collector = load_collector(self.path, run.room.matrix.defined)
             other = run.collected.setdefault(collector.name, self.path)
             if other != self.path:
                 raise InputError(
                     f"the collector {collector.name!r} is also {other}", where=str(self.path), fix="give one another collector.name"
                 )
             if run.wants(collector):
-                built = compiled.check(collector, dict.fromkeys(target.arch for target in run.targets))
+                arches = dict.fromkeys(target.arch for target in run.targets)
+                built = compiled.check(collector, arches)
+                described(collector, arches)  # what its events are must be the same in all objects
                 if run.speaks and (old := compiled.out_of_date(collector, built)):
                     self.warn(pytest.PytestWarning(old))
                 yield from [CellItem.from_parent(self, collector=collector, target=target) for target in run.targets]
@@ -341,7 +346,7 @@ def run_cell(path: Path | str, target: Target, config: pytest.Config) -> Record:
     """What the fixture `cell` does."""
     run = started(config)
     with _said_plainly():
-        collector = load_collector(Path(path))
+        collector = load_collector(Path(path), run.room.matrix.defined)
         if why := compiled.nothing_for(collector, target.arch):
             pytest.skip(why)
         return cells.run(collector, target, run.room, run.directory, options=run.options(), spelled=run.spelled)
@@ -377,7 +382,7 @@ def summarise(terminalreporter: Any, config: pytest.Config) -> None:
     left_out: Mapping[str, str] = {}
     if run.error is None and (records or run.collected):
         with suppress(KmatrixError):  # a wrong kernels.toml was said at collection
-            left_out = {} if options.value(run.config, "--kernels") is not None else run.unavailable
+            left_out = {} if run.asked is not None else run.unavailable
     if records or skipped or (left_out and run.collected):
         terminalreporter.section("kmatrix")
         writer, told = terminalreporter._tw, config.option.tbstyle != "no"

@@ -74,6 +74,7 @@ def words(record: Record, directory: Path, *, logs: bool = True) -> Iterator[str
     if record.facts is not None:
         known = {(cause["variant"], name) for cause in record.causes if cause["kind"] != UNCLASSIFIED for name in cause["programs"]}
         yield from _attempts(record.facts, set() if logs else known)
+        yield from _trigger(record.facts)
     if record.failure == "kernel" and record.console is not None:
         yield from _console(directory / record.console)
 
@@ -96,6 +97,19 @@ def _attempts(facts: Mapping[str, Any], known: Collection[tuple[str, str]]) -> I
                 yield from (f"    {line}" for line in lines[-LOG_LINES:])
         if attempt["stage"] and not any(p.get("log") for p in attempt["programs"].values()):
             yield from (f"    {line.rstrip()}" for line in attempt.get("log", [])[-LOG_LINES:])
+
+
+TRIGGER_LINES = 10
+"""Lines of a command trigger's standard error that are shown."""
+
+
+def _trigger(facts: Mapping[str, Any]) -> Iterator[str]:
+    """How a command trigger ended and what it said: where no event came, it may not have done what it should."""
+    trigger = facts.get("trigger") or {}
+    lines = str(trigger.get("stderr") or "").splitlines()
+    if lines:
+        yield f"trigger   exit status {trigger.get('exit')}; the end of its standard error:"
+        yield from (f"    {line}" for line in lines[-TRIGGER_LINES:])
 
 
 def _console(path: Path) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kmatrix.host.errors import InputError
 from kmatrix.matrix.arch import ARCHES
-from kmatrix.report import causes, table
+from kmatrix.report import causes, reds, table
 from kmatrix.report.explain import explain
 from kmatrix.report.names import target_key
 from kmatrix.runs.cell_records import Record
@@ -30,11 +30,9 @@ def _lines(records: Sequence[Record], directory: Path, bad: Sequence[InputError]
     yield from (f"\nNot read: {_text(str(error.where))}: {_text(error.message)}" for error in bad)
     if told := [*causes.told_once(records)]:
         yield from ("", "Why, by cause:", "", *_fenced("\n".join(told)))
-    for record in records:
-        if not record.ok:
-            reason, _, _ = record.reason.partition("\n")
-            head = f"<b>{escape(record.cell)}</b> {escape(str(record.failure))}: {escape(reason)}"
-            yield from _folded(head, _fenced(explain(record, directory, logs=True)))
+    for group in reds.alike(records):
+        head = f"<b>{escape(reds.title(group))}</b> {escape(reds.summary(group[0]))}"
+        yield from _folded(head, _fenced(explain(group[0], directory, group[1:], logs=True)))
     if green := table.why(records):
         yield from _folded("Why each cell is what it is", _table(["collector", "behaviour", "kernels", "why"], green))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kmatrix.report import causes
+from kmatrix.report.contract import paragraphs
 from kmatrix.report.explain import LOG_LINES
 from kmatrix.report.grid import Column
 from kmatrix.report.table import GREEN, RED, RESET, YELLOW, across, missing
@@ -30,7 +31,8 @@ def render(
     simulated = [outcome.target for outcome in outcomes if outcome.simulated is not None]
     cells = {outcome.target: [_cell(outcome, name, colour) for name in names] for outcome in outcomes}
     parts = [across(labels, cells, simulated, width)]
-    parts += list(_failures(outcomes, logs=logs)) if why else []
+    parts += [*_failures(outcomes, logs=logs), *paragraphs(outcomes)] if why else []
+    parts += _only_loaded(outcomes)
     parts += [f"~ {outcome.target} is simulated: {outcome.simulated}" for outcome in outcomes if outcome.simulated]
     if unavailable:
         parts.append(missing(unavailable))
@@ -54,6 +56,9 @@ def render_many(
     cells = {target: [_score(found.get(target), colour) for found in by_target.values()] for target in targets}
     parts = [across([Column("object", [labels[path] for path in by_target])], cells, simulations, width)]
     parts += _many_failures(objects, labels, logs=logs) if why else []
+    for path, outcomes in objects.items() if why else ():
+        if said := [*paragraphs(outcomes, brief=True)]:
+            parts.append("\n".join([f"{labels[path]}:", *(f"  {line}" for each in said for line in each.splitlines())]))
     parts += [f"~ {target} is simulated: {account}" for target, account in simulations.items()]
     if unavailable:
         parts.append(missing(unavailable))
@@ -186,6 +191,17 @@ def _causes(outcomes: Sequence[Outcome], *, logs: bool) -> list[_Cause]:
             if where is not None and not cause.quote:
                 cause.quote = last_words(program.get("log") or "")
     return [*said.values()]
+
+
+def _only_loaded(outcomes: Sequence[Outcome]) -> list[str]:
+    """Why programs are loaded and not attached, though nothing failed: one line a reason."""
+    names: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        for name, program in outcome.programs.items():
+            if note := program.get("note"):
+                names.setdefault(note, [])
+                names[note] += [] if name in names[note] else [name]
+    return [f"{', '.join(programs)}: loaded, and attached to nothing: {note}" for note, programs in names.items()]
 
 
 def _fails(outcome: Outcome, name: str) -> bool:

@@ -10,6 +10,7 @@ from kmatrix.report import causes, reds
 from kmatrix.report.grid import BARE, Column, folded, prose
 from kmatrix.report.names import head, shorten, target_key
 from kmatrix.runs.cell_records import Record
+from kmatrix.runs.machine_room import by_reason
 
 RED, GREEN, YELLOW, BOLD, DIM, RESET = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
@@ -132,12 +133,5 @@ def _failed(group: Sequence[Record], colour: bool, brief: bool) -> str:
 
 def missing(unavailable: Mapping[str, str]) -> str:
     """What a bare run could not have, with the reason; arches of a kernel that lack it for the same reason share a line."""
-    shared: dict[tuple[str, str], list[str]] = {}
-    for target, reason in unavailable.items():
-        kernel, _, arch = target.rpartition("-")
-        shared.setdefault((kernel, reason.replace(f"--arch {arch}", "--arch ARCH")), []).append(arch)
-    lines = []
-    for (kernel, reason), arches in shared.items():
-        text = reason if len(arches) > 1 else reason.replace("--arch ARCH", f"--arch {arches[0]}")
-        lines.append(f"  {kernel} ({', '.join(arches)}): {text}")
+    lines = [f"  {kernel} ({', '.join(arches)}): {reason}" for kernel, arches, reason in by_reason(unavailable)]
     return "not run (could not be had):\n" + "\n".join(lines)

@@ -64,6 +64,8 @@ class ObjectBaseline(Strict):
     """Those that cannot be made, by name and target."""
     errors: dict[str, Failure] = {}
     """The targets that say nothing of the object: it did not open, or the kernel died."""
+    not_whole: list[str] = []
+    """The targets on which its programs do not load all together, as a loader loads them."""
 
 
 class Baseline(Strict):
@@ -103,17 +105,20 @@ def _object(digest: str, outcomes: Iterable[Outcome]) -> dict[str, Any]:
     programs: dict[str, dict[str, Any]] = {}
     maps: dict[str, dict[str, Any]] = {}
     errors: dict[str, Any] = {}
+    not_whole = []
     for outcome in outcomes:
         if outcome.error is not None:
             errors[outcome.target] = _why({"error": outcome.error, "diagnosis": outcome.diagnosis})
             continue
+        if not outcome.together:
+            not_whole.append(outcome.target)
         for name, report in outcome.programs.items():
             why = _why(report) if report.get("error") else {}
             programs.setdefault(name, {})[outcome.target] = _some(state=state(report), via=report.get("via"), **why)
         for name, report in outcome.maps.items():
             if report.get("error"):
                 maps.setdefault(name, {})[outcome.target] = _why(report)
-    return {"sha256": digest, "programs": programs, "maps": maps, "errors": errors}
+    return {"sha256": digest, "programs": programs, "maps": maps, "errors": errors, "not_whole": sorted(not_whole)}
 
 
 def _why(report: Mapping[str, Any]) -> dict[str, str]:
@@ -205,7 +210,7 @@ def text(baseline: Baseline) -> str:
     return _lines(baseline.model_dump(by_alias=True, exclude_defaults=True), 0) + "\n"
 
 
-_FIRST = ("schema", "kmatrix", "targets", "sha256", "errors", "maps")
+_FIRST = ("schema", "kmatrix", "targets", "sha256", "errors", "not_whole", "maps")
 
 
 def _lines(value: Any, depth: int) -> str:

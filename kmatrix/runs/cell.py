@@ -17,8 +17,13 @@ from kmatrix.host import paths
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.event import Event, whole
+from kmatrix.manifest.event_rules import text_type
+from kmatrix.manifest.sink import TEXT_SINKS
+from kmatrix.manifest.variant import Variant
 from kmatrix.matrix.kernel import Target
-from kmatrix.objects import compiled
+from kmatrix.objects import compiled, contract
+from kmatrix.objects.described import described
 from kmatrix.objects.source_lines import SourceLines
 from kmatrix.runs import cell_records, loader_files
 from kmatrix.runs.cell_records import Record
@@ -26,6 +31,7 @@ from kmatrix.runs.loader_files import LoaderFile
 from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.verdict.diagnosis import causes, has_failed
 from kmatrix.verdict.expectation import Expectation, expected
+from kmatrix.verdict.expectation import undeclared as undeclared_features
 from kmatrix.verdict.judge import Verdict, verdict
 from kmatrix.verdict.observation import Observation, observed
 from kmatrix.vm.channel import pack
@@ -37,6 +43,8 @@ TRIGGER_SECONDS = 10.0
 """Seconds that the guest gives a trigger at least."""
 MARGIN = 30.0
 """Seconds that a cell may take in the guest beyond its collector's own timeout (load and attach under TCG)."""
+INTERRUPTION = 10.0
+"""Seconds that a verifier at its limit takes to be interrupted, and to show where it is."""
 LOADER_FOLDER = "/tmp/kmatrix/loader"
 """Where a collector's own loader runs in the guest, its files beside it."""
 ATTEMPTS = 2
@@ -74,6 +82,7 @@ def run(
     """
     cell_records.forget(directory, collector.name, str(target))
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    collector = described(collector, [target.arch])
     expectation = expected(collector, target, room.matrix)
     question = request(collector, target)
     files = loader_files.collect(collector, target.arch, mirrors=room.matrix.mirrors, reporter=room.reporter)
@@ -104,6 +113,7 @@ def _inputs(collector: Collector, question: Mapping[str, Any], files: tuple[Load
 def request(collector: Collector, target: Target) -> dict[str, Any]:
     """What the guest is asked: the collector for this arch, its objects and files inside (docs/protocol.md)."""
     arch = target.arch
+    collector = described(collector, [arch])
     variants, wanted = [], {}
     for variant in collector.variants:
         if arch not in variant.arches:
@@ -127,6 +137,7 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
                 "programs": programs,
                 "maps": maps,
             }
+            | (_contract(collector, variant, info) if info is not None and variant.contract is not None else {})
         )
     trigger = collector.trigger
     return {
@@ -137,20 +148,46 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
         "loader": _loader(collector),
         "trigger": _trigger(collector),
         "files": {name: pack(_read(collector, name)) for name in (trigger.files if trigger else ())},
-        "events": [
-            {
-                "name": event.name,
-                "match": dict(event.match),
-                "min_count": event.min_count,
-                "max_count": event.max_count,
-                "packed": event.packed,
-                "fields": [{"name": f.name, "type": f.type} | ({"key": f.key} if f.key else {}) for f in collector.layout(event)],
-            }
-            | ({"lines": {"regex": event.regex}} if collector.loader is not None else {})
-            for event in collector.events
+        "events": [_event(collector, event) for event in collector.events],
+        "test_runs": [
+            {"name": run.label, "program": run.program, "data": run.input, "ctx": run.ctx, "repeat": run.repeat}
+            for run in collector.test_runs
         ],
         "timeout": collector.timeout,
+        "load_timeout": collector.load_timeout,
     }
+
+
+def _contract(collector: Collector, variant: Variant, info: compiled.ObjectInfo) -> dict[str, Any]:
+    """What the loader sets of the variant's object, resolved against it. Raises InputError."""
+    assert variant.contract is not None, "the variant has one"
+    where = f"{collector.path}: variant {variant.name!r}: contract"
+    return {"contract": contract.resolve(variant.contract, info, where=where, folder=collector.path.parent)}
+
+
+def _event(collector: Collector, event: Event) -> dict[str, Any]:
+    """An expected event as the guest is told of it."""
+    full = whole(event, collector.events)
+    asked: dict[str, Any] = {
+        "name": event.name,
+        "from": full.source,
+        "variants": list(event.variants),
+        "match": dict(event.match),
+        "contains": event.contains,
+        "min_count": event.min_count,
+        "max_count": event.max_count,
+        "packed": full.packed,
+        "sizes": [full.size] if full.size is not None else [],
+        "min_size": full.min_size,
+    }
+    if full.sink.kind in TEXT_SINKS:
+        fields = [{"name": f.name, "type": text_type(full, f)} for f in full.fields]
+        return asked | {"fields": fields, "lines": {"regex": full.regex, "source": full.sink.kind}}
+    if collector.loader is not None:
+        fields = [{"name": f.name, "type": str(f.type)} | ({"key": f.key} if f.key else {}) for f in full.fields]
+        return asked | {"fields": fields, "lines": {"regex": full.regex}}
+    places = [({"offset": f.offset} if f.offset is not None else {}) for f in full.fields]
+    return asked | {"fields": [{"name": f.name, "type": f.type} | place for f, place in zip(full.fields, places, strict=True)]}
 
 
 def _trigger(collector: Collector) -> dict[str, Any] | None:
@@ -216,6 +253,8 @@ class _Cell:
         self.stages: dict[str, float] = {}
         self.facts: Mapping[str, Any] | None = None
         self.probe: Mapping[str, Any] = {}
+        self.extra: dict[str, dict[str, Any]] = {}
+        """What was found of features with a parameter, as the probe's `features` and `why`."""
         self.splat: str | None = None
         self.console: Path | None = None
         self.versions: Mapping[str, str] = {}
@@ -224,6 +263,7 @@ class _Cell:
         """The record of the cell; raises InfraError where the machine room fails."""
         self.room.spec(self.target)  # fetching and building is not the cell's time
         self.versions = self.room.versions(self.target)
+        question = {**question, "found": self._look_up()}
         self.stages["prepare"] = time.monotonic() - self.start
         with self._own_console() as console:
             self._ask(question, console)
@@ -238,9 +278,38 @@ class _Cell:
         self.stages["judge"] = time.monotonic() - mark
         return self.record(observation, verdict)
 
+    def _look_up(self) -> dict[str, bool]:
+        """Have the features with a parameter probed that decide anything here, and expect what follows; all that was found, own names too.
+
+        Raises InputError for one that neither kernels.toml declares nor the guest can tell.
+        """
+        names = sorted(name for name in self.collector.relevant_features(self.target.arch) if ":" in name)
+        mark = time.monotonic()
+        findings = self.room.found(self.target, names)
+        if findings:
+            self.stages["probe"] = time.monotonic() - mark
+        found = {name: each.there for name, each in findings.items() if each.there is not None}
+        undeclared = undeclared_features(self.collector, self.target)
+        for name in undeclared:
+            if name not in found:
+                raise InputError(
+                    f"{name}: the guest of {self.target} cannot tell ({findings[name].why}), and nothing declares it",
+                    where=str(self.collector.path),
+                    fix=f'declare it in kernels.toml: kernels."{self.target.kernel.name}".features = {{ "{name}" = true }} (or false)',
+                )
+        self.extra = {
+            "features": {name: each.there for name, each in findings.items()},
+            "why": {n: f.why for n, f in findings.items()},
+        }
+        self.target = self.target.knowing(self.collector.defined, {name: found[name] for name in undeclared})
+        self.expectation = expected(self.collector, self.target, self.room.matrix)
+        own = {name: self.target.has(name) for name in self.collector.defined}
+        return found | {name: there for name, there in own.items() if there is not None}
+
     def _ask(self, question: Mapping[str, Any], console: Path) -> None:
         mark = time.monotonic()
-        with _machine(self.room, self.target, console) as (vm, self.probe):
+        with _machine(self.room, self.target, console) as (vm, probe):
+            self.probe = {**probe, **{part: {**probe.get(part, {}), **more} for part, more in self.extra.items()}}
             self.stages["restore"] = time.monotonic() - mark
             try:
                 self._bring_files(vm)
@@ -326,9 +395,13 @@ class _Cell:
 
 
 def _patience(collector: Collector) -> float:
-    """Seconds that the guest may take: the trigger (twice, where the first fails), the events, its own loader's start and stop, and a
-    margin for load and attach."""
-    own = collector.loader.ready_timeout + collector.loader.stop_timeout if collector.loader is not None else 0.0
+    """Seconds that the guest may take: the trigger (twice, where the first fails), the events, its own loader's start and stop (or
+    the verifier's limit, once a variant and once an optional program), and a margin for load and attach."""
+    if collector.loader is not None:
+        own = collector.loader.ready_timeout + collector.loader.stop_timeout
+    else:
+        tries = len(collector.variants) + sum(not program.required for program in collector.programs)
+        own = tries * (collector.load_timeout + INTERRUPTION)
     return 2 * max(collector.timeout, TRIGGER_SECONDS) + collector.timeout + own + MARGIN
 
 

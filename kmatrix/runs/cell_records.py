@@ -6,6 +6,7 @@ import errno
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,20 @@ def write(record: Record, directory: Path) -> Path:
 def check_directory(directory: Path) -> None:
     """Make the kmatrix directory; raises InfraError where nothing can be written there."""
     try:
+        new = not directory.exists()
         directory.mkdir(parents=True, exist_ok=True)
+        if new or directory.name == DEFAULT_DIRECTORY:  # not in a folder that is somebody else's
+            _ignore(directory)
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
         raise _unwritable(error, directory) from None
+
+
+def _ignore(directory: Path) -> None:
+    """Have git leave the records alone, in any project. A file that somebody put there stays."""
+    with suppress(FileExistsError), (directory / ".gitignore").open("x") as file:
+        file.write("# What kmatrix's runs leave: records and consoles. `kmatrix report` reads them.\n*\n")
 
 
 def _unwritable(error: OSError, directory: Path) -> InfraError:

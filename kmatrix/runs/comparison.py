@@ -127,7 +127,15 @@ def _of_object(name: str, target: str, old: ObjectBaseline, new: ObjectBaseline)
     programs = _programs(name, target, old, new)
     causes = {each.after.cause for each in programs if each.after}
     # Where a program fails for want of the map, it tells the cause.
-    return programs + [each for each in _maps(name, target, old, new) if each.after is None or each.after.cause not in causes]
+    found = programs + [each for each in _maps(name, target, old, new) if each.after is None or each.after.cause not in causes]
+    return found or _as_a_whole(name, target, old, new)
+
+
+def _as_a_whole(name: str, target: str, old: ObjectBaseline, new: ObjectBaseline) -> list[Difference]:
+    """Whether the programs load together, where each by itself is as before."""
+    before, after = (Side("does not load as a whole" if target in each.not_whole else "loads as a whole") for each in (old, new))
+    group = _group_of(before, after, better=target not in new.not_whole)
+    return [Difference(group, name, "the object", target, before, after)] if group else []
 
 
 def _whole(side: ObjectBaseline, target: str) -> Side | None:

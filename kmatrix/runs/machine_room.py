@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import re
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from kmatrix import __version__, kernels
 from kmatrix.host.errors import InfraError, InputError, KmatrixError
+from kmatrix.host.paths import scratch_console
 from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import Arch, parse_arches
 from kmatrix.matrix.kernel import Target
-from kmatrix.matrix.selection import Matrix
+from kmatrix.matrix.selection import DEFAULT_SET, STORE, Matrix
 from kmatrix.vm import accel as accelerators
 from kmatrix.vm import guest_image, virtme
-from kmatrix.vm.errors import KernelDied
+from kmatrix.vm.errors import GuestError, KernelDied
 from kmatrix.vm.launch import boot
 from kmatrix.vm.machine import Machine
 from kmatrix.vm.snapshot import SnapshotStore
@@ -42,8 +46,39 @@ def refuse_missing(targets: Iterable[Target], missing: Mapping[str, str], *, ker
         asked = f"--arch={arch}: no kernel for {' or '.join(without)} can be had"
         strict = {name: reason for name, reason in missing.items() if name.endswith(tuple(f"-{each}" for each in without))}
     if strict:
-        listed = "\n".join(f"  {name}: {reason}" for name, reason in strict.items())
-        raise InputError(f"{asked}:\n{listed}")
+        lines = [f"  {_named(kernel, arches)}: {reason}" for kernel, arches, reason in by_reason(strict)]
+        raise InputError("\n".join([f"{asked}:", *lines]))
+
+
+def _named(kernel: str, arches: Sequence[str]) -> str:
+    return f"{kernel}-{arches[0]}" if len(arches) == 1 else f"{kernel} ({', '.join(arches)})"
+
+
+def by_reason(missing: Mapping[str, str]) -> list[tuple[str, list[str], str]]:
+    """(kernel, arches, why it cannot be had), of `missing` by target: the arches of a kernel that lack it for the same reason share a line."""
+    shared: dict[tuple[str, str], list[str]] = {}
+    for target, reason in missing.items():
+        kernel, _, arch = target.rpartition("-")
+        shared.setdefault((kernel, reason.replace(f"--arch {arch}", "--arch ARCH")), []).append(arch)
+    return [
+        (kernel, arches, reason if len(arches) > 1 else reason.replace("--arch ARCH", f"--arch {arches[0]}"))
+        for (kernel, reason), arches in shared.items()
+    ]
+
+
+class Finding(NamedTuple):
+    """What a guest says of one feature."""
+
+    there: bool | None
+    """None where it cannot tell."""
+    why: str
+
+
+def _config(path: Path | None) -> dict[str, str] | None:
+    """The configuration that came with a kernel's image: options without CONFIG_; None where none came."""
+    if path is None:
+        return None
+    return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 @dataclass
@@ -57,12 +92,33 @@ class MachineRoom:
     """Boot every VM afresh instead of restoring a snapshot."""
     reporter: Reporter = field(default_factory=Quiet)
     _specs: dict[str, VmSpec] = field(default_factory=dict, repr=False)
+    _found: dict[tuple[object, ...], dict[str, Finding]] = field(default_factory=dict, repr=False)
     _accels: dict[Arch, accelerators.Accel] = field(default_factory=dict, repr=False)
 
     @cached_property
     def store(self) -> KernelStore:
         """The kernels that are here."""
         return KernelStore()
+
+    def targets(self, expression: str | None, arch: str) -> tuple[Target, ...]:
+        """The targets that --kernels (None: the default set) and --arch select; `store` is all kernels whose image is on this machine.
+
+        Raises InputError, also where the store is asked for and has none.
+        """
+        terms = [term.strip() for term in (DEFAULT_SET if expression is None else expression).split(",")]
+        others = ",".join(term for term in terms if term != STORE)
+        if STORE not in terms:
+            return self.matrix.targets(others, arch)
+        arches, here = parse_arches(arch), set(self.store.refs())
+        names = [*self.matrix.kernels, *(name for name, _ in here if name not in self.matrix.kernels and self.matrix.variant(name))]
+        kernels = [self.matrix.kernel(name) for name in dict.fromkeys(names)]
+        chosen = [Target(kernel, each) for kernel in kernels for each in arches if (kernel.name, each) in here]
+        chosen = [target for target in chosen if str(target) not in self.unavailable([target])]
+        if not chosen:
+            fix = "kmatrix prepare fetches what can be had of the default set"
+            raise InputError(f"no kernel for {' or '.join(arches)} is in the kernel store", where="--kernels=store", fix=fix)
+        more = self.matrix.targets(others, arch) if others.strip(",") else ()
+        return tuple({str(target): target for target in (*chosen, *more)}.values())
 
     def unavailable(self, targets: Iterable[Target], *, asked: bool = False) -> dict[str, str]:
         """Those of the targets whose kernel cannot be had, each with why and how to get it. Asks the store and kernels.toml.
@@ -83,7 +139,8 @@ class MachineRoom:
             found = kernels.obtain_all(tried, store, reporter=self.reporter, mirrors=self.matrix.mirrors, lock=lock)
             for target, result in found:
                 if isinstance(result, KmatrixError):
-                    missing[str(target)] = result.message + (f"; {result.fix}" if result.fix else "")
+                    fix = f"\n    fix: {result.fix}" if "\n" in result.message else f"; {result.fix}"
+                    missing[str(target)] = result.message + (fix if result.fix else "")
                 else:
                     del missing[str(target)]
         return missing
@@ -114,6 +171,24 @@ class MachineRoom:
                 simulate=json.dumps(target.simulated.request(target.arch), sort_keys=True) if target.simulated else None,
             )
         return self._specs[name]
+
+    def found(self, target: Target, names: Sequence[str]) -> Mapping[str, Finding]:
+        """What the target's guest says of features with a parameter (kmatrix.matrix.parameters), probed in a VM of its own.
+
+        Asked once for each feature and target: a kernel does not change. Raises InfraError where the machine room fails.
+        """
+        spec = self.spec(target)
+        known = self._found.setdefault((spec.kernel.digest, spec.cmdline, spec.simulate), {})
+        missing = [name for name in names if name not in known]
+        if missing:
+            config = _config(spec.kernel.config) if any(name.startswith("config:") for name in missing) else None
+            try:
+                with scratch_console(f"probe-{target}") as console, self.machine(target, console) as (vm, _):
+                    answer = vm.call("facts", timeout=60 + 5 * len(missing), names=missing, config=config)
+            except (KernelDied, GuestError) as error:
+                raise InfraError(f"the features {', '.join(missing)} could not be probed: {error}", where=str(target)) from None
+            known |= {name: Finding(answer["features"][name], answer["why"][name]) for name in missing}
+        return {name: known[name] for name in names}
 
     @contextmanager
     def machine(
@@ -151,6 +226,7 @@ class MachineRoom:
         spec = self.spec(target)
         return {
             "kmatrix": __version__,
+            "host": f"{platform.node()} ({platform.machine()}, {os.cpu_count()} CPUs)",
             "release": spec.kernel.release,
             "kernel": spec.kernel.digest,
             "image": spec.image.digest,

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.paths import scratch_console
+from kmatrix.matrix.arch import INFO
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
 from kmatrix.objects.source_lines import SourceLines
-from kmatrix.runs.cell import MARGIN
+from kmatrix.runs.cell import INTERRUPTION, MARGIN
 from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.verdict import diagnosis
 from kmatrix.vm.channel import pack
@@ -63,15 +65,20 @@ class Outcome:
     diagnosis: Mapping[str, Any] | None = None
     """Why the object did not open, where that is known."""
 
+    together: bool = True
+    """Whether all that is meant to load did so in one go, as a loader does it."""
+    one_of: Sequence[Mapping[str, Any]] = ()
+    """Of each group of forms: `forms`, `ran` (None: none could), `why` not the others."""
+
     @property
     def good(self) -> bool:
-        """Whether every map could be made and every program loads, and attaches where its section says where.
+        """Whether a real loader would have got through: every map made, all loaded together, and attached where the sections say where.
 
         What was not tried is left out, but something has to be tried: an object of placeholders alone shows nothing.
         """
         judged = [each for each in map(state, self.programs.values()) if each not in NOT_JUDGED]
         maps_made = not any(found.get("error") for found in self.maps.values())
-        return self.error is None and maps_made and bool(judged) and all(each in GOOD for each in judged)
+        return self.error is None and self.together and maps_made and bool(judged) and all(each in GOOD for each in judged)
 
 
 def check_programs(info: ObjectInfo, names: Sequence[str]) -> None:
@@ -90,11 +97,18 @@ def check_programs(info: ObjectInfo, names: Sequence[str]) -> None:
 
 
 def run(
-    infos: Sequence[ObjectInfo], targets: Sequence[Target], room: MachineRoom, programs: Sequence[str] = ()
+    infos: Sequence[ObjectInfo],
+    targets: Sequence[Target],
+    room: MachineRoom,
+    programs: Sequence[str] = (),
+    load_timeout: float = LOAD_TIMEOUT,
+    *,
+    contracts: Mapping[Path, Mapping[str, Any]] | None = None,
 ) -> dict[Path, list[Outcome]]:
     """Try each object on each target of its arch, each in a VM of its own, as many side by side as there are cores.
 
-    By the objects' paths. Raises InputError where all objects are compiled for arches of which no target is selected.
+    By the objects' paths; so are the `contracts`, resolved. The verifier has `load_timeout` seconds for each program. Raises InputError where
+    all objects are compiled for arches of which no target is selected.
     """
     # The machine room's caches are filled by one thread; only VMs run side by side.
     lock = threading.Lock()
@@ -103,7 +117,7 @@ def run(
         try:
             with lock:
                 room.spec(target)
-            return _try(info, target, room, programs)
+            return _try(info, target, room, programs, load_timeout, (contracts or {}).get(info.path))
         except KernelDied as error:
             return Outcome(str(target), _account(target), error=str(error))
         except (InfraError, GuestError) as error:
@@ -130,19 +144,32 @@ def _fit(info: ObjectInfo, targets: Sequence[Target]) -> list[Target]:
     return [target for target in targets if info.compiled_for in (None, target.arch)]
 
 
-def left_out(info: ObjectInfo, targets: Sequence[Target]) -> list[str]:
-    """The arches selected on which the object was not tried, since it was compiled for another."""
-    return sorted({target.arch for target in targets} - {target.arch for target in _fit(info, targets)})
+def left_out(info: ObjectInfo, targets: Sequence[Target]) -> dict[str, str]:
+    """The arches selected on which the object was not tried, each with why, and what to do for it to be."""
+    without = {target.arch for target in targets} - {target.arch for target in _fit(info, targets)}
+    return {
+        arch: f"it was compiled for {info.compiled_for} ({info.compiled_because}); compile it with -D__TARGET_ARCH_{INFO[arch].bpf2go} for {arch}"
+        for arch in sorted(without)
+    }
 
 
-def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str]) -> Outcome:
+def _try(
+    info: ObjectInfo,
+    target: Target,
+    room: MachineRoom,
+    only: Sequence[str],
+    load_timeout: float,
+    contract: Mapping[str, Any] | None,
+) -> Outcome:
     with scratch_console(f"run-{target}") as console, room.machine(target, console) as (vm, _):
         answer = vm.call(
             "object",
-            timeout=MARGIN + 5 * len(info.programs),
+            timeout=MARGIN + (load_timeout + INTERRUPTION) * len(info.programs),
             name=info.path.name,
             data=pack(info.data),
             programs=list(only) or None,
+            contract=contract,
+            load_timeout=load_timeout,
         )
         splat = vm.splat()
     version, lines = target.kernel.version, SourceLines(info.data)
@@ -159,6 +186,8 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, only: Sequence[str
         maps=maps,
         log=answer.get("log", ()),
         diagnosis=cause,
+        together=bool(answer.get("together", True)),
+        one_of=answer.get("one_of", ()),
     )
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from kmatrix.manifest.collector import Collector
-from kmatrix.manifest.event import EventField
+from kmatrix.manifest.event import Event, EventField, whole
 from kmatrix.matrix.kernel import Target
-from kmatrix.verdict import silence
+from kmatrix.verdict import records, silence
 from kmatrix.verdict.expectation import field_part
 from kmatrix.verdict.failure import Facts, Problem
 from kmatrix.verdict.silence import resolve
@@ -18,11 +18,14 @@ def judge_events(collector: Collector, target: Target, facts: Facts) -> tuple[li
     """Events that did not come or hold wrong values, and the degradable fields that were absent."""
     problems: list[Problem] = []
     absent: set[str] = set()
-    for event in collector.events:
+    for event in collector.events_of(collector.variant(facts["running"])):
         matched = [entry["fields"] for entry in facts["events"] if entry["event"] == event.name]
         count = facts["counts"].get(event.name, 0)  # of very many, not all are kept
+        if (missized := records.wrong_size(collector, event, count, facts)) is not None:
+            problems.append(Problem("wrong-data", missized))
+            continue
         if count < event.min_count:
-            problems.append(Problem("silent", silence.of(event, count, facts)))
+            problems.append(Problem("silent", _silence(whole(event, collector.events), count, facts)))
             continue
         if event.max_count is not None and count > event.max_count:
             problems.append(Problem("wrong-data", f"{count} {event.name} events arrived, at most {event.max_count} should"))
@@ -37,7 +40,18 @@ def judge_events(collector: Collector, target: Target, facts: Facts) -> tuple[li
                 elif wrong:
                     problems.append(Problem("wrong-data", f"event {event.name}: {f.name} is {value!r}, {wrong}"))
                     break
-    return problems, absent
+    return [*problems, *records.judge_test_runs(collector, facts)], absent
+
+
+def _silence(event: Event, count: int, facts: Facts) -> str:
+    """Why fewer events of this kind came than promised: what came instead, and in what the nearest of it differs."""
+    wanted = f"{count} of {event.min_count} {event.name} events" if count else f"no {event.name} event"
+    match = {name: resolve(value, facts["known"]) for name, value in event.match.items()}
+    nearest = silence.nearest(event, facts)
+    shown = "" if nearest else records.shown_match(event, match, resolve(event.contains, facts["known"]))
+    seen = "".join(f"; {part}" for part in (records.what_came(event, shown, facts), nearest) if part)
+    lost = f"; {facts['lost']} lost" if facts.get("lost") else ""
+    return f"{wanted} arrived after the trigger{seen}{lost}"
 
 
 def _wrong(f: EventField, value: Any, known: Mapping[str, Any]) -> str | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.event import Event, EventField
 from kmatrix.manifest.types import Behaviour
-from kmatrix.manifest.variant import Variant
+from kmatrix.manifest.variant import Variant, form_needs
 from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.selection import Matrix
 
@@ -31,8 +31,13 @@ def expected(collector: Collector, target: Target, matrix: Matrix) -> Expectatio
     """The behaviour promised for `target`: the first variant whose needs are all declared; none, a refusal.
 
     An `[[expect]]` entry for the target overrides it. Raises InputError where such an entry's `kernels` names none of the matrix.
+    What nothing declares of the target counts as it was found in its guest (`Target.found`), and as absent before that.
     """
+    target = target.knowing(collector.defined, target.found)
     derived = _derived(collector, target)
+    if found := [name for name in undeclared(collector, target) if name in target.found]:
+        words = ", ".join(f"{name} is {'there' if target.found[name] else 'not there'}" for name in found)
+        derived = replace(derived, why=f"{derived.why}; not declared, so as found in the guest: {words}")
     for entry in collector.expects:
         where = f"{collector.path}: expect.kernels"
         if target in matrix.targets(entry.kernels, entry.arch, where=where):
@@ -40,6 +45,12 @@ def expected(collector: Collector, target: Target, matrix: Matrix) -> Expectatio
             why = f"[[expect]]: {entry.reason}"
             return Expectation(entry.behaviour, variant, frozenset(entry.degraded), derived.missing, why, entry.message)
     return derived
+
+
+def undeclared(collector: Collector, target: Target) -> list[str]:
+    """The features that decide anything for the collector on the target, and of which only a probe can say whether it has them."""
+    names = sorted(collector.relevant_features(target.arch))
+    return [name for name in names if target.kernel.has(name, target.arch) is None]
 
 
 def _derived(collector: Collector, target: Target) -> Expectation:
@@ -67,23 +78,31 @@ def _derived(collector: Collector, target: Target) -> Expectation:
 
 
 def needs_of(collector: Collector, variant: Variant, target: Target) -> list[str]:
-    """The variant's own needs and those of its required programs, in order, each once."""
-    required = [program.needs for program in collector.programs_of(variant, target.arch) if program.required]
+    """The variant's own needs and those of its required programs, in order, each once; of a group of forms, those of the form that runs there."""
+    programs = {program.name: program for program in collector.programs_of(variant, target.arch)}
+    groups = variant.contract.one_of if variant.contract is not None else ()
+    decided = {name for group in groups for form in group for name in form.programs}
+    required = [program.needs for program in programs.values() if program.required and program.name not in decided]
+    for group in groups:
+        forms = [form_needs(form, programs) for form in group]
+        required.append(tuple(next((needs for needs in forms if target.features.issuperset(needs)), forms[-1])))
     return list(dict.fromkeys(name for needs in (variant.needs, *required) for name in needs))
 
 
 def _declared_degradations(collector: Collector, variant: Variant, target: Target) -> frozenset[str]:
     """The optional programs and degradable fields of the variant whose needs are not declared for the target."""
+    decided = variant.contract.in_groups if variant.contract is not None else frozenset()
     programs = {
         f"program:{program.name}"
         for program in collector.programs
         if not program.required
+        and program.name not in decided
         and (not program.variants or variant.name in program.variants)
         and (target.arch not in program.arches or not target.features.issuperset(program.needs))
     }
     fields = {
         field_part(event, f)
-        for event in collector.events
+        for event in collector.events_of(variant)
         for f in collector.layout(event)
         if f.needs and not target.features.issuperset(f.needs)
     }

@@ -33,7 +33,7 @@ def feature_mismatches(target: Target, probe: Mapping[str, bool | None], names: 
     return [
         f"{name} is declared {'present' if name in target.features else 'absent'}, the guest finds it {'present' if probe[name] else 'absent'}"
         for name in sorted(names)
-        if probe.get(name) is not None and probe[name] != (name in target.features)
+        if probe.get(name) is not None and target.has(name) is not None and probe[name] != (name in target.features)
     ]
 
 
@@ -78,7 +78,12 @@ def _account(collector: Collector, expectation: Expectation, facts: Facts) -> st
     """Why a cell as promised is what it is, for the reader of a green cell; and how little was seen, where that is so."""
     degraded = f"; without {', '.join(sorted(expectation.degradations))}" if expectation.degradations else ""
     attempt = attempt_of(facts, facts["running"])
-    ran = attempt is None or collector.events or any(report.get("runs") for report in attempt["programs"].values())
+    ran = (
+        attempt is None
+        or collector.events
+        or collector.test_runs
+        or any(report.get("runs") for report in attempt["programs"].values())
+    )
     return f"{expectation.why}{degraded}" + ("" if ran else "; loaded and attached, but nothing shows that it ran")
 
 
@@ -130,7 +135,8 @@ def _informs(message: str, expectation: Expectation, collector: Collector) -> bo
     if expectation.message is not None:
         return re.search(expectation.message, message) is not None
     own = collector.loader.names if collector.loader is not None else {}
-    named = [rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in expectation.missing]
+    words = [word for name in expectation.missing for word in (name, name.partition(":")[2]) if word]
+    named = [rf"(?<![\w-]){re.escape(word)}(?![\w-])" for word in words]
     patterns = named + [own[name] for name in expectation.missing if name in own]
     return not patterns or any(re.search(pattern, message) for pattern in patterns)
 

@@ -11,8 +11,9 @@ from typing import Any
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.types import Behaviour
 from kmatrix.manifest.variant import Variant
-from kmatrix.matrix.features import FEATURES, Step
+from kmatrix.matrix.features import Step
 from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.parameters import feature, leaves
 from kmatrix.verdict.events import judge_events
 from kmatrix.verdict.expectation import needs_of
 from kmatrix.verdict.failure import Facts, Problem
@@ -82,7 +83,9 @@ def _unexplained(collector: Collector, target: Target, facts: Facts) -> list[Pro
         variant = collector.variant(attempt["variant"])
         if attempt["stage"] is not None:
             lacking = [name for name in needs_of(collector, variant, target) if name not in target.features]
-            if attempt["stage"] == "open" or (lacking and not _explains(lacking, _stopped_at(attempt), attempt["error"]["errno"])):
+            if attempt["stage"] == "open" or (
+                lacking and not _explains(leaves(lacking, collector.defined), _stopped_at(attempt), attempt["error"]["errno"])
+            ):
                 problems.append(
                     _not_for_lack(variant.name, lacking, attempt["stage"], failure_of(attempt, optional_programs(collector)))
                 )
@@ -90,7 +93,12 @@ def _unexplained(collector: Collector, target: Target, facts: Facts) -> list[Pro
         for program in collector.programs_of(variant, target.arch):
             report, lacking = attempt["programs"].get(program.name, {}), [n for n in program.needs if n not in target.features]
             failed: Step | None = "attach" if report.get("loaded") else "program"
-            if not program.required and lacking and report.get("error") and not _explains(lacking, failed):
+            if (
+                not program.required
+                and lacking
+                and report.get("error")
+                and not _explains(leaves(lacking, collector.defined), failed)
+            ):
                 words = f"{report['error']}: {last_words(report.get('log') or '')}".removesuffix(": ")
                 problems.append(_not_for_lack(f"{variant.name}: program {program.name}", lacking, str(failed), words))
     return problems
@@ -108,7 +116,7 @@ def _explains(lacking: Sequence[str], step: Step | None, error: int | None = Non
     """Whether the absence of one of the features stops a loader at this step."""
     if step in ("map", "program") and error in _EXHAUSTED and "memcg_accounting" not in lacking:
         return False
-    return any(step in FEATURES[name].stops for name in lacking)
+    return any(step in feature(name).stops for name in lacking)
 
 
 def _stopped_at(attempt: Mapping[str, Any]) -> Step | None:
@@ -154,7 +162,7 @@ def _not_in_kernel(
     problems = []
     for program in collector.programs_of(variant, target.arch):
         report = attempt["programs"].get(program.name)
-        if not program.required:
+        if not program.required or (report or {}).get("off"):  # another form of it runs, as the contract says
             continue
         if report is None or report["id"] not in in_kernel:
             problems.append(Problem("load", f"{variant.name}: program {program.name} is not in the kernel"))
@@ -164,17 +172,19 @@ def _not_in_kernel(
     map_types = {entry["id"]: entry["type"] for entry in facts["kernel"]["during"]["maps"]}
     for wanted in collector.maps_of(variant):
         found = map_types.get(attempt["maps"].get(wanted.name, {}).get("id"))
-        if found != wanted.type:
-            problems.append(
-                Problem("load", f"{variant.name}: map {wanted.name} is {found or 'not in the kernel'}, declared as {wanted.type}")
-            )
+        if found is None or wanted.type not in (None, found):
+            declared = f", declared as {wanted.type}" if wanted.type else ""
+            problems.append(Problem("load", f"{variant.name}: map {wanted.name} is {found or 'not in the kernel'}{declared}"))
     return problems
 
 
 def _missing_programs(collector: Collector, variant: Variant, attempt: Mapping[str, Any]) -> set[str]:
     optional = [p for p in collector.programs if not p.required and (not p.variants or variant.name in p.variants)]
+    reports = {p.name: attempt["programs"].get(p.name, {}) for p in optional}
     return {
-        f"program:{p.name}" for p in optional if not attempt["programs"].get(p.name, {}).get("attached" if p.attach else "loaded")
+        f"program:{p.name}"
+        for p in optional
+        if not reports[p.name].get("attached" if p.attach else "loaded") and not reports[p.name].get("off")
     }
 
 

@@ -9,32 +9,21 @@ from typing import Any
 from kmatrix.manifest.event import Event
 
 
-def of(event: Event, count: int, facts: Mapping[str, Any]) -> str:
-    """Why fewer events of this kind came than promised (`count`), from the guest's facts of the cell."""
-    wanted = f"{count} of {event.min_count} {event.name} events" if count else f"no {event.name} event"
-    lost = f"; {facts['lost']} lost" if facts.get("lost") else ""
-    return f"{wanted} arrived after the trigger{_instead(event, facts)}{lost}"
-
-
-def _instead(event: Event, facts: Mapping[str, Any]) -> str:
-    """What came and is no expected event, and in what the nearest differs from this one's `match`."""
-    other = facts.get("unmatched", 0)
-    if not other or not event.match:
-        return ""
-    came = f"; {other} other event{'s' if other != 1 else ''} came"
+def nearest(event: Event, facts: Mapping[str, Any]) -> str | None:
+    """In what the nearest of the records that came and are no expected event differs from this one's `match`; None where none was read."""
     decoded = [sample["fields"] for sample in facts.get("unmatched_samples", ()) if sample["fields"]]
     wanted = {name: resolve(value, facts["known"]) for name, value in event.match.items()}
-    if not decoded:
-        return f"{came}, none with {', '.join(f'{name} = {value!r}' for name, value in wanted.items())}"
-    nearest = max(decoded, key=lambda fields: sum(_likeness(fields.get(name), value) for name, value in wanted.items()))
+    if not decoded or not wanted:
+        return None
+    best = max(decoded, key=lambda fields: sum(_likeness(fields.get(name), value) for name, value in wanted.items()))
     differs = [
-        f"{name}: {nearest.get(name)!r}, expected {_said(value)}{_meaning(event.match[name])}"
+        f"{name}: {best.get(name)!r}, expected {_said(value)}{_meaning(event.match[name])}"
         for name, value in wanted.items()
-        if value is None or nearest.get(name) != value
+        if value is None or best.get(name) != value
     ]
     if not differs:  # it is another kind's, which asks for more
-        return came
-    return f"{came}; {'it' if other == 1 else 'the nearest'} differs in {', and in '.join(differs)}"
+        return None
+    return f"{'it' if facts.get('unmatched') == 1 else 'the nearest'} differs in {', and in '.join(differs)}"
 
 
 def _likeness(value: object, wanted: object) -> float:

@@ -32,7 +32,7 @@ from kmatrix.vm.spec import VmSpec
 CALL_TIMEOUT = 30.0
 """Seconds an answer may take unless the caller says otherwise."""
 
-_SIMULATED_OPS = frozenset({"cell", "object", "run", "probe", "sshd", "ask"})
+_SIMULATED_OPS = frozenset({"cell", "object", "run", "probe", "facts", "sshd", "ask"})
 """What runs programs under test, or for a person; moving files and setting the clock needs no simulation."""
 _LAST_WORDS = 3.0
 """Seconds given to a panicking kernel to finish its trace and end QEMU."""

@@ -31,6 +31,17 @@ struct {
 } left_behind SEC(".maps");
 #endif
 
+#if defined(USE_LOOP) && defined(USE_RINGBUF)
+static long (*loop)(__u32 times, void *callback, void *ctx, __u64 flags) = (void *)181; /* bpf_loop, 5.17 */
+
+static long add_nothing(__u32 index, void *ctx)
+{
+	(void)index;
+	(void)ctx;
+	return 0;
+}
+#endif
+
 SEC("tracepoint/syscalls/sys_enter_openat")
 int enter(void *ctx)
 {
@@ -39,6 +50,9 @@ int enter(void *ctx)
 
 #ifdef BREAK_SILENT
 	return 0;
+#endif
+#if defined(USE_LOOP) && defined(USE_RINGBUF)
+	loop(1, add_nothing, &event, 0);
 #endif
 #ifdef BREAK_VALUE
 	event.uid += 1;

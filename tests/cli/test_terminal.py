@@ -16,7 +16,7 @@ import pytest
 from kmatrix.report.grid import visible
 from kmatrix.runs import cell_records
 from tests.cells import broken
-from tests.unit.test_report import record
+from tests.unit.facts import record
 
 CLI = ("-c", "from kmatrix.cli import main; main()")
 RED = "\x1b[31m"

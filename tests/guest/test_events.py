@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmatrix.guest.events import MATCHED_CAP, SAMPLES_CAP, Layout, Lines, Sorter, Spec
+from kmatrix.guest.events import MATCHED_CAP, SAMPLES_CAP, Layout, Lines, Sorter, Spec, holds, printed
 
 _C: dict[str, Any] = {
     "u8": ctypes.c_uint8,
@@ -41,7 +41,7 @@ def test_fields_stand_where_c_puts_them(types: list[str], packed: bool) -> None:
     struct = type("Event", (ctypes.Structure,), body)
     layout = Layout.of(fields(*types), packed=packed)
     assert [offset for _, _, offset in layout.fields] == [getattr(struct, name).offset for name, _ in members]
-    assert layout.size <= ctypes.sizeof(struct)  # C pads the end; the fields end before
+    assert layout.padded == ctypes.sizeof(struct)
 
 
 @pytest.mark.parametrize(
@@ -153,3 +153,97 @@ def test_max_count() -> None:
     for _ in range(3):
         sorter.add(b"\0")
     assert len(sorter.matched) == 3
+
+
+def _sized(name: str, *types: str, **more: Any) -> Spec:
+    return Spec.of({"name": name, "fields": fields(*types), "match": {"f0": 7}} | more)
+
+
+def test_a_record_of_another_size_is_told_from_one_that_did_not_come() -> None:
+    sorter = Sorter([_sized("e", "u32", "u32")], {}, "ringbuf")
+    sorter.add(_event(7, 1) + bytes(4))
+    assert (sorter.satisfied, sorter.settled, sorter.missized) == (False, True, {"e": {12: 1}})
+    sorter.add(bytes.fromhex("07000000"))  # too short, and all that is to match is in it
+    assert sorter.missized == {"e": {12: 1, 4: 1}}
+    sorter.add(bytes.fromhex("08000000"))  # another's
+    assert (sorter.missized["e"], sorter.unmatched, sorter.sizes) == ({12: 1, 4: 1}, 3, {12: 1, 4: 2})
+    sorter.add(_event(7, 1))
+    assert (sorter.satisfied, sorter.counts) == (True, {"e": 1})
+
+
+def test_a_record_that_ends_before_all_that_is_to_match_is_doubtful() -> None:
+    spec = Spec.of({"name": "e", "fields": fields("u32", "u32", "u64"), "match": {"f0": 7, "f2": 1}})
+    sorter = Sorter([spec], {}, "ringbuf")
+    sorter.add(_event(7, 1))
+    assert (sorter.settled, sorter.doubtful, sorter.cut) == (False, True, {"e": {8: 1}})
+    sorter.add(_event(8, 1))
+    assert sorter.cut == {"e": {8: 1}}
+
+
+@pytest.mark.parametrize(
+    ("size", "transport", "fits"),
+    [(16, "ringbuf", True), (12, "ringbuf", True), (8, "ringbuf", False), (20, "ringbuf", False), (20, "perf", True), (12, "perf", True),
+     (28, "perf", False), (15, "ringbuf", False)],
+)  # fmt: skip
+def test_the_padding_of_c_and_of_perf_buffers_is_allowed_for(size: int, transport: str, fits: bool) -> None:
+    """{u64, u32}: 12 bytes, which C makes 16, and a perf buffer 12 and 20."""
+    assert _sized("e", "u64", "u32").fits(size, transport) is fits
+
+
+def test_kinds_are_told_apart_by_their_sizes_too() -> None:
+    sorter = Sorter([_sized("short", "u32", "u32"), _sized("long", "u32", "u32", "u64")], {}, "ringbuf")
+    sorter.add(_event(7, 1) + bytes(8))
+    sorter.add(_event(7, 1))
+    assert (sorter.counts, sorter.missized) == ({"long": 1, "short": 1}, {})
+
+
+def test_records_whose_length_varies() -> None:
+    spec = _sized("e", "u32", "u32", "char[]", min_size=8)
+    sorter = Sorter([spec], {}, "ringbuf")
+    sorter.add(_event(7, 1) + b"hello\0")
+    sorter.add(_event(7, 1))
+    sorter.add(_event(7, 1)[:6])
+    assert [event["fields"]["f2"] for event in sorter.matched] == ["hello", ""]
+    assert sorter.missized == {"e": {6: 1}}
+    cut = _sized("e", "u32", "u32", "char[16]", "u32", min_size=8)
+    assert cut.decode(_event(7, 1) + b"hel") == {"f0": 7, "f1": 1, "f2": "hel"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "value"),
+    [("ubits[1:5]", "6b", 21), ("sbits[6:4]", "6b03", -3), ("ubits[0:1]", "6b", 1), ("sbits[0:1]", "01", -1)],
+)
+def test_bit_fields(kind: str, raw: str, value: int) -> None:
+    assert Layout.of(fields(kind)).decode(bytes.fromhex(raw)) == {"f0": value}
+
+
+NEW = f"{'sh':>16}-115     [000] d..3.    12.345678: bpf_trace_printk: opened /etc by 7"
+OLD = f"{'kmatrix worker':>16}-42    [001] d...   5.000001: 0: opened /etc by 7"
+ODD = f"{'<...>':>16}-1150  (   1150) [000] .... 12.3: 0x00000001: opened 11 by 7"
+
+
+def test_what_is_read_of_trace_pipe_is_taken_apart() -> None:
+    """Old kernels write no line end, new ones do; a message may have one of its own."""
+    assert printed(OLD + OLD + ODD) == [OLD, OLD, ODD]
+    assert printed(f"CPU:0 [LOST 3 EVENTS]\n{NEW}\n{NEW}\n\n") == [NEW, NEW]
+    assert printed("") == []
+
+
+def test_lines_of_bpf_printk() -> None:
+    spec = Spec.of({"name": "p", "fields": [{"name": "by", "type": "int"}], "contains": "/etc",
+                    "lines": {"regex": r"by (?P<by>\d+)", "source": "trace_pipe"}})  # fmt: skip
+    sorter = Sorter([spec], {}, "trace_pipe")
+    for line in (NEW, OLD, ODD, "CPU:0 [LOST 3 EVENTS]", NEW.replace("bpf_trace_printk", "sys_enter")):
+        sorter.add(line.encode())
+    assert [event["fields"] for event in sorter.matched] == [
+        {"line": "opened /etc by 7", "pid": 115, "comm": "sh", "by": 7},
+        {"line": "opened /etc by 7", "pid": 42, "comm": "kmatrix worker", "by": 7},
+    ]
+    assert sorter.unmatched == 3
+
+
+def test_a_number_is_not_found_in_a_longer_one() -> None:
+    assert not holds("pid 1150", 115)
+    assert not holds("pid 2115", 115)
+    assert holds("pid 115,", 115)
+    assert not holds("anything", None)

@@ -50,7 +50,8 @@ def test_probing_leaves_nothing_behind(guest: Guest) -> None:
 @pytest.mark.usefixtures("libbpf_here")
 def test_every_probe_can_say_no(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a kernel that refuses everything, none says yes and none breaks."""
-    from kmatrix.guest import bpf, libbpf, probe
+    from kmatrix.guest import bpf, libbpf, probe, probe_facts
+    from kmatrix.guest.facts import FACTS
 
     def refuse(*_: object) -> int:
         raise OSError(22, "Invalid argument")
@@ -68,6 +69,7 @@ def test_every_probe_can_say_no(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bpf.libc, "mount", lambda *_: -1, raising=False)
     monkeypatch.setattr(libbpf, "btf_load_vmlinux", lambda: None)
     monkeypatch.setattr(libbpf, "probe_map_type", lambda *_: 0)
+    monkeypatch.setattr(libbpf, "probe_prog_type", lambda *_: 0)
     monkeypatch.setattr(libbpf, "tc_hook_create", lambda *_: -95)
     monkeypatch.setattr("builtins.open", no_files)
     monkeypatch.setattr("os.listdir", no_files)
@@ -75,3 +77,10 @@ def test_every_probe_can_say_no(monkeypatch: pytest.MonkeyPatch) -> None:
         there, why = function(kernel)
         assert not there, f"{name}: {why}"
         assert why
+    of_image = {"btf": "task_struct.pid", "symbol": "vfs_open", "tracepoint": "sched/sched_switch", "tracepoint-field": "a/b.c"}
+    examples = {**of_image, "sysctl": "kernel.ostype", "module": "ext4"}
+    for kind, find in probe_facts.PROBES.items():
+        for parameter in FACTS.get(kind, [examples.get(kind, "")]):
+            there, why = find(kernel, parameter)
+            assert not there, f"{kind}:{parameter}: {why}"
+            assert why

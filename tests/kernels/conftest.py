@@ -42,7 +42,7 @@ def web(tmp_path: Path) -> Iterator[Served]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "_pause", lambda _seconds: None)
+    monkeypatch.setattr(download, "_pause", lambda _seconds, _why: None)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kmatrix.host.errors import InfraError, InputError
+from kmatrix.host.errors import InfraError, InputError, StoreError
 from kmatrix.host.progress import Quiet
 from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.store import KernelStore
@@ -281,3 +281,20 @@ def test_the_one_waiting_gets_what_the_other_made(store: KernelStore) -> None:
     entry = store.add("6.1", "x86_64", lambda _folder: pytest.fail("staged beside the other"), reporter=Tells())
     assert entry.image.read_text() == "other"
     assert waited == ["6.1-x86_64: waiting for another kmatrix process"]
+
+
+def test_a_store_that_may_not_be_read_is_one_error(store: KernelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(store)
+    ref = store.root / "refs" / "6.1-x86_64.json"
+    assert ref.stat().st_mode & 0o777 == 0o644  # so that another user may
+    read = Path.read_text
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> str:
+        if path == ref:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(StoreError, match="the kernel store cannot be read: Permission denied") as error:
+        store.find("6.1", "x86_64")
+    assert "KMATRIX_CACHE" in str(error.value.fix)

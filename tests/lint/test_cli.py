@@ -207,3 +207,11 @@ def test_what_is_not_c_and_what_is_not_utf_8(tmp_path: Path) -> None:
     assert found == {("junk.bpf.c", "KM001"), ("open.bpf.c", "KM001"), ("nowhere", "KM001"), ("latin.bpf.c", "KM201")}
     run("-I", samples.INCLUDE, "--fix", "latin.bpf.c", cwd=tmp_path)
     assert (tmp_path / "latin.bpf.c").read_bytes() == latin.replace("task->pid", "BPF_CORE_READ(task, pid)").encode("latin-1")
+
+
+@pytest.mark.parametrize(("text", "status"), [("int x = ;\n", 1), ("int x;\n", 0)])
+def test_a_c_file_that_does_not_parse_is_said_whatever_it_is_called(text: str, status: int, tmp_path: Path) -> None:
+    (tmp_path / "agent.c").write_text(text)
+    done = run("agent.c", cwd=tmp_path)
+    assert done.returncode == status
+    assert ("agent.c:1:9: KM001 clang: expected expression" in done.stdout) is bool(status)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,8 @@ def test_an_arch_asked_for_of_which_nothing_can_be_had_is_an_error(
     done = run_in("pytest", f"--arch={arch}", NOTHING_HAD, env=bare)
     assert done.returncode == 4
     assert f"--arch={arch}: no kernel for {' or '.join(named)} can be had:" in done.stderr
-    assert [each for each in ("x86_64", "arm64") if f"6.1-{each}: is not in the kernel store" in done.stderr] == named
+    whose = f"6.1 ({', '.join(named)})" if len(named) > 1 else f"6.1-{named[0]}"
+    assert f"  {whose}: is not in the kernel store" in done.stderr
     assert "no tests ran" not in done.stdout
 
 
@@ -139,3 +141,47 @@ def test_an_arch_that_no_variant_is_for_is_skipped_and_never_green(
     assert "│ sound       │ skipped │" in done.stdout
     assert any(line.split()[:3] == ["sound", "skipped", "6.1-arm64"] and why in line for line in done.stdout.splitlines())
     assert not of_before.exists()
+
+
+HINT = "kmatrix: no collector.toml was found here"
+
+
+@pytest.mark.parametrize(
+    ("test", "options", "hinted"),
+    [
+        (None, [], True),
+        ("def test_plain(): pass", [], False),  # a project that has nothing to do with kmatrix
+        ("def test_plain(): pass", ["-k", "nothing"], False),
+        ("def test_plain(): pass", ["--arch=x86_64"], True),
+        ("def test_of_a_target(target): pass", ["--arch=x86_64", "--kernels=6.1"], False),
+        ("def test_plain(: pass", [], False),
+    ],
+)
+def test_where_no_collector_is_found_pytest_says_so(
+    test: str | None, options: list[str], hinted: bool, run_in: Shell, tmp_path: Path, need: Callable[[str], None]
+) -> None:
+    need("6.1-x86_64")
+    if test is not None:
+        (tmp_path / "test_it.py").write_text(test + "\n")
+    assert (HINT in run_in("pytest", *options).stdout) is hinted
+
+
+@pytest.mark.usefixtures("sound")
+def test_with_a_collector_there_is_no_hint(bare: dict[str, str], run_in: Shell) -> None:
+    assert HINT not in run_in("pytest", NOTHING_HAD, env=bare).stdout
+
+
+@pytest.mark.usefixtures("sound")
+def test_the_default_set_named_is_what_can_be_had_of_it_as_the_help_says(bare: dict[str, str], run_in: Shell) -> None:
+    said = run_in("pytest", NOTHING_HAD, "--kernels=default", env=bare)
+    assert said.returncode == 5
+    assert "not run (could not be had):" in said.stdout
+    strict = run_in("pytest", NOTHING_HAD, "--kernels=default,6.1", env=bare)
+    assert strict.returncode == 4
+
+
+@pytest.mark.usefixtures("sound")
+def test_a_store_with_nothing_in_it_is_said(bare: dict[str, str], run_in: Shell) -> None:
+    said = run_in("pytest", NOTHING_HAD, "--kernels=store", env=bare)
+    assert "--kernels=store: no kernel for x86_64 or arm64 is in the kernel store\n  fix: kmatrix prepare" in said.stderr
+    assert said.returncode == 4

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kmatrix.manifest import schema
 from kmatrix.manifest.collector import Collector
+from kmatrix.runs.cell_records import Record
 
 STOPPED = {"btf": "failed to find valid kernel BTF", "ringbuf": "map 'events': failed to create: Invalid argument(-22)"}
 """libbpf's words where a feature is not there."""
@@ -135,3 +137,25 @@ def good(
         "lost": 0,
         "timings": {},
     }
+
+
+def record(collector: str = "openat", kernel: str = "5.4", arch: str = "arm64", **changes: object) -> Record:
+    """The record of a cell as promised, single things of it changed."""
+    good = Record(
+        cell=f"{collector}[{kernel}-{arch}]",
+        collector=collector,
+        kernel=kernel,
+        arch=arch,
+        expected="partial",
+        observed="partial",
+        ok=True,
+        failure=None,
+        reason="core-perf has all it needs",
+        facts=None,
+        probe=None,
+        timings={},
+        console=None,
+        versions={},
+        reproduce="pytest …",
+    )
+    return replace(good, **changes)  # type: ignore[arg-type]

@@ -200,6 +200,17 @@ def test_a_map_that_can_no_longer_be_made_is_told_once(tmp_path: Path) -> None:
     assert [each.group for each in differences(tmp_path, alone, run({"enter": good()}))] == ["better"]
 
 
+def test_programs_that_no_longer_load_together_are_a_difference(tmp_path: Path) -> None:
+    whole = run({"enter": good()})
+    (worse,) = differences(tmp_path, whole, replace(whole, together=False))
+    assert (worse.group, worse.name, str(worse.before), str(worse.after)) == (
+        "worse", "the object", "loads as a whole", "does not load as a whole",
+    )  # fmt: skip
+    assert [each.group for each in differences(tmp_path, replace(whole, together=False), whole)] == ["better"]
+    told = differences(tmp_path, whole, run({"enter": bad()}, together=False))
+    assert [each.name for each in told] == ["enter"]  # the program tells why
+
+
 def test_what_is_not_compared_is_said(tmp_path: Path) -> None:
     before = made(tmp_path, run({"enter": good()}, OLD), run({"enter": good()}))
     moved = RELEASES | {NEW: "6.1.0-51-amd64"}

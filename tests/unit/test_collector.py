@@ -30,7 +30,7 @@ def event(**changes: Any) -> list[dict[str, Any]]:
     ("data", "says"),
     [
         (manifest(colector={}), "colector: unknown key; did you mean collector"),
-        (manifest(collector={"name": "x", "tiemout": 3}), "collector.tiemout: unknown key; did you mean timeout?"),
+        (manifest(collector={"name": "x", "tiemout": 3}), "collector.tiemout: unknown key; did you mean timeout or load_timeout?"),
         (manifest(collector={}), "collector.name: missing"),
         (manifest(collector={"name": "a b"}), "use letters"),
         (manifest(collector={"name": "x", "min_kernel": "4"}), "write major.minor"),

@@ -125,6 +125,16 @@ ROWS: dict[str, tuple[Failing, str, str]] = {
         "btf",
         "this kernel has no BTF of its own (CONFIG_DEBUG_INFO_BTF, 5.2 on)",
     ),
+    "4.14: more than 4096 instructions": (
+        failing(version=(4, 14), error="prog 'p': BPF program load failed: Argument list too long", errno=7),
+        "verifier-size",
+        "the verifier gave up: the program is too complex (1,000,000 instructions on all paths; 4,096 in all before 5.2)",
+    ),
+    "6.12: a million instructions": (
+        failing(version=(6, 12), log="BPF program is too large. Processed 1000001 insn\n", errno=7),
+        "verifier-size",
+        "the verifier gave up: the program is too complex (1,000,000 instructions on all paths; 4,096 in all before 5.2)",
+    ),
     "5.4: padding": (
         failing(version=(5, 4), log="invalid indirect read from stack off -16+1 size 16"),
         "stack",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from kmatrix.host.errors import InputError
+from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.load import load_matrix
-from kmatrix.runs.machine_room import refuse_missing
+from kmatrix.matrix.selection import asked_for
+from kmatrix.runs.machine_room import MachineRoom, refuse_missing
+from tests.kernels.fabricate import staged
 
 TARGETS = load_matrix().targets("5.4,6.1", "all")
 
@@ -31,3 +36,31 @@ def test_of_an_arch_asked_for_one_has_to_be_there() -> None:
 
 def test_a_bare_run_takes_what_there_is() -> None:
     refuse_missing(TARGETS, {str(target): "no" for target in TARGETS}, kernels=None, arch=None)
+
+
+def test_arches_that_lack_a_kernel_for_the_same_reason_share_a_line() -> None:
+    missing = {f"5.4-{arch}": f"kmatrix kernels build 5.4 --arch {arch}" for arch in ("x86_64", "arm64")}
+    with pytest.raises(InputError) as error:
+        refuse_missing(TARGETS, missing | {"6.1-arm64": "no"}, kernels="5.4,6.1", arch=None)
+    assert error.value.message.splitlines()[1:] == [
+        "  5.4 (x86_64, arm64): kmatrix kernels build 5.4 --arch ARCH",
+        "  6.1-arm64: no",
+    ]
+
+
+def test_store_is_what_is_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KMATRIX_CACHE", str(tmp_path))
+    store = KernelStore()
+    for name, arch in (("5.4", "arm64"), ("6.12", "x86_64"), ("6.12", "arm64"), ("of-another-project", "arm64")):
+        store.add(name, arch, lambda folder: staged(folder, release="5.4.1" if "5.4" in str(folder) else "6.12.1"))
+    monkeypatch.setattr(MachineRoom, "unavailable", lambda *_, **__: {})
+    room = MachineRoom(load_matrix())
+    assert [str(target) for target in room.targets("store", "all")] == ["5.4-arm64", "6.12-x86_64", "6.12-arm64"]
+    assert [str(target) for target in room.targets("store", "x86_64")] == ["6.12-x86_64"]
+    assert [str(target) for target in room.targets("6.1, store", "arm64")] == ["5.4-arm64", "6.12-arm64", "6.1-arm64"]
+    assert room.targets(None, "all") == load_matrix().targets("default", "all")
+
+
+@pytest.mark.parametrize(("written", "asked"), [(None, None), ("default", None), (" default ", None), ("5.4", "5.4"), ("", "")])
+def test_the_default_set_is_not_strict(written: str | None, asked: str | None) -> None:
+    assert asked_for(written) == asked

@@ -329,3 +329,13 @@ def test_mirrors_are_addresses(key: str) -> None:
     text = f'schema = 1\n[mirrors]\n"{key}" = "{"nowhere" if "://" in key else "http://m.example/"}"\n'
     with pytest.raises(InputError, match="mirrors"):
         schema.parse(Document("k.toml", tomllib.loads(text)))
+
+
+def test_a_version_that_is_not_there_says_how_to_add_it() -> None:
+    with pytest.raises(InputError) as error:
+        load_matrix().select("5.19")
+    assert 'to add it, declare [kernels."5.19"] with its sources in a kernels.toml of your own' in str(error.value)
+    assert "store" in str(error.value.fix)
+    with pytest.raises(InputError) as elsewhere:
+        load_matrix().select("stoer", where="expect.kernels")
+    assert "store" not in str(elsewhere.value)

@@ -60,6 +60,7 @@ def test_how_far_a_program_came(program: dict[str, Any], word: str) -> None:
         (Outcome(NEW, programs={"a": ATTACHED, "b": OFF}), True, "1/1"),
         (Outcome(NEW, programs={"a": PLACEHOLDER}), False, "placeholders"),
         (Outcome(NEW, programs={"a": ATTACHED}, maps={"stacks": NO_MAP}), False, "✗ 1/1"),
+        (Outcome(NEW, programs={"a": ATTACHED}, together=False), False, "✗ 1/1"),
         (Outcome(NEW, error="panic: Fatal exception"), False, "✗ error"),
     ],
 )

@@ -168,7 +168,7 @@ def test_a_variant_that_does_not_need_btf_may_not_use_core(tmp_path: Path) -> No
 
 def test_objects_of_one_name_in_different_folders_are_told_apart(tmp_path: Path) -> None:
     """As `core/prog` and `plain/prog`: each variant gets its own."""
-    for name, define in (("core", "USE_RINGBUF"), ("plain", "NOTHING")):
+    for name, define in (("core", "BREAK_VALUE"), ("plain", "NOTHING")):
         (tmp_path / name).mkdir()
         compile_object(tmp_path / name / "prog.bpf.o", "x86", define)
     collector = manifest_for(tmp_path, object="core/prog.bpf.o")

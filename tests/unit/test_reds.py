@@ -11,8 +11,7 @@ import pytest
 from kmatrix.plugin.reds import fold
 from kmatrix.report import explain, reds, table
 from kmatrix.runs.cell_records import Record
-
-from .test_report import record
+from tests.unit.facts import record
 
 WRONG = {"ok": False, "observed": None, "failure": "wrong-data"}
 

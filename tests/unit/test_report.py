@@ -5,37 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.plugin import workers
-from kmatrix.report import table
+from kmatrix.report import explain, table
 from kmatrix.runs import cell_records
 from kmatrix.runs.cell_records import Record
-
-
-def record(collector: str = "openat", kernel: str = "5.4", arch: str = "arm64", **changes: object) -> Record:
-    good = Record(
-        cell=f"{collector}[{kernel}-{arch}]",
-        collector=collector,
-        kernel=kernel,
-        arch=arch,
-        expected="partial",
-        observed="partial",
-        ok=True,
-        failure=None,
-        reason="core-perf has all it needs",
-        facts=None,
-        probe=None,
-        timings={},
-        console=None,
-        versions={},
-        reproduce="pytest …",
-    )
-    return replace(good, **changes)  # type: ignore[arg-type]
+from tests.unit.facts import record
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -138,3 +117,28 @@ def test_errors_survive_the_way_between_processes() -> None:
 @pytest.mark.parametrize(("cores", "mib", "count"), [(2, 8000, 2), (8, 1000, 2), (4, 100, 1), (16, 100_000, 16)])
 def test_as_many_workers_as_cores_and_memory_allow(cores: int, mib: int, count: int) -> None:
     assert workers(cores, mib) == count
+
+
+@pytest.mark.parametrize(("name", "there", "written"), [(".kmatrix", True, True), ("mine", False, True), ("mine", True, False)])
+def test_git_leaves_the_records_alone_and_nothing_else(name: str, there: bool, written: bool, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    if there:
+        folder.mkdir()
+    for _ in range(2):
+        cell_records.check_directory(folder)
+    assert (folder / ".gitignore").exists() is written
+    assert not written or (folder / ".gitignore").read_text().endswith("\n*\n")
+
+
+def test_a_gitignore_that_somebody_wrote_stays(tmp_path: Path) -> None:
+    (tmp_path / ".kmatrix").mkdir()
+    (tmp_path / ".kmatrix" / ".gitignore").write_text("console/\n")
+    cell_records.check_directory(tmp_path / ".kmatrix")
+    assert (tmp_path / ".kmatrix" / ".gitignore").read_text() == "console/\n"
+
+
+def test_what_a_command_trigger_said_is_shown(tmp_path: Path) -> None:
+    facts = {"attempts": [], "trigger": {"ok": True, "exit": 0, "stdout": "", "stderr": "".join(f"line {n}\n" for n in range(20))}}
+    text = explain.explain(record(ok=False, observed=None, failure="silent", reason="no event", facts=facts), tmp_path)
+    assert "trigger   exit status 0; the end of its standard error:\n      line 10\n" in text
+    assert text.count("line 9\n") == 0

@@ -14,7 +14,7 @@ from kmatrix.host.errors import InputError
 from kmatrix.report import html, markdown
 from kmatrix.runs import cell_records
 from kmatrix.runs.cell_records import Record
-from tests.unit.test_report import record
+from tests.unit.facts import record
 
 EVIL = "<script>alert('|`*')</script>"
 LOG = "0: (79) r1 = *(u64 *)(r1 +0)\n```\nR1 invalid mem access 'scalar' & so on"
@@ -158,3 +158,65 @@ def test_without_records_or_a_place_for_the_file_it_is_wrong_input(tmp_path: Pat
         CliRunner().invoke(
             cli, ["report", str(tmp_path), "-o", str(tmp_path / "file" / "x.html")], catch_exceptions=False, standalone_mode=False
         )
+
+
+def reds(folder: Path) -> list[Record]:
+    """Three cells that fail alike, with their console logs; and one as promised."""
+    (folder / "console").mkdir()
+    made = []
+    for kernel in ("5.4", "6.1", "6.12"):
+        log = folder / "console" / f"dns@{kernel}-arm64.log"
+        log.write_text("booted\n")
+        made.append(
+            refused(
+                kernel=kernel,
+                cell=f"dns[{kernel}-arm64]",
+                console=f"console/{log.name}",
+                started=f"2026-11-24T23:5{kernel[-1]}:00Z",
+                versions={"kmatrix": "0.2.0", "host": "builder (x86_64, 2 CPUs)", "accel": "tcg (as asked)", "qemu": "7.2"},
+            )
+        )
+    return [*made, RECORDS[0]]
+
+
+def test_cells_that_fail_alike_are_one_card_with_the_others_in_it(tmp_path: Path) -> None:
+    text = html.render(reds(tmp_path), tmp_path)
+    page = Page(text)
+    assert page.open == []
+    assert {name for name in page.cells if "://" not in name} == set(page.ids)  # each can still be gone to
+    assert [name for name, attributes in page.ids.items() if "open" in attributes] == ["dns@5.4-arm64"]
+    assert "<b>dns on 5.4-arm64 6.1-arm64 6.12-arm64 (3 cells)</b>" in text
+    assert "2 more cells fail alike</summary>" in text
+
+
+def test_a_page_says_when_where_and_with_what(tmp_path: Path) -> None:
+    text = html.render(reds(tmp_path), tmp_path)
+    for name, said in (
+        ("cells begun", "2026-11-24T23:51:00Z to 2026-11-24T23:59:59Z"),
+        ("host", "builder (x86_64, 2 CPUs)"),
+        ("kmatrix", "0.2.0"),
+        ("VMs run by", "tcg (as asked)"),
+    ):
+        assert f"<dt>{name}</dt><dd>{said}</dd>" in text
+    assert "<dt>host</dt>" not in html.render(RECORDS, tmp_path)  # records of before say nothing of it
+
+
+def test_the_console_log_is_linked_from_where_the_page_is(tmp_path: Path) -> None:
+    found = reds(tmp_path)
+    beside = Page(html.render(found, tmp_path, to=tmp_path / "page.html")).outside
+    assert beside[0] == "href=console/dns%405.4-arm64.log"
+    assert Page(html.render(found, tmp_path, to=tmp_path / "www" / "page.html")).outside[0].startswith("href=../console/dns")
+    assert Page(html.render(found, tmp_path)).outside[0] == f"href={(tmp_path / 'console' / 'dns@5.4-arm64.log').as_uri()}"
+    (tmp_path / "console" / "dns@5.4-arm64.log").unlink()
+    assert len(Page(html.render(found, tmp_path)).outside) == 2
+
+
+def test_a_table_that_is_too_wide_has_a_hint(tmp_path: Path) -> None:
+    assert html.render(RECORDS, tmp_path).count('<p class="hint" hidden>') == 2  # the page's script shows it where it is true
+
+
+def test_markdown_folds_cells_that_fail_alike_into_one(tmp_path: Path) -> None:
+    text = markdown.render(reds(tmp_path), tmp_path)
+    assert text.count("<details>") == 2  # the reds, and why the green one is what it is
+    assert "<summary><b>dns on 5.4-arm64 6.1-arm64 6.12-arm64 (3 cells)</b> load: &lt;script" in text
+    assert "  alike     2 more cells: 6.1-arm64 6.12-arm64" in text

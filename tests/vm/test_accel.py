@@ -9,6 +9,7 @@ import pytest
 
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.matrix.arch import Arch, host_arch
+from kmatrix.runs import doctor
 from kmatrix.vm import GuestTimeout, VmSpec, accel
 from kmatrix.vm.accel import Accel, choose
 from tests.vm.test_virtme import a_spec
@@ -122,3 +123,14 @@ def test_auto_settles_on_this_very_host(native_spec: VmSpec, monkeypatch: pytest
     assert answer.why
     monkeypatch.setattr(accel, "boot", lambda *args, **options: pytest.fail("it was to remember"))  # noqa: ARG005
     assert choose("auto", native_spec.kernel, native_spec.image) == answer
+
+
+@pytest.mark.parametrize(
+    "why", ["there is no /dev/kvm", "/dev/kvm cannot be opened: Permission denied", "KVM runs no guests on this host"]
+)
+def test_doctor_says_what_to_do_without_kvm(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accel, "known", lambda _arch: Accel("tcg", why))
+    found = next(finding for finding in doctor.examine() if finding.what == "acceleration")
+    assert found.level == "note"
+    assert ("usermod -aG kvm" in found.fix) is ("Permission" in why)
+    assert found.fix

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from kmatrix.guest import bpf, sections
 from kmatrix.lint import facts
 from kmatrix.lint.checks import Finding, Iterator, Source
 from kmatrix.lint.facts import section_kind
 
 
 def check(source: Source) -> Iterator[Finding]:
-    """The findings of KM101 to KM105."""
+    """The findings of KM101 to KM106."""
     yield from _system_headers(source)
     yield from _missing_headers(source)
     yield from _license(source)
     yield from _redefined(source)
     yield from _legacy_maps(source)
+    yield from _section_names(source)
 
 
 def _system_headers(source: Source) -> Iterator[Finding]:
@@ -95,3 +97,15 @@ def _legacy_maps(source: Source) -> Iterator[Finding]:
                 node.place,
                 f'libbpf 1.x refuses SEC("maps"): define {node.name} with __uint(type, …) and __type(key, …) in SEC(".maps")',
             )
+
+
+def _section_names(source: Source) -> Iterator[Finding]:
+    for program in source.unit.programs:
+        if sections.taken(program.section) or (found := sections.meant(program.section)) is None:
+            continue
+        kind = bpf.name_of(bpf.PROG_TYPES, found[0])
+        yield Finding(
+            "KM106",
+            program.node.place,
+            f'libbpf 1.x gives a program in SEC("{program.section}") no type, and refuses the object: {sections.advice(program.section)} (type {kind})',
+        )

@@ -95,6 +95,18 @@ SOURCES: tuple[Rule, ...] = (
         right="struct {\n\t__uint(type, BPF_MAP_TYPE_HASH);\n\t__uint(max_entries, 64);\n\t__type(key, __u32);\n\t__type(value, __u64);\n"
         '} counts SEC(".maps");\n',
     ),
+    Rule(
+        "KM106",
+        "section-name",
+        "a section name that libbpf 1.x does not take",
+        "libbpf 1.0 and later wants the whole name of a kind of program: classifier/egress, socket1 or kprobe_tcp_connect leave the program without a type, and "
+        "the object is refused. Old libbpf, iproute2 and some releases of cilium/ebpf go by what the name begins with, and so does kmatrix. Write a name that all take: a "
+        "function's name tells programs of one kind apart, not the section's.",
+        "tests/guest/test_sections.py: libbpf 1.5 gives such programs no type.",
+        wrong='SEC("socket1")\nint watch(struct __sk_buff *skb)\n{\n\t(void)skb;\n\treturn 0;\n}\n',
+        right='SEC("socket")\nint watch(struct __sk_buff *skb)\n{\n\t(void)skb;\n\treturn 0;\n}\n',
+        level="warning",
+    ),
     # --- reading kernel memory ---------------------------------------------------------------------------------------------------
     Rule(
         "KM201",

@@ -41,6 +41,8 @@ CLASSES: Mapping[str, str] = {
     "tracepoint": "the kernel has no such tracepoint",
     "file": "a program that is probed is not there, or has no such function",
     "placeholder": "the section names a target that the loader replaces",
+    "target": "an extension of a program that is not in the same object",
+    "refused": "the kernel has the hook, and does not take this program there",
     "section": "libbpf does not know the section's name",
     "struct-ops": "the kernel does not have this set of operations",
     "extern": "an external variable is not in the kernel, or its configuration cannot be read",
@@ -67,6 +69,7 @@ CLASSES: Mapping[str, str] = {
     "dead-code": "the program has instructions that cannot be reached",
     "loop": "a loop that the verifier does not take",
     "verifier-size": "the program is too complex for the verifier",
+    "verifier-timeout": "the verifier was still at work at the limit",
     "verifier-stack": "more stack than there is",
     UNCLASSIFIED: "kmatrix does not know the failure",
 }

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from kmatrix.matrix import history
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import Version
 from kmatrix.objects.source_lines import SourceLines
-from kmatrix.verdict.diagnosis import hooks
-from kmatrix.verdict.diagnosis.cause import PAGE, Diagnosis, Failing
+from kmatrix.verdict.diagnosis import hooks, own_words
+from kmatrix.verdict.diagnosis.cause import PAGE, Diagnosis, Failing, where
 from kmatrix.verdict.diagnosis.classes import UNCLASSIFIED
 from kmatrix.verdict.diagnosis.maps import of_map
 from kmatrix.verdict.diagnosis.opening import of_object
@@ -33,13 +35,28 @@ def diagnose(failing: Failing) -> Diagnosis | None:
         return of_map(failing)
     if failing.stage == "open":
         return of_object(failing)
+    if (told := _own_words(failing)) is not None:
+        return told
     text = f"{failing.error}\n{failing.log}"
     for pattern, row in ROWS:
         if (match := re.search(pattern, text)) and (found := row(failing, match)) is not None:
             return found
     if failing.stage == "attach":
-        return hooks.attach(failing)
+        return hooks.attach(failing) or (hooks.too_new(failing) if failing.errno == errno.EINVAL else None)
     return hooks.too_new(failing) or hooks.not_permitted(failing) or of_object(failing)
+
+
+def _own_words(failing: Failing) -> Diagnosis | None:
+    """The cause that is told in so many words; the rest of a log is not asked then."""
+    kind = failing.wants.get("type")
+    since = history.prog_type_since(kind) if kind else None
+    new_enough = since is not None and failing.version >= since
+    code = failing.errno if failing.stage == "load" else None
+    told = own_words.cause(failing.error, failing.log, kind, code, new_enough=new_enough)
+    if told is None:
+        return None
+    places = [place for place in (where(failing), told.where) if place]
+    return Diagnosis(told.kind, told.what, told.fix, None, "; ".join(places) or None)
 
 
 def explain(

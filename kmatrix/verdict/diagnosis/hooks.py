@@ -12,6 +12,8 @@ from kmatrix.matrix.features import Version
 from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, first_line, release, since_on
 
 _TRAMPOLINE = r"f(entry|exit|mod_ret)"
+ENOTSUPP = 524
+"""The kernel's own errno, which C libraries do not know."""
 _OPTIONAL = "give such kernels another program, or make this one optional"
 _PLACEHOLDERS = r"dummy|placeholder|^foo$"
 
@@ -120,7 +122,12 @@ _FLAGS: tuple[tuple[str, tuple[int, int], str, str], ...] = (
         'put a program in SEC("xdp") beside it for older kernels',
     ),
     (r"iter\.s(/|$)", (5, 18), "sleepable iterators (iter.s)", "use iter/… on older kernels"),
-    (r"u(ret)?probe\.s(/|$)", (6, 0), "sleepable uprobes (a section with .s)", "use the form that does not sleep on older kernels"),
+    (
+        r"(u(ret)?probe(\.multi)?|usdt)\.s(/|$)",
+        (6, 0),
+        "sleepable uprobes (a section with .s)",
+        "use the form that does not sleep on older kernels",
+    ),
     (r"[\w.]+\.s(/|$)", (5, 10), "sleepable programs (a section with .s)", "use the form that does not sleep on older kernels"),
 )
 """Section → first release: BPF_F_XDP_HAS_FRAGS (c2f2cdbeffda), BPF_F_SLEEPABLE (1e6c62a88215), and the types that took the latter up later."""
@@ -186,9 +193,9 @@ def _multi(failing: Failing) -> Diagnosis | None:
     at = first_line(failing)
     of_functions = failing.section.startswith("k")
     session = ".session" in failing.section
-    since: Version = (
-        ((6, 10) if of_functions else (6, 13)) if session else since_on("kprobe_multi", failing) if of_functions else (6, 6)
-    )
+    since: Version = since_on("kprobe_multi", failing) if of_functions else (6, 6)
+    if session:
+        since = max(since, (6, 10) if of_functions else (6, 13))
     link = ("kprobe" if of_functions else "uprobe") + ("_session" if session else "_multi")
     if failing.version < since:
         place = f" on {failing.arch}" if of_functions else ""
@@ -260,7 +267,10 @@ def _tracepoint(failing: Failing) -> Diagnosis:
 
 
 def _no_entry(failing: Failing) -> Diagnosis:
-    """It was tried by itself: what the trampoline did not find is a place for it at the function's entry (bpf_arch_text_poke)."""
+    """It was tried by itself: what the trampoline did not find is a place for it at the function's entry (bpf_arch_text_poke).
+
+    x86_64 says EBUSY, arm64 ENOTSUPP.
+    """
     return Diagnosis(
         "symbol",
         f"function {_target(failing)} cannot be traced by {failing.section.partition('/')[0]} on this kernel: its entry has no place for it",
@@ -342,7 +352,10 @@ _ATTACH: tuple[tuple[Callable[[Failing], bool], Callable[[Failing], Diagnosis | 
         ),
         _tracepoint,
     ),
-    (lambda failing: failing.errno == errno.EBUSY and re.match(rf"{_TRAMPOLINE}/", failing.section) is not None, _no_entry),
+    (
+        lambda failing: failing.errno in (errno.EBUSY, ENOTSUPP) and re.match(rf"{_TRAMPOLINE}/", failing.section) is not None,
+        _no_entry,
+    ),
     (lambda failing: failing.errno == errno.EBUSY, _busy),
     (
         lambda failing: (
@@ -350,7 +363,7 @@ _ATTACH: tuple[tuple[Callable[[Failing], bool], Callable[[Failing], Diagnosis | 
         ),
         _sockmap,
     ),
-    (lambda failing: failing.errno in (errno.EINVAL, errno.EOPNOTSUPP, 524), _new_attach_type),
+    (lambda failing: failing.errno in (errno.EINVAL, errno.EOPNOTSUPP, ENOTSUPP), _new_attach_type),
     (lambda failing: failing.errno in (errno.EPERM, errno.EACCES), _not_permitted),
 )
 """Condition → cause, in this order."""

@@ -9,6 +9,7 @@ from kmatrix.guest.fact import since as release_since
 from kmatrix.guest.table_uapi import MAP_FLAGS
 from kmatrix.matrix import history
 from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, release
+from kmatrix.verdict.diagnosis.hooks import ENOTSUPP
 
 _SIZED_BY_NOBODY = ("perf_event_array", "sk_storage", "inode_storage", "task_storage", "cgrp_storage", "struct_ops")
 """libbpf sizes the first by the CPUs; the storages must have no size; the last has one entry."""
@@ -21,8 +22,6 @@ PERCPU_VALUE = 32 << 10
 """Bytes that a value of a per-CPU map may have: PCPU_MIN_UNIT_SIZE (include/linux/percpu.h)."""
 STACK_DEPTH = 127
 """Addresses that a stack trace may have: sysctl kernel.perf_event_max_stack."""
-ENOTSUPP = 524
-"""The kernel's own errno, which C libraries do not know."""
 
 _FLAGS = {
     1: "BPF_F_NO_PREALLOC", 2: "BPF_F_NO_COMMON_LRU", 4: "BPF_F_NUMA_NODE", 8: "BPF_F_RDONLY", 16: "BPF_F_WRONLY",
@@ -161,6 +160,13 @@ def _by_words(failing: Failing, kind: str) -> Diagnosis | None:
             return _wrong(failing, what, fix, class_)
     if kind.endswith("_of_maps") and failing.errno in (errno.EBADF, errno.EINVAL, ENOTSUPP):
         return _wrong(failing, _BY_WORDS[0][2], _BY_WORDS[0][3], "map-inner")
+    if kind == "struct_ops" and failing.errno == errno.EINVAL and failing.version < (6, 4):
+        return Diagnosis(
+            "map-type",
+            "a structure that is registered by a link (.struct_ops.link)",
+            'put it in SEC(".struct_ops") for older kernels',
+            "6.4",
+        )
     if kind == "struct_ops":
         return _wrong(
             failing,

@@ -18,6 +18,22 @@ _MISSING: tuple[tuple[str, Row], ...] = (
     (r"failed to find kernel BTF type ID of '(?P<function>\w+)'", lacks.no_btf_function),
     (r"extern \(func ksym\) '(?P<function>\w+)'[^\n]*not found", lacks.kfunc),
     (r"kfunc '(?P<function>\w+)' is referenced but wasn't resolved", lacks.kfunc),
+    (
+        r"extern \(func ksym\) '(?P<function>\w+)': func_proto \[\d+\] incompatible",
+        fixed(
+            "kfunc",
+            "kernel function {function} has another signature on this kernel than the object declares",
+            "declare it as this kernel has it (bpftool btf dump), or give such kernels a variant",
+        ),
+    ),
+    (
+        r"metadata kfuncs require device-bound program",
+        fixed(
+            "kfunc-type",
+            "kernel functions for the metadata of XDP are for programs that are bound to a device",
+            "load the program with BPF_F_XDP_DEV_BOUND_ONLY and an interface, by its own loader",
+        ),
+    ),
     (r"calling kernel function (?P<function>\w+) is not allowed", lacks.kfunc_type),
     (r"func '(?P<function>\w+)' doesn't have (?P<index>\d+)-th argument", lacks.argument),
     (r"(?:invalid|unknown) func \S+#(?P<number>\d+)", lacks.helper),

@@ -251,14 +251,6 @@ RULES: tuple[tuple[str, Row], ...] = (
             "give it what the kernel handed over (a trusted pointer), of the right type",
         ),
     ),
-    (
-        r"Caller passes invalid args into func#|Global function \w+\(\) doesn't return scalar|Arg#\d+ type \w+ in (?P<function>\w+)\(\)",
-        fixed(
-            "global-function",
-            "a global function takes or returns what the verifier does not allow there",
-            "make the function static, or give it numbers and pointers to structures only",
-        ),
-    ),
     (r"helper call might sleep in a non-sleepable prog|helper call might sleep", lacks.helper_sleeps),
     (
         r"helper call is not allowed in (?:probe|program)",
@@ -280,6 +272,14 @@ RULES: tuple[tuple[str, Row], ...] = (
     ),
     (r"BPF_\w+ uses reserved fields|unknown insn class|invalid BPF_\w+ opcode|invalid atomic operand size", lacks.reserved),
     (r"Argument list too long", _COMPLEX),
+    (
+        r"load failed: No space left on device",
+        fixed(
+            "verifier-size",
+            "the program is too complex for the verifier: its log does not fit into 16 MiB",
+            "make loops shorter, or split the program by tail calls",
+        ),
+    ),
 )
 
 VERIFIER: tuple[tuple[str, Row], ...] = (*LIMITS, *MEMORY, *RULES)
