@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, "/run/kmatrix/agent.zip")
 
-from kmatrix_guest import bpf, cgroup, libbpf, loader, trigger  # type: ignore[import-not-found]
+from kmatrix_guest import bpf, cgroup, libbpf, loader, opened, trigger  # type: ignore[import-not-found]
 
 Account = dict[str, Any]
 SECONDS = 20.0  # that one trigger may take
@@ -113,24 +113,24 @@ def run(request: Account) -> Account:
 def load(request: Account) -> Account:
     """Every program of an object, loaded and no more: all at once, or where that is refused each by itself; null for one that is refused."""
     data = base64.b64decode(request["object"])
-    opened = loader.Object(data, "object")
+    thing = opened.Object(data, "object")
     try:
         with libbpf.said():
-            opened.load()
-        return {name: account(libbpf.program_fd(program)) for name, program in opened.programs.items()}
+            thing.load()
+        return {name: account(libbpf.program_fd(program)) for name, program in thing.programs.items()}
     except libbpf.LibbpfError:
-        return {name: _alone(data, name) for name in opened.programs}
+        return {name: _alone(data, name) for name in thing.programs}
 
 
 def _alone(data: bytes, name: str) -> Account | None:
-    opened = loader.Object(data, "object")
-    opened.choose([name])
+    thing = opened.Object(data, "object")
+    thing.choose([name])
     try:
         with libbpf.said():
-            opened.load()
+            thing.load()
     except libbpf.LibbpfError:
         return None
-    return account(libbpf.program_fd(opened.programs[name]))
+    return account(libbpf.program_fd(thing.programs[name]))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.load import load_matrix
 from kmatrix.objects import compiled
 from kmatrix.objects.btf import Btf
-from kmatrix.runs import cell
+from kmatrix.runs import request
 from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.verdict.expectation import expected
 from kmatrix.vm import Machine, VmSpec, launch, virtme
@@ -138,7 +138,7 @@ def core_variant(collector: Collector, target: Target, room: MachineRoom) -> dic
     chosen = next((variant for variant in collector.variants if variant.name == name), None)
     if chosen is None or not compiled.load(collector, chosen, target.arch).uses_core:
         return None
-    asked: dict[str, Any] = next(each for each in cell.request(collector, target)["variants"] if each["name"] == name)
+    asked: dict[str, Any] = next(each for each in request.request(collector, target)["variants"] if each["name"] == name)
     return asked
 
 
@@ -154,7 +154,7 @@ def pairs(vm: Machine, timer: Machine | None, collector: Collector, target: Targ
         if compiled.inspect(other).uses_core:
             raise RuntimeError(f"{collector.name}: the twin still has CO-RE relocations")
         objects_ = path.read_bytes(), other.read_bytes()
-    asked = cell.request(collector, target)
+    asked = request.request(collector, target)
     question = {"op": "run", "variant": variant, "files": asked["files"], "trigger": asked["trigger"], "pulls": pulls}
 
     def run(machine: Machine, *both: bytes) -> tuple[list[dict[str, Account]], bool]:

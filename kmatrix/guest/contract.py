@@ -15,7 +15,7 @@ from typing import Any
 
 from . import bpf, libbpf
 from .libbpf import LibbpfError
-from .loader import CannotSet, Object, Report, describe
+from .opened import CannotSet, Object, Report, describe
 from .reach import Features, Reach, possible_cpus
 
 Terms = Mapping[str, Any]

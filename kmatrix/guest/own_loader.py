@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
-from . import bpf, command, kernel, loader, observe, processes, recognise, simulate
+from . import bpf, command, kernel, observe, opened, processes, recognise, simulate
 from .cgroup import cgroup_root
 from .observe import read_text
 from .output import LineStream, Output
@@ -193,7 +193,7 @@ class OwnLoader:
         programs = {}
         for program in variant["programs"]:
             name = program["name"]
-            programs[name] = loader.blank(program["hook"])
+            programs[name] = opened.blank(program["hook"])
             if (entry := found.programs.get(name)) is not None:
                 programs[name].update(id=entry["id"], tag=entry["tag"], type=entry["type"], loaded=True)
                 programs[name].update(attached=name in attached, via=attached.get(name))

@@ -10,12 +10,12 @@ from contextlib import ExitStack, closing
 from . import libbpf, limit, why
 from .contract import Contract
 from .libbpf import LibbpfError
-from .loader import (
+from .loader import attach_one
+from .opened import (
     CannotSet,
     Object,
     Report,
     asked_of,
-    attach_one,
     blank,
     created_maps,
     culprit,

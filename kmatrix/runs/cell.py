@@ -17,24 +17,20 @@ from kmatrix.host import paths
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.manifest.collector import Collector
-from kmatrix.manifest.event import Event, whole
-from kmatrix.manifest.event_rules import text_type
-from kmatrix.manifest.sink import TEXT_SINKS
-from kmatrix.manifest.variant import Variant
 from kmatrix.matrix.kernel import Target
-from kmatrix.objects import compiled, contract
+from kmatrix.objects import compiled
 from kmatrix.objects.described import described
 from kmatrix.objects.source_lines import SourceLines
 from kmatrix.runs import cell_records, loader_files
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.loader_files import LoaderFile
 from kmatrix.runs.machine_room import MachineRoom
+from kmatrix.runs.request import LOADER_FOLDER, request
 from kmatrix.verdict.diagnosis import causes, has_failed
 from kmatrix.verdict.expectation import Expectation, expected
 from kmatrix.verdict.expectation import undeclared as undeclared_features
 from kmatrix.verdict.judge import Verdict, verdict
 from kmatrix.verdict.observation import Observation, observed
-from kmatrix.vm.channel import pack
 from kmatrix.vm.console import Splat
 from kmatrix.vm.errors import GuestError, KernelDied
 from kmatrix.vm.machine import Machine
@@ -45,8 +41,6 @@ MARGIN = 30.0
 """Seconds that a cell may take in the guest beyond its collector's own timeout (load and attach under TCG)."""
 INTERRUPTION = 10.0
 """Seconds that a verifier at its limit takes to be interrupted, and to show where it is."""
-LOADER_FOLDER = "/tmp/kmatrix/loader"
-"""Where a collector's own loader runs in the guest, its files beside it."""
 ATTEMPTS = 2
 """Infra trouble is the only class that is retried."""
 
@@ -108,124 +102,6 @@ def _inputs(collector: Collector, question: Mapping[str, Any], files: tuple[Load
     manifest = {collector.path.name: hashlib.sha256(collector.path.read_bytes()).hexdigest()}
     objects_ = {variant["name"]: variant["object"] for variant in question["variants"] if variant["object"] is not None}
     return manifest | objects_ | {file.name: hashlib.sha256(file.data).hexdigest() for file in files}
-
-
-def request(collector: Collector, target: Target) -> dict[str, Any]:
-    """What the guest is asked: the collector for this arch, its objects and files inside (docs/protocol.md)."""
-    arch = target.arch
-    collector = described(collector, [arch])
-    variants, wanted = [], {}
-    for variant in collector.variants:
-        if arch not in variant.arches:
-            continue
-        info = compiled.load(collector, variant, arch) if collector.loader is None else None
-        if info is not None:
-            wanted[digest := hashlib.sha256(info.data).hexdigest()] = pack(info.data)
-        programs = [
-            {"name": p.name, "hook": p.hook, "required": p.required, "attach": p.attach}
-            | ({"type": p.kernel_type, "tag": p.tag} if collector.loader is not None else {})
-            for p in collector.programs_of(variant, arch)
-        ]
-        maps = [{"name": m.name, "type": m.type} for m in collector.maps_of(variant)]
-        variants.append(
-            {
-                "name": variant.name,
-                "object": digest if info is not None else None,
-                "needs": list(variant.needs),
-                "transport": variant.transport,
-                "buffer": variant.buffer,
-                "programs": programs,
-                "maps": maps,
-            }
-            | (_contract(collector, variant, info) if info is not None and variant.contract is not None else {})
-        )
-    trigger = collector.trigger
-    return {
-        "collector": collector.name,
-        "min_kernel": list(collector.min_kernel) if collector.min_kernel else None,
-        "variants": variants,
-        "objects": wanted,
-        "loader": _loader(collector),
-        "trigger": _trigger(collector),
-        "files": {name: pack(_read(collector, name)) for name in (trigger.files if trigger else ())},
-        "events": [_event(collector, event) for event in collector.events],
-        "test_runs": [
-            {"name": run.label, "program": run.program, "data": run.input, "ctx": run.ctx, "repeat": run.repeat}
-            for run in collector.test_runs
-        ],
-        "timeout": collector.timeout,
-        "load_timeout": collector.load_timeout,
-    }
-
-
-def _contract(collector: Collector, variant: Variant, info: compiled.ObjectInfo) -> dict[str, Any]:
-    """What the loader sets of the variant's object, resolved against it. Raises InputError."""
-    assert variant.contract is not None, "the variant has one"
-    where = f"{collector.path}: variant {variant.name!r}: contract"
-    return {"contract": contract.resolve(variant.contract, info, where=where, folder=collector.path.parent)}
-
-
-def _event(collector: Collector, event: Event) -> dict[str, Any]:
-    """An expected event as the guest is told of it."""
-    full = whole(event, collector.events)
-    asked: dict[str, Any] = {
-        "name": event.name,
-        "from": full.source,
-        "variants": list(event.variants),
-        "match": dict(event.match),
-        "contains": event.contains,
-        "min_count": event.min_count,
-        "max_count": event.max_count,
-        "packed": full.packed,
-        "sizes": [full.size] if full.size is not None else [],
-        "min_size": full.min_size,
-    }
-    if full.sink.kind in TEXT_SINKS:
-        fields = [{"name": f.name, "type": text_type(full, f)} for f in full.fields]
-        return asked | {"fields": fields, "lines": {"regex": full.regex, "source": full.sink.kind}}
-    if collector.loader is not None:
-        fields = [{"name": f.name, "type": str(f.type)} | ({"key": f.key} if f.key else {}) for f in full.fields]
-        return asked | {"fields": fields, "lines": {"regex": full.regex}}
-    places = [({"offset": f.offset} if f.offset is not None else {}) for f in full.fields]
-    return asked | {"fields": [{"name": f.name, "type": f.type} | place for f, place in zip(full.fields, places, strict=True)]}
-
-
-def _trigger(collector: Collector) -> dict[str, Any] | None:
-    trigger = collector.trigger
-    if trigger is None:
-        return None
-    family = {"family": 6} if trigger.family == "ipv6" else {}
-    return {"kind": trigger.kind, "command": list(trigger.command), "env": dict(trigger.env), **family}
-
-
-def _loader(collector: Collector) -> dict[str, Any] | None:
-    """The collector's own loader as the guest is told of it; its files are put there before."""
-    own = collector.loader
-    if own is None:
-        return None
-    ready = {"when": own.ready} if isinstance(own.ready, str) else own.ready.model_dump(exclude_none=True)
-    return {
-        "command": list(own.command),
-        "folder": LOADER_FOLDER,
-        "env": dict(own.env),
-        "ready": ready,
-        "ready_timeout": own.ready_timeout,
-        "stop": own.stop if isinstance(own.stop, str) else list(own.stop),
-        "stop_timeout": own.stop_timeout,
-        "events": own.events,
-        "lines": bool(collector.events),
-        "refusal_exits": list(own.refusal_exits),
-    }
-
-
-def _read(collector: Collector, name: str) -> bytes:
-    path = collector.path.parent / name
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{name}: {error.strerror}", where=f"{collector.path}: trigger.files", fix="name files relative to the manifest"
-        ) from None
 
 
 _numbers = itertools.count()

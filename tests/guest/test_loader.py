@@ -10,7 +10,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section, SymbolTableSection
 
-from kmatrix.guest import bpf, loader, observe, trigger, warmup
+from kmatrix.guest import bpf, observe, opened, trigger, warmup
 from kmatrix.guest.libbpf import LibbpfError
 from kmatrix.objects.btf import Btf
 
@@ -30,12 +30,12 @@ REFUSED = [
 
 @pytest.mark.parametrize(("lines", "who"), [(NO_BTF, None), (NO_RINGBUF, None), (REFUSED, "handle_exec"), ([], None)])
 def test_who_is_to_blame(lines: list[str], who: str | None) -> None:
-    assert loader.culprit(lines) == who
+    assert opened.culprit(lines) == who
 
 
 def test_which_map_cannot_be_created() -> None:
-    assert loader.uncreatable_map(NO_RINGBUF) == "events"
-    assert loader.uncreatable_map(REFUSED) is None
+    assert opened.uncreatable_map(NO_RINGBUF) == "events"
+    assert opened.uncreatable_map(REFUSED) is None
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_which_map_cannot_be_created() -> None:
     ],
 )
 def test_failures_in_libbpfs_words(lines: list[str], text: str) -> None:
-    assert loader.describe(lines, LibbpfError("bpf_object__load", 22)) == {"errno": 22, "text": text}
+    assert opened.describe(lines, LibbpfError("bpf_object__load", 22)) == {"errno": 22, "text": text}
 
 
 def test_errnos_that_only_the_kernel_and_libbpf_have() -> None:

@@ -17,7 +17,7 @@ from kmatrix.manifest import schema
 from kmatrix.manifest.collector import Collector
 from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.load import load_matrix
-from kmatrix.runs.cell import request
+from kmatrix.runs.request import request
 from kmatrix.verdict.expectation import expected
 from kmatrix.verdict.judge import Verdict, verdict
 from kmatrix.verdict.observation import observed

@@ -10,7 +10,7 @@ import pytest
 from kmatrix.host.errors import InputError
 from kmatrix.manifest import schema
 from kmatrix.manifest.load import find_collector, load_collector
-from kmatrix.runs import cell
+from kmatrix.runs import request
 from tests.unit.facts import demo, manifest
 
 
@@ -93,9 +93,9 @@ def test_a_wrong_manifest_is_one_error_naming_file_key_and_fix(data: dict[str, A
 
 
 def test_the_trigger_connects_over_the_family_that_is_asked_for() -> None:
-    asked = cell._trigger(demo(trigger={"kind": "tcp_connect", "family": "ipv6"}))
+    asked = request._trigger(demo(trigger={"kind": "tcp_connect", "family": "ipv6"}))
     assert asked == {"kind": "tcp_connect", "command": [], "env": {}, "family": 6}
-    assert "family" not in (cell._trigger(demo(trigger={"kind": "tcp_connect"})) or {})
+    assert "family" not in (request._trigger(demo(trigger={"kind": "tcp_connect"})) or {})
 
 
 def test_bpf2go_names_are_understood() -> None:
@@ -163,12 +163,12 @@ ONE = {"name": "ring", "behaviour": "full", "object": "ring"}
         (
             {"name": "ring", "behavior": "full", "object": "ring"},
             "variant[0].behavior ('ring'): unknown key; did you mean behaviour?",
-            "known keys here: arches, behaviour, buffer, name, needs, object, transport",
+            "known keys here: arches, behaviour, buffer, contract, name, needs, object, transport",
         ),
         (
             ONE | {"needs": ["ringbuff"]},
-            "variant[0].needs ('ring'): unknown feature 'ringbuff'; did you mean ringbuf or perf_buffer?; `kmatrix features` lists them",
-            "correct variant[0].needs",
+            "variant[0].needs ('ring'): unknown feature 'ringbuff'; did you mean ringbuf or map:ringbuf or map:user_ringbuf?",
+            "`kmatrix features` lists those without a parameter; docs/features.md has the kinds with one",
         ),
         (ONE | {"needs": "btf"}, "variant[0].needs ('ring'): must be a list in brackets; it is 'btf'", "correct variant[0].needs"),
         (

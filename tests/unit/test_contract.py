@@ -124,7 +124,7 @@ def test_data_and_bss_are_sections_of_their_own(info: ObjectInfo) -> None:
         ('one_of = ["enter", "caled"]', "one_of: contract.bpf.o has no program 'caled'", "it has: called"),
         ('one_of = ["enter"]', "a group has two forms or more", "one_of"),
         ('one_of = [[], ["enter"]]', "always fits, so it stands last", "one_of"),
-        ('one_of = ["enter", {programs = ["called"], needs = ["fenty"]}]', "unknown feature 'fenty'; did you mean fentry?", "needs"),
+        ('one_of = ["enter", {programs = ["called"], needs = ["fenty"]}]', "unknown feature 'fenty'; did you mean fentry?", "docs/features.md"),
         ('one_of = ["enter", "called"]\nprograms.enter.autoload = false', "is in one_of and has autoload = false too", "top level"),
         ('[[one_of]]\nforms = ["enter", "called"]\n[[one_of]]\nforms = ["enter", "checked"]', "program 'enter' is in two groups", "one_of"),
         ('[[one_of]]\nforms = ["enter", "called"]\nneeds = ["btf"]', "unknown key 'needs' beside forms", "one_of"),
@@ -293,7 +293,7 @@ def with_contract(contract: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ({"programs": {"enter": {"autoload": False}}}, "program 'enter' is required, and autoload = false keeps it"),
         ({"programs": {"enter": {"autoattach": False}}}, "say attach = false in its [[program]] too"),
         ({"maps": {"jumps": {"programs": ["enter"]}}}, "called through jumps and not attached; say attach = false"),
-        ({"variabels": {}}, "variant[0].contract.variabels: unknown key; did you mean variables?"),
+        ({"variabels": {}}, "variant[0].contract.variabels ('plain'): unknown key; did you mean variables?"),
     ],
 )
 def test_a_manifests_contract_agrees_with_its_programs(contract: dict[str, Any], says: str) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from kmatrix.guest.facts import FACTS
 from kmatrix.host.errors import InputError
-from kmatrix.manifest import collector as collectors
+from kmatrix.manifest import schema as collectors
+from kmatrix.manifest.collector import Collector
 from kmatrix.matrix import schema
 from kmatrix.matrix.arch import ARCHES
 from kmatrix.matrix.features import FEATURES
@@ -21,7 +22,8 @@ from kmatrix.matrix.schema import Document
 from kmatrix.matrix.selection import Matrix
 from kmatrix.runs import cell
 from kmatrix.runs.machine_room import Finding, MachineRoom
-from kmatrix.verdict import behaviour
+from kmatrix.verdict.expectation import expected, undeclared
+from kmatrix.verdict.judge import table_mismatches
 from tests.unit.facts import manifest
 
 MATRIX = load_matrix(Path("/"))
@@ -224,7 +226,7 @@ def test_a_definition_needs_one_decisive_part() -> None:
 # -- what is expected --------------------------------------------------------------------------------------------------------
 
 
-def demo(needs: list[str], **more: Any) -> collectors.Collector:
+def demo(needs: list[str], **more: Any) -> Collector:
     variants = [
         {"name": "new", "behaviour": "full", "object": "ring", "needs": needs, "transport": "ringbuf", "buffer": "events"},
         {"name": "old", "behaviour": "partial", "object": "perf", "transport": "perf", "buffer": "events"},
@@ -237,27 +239,27 @@ def demo(needs: list[str], **more: Any) -> collectors.Collector:
 )
 @pytest.mark.parametrize("arch", ARCHES)
 def test_the_expected_variant_follows_from_what_is_declared(kernel: str, variant: str, arch: Any) -> None:
-    found = behaviour.expected(demo(["helper:bpf_loop"]), Target(MATRIX.kernel(kernel), arch), MATRIX)
+    found = expected(demo(["helper:bpf_loop"]), Target(MATRIX.kernel(kernel), arch), MATRIX)
     assert found.variant == variant
     assert found.missing == (frozenset() if variant == "new" else {"helper:bpf_loop"})
 
 
 def test_what_nothing_declares_is_as_it_was_found() -> None:
     collector, target = demo(["btf:task_struct.__state"]), Target(MATRIX.kernel("6.1"), "x86_64")
-    assert behaviour.undeclared(collector, target) == ["btf:task_struct.__state"]
-    assert behaviour.expected(collector, target, MATRIX).variant == "old"
+    assert undeclared(collector, target) == ["btf:task_struct.__state"]
+    assert expected(collector, target, MATRIX).variant == "old"
     for there, variant in ((True, "new"), (False, "old")):
         known = target.knowing(collector.defined, {"btf:task_struct.__state": there})
-        found = behaviour.expected(collector, known, MATRIX)
+        found = expected(collector, known, MATRIX)
         assert found.variant == variant
         assert "not declared, so as found in the guest: btf:task_struct.__state is" in found.why
-        assert behaviour.table_mismatches(collector, known, {"btf:task_struct.__state": there}) == []
+        assert table_mismatches(collector, known, {"btf:task_struct.__state": there}) == []
 
 
 def test_a_declared_fact_that_the_guest_finds_otherwise_is_a_mismatch() -> None:
     collector = demo(["helper:bpf_loop", "mine"], features={"mine": {"any": ["map:bloom_filter"]}})
     target = Target(MATRIX.kernel("6.1"), "arm64").knowing(collector.defined)
-    assert behaviour.table_mismatches(collector, target, {"helper:bpf_loop": False, "map:bloom_filter": True}) == [
+    assert table_mismatches(collector, target, {"helper:bpf_loop": False, "map:bloom_filter": True}) == [
         "helper:bpf_loop is declared present, the guest finds it absent"
     ]
 
@@ -267,7 +269,7 @@ def test_what_the_guest_cannot_tell_must_be_declared(tmp_path: Path) -> None:
     blind = cast(
         MachineRoom, SimpleNamespace(found=lambda _, names: {name: Finding(None, "there is no /lib/modules") for name in names})
     )
-    one = cell._Cell(collector, target, blind, tmp_path, behaviour.expected(collector, target, MATRIX), ())
+    one = cell._Cell(collector, target, blind, tmp_path, expected(collector, target, MATRIX), ())
     with pytest.raises(InputError) as error:
         one._look_up()
     assert "module:nf_conntrack: the guest of 5.4-x86_64 cannot tell (there is no /lib/modules), and nothing declares it" in str(

@@ -16,7 +16,7 @@ from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.matrix.load import load_matrix
 from kmatrix.objects import compiled
-from kmatrix.runs import cell
+from kmatrix.runs import request
 from tests.cells.broken import compile_object
 
 
@@ -174,6 +174,6 @@ def test_objects_of_one_name_in_different_folders_are_told_apart(tmp_path: Path)
     collector = manifest_for(tmp_path, object="core/prog.bpf.o")
     second = collector.variants[0].model_copy(update={"name": "w", "object": "plain/prog.bpf.o"})
     collector = collector.model_copy(update={"variants": (*collector.variants, second)})
-    asked = cell.request(collector, load_matrix().target("6.1-x86_64"))
+    asked = request.request(collector, load_matrix().target("6.1-x86_64"))
     sent = [base64.b64decode(asked["objects"][variant["object"]]) for variant in asked["variants"]]
     assert sent == [(tmp_path / name / "prog.bpf.o").read_bytes() for name in ("core", "plain")]

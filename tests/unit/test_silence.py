@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kmatrix.verdict import silence
+from kmatrix.verdict.events import _silence
 from tests.unit.facts import demo
 
 KNOWN = {"tgid": 115, "path": "/tmp/kmatrix-open"}
@@ -16,13 +16,15 @@ FIELDS = [{"name": "tgid", "type": "u32", "equals": "known.tgid"}, {"name": "pat
 
 def said(samples: list[dict[str, Any]], unmatched: int | None = None, count: int = 0, lost: int = 0, **event: Any) -> str:
     collector = demo(event=[EVENT | {"field": FIELDS} | event])
+    came = len(samples) if unmatched is None else unmatched
     facts = {
         "known": KNOWN,
-        "unmatched": len(samples) if unmatched is None else unmatched,
+        "sinks": {"buffer": {"unmatched": came, "sizes": {"24": came}}} if came else {},
+        "unmatched": came,
         "unmatched_samples": [{"event": "open", "fields": fields, "raw": ""} for fields in samples],
         "lost": lost,
     }
-    return silence.of(collector.events[0], count, facts)
+    return _silence(collector.events[0], count, facts)
 
 
 def test_nothing_came() -> None:
@@ -34,12 +36,14 @@ def test_nothing_came() -> None:
 def test_of_what_came_the_nearest_is_told_with_what_differs() -> None:
     others = [{"tgid": 1, "path": "systemd"}, {"tgid": 115, "path": "kmatrix-open"}, {"tgid": 1, "path": ""}]
     assert said(others, unmatched=4) == (
-        "no open event arrived after the trigger; 4 other events came; the nearest differs in path: 'kmatrix-open', expected 'worker'"
+        "no open event arrived after the trigger; 4 records of 24 bytes came; the nearest differs in path: 'kmatrix-open', expected 'worker'"
     )
 
 
 def test_what_the_trigger_knows_is_named() -> None:
-    assert said([{"tgid": 7, "path": "worker"}]).endswith("1 other event came; it differs in tgid: 7, expected 115 (known.tgid)")
+    assert said([{"tgid": 7, "path": "worker"}]).endswith(
+        "1 record of 24 bytes came; it differs in tgid: 7, expected 115 (known.tgid)"
+    )
     both = said([{"tgid": 7, "path": "wo"}])
     assert both.endswith("it differs in tgid: 7, expected 115 (known.tgid), and in path: 'wo', expected 'worker'")
 
@@ -58,6 +62,5 @@ def test_what_the_trigger_does_not_know_matches_nothing() -> None:
 
 @pytest.mark.parametrize("unmatched", [1, 3])
 def test_what_could_not_be_read_is_counted(unmatched: int) -> None:
-    assert f"{unmatched} other event{'s' if unmatched > 1 else ''} came, none with tgid = 115, path = 'worker'" in said(
-        [], unmatched
-    )
+    records = f"{unmatched} record{'s' if unmatched > 1 else ''} of 24 bytes"
+    assert f"{records} came, none with tgid = 115, path = 'worker'" in said([], unmatched)

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from kmatrix.matrix import history
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import Version
 from kmatrix.objects.source_lines import SourceLines
@@ -48,11 +47,7 @@ def diagnose(failing: Failing) -> Diagnosis | None:
 
 def _own_words(failing: Failing) -> Diagnosis | None:
     """The cause that is told in so many words; the rest of a log is not asked then."""
-    kind = failing.wants.get("type")
-    since = history.prog_type_since(kind) if kind else None
-    new_enough = since is not None and failing.version >= since
-    code = failing.errno if failing.stage == "load" else None
-    told = own_words.cause(failing.error, failing.log, kind, code, new_enough=new_enough)
+    told = own_words.cause(failing.error, failing.log)
     if told is None:
         return None
     places = [place for place in (where(failing), told.where) if place]
