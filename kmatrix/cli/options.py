@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,13 +41,16 @@ def room(matrix: Matrix, accel: str, cold: bool) -> MachineRoom:
     return MachineRoom(matrix, accel=accel, cold=cold, reporter=Terminal())
 
 
-def select(machine_room: MachineRoom, kernels: str | None, arch: str) -> tuple[list[Target], dict[str, str]]:
-    """The targets that run, and those that cannot be had with the reason.
+def select(
+    machine_room: MachineRoom, kernels: str | None, arch: str, only: Collection[str] | None = None
+) -> tuple[list[Target], dict[str, str]]:
+    """The targets that run (of `only`, where it is given), and those that cannot be had with the reason.
 
     As for pytest: what is asked for by --kernels and cannot be had is an error, and so is an arch of which nothing can; of the default set
     it is listed and left out.
     """
-    targets, asked = machine_room.targets(kernels, arch), asked_for(kernels)
+    targets = [each for each in machine_room.targets(kernels, arch) if only is None or str(each) in only]
+    asked = asked_for(kernels)
     missing = machine_room.unavailable(targets, asked=asked is not None)
     refuse_missing(targets, missing, kernels=asked, arch=None if arch == "all" else arch)
     return [target for target in targets if str(target) not in missing], missing

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from kmatrix.cli import contract_options, options, terminal
+from kmatrix.cli import baselines, contract_options, options, terminal
 from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
 from kmatrix.objects.compiled import inspect
 from kmatrix.report import grid
@@ -22,6 +22,8 @@ from kmatrix.runs import object_run
 @options.ARCH
 @click.option("--program", "programs", multiple=True, metavar="NAME", help="Only this program (may be given several times).")
 @click.option("--logs", is_flag=True, help="Print the verifier's whole log of each failure, also where its cause is known.")
+@baselines.SAVE
+@baselines.CHECK
 @contract_options.options
 @click.option(
     "--load-timeout",
@@ -42,6 +44,8 @@ def command(
     arch: str,
     programs: tuple[str, ...],
     logs: bool,
+    save: Path | None,
+    check: Path | None,
     contract: Path | None,
     set_: tuple[str, ...],
     max_entries: tuple[str, ...],
@@ -58,19 +62,26 @@ def command(
     """Load every program of compiled BPF objects on every target, and attach it where its section says how.
 
     One table (of several objects: an object a row, with how many of its programs load and attach), and under it each failure by its cause: what is missing, since which release it is there, the line of source, and what to do.
-    A failure whose cause is not known is shown in the verifier's own words. Exit status 0 only if a real loader
-    would have got through everywhere: all loaded in one go, and attached. What its loader sets before that is said by a contract (docs/contract.md).
+    A failure whose cause is not known is shown in the verifier's own words. What its loader sets before it loads is said by a contract (docs/contract.md).
+
+    Exit status: 0 if a real loader would have got through everywhere: all loaded in one go, and attached where the sections say where; 1 if
+    not; 2 for wrong input; 3 where the machines failed. A placeholder, whose target its loader sets, does not count, unless nothing else is
+    there or the object cannot be loaded for it. With --save: 0 where the baseline was written. With --check: 0 where all is as in the
+    baseline, red or not; 1 on any difference.
     """
     infos = [inspect(path) for path in dict.fromkeys(object_files)]
     for info in infos:
         object_run.check_programs(info, programs)
     given = contract_options.Given(contract, set_, max_entries, one_of, without, attach_to)
     contracts = contract_options.contracts(infos, given)
+    plan = baselines.asked(save, check, programs)
     room = options.room(options.load_matrix(kernels_file), accel, cold)
-    targets, missing = options.select(room, kernels, arch)
+    targets, missing = plan.select(room, kernels, arch, infos)
     found = object_run.run(infos, targets, room, programs, load_timeout, contracts=contracts)
     outcomes = [outcome for each in found.values() for outcome in each]
     left_out = {info.path: object_run.left_out(info, targets) for info in infos}
+    colour = terminal.coloured(color)
+    held = baselines.finish(plan, found, infos, room, colour=colour)
     if as_json:
         tried = [
             {
@@ -81,18 +92,23 @@ def command(
             }
             for info in infos
         ]
-        click.echo(json.dumps(tried[0] if len(tried) == 1 else tried, indent=1))
+        plain = tried[0] if len(tried) == 1 else tried
+        click.echo(json.dumps({"objects": tried, **held.json} if held is not None else plain, indent=1))
     else:
-        colour, width = terminal.coloured(color), grid.terminal_width()
+        width, why = grid.terminal_width(), check is None
         if len(infos) == 1:
-            click.echo(report.render(outcomes, missing, colour=colour, width=width, logs=logs))
+            click.echo(report.render(outcomes, missing, colour=colour, width=width, logs=logs, why=why))
         else:
             by_path = {str(info.path): found[info.path] for info in infos}
-            click.echo(report.render_many(by_path, missing, colour=colour, width=width, logs=logs))
+            click.echo(report.render_many(by_path, missing, colour=colour, width=width, logs=logs, why=why))
         for info in infos:
-            for each, why in left_out[info.path].items():
-                click.echo(f"\n{info.path}: not tried on {each}: {why}")
+            for each, reason in left_out[info.path].items():
+                click.echo(f"\n{info.path}: not tried on {each}: {reason}")
+        if held is not None:
+            click.echo(f"\n{held.text}")
     if any(outcome.infra for outcome in outcomes):
         raise click.exceptions.Exit(3)
+    if held is not None:
+        raise click.exceptions.Exit(held.status)
     if not all(outcome.good for outcome in outcomes):
         raise click.exceptions.Exit(1)

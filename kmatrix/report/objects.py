@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from kmatrix.report import causes
 from kmatrix.report.contract import paragraphs
 from kmatrix.report.explain import LOG_LINES
 from kmatrix.report.grid import Column
-from kmatrix.report.table import GREEN, RED, RESET, across, missing
-from kmatrix.runs.object_run import Outcome
+from kmatrix.report.table import GREEN, RED, RESET, YELLOW, across, missing
+from kmatrix.runs.object_run import GOOD, NOT_JUDGED, Outcome, state
 from kmatrix.verdict.observation import last_words
 
 
-def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colour: bool, width: int, logs: bool = False) -> str:
-    """Table (in `width` columns), failures by cause (with `logs`, each with its whole log), and what could not be had."""
+def render(
+    outcomes: Sequence[Outcome],
+    unavailable: Mapping[str, str],
+    *,
+    colour: bool,
+    width: int,
+    logs: bool = False,
+    why: bool = True,
+) -> str:
+    """Table (in `width` columns), failures by cause (with `logs`, each with its whole log; without `why`, none), and what could not be had."""
     names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.programs)) or ["(object)"]
     sections = {name: program.get("section") for outcome in outcomes for name, program in outcome.programs.items()}
     labels = [Column("program", names), Column("section", [sections.get(name) or "" for name in names])]
     simulated = [outcome.target for outcome in outcomes if outcome.simulated is not None]
     cells = {outcome.target: [_cell(outcome, name, colour) for name in names] for outcome in outcomes}
     parts = [across(labels, cells, simulated, width)]
-    parts += [*_failures(outcomes, logs=logs), *paragraphs(outcomes)]
+    parts += [*_failures(outcomes, logs=logs), *paragraphs(outcomes)] if why else []
     parts += _only_loaded(outcomes)
     parts += [f"~ {outcome.target} is simulated: {outcome.simulated}" for outcome in outcomes if outcome.simulated]
     if unavailable:
@@ -31,18 +40,25 @@ def render(outcomes: Sequence[Outcome], unavailable: Mapping[str, str], *, colou
 
 
 def render_many(
-    objects: Mapping[str, Sequence[Outcome]], unavailable: Mapping[str, str], *, colour: bool, width: int, logs: bool = False
+    objects: Mapping[str, Sequence[Outcome]],
+    unavailable: Mapping[str, str],
+    *,
+    colour: bool,
+    width: int,
+    logs: bool = False,
+    why: bool = True,
 ) -> str:
-    """One table of many objects: an object a row, in each cell how many of its programs are good; then the failures of each object."""
+    """One table of many objects: an object a row, in each cell how many of its programs are good; then each cause once, with what fails of it."""
     labels = _labels(objects)
     targets = list(dict.fromkeys(outcome.target for outcomes in objects.values() for outcome in outcomes))
     by_target = {path: {outcome.target: outcome for outcome in outcomes} for path, outcomes in objects.items()}
     simulations = {outcome.target: outcome.simulated for each in objects.values() for outcome in each if outcome.simulated}
     cells = {target: [_score(found.get(target), colour) for found in by_target.values()] for target in targets}
     parts = [across([Column("object", [labels[path] for path in by_target])], cells, simulations, width)]
-    for path, outcomes in objects.items():
-        if failures := [*_failures(outcomes, logs=logs), *paragraphs(outcomes, brief=True)]:
-            parts.append("\n".join([f"{labels[path]}:", *(f"  {line}" for failure in failures for line in failure.splitlines())]))
+    parts += _many_failures(objects, labels, logs=logs) if why else []
+    for path, outcomes in objects.items() if why else ():
+        if said := [*paragraphs(outcomes, brief=True)]:
+            parts.append("\n".join([f"{labels[path]}:", *(f"  {line}" for each in said for line in each.splitlines())]))
     parts += [f"~ {target} is simulated: {account}" for target, account in simulations.items()]
     if unavailable:
         parts.append(missing(unavailable))
@@ -58,74 +74,123 @@ def _labels(paths: Iterable[str]) -> dict[str, str]:
 
 
 def _score(outcome: Outcome | None, colour: bool) -> str:
-    """`12/14`: of the programs, those that load, and attach where their section says where."""
+    """`12/14`: of the programs that could be judged, those that load, and attach where their section says where."""
     if outcome is None:
         return ""
-    tried = [p for p in outcome.programs.values() if not p.get("off")]
-    good = [p for p in tried if p["loaded"] and p["attached"] is not False]
-    whole = outcome.good
-    text = "✗ error" if outcome.error else f"{'' if whole else '✗ '}{len(good)}/{len(tried)}"
-    return f"{GREEN if whole else RED}{text}{RESET}" if colour else text
+    states = [state(program) for program in outcome.programs.values()]
+    judged = [each for each in states if each not in NOT_JUDGED]
+    good = sum(each in GOOD for each in judged)
+    if outcome.error:
+        text, paint = "✗ error", RED
+    elif not judged:
+        text, paint = "placeholders" if "placeholder" in states else "off", YELLOW
+    else:
+        text, paint = (f"{good}/{len(judged)}", GREEN) if outcome.good else (f"✗ {good}/{len(judged)}", RED)
+        left = states.count("placeholder")
+        text += f" +{left} placeholder{'s' if left > 1 else ''}" if left else ""
+    return f"{paint}{text}{RESET}" if colour else text
+
+
+_SHOWN = {
+    "attached": ("attached", GREEN),
+    "loaded": ("loaded", GREEN),
+    "placeholder": ("placeholder", YELLOW),
+    "off": ("off", GREEN),
+    "not attached": ("✗ attach", RED),
+    "not loaded": ("✗ load", RED),
+}
+"""A program's state as its cell shows it."""
 
 
 def _cell(outcome: Outcome, name: str, colour: bool) -> str:
     program = outcome.programs.get(name)
     if program is None:
-        text, good = "✗ error" if outcome.error else "", False
-    elif program.get("off"):
-        text, good = "off", True
-    elif not program["loaded"]:
-        text, good = "✗ load", False
-    elif program["attached"] is None:
-        text, good = "loaded", True
+        text, paint = "✗ error" if outcome.error else "", RED
     else:
-        text, good = ("attached", True) if program["attached"] else ("✗ attach", False)
-    if not colour or not text:
-        return text
-    return f"{GREEN if good else RED}{text}{RESET}"
+        text, paint = _SHOWN[state(program)]
+    return f"{paint}{text}{RESET}" if colour and text else text
+
+
+@dataclass
+class _Cause:
+    """One cause on all targets: what fails of it, and what there is to say of it."""
+
+    words: tuple[str, ...]
+    names: list[str] = field(default_factory=list)
+    """Programs and maps."""
+    targets: list[str] = field(default_factory=list)
+    where: dict[str, str] = field(default_factory=dict)
+    """The line of source, by program."""
+    quote: str = ""
+    """What the kernel said, of the first that said it: kernels word the same thing differently."""
+
+    @property
+    def what(self) -> str:
+        return f"{', '.join(self.names)} on {', '.join(self.targets)}"
+
+    def lines(self, good: Sequence[str]) -> list[str]:
+        """All but the headline; `good` are the targets on which nothing of it fails."""
+        rest = self.words[1:]
+        return [
+            *([f"    good on {', '.join(good)}"] if good and rest else []),
+            *(f"    at {place}" for place in causes.places([{"where": self.where}])),
+            *([f"    the kernel said: {self.quote}"] if self.quote else []),
+            *(f"    {line}" for line in rest),
+        ]
+
+    def good(self, outcomes: Sequence[Outcome]) -> list[str]:
+        return [o.target for o in outcomes if o.target not in self.targets and not any(_fails(o, name) for name in self.names)]
 
 
 def _failures(outcomes: Sequence[Outcome], *, logs: bool) -> Iterator[str]:
     """One paragraph a cause: the programs, maps and targets that fail of it, the remedy, and where they do not."""
-    said: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
-    places: dict[tuple[str, ...], dict[str, str]] = {}
-    quotes: dict[tuple[str, ...], str] = {}
-    """What the kernel said, of the first that said it: kernels word the same thing differently."""
+    for cause in _causes(outcomes, logs=logs):
+        yield "\n".join([f"{cause.what}: {cause.words[0]}", *cause.lines(cause.good(outcomes))])
 
-    def note(name: str, target: str, words: tuple[str, ...], where: str | None = None, log: str = "") -> None:
-        names, targets = said.setdefault(words, ([], []))
-        if where:
-            places.setdefault(words, {}).setdefault(name, where)
-        if where is not None and (quote := last_words(log)):
-            quotes.setdefault(words, quote)
-        names += [] if name in names else [name]
-        targets += [] if target in targets else [target]
+
+def _many_failures(objects: Mapping[str, Sequence[Outcome]], labels: Mapping[str, str], *, logs: bool) -> Iterator[str]:
+    """One paragraph a cause: the objects that fail of it, with programs, maps and targets, and the remedy."""
+    by_words: dict[tuple[str, ...], list[tuple[str, _Cause]]] = {}
+    for path, outcomes in objects.items():
+        for cause in _causes(outcomes, logs=logs):
+            by_words.setdefault(cause.words, []).append((path, cause))
+    for words, found in by_words.items():
+        where = {f"{path} {name}": place for path, cause in found for name, place in cause.where.items()}
+        shared = _Cause(words, where=where, quote=next((cause.quote for _, cause in found if cause.quote), ""))
+        tried = dict.fromkeys(outcome.target for path, _ in found for outcome in objects[path])
+        bad = {o.target for path, cause in found for o in objects[path] if o.target not in cause.good(objects[path])}
+        who = [f"    {labels[path]}: {cause.what}" for path, cause in found]
+        yield "\n".join([words[0], *who, *shared.lines([target for target in tried if target not in bad])])
+
+
+def _causes(outcomes: Sequence[Outcome], *, logs: bool) -> list[_Cause]:
+    """The failures of one object, by their words."""
+    said: dict[tuple[str, ...], _Cause] = {}
+
+    def note(name: str, target: str, words: tuple[str, ...]) -> _Cause:
+        cause = said.setdefault(words, _Cause(words))
+        cause.names += [] if name in cause.names else [name]
+        cause.targets += [] if target in cause.targets else [target]
+        return cause
 
     for outcome in outcomes:
         if outcome.error is not None:
-            cause = outcome.diagnosis
-            told = (outcome.error,) if cause is None else (cause["headline"], _remedy(cause), f"libbpf said: {outcome.error}")
+            why = outcome.diagnosis
+            told = (outcome.error,) if why is None else (why["headline"], _remedy(why), f"libbpf said: {outcome.error}")
             note("the object", outcome.target, told)
         for name, found in outcome.maps.items():
             if found.get("error"):
                 note(f"map {name}", outcome.target, _cause(found, logs=logs))
         for name, program in outcome.programs.items():
-            if program.get("error"):
-                note(
-                    name,
-                    outcome.target,
-                    _cause(program, logs=logs),
-                    (program.get("diagnosis") or {}).get("where"),
-                    program.get("log") or "",
-                )
-    for words, (names, targets) in said.items():
-        headline, *rest = words
-        first = f"{', '.join(names)} on {', '.join(targets)}: {headline}"
-        good = [o.target for o in outcomes if o.target not in targets and not any(_fails(o, name) for name in names)]
-        works = [f"    good on {', '.join(good)}"] if good and rest else []
-        where = [f"    at {place}" for place in causes.places([{"where": places.get(words, {})}])]
-        where += [f"    the kernel said: {quotes[words]}"] if words in quotes else []
-        yield "\n".join([first, *works, *where, *(f"    {line}" for line in rest)])
+            if not program.get("error"):
+                continue
+            cause = note(name, outcome.target, _cause(program, logs=logs))
+            where = (program.get("diagnosis") or {}).get("where")
+            if where:
+                cause.where.setdefault(name, where)
+            if where is not None and not cause.quote:
+                cause.quote = last_words(program.get("log") or "")
+    return [*said.values()]
 
 
 def _only_loaded(outcomes: Sequence[Outcome]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kmatrix.guest import limit
 from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
@@ -24,6 +24,27 @@ from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.verdict import diagnosis
 from kmatrix.vm.channel import pack
 from kmatrix.vm.errors import GuestError, KernelDied
+
+State = Literal["not loaded", "not attached", "placeholder", "off", "loaded", "attached"]
+"""How far a program came. `placeholder`: its section names a target that its loader replaces, so that nothing was tried. `off`: its
+loader leaves it out there (`off` of the report). `loaded`: its section does not say where it is attached."""
+
+GOOD: tuple[State, ...] = ("loaded", "attached")
+NOT_JUDGED: tuple[State, ...] = ("placeholder", "off")
+"""Neither good nor bad: nothing was tried."""
+
+
+def state(program: Mapping[str, Any]) -> State:
+    """How far a program came, of what an Outcome has of it."""
+    if program.get("off"):
+        return "off"
+    if (program.get("diagnosis") or {}).get("kind") == "placeholder":
+        return "placeholder"
+    if not program["loaded"]:
+        return "not loaded"
+    if program["attached"] is None:
+        return "loaded"
+    return "attached" if program["attached"] else "not attached"
 
 
 @dataclass(frozen=True)
@@ -52,10 +73,13 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        """Whether a real loader would have got through: all loaded together but what the contract leaves out, and nothing failed to attach."""
-        tried = [program for program in self.programs.values() if not program.get("off")]
-        loaded = self.together and all(program["loaded"] and program["attached"] is not False for program in tried)
-        return self.error is None and bool(self.programs) and loaded
+        """Whether a real loader would have got through: every map made, all loaded together, and attached where the sections say where.
+
+        What was not tried is left out, but something has to be tried: an object of placeholders alone shows nothing.
+        """
+        judged = [each for each in map(state, self.programs.values()) if each not in NOT_JUDGED]
+        maps_made = not any(found.get("error") for found in self.maps.values())
+        return self.error is None and self.together and maps_made and bool(judged) and all(each in GOOD for each in judged)
 
 
 def check_programs(info: ObjectInfo, names: Sequence[str]) -> None:

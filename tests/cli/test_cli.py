@@ -151,7 +151,7 @@ def test_run_needs_no_manifest(kmatrix, tmp_path: Path) -> None:  # type: ignore
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if ".bpf.o " in line and "│" in line]
     assert many.returncode == 1
     assert rows == [["good.bpf.o", "1/1", "1/1"], ["bad.bpf.o", "✗ 0/1", "✗ 0/1"]]
-    assert "bad.bpf.o:\n  enter on 6.1-x86_64, 6.1-arm64: a number is used as a pointer" in shown
+    assert re.search(r"^a number is used as a pointer.*\n    bad\.bpf\.o: enter on 6\.1-x86_64, 6\.1-arm64\n", shown, re.M)
 
     as_json = json.loads(kmatrix("run", "bad.bpf.o", "--kernels=6.1", "--arch=arm64", "--json").stdout)
     assert as_json["targets"][0]["target"] == "6.1-arm64"
