@@ -35,6 +35,7 @@ sources = [{ kind = "debian", suite = "trixie", series = "6.12" }]
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     monkeypatch.setenv("KMATRIX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "kernels.toml").write_text(MATRIX)
     (tmp_path / "bzImage").write_bytes(bzimage("5.4.286"))

@@ -11,7 +11,7 @@ import pytest
 import requests
 import urllib3
 
-from kmatrix.fetch import download
+from kmatrix.fetch import download, trouble
 from kmatrix.host.errors import Unavailable
 from kmatrix.host.progress import Quiet, Step, Terminal
 
@@ -52,7 +52,7 @@ def test_a_host_whose_name_is_not_found_is_asked_once(tmp_path: Path, monkeypatc
     ],
 )
 def test_what_may_pass_is_tried_again(error: Exception, passes: bool) -> None:
-    assert download._passing(error) is passes
+    assert trouble.passing(error) is passes
 
 
 def test_a_wait_says_for_what(monkeypatch: pytest.MonkeyPatch) -> None:
