@@ -9,7 +9,7 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -79,6 +79,19 @@ def _config(path: Path | None) -> dict[str, str] | None:
     if path is None:
         return None
     return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+_SPARE_MIB = 64
+"""Memory of a VM that maps may take and leave it room to work."""
+_MOST_MIB = 4096
+
+
+def memory_for(memory_mib: int, room_for: int) -> int:
+    """The memory of a VM, in MiB, in which maps of `room_for` bytes can be made: what it has, or a power of two."""
+    mib = room_for * 5 // 4 >> 20  # a quarter more: the page tables, and what the allocator loses
+    while memory_mib < _MOST_MIB and mib > memory_mib // 4 and mib + _SPARE_MIB + 128 > memory_mib:
+        memory_mib = 1 << memory_mib.bit_length()
+    return memory_mib
 
 
 @dataclass
@@ -192,14 +205,16 @@ class MachineRoom:
 
     @contextmanager
     def machine(
-        self, target: Target, console: Path, *, serial: socket.socket | None = None
+        self, target: Target, console: Path, *, serial: socket.socket | None = None, room_for: int = 0
     ) -> Iterator[tuple[Machine, Mapping[str, Any]]]:
         """A pristine VM of the target, its console recorded in `console`, with what its guest's probe found.
 
         Restored from the target's snapshot (made first where there is none), or booted afresh where `cold`. Killed at the end. `serial` is
-        the console's other end, for whoever wants to type on it. What is run in a simulated target's VM sees the simulated kernel.
+        the console's other end, for whoever wants to type on it. What is run in a simulated target's VM sees the simulated kernel. `room_for`
+        are the bytes of maps that will be made: a VM that would be short of memory for them gets more.
         """
         spec = self.spec(target)
+        spec = replace(spec, memory_mib=memory_for(spec.memory_mib, room_for))
         if self.cold:
             with self._up(target, lambda: boot(spec, console=console, serial=serial)) as vm:
                 yield vm, vm.call("probe", timeout=60)

@@ -18,6 +18,7 @@ from kmatrix.host.paths import scratch_console
 from kmatrix.matrix.arch import INFO
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
+from kmatrix.objects.memory import map_bytes
 from kmatrix.objects.source_lines import SourceLines
 from kmatrix.runs.cell import INTERRUPTION, MARGIN
 from kmatrix.runs.machine_room import MachineRoom
@@ -162,7 +163,7 @@ def _try(
     load_timeout: float,
     contract: Mapping[str, Any] | None,
 ) -> Outcome:
-    with scratch_console(f"run-{target}") as console, room.machine(target, console) as (vm, _):
+    with scratch_console(f"run-{target}") as console, room.machine(target, console, room_for=_map_bytes(info, contract)) as (vm, _):
         answer = vm.call(
             "object",
             timeout=MARGIN + (limit.AT_MOST * load_timeout + INTERRUPTION) * len(info.programs),
@@ -190,6 +191,12 @@ def _try(
         together=bool(answer.get("together", True)),
         one_of=answer.get("one_of", ()),
     )
+
+
+def _map_bytes(info: ObjectInfo, contract: Mapping[str, Any] | None) -> int:
+    """Bytes that the object's maps take, with the sizes that the contract gives them."""
+    sizes = {name: terms["max_entries"] for name, terms in ((contract or {}).get("maps") or {}).items()}
+    return map_bytes(info, {name: size for name, size in sizes.items() if isinstance(size, int)})
 
 
 def _account(target: Target) -> str | None:
