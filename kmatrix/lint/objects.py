@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from io import BytesIO
 from pathlib import Path
-
-from elftools.elf.elffile import ELFFile
-from elftools.elf.relocation import RelocationSection
-from elftools.elf.sections import SymbolTableSection
 
 from kmatrix.guest.flow import back_edge
 from kmatrix.guest.table_insns import MAX_INSNS_OLD
 from kmatrix.host import version as versions
-from kmatrix.host.errors import InputError
 from kmatrix.lint import facts
 from kmatrix.lint.claims import Claim
 from kmatrix.lint.facts import Needed
 from kmatrix.manifest.collector import Collector
 from kmatrix.matrix.arch import ARCHES, Arch
-from kmatrix.objects.btf import ENUM_EXISTS, FIELD_OFFSET, Btf, Relocation
-from kmatrix.objects.compiled import ObjectInfo, inspect
+from kmatrix.objects.btf import ENUM_EXISTS, FIELD_OFFSET, Relocation
+from kmatrix.objects.code import CALL, EXIT, PSEUDO_CALL, Code, Function, encode
+from kmatrix.objects.needs import named_features, needs, visible
 
-_CALL, _EXIT, _MOV = 0x85, 0x95, 0xB7
-_SHF_EXECINSTR = 0x4
+_MOV = 0xB7
 _BPF_MACHINE = 247
 _DATA = (".data", ".bss", ".rodata")
 
@@ -40,87 +32,27 @@ def is_bpf(path: Path) -> bool:
     return head[:4] == b"\x7fELF" and int.from_bytes(head[18:20], "little" if head[5:6] == b"\x01" else "big") == _BPF_MACHINE
 
 
-@dataclass(frozen=True)
-class Code:
-    """The instructions of one entry function."""
-
-    name: str
-    section: str
-    insns: bytes
+class Compiled(Code):
+    """An object taken apart, as the rules look at it."""
 
     @property
-    def helpers(self) -> set[int]:
-        """The helpers that it calls."""
-        return {imm for code, src, imm in self._decoded() if code == _CALL and src == 0}
-
-    @property
-    def calls_functions(self) -> bool:
-        """Whether it calls another BPF function."""
-        return any(code == _CALL and src == 1 for code, src, _ in self._decoded())
-
-    @property
-    def only_returns(self) -> bool:
-        """Whether it is `r0 = constant; exit`."""
-        codes = [code for code, _, _ in self._decoded()]
-        return codes == [_MOV, _EXIT]
-
-    def _decoded(self) -> Iterator[tuple[int, int, int]]:
-        for at in range(0, len(self.insns), 8):
-            yield self.insns[at], self.insns[at + 1] >> 4, int.from_bytes(self.insns[at + 4 : at + 8], "little", signed=True)
-
-
-class Compiled:
-    """An object taken apart."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises InputError for what is not a whole BPF object."""
-        self.info: ObjectInfo = inspect(path)
-        self.elf = ELFFile(BytesIO(self.info.data))
-        sections = list(self.elf.iter_sections())
-        self.data_sections = sorted(_referred_to(self.elf))
+    def data_sections(self) -> list[str]:
         """The .data, .bss and .rodata that its code refers to: libbpf leaves out the others where the kernel has no global data."""
-        self.codes: list[Code] = []
-        for table in sections:
-            if not isinstance(table, SymbolTableSection):
-                continue
-            for symbol in table.iter_symbols():
-                home = symbol["st_shndx"]
-                if symbol["st_info"]["type"] == "STT_FUNC" and isinstance(home, int):
-                    body = sections[home].data()[symbol["st_value"] : symbol["st_value"] + symbol["st_size"]]
-                    self.codes.append(Code(symbol.name, sections[home].name, body))
+        return sorted({found.name for found in self.references.values() if found.kind == "data" and found.name.startswith(_DATA)})
 
     @property
-    def programs(self) -> list[Code]:
-        """The entry functions."""
-        return [code for code in self.codes if code.name in self.info.programs]
-
-    @cached_property
-    def btf(self) -> Btf | None:
-        """Its types."""
-        section = self.elf.get_section_by_name(".BTF")
-        try:
-            return Btf(section.data()) if section is not None else None
-        except ValueError as error:
-            raise InputError(str(error), where=str(self.info.path), fix="compile it with clang -target bpf -g -O2") from None
-
-    @cached_property
-    def relocations(self) -> list[Relocation]:
+    def asked(self) -> list[Relocation]:
         """Its CO-RE relocations."""
-        ext = self.elf.get_section_by_name(".BTF.ext")
-        return list(self.btf.relocations(ext.data())) if self.btf is not None and ext is not None else []
+        return list(self.relocations.values())
 
 
-def _referred_to(elf: ELFFile) -> set[str]:
-    found: set[str] = set()
-    for section in elf.iter_sections():
-        if not isinstance(section, RelocationSection) or not elf.get_section(section["sh_info"])["sh_flags"] & _SHF_EXECINSTR:
-            continue
-        symbols = elf.get_section(section["sh_link"])
-        for relocation in section.iter_relocations():
-            home = symbols.get_symbol(relocation["r_info_sym"])["st_shndx"] if isinstance(symbols, SymbolTableSection) else None
-            if isinstance(home, int) and elf.get_section(home).name.startswith(_DATA):
-                found.add(elf.get_section(home).name)
-    return found
+def _helpers(function: Function) -> set[int]:
+    return {insn.imm for insn in function.insns if insn.code == CALL and insn.src == 0}
+
+
+def _only_returns(function: Function) -> bool:
+    """Whether it is `r0 = constant; exit`."""
+    return [insn.code for insn in function.insns] == [_MOV, EXIT]
 
 
 def check(path: Path, claimed: Sequence[Claim]) -> Iterator[tuple[str, str]]:
@@ -128,7 +60,7 @@ def check(path: Path, claimed: Sequence[Claim]) -> Iterator[tuple[str, str]]:
     compiled = Compiled(path)
     if compiled.btf is None:
         yield "KM701", "no .BTF: compile with -g, and strip with llvm-strip -g, which keeps it"
-    for name, field in sorted({step for r in compiled.relocations if r.kind == FIELD_OFFSET for step in r.path}):
+    for name, field in sorted({step for r in compiled.asked if r.kind == FIELD_OFFSET for step in r.path}):
         struct = name.split("___")[0]
         span = facts.CHANGED.get(struct, {}).get(field)
         if struct == "pt_regs" and field in facts.USER_REGISTERS:
@@ -138,19 +70,35 @@ def check(path: Path, claimed: Sequence[Claim]) -> Iterator[tuple[str, str]]:
             )
         elif span is not None and span.until is not None and span.until <= facts.BTF_FLOOR:
             yield "KM702", f"it reads {struct}.{field}, which no kernel with BTF has ({span.note}): the program is refused"
-    for code in compiled.programs:
-        if code.only_returns:
+    for code in compiled.programs.values():
+        if _only_returns(code):
             yield "KM703", f"{code.name} does nothing but return: see whether a feature test in it is constant"
     yield from _arch(compiled)
     for claim in claimed:
         yield from _claimed(compiled, claim)
+        yield from _declared(compiled, claim)
+
+
+def _declared(compiled: Compiled, claim: Claim) -> Iterator[tuple[str, str]]:
+    """Needs that the variant declares, and that no program of the object has: kernels are left out for nothing."""
+    found = needs(compiled)
+    asked = {need.name for each in found.values() for need in each}
+    asked |= {
+        name for program, each in found.items() for name in named_features(compiled.info.programs[program], each, optional=True)
+    }
+    for name in claim.variant.needs:
+        if visible(name) and name not in asked:
+            yield (
+                "KM707",
+                f"{claim} declares that it needs {name}, and nothing in the object asks for it: take it out of needs, or say why in a comment",
+            )
 
 
 def _arch(compiled: Compiled) -> Iterator[tuple[str, str]]:
     named = compiled.info.compiled_for
     read = {
         step[1]
-        for r in compiled.relocations
+        for r in compiled.asked
         if r.kind == FIELD_OFFSET
         for step in r.path
         if step[0].split("___")[0] in ("pt_regs", "user_pt_regs")
@@ -175,8 +123,8 @@ def _claimed(compiled: Compiled, claim: Claim) -> Iterator[tuple[str, str]]:
             "KM501",
             f"it has {', '.join(compiled.data_sections)}, which take 5.2, and {tail}: no global variables, string constants or bpf_printk there",
         )
-    if compiled.relocations and not claim.has_btf:
-        first = compiled.relocations[0]
+    if compiled.asked and not claim.has_btf:
+        first = compiled.asked[0]
         what = ".".join((first.root, *(field for _, field in first.path)))
         yield (
             "KM502",
@@ -190,10 +138,10 @@ def _claimed(compiled: Compiled, claim: Claim) -> Iterator[tuple[str, str]]:
                 "KM503" if needed.feature == "ringbuf" else "KM504",
                 f"{name} is a {kind} map ({versions.text(needed.since)}), and {tail}",
             )
-    tested = {r.path[0][1].split("___")[0] for r in compiled.relocations if r.kind == ENUM_EXISTS and r.path}
-    for code in compiled.programs:
+    tested = {r.path[0][1].split("___")[0] for r in compiled.asked if r.kind == ENUM_EXISTS and r.path}
+    for code in compiled.programs.values():
         yield from _verified(code, tail, lacks)
-        for number in sorted(code.helpers):
+        for number in sorted(_helpers(code)):
             needed = facts.helper_needs(number)
             if needed.feature == "ringbuf" or (tested and needed.since > facts.BTF_FLOOR) or not lacks(needed, code.name):
                 continue
@@ -201,15 +149,15 @@ def _claimed(compiled: Compiled, claim: Claim) -> Iterator[tuple[str, str]]:
             yield "KM504", f"{code.name} calls helper {number} ({versions.text(needed.since)}), and {tail}: {todo}"
 
 
-def _verified(code: Code, tail: str, lacks: Callable[[Needed, str | None], bool]) -> Iterator[tuple[str, str]]:
-    if code.calls_functions and lacks(Needed((4, 16), "bpf2bpf"), code.name):
+def _verified(code: Function, tail: str, lacks: Callable[[Needed, str | None], bool]) -> Iterator[tuple[str, str]]:
+    if any(insn.code == CALL and insn.src == PSEUDO_CALL for insn in code.insns) and lacks(Needed((4, 16), "bpf2bpf"), code.name):
         yield "KM706", f"{code.name} calls another BPF function, which takes 4.16, and {tail}: make it __always_inline"
-    if len(code.insns) // 8 > MAX_INSNS_OLD and lacks(Needed((5, 2), "insns_1m"), code.name):
+    if len(code.insns) > MAX_INSNS_OLD and lacks(Needed((5, 2), "insns_1m"), code.name):
         yield (
             "KM706",
-            f"{code.name} has {len(code.insns) // 8} instructions, of which kernels before 5.2 take 4096, and {tail}: make it smaller",
+            f"{code.name} has {len(code.insns)} instructions, of which kernels before 5.2 take 4096, and {tail}: make it smaller",
         )
-    if back_edge(code.insns) is not None and lacks(Needed((5, 3), "bounded_loops"), code.name):
+    if back_edge(encode(code.insns)) is not None and lacks(Needed((5, 3), "bounded_loops"), code.name):
         yield "KM706", f"{code.name} has a loop, which takes 5.3, and {tail}: unroll it (#pragma unroll)"
 
 

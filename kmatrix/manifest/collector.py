@@ -39,6 +39,8 @@ class Collector(Strict):
     expects: tuple[Expect, ...]
     defined: dict[str, Definition] = {}
     """Own names for features: the manifest's, and those of kernels.toml."""
+    derived: frozenset[str] = frozenset()
+    """The variants whose needs were read from their objects, as the manifest does not say them."""
 
     def programs_of(self, variant: Variant, arch: Arch) -> tuple[Program, ...]:
         """The programs that `variant` has on `arch`."""

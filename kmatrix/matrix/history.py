@@ -7,13 +7,13 @@ all.
 from __future__ import annotations
 
 from kmatrix.guest.fact import Fact
-from kmatrix.guest.facts import FACTS
 from kmatrix.guest.table_helpers import HELPERS as _HELPERS
 from kmatrix.guest.table_types import ATTACH_TYPES as _ATTACH_TYPES
 from kmatrix.guest.table_types import MAP_TYPES, PROG_TYPES
 from kmatrix.host.version import Version
 from kmatrix.matrix.arch import Arch
-from kmatrix.matrix.features import FEATURES
+from kmatrix.matrix.features import UNDATED
+from kmatrix.matrix.parameters import BadName, feature
 
 HELPERS: tuple[str, ...] = tuple(row.name for row in _HELPERS)
 """By number. From 212 on there are none: kernel functions took over."""
@@ -43,18 +43,12 @@ def attach_type(number: int) -> tuple[str, Version] | None:
 
 
 def first(name: str, arch: Arch) -> Version | None:
-    """The first release with a feature, by the name that a manifest has for it (`ringbuf`, `helper:bpf_loop`); None where no release says it.
-
-    What is asked of one kernel's image (`btf:`, `symbol:`, `tracepoint:`) has no first release.
-    """
-    kind, _, rest = name.partition(":")
-    if rest:
-        row = FACTS.get(kind, {}).get(rest)
-        return row.first(arch) if row is not None else None
-    if name not in FEATURES:
+    """The first release with a feature, by the name that a manifest has for it; None where no release says it, or there is no such feature."""
+    try:
+        since = feature(name).first(arch)
+    except BadName:
         return None
-    since = FEATURES[name].since
-    return since if isinstance(since, tuple) else since[arch]
+    return since if since != UNDATED else None
 
 
 def _since(rows: tuple[Fact, ...], name: str) -> Version | None:

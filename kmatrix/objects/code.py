@@ -7,7 +7,7 @@ for the relocations.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
@@ -177,3 +177,8 @@ class Code:
 def decode(code: bytes) -> tuple[Insn, ...]:
     """Instructions out of the bytes of a section."""
     return tuple(Insn(op, regs & 0xF, regs >> 4, off, imm) for op, regs, off, imm in struct.iter_unpack("<BBhi", code))
+
+
+def encode(insns: Iterable[Insn]) -> bytes:
+    """The bytes of instructions."""
+    return b"".join(struct.pack("<BBhi", insn.code, insn.src << 4 | insn.dst, insn.off, insn.imm) for insn in insns)

@@ -16,7 +16,7 @@ from kmatrix.matrix import history
 from kmatrix.matrix.features import FEATURES
 from kmatrix.objects import sections
 from kmatrix.objects.btf import ENUM_EXISTS, ENUM_VALUE, Relocation
-from kmatrix.objects.code import CALL, LD_IMM64, PSEUDO_CALL, Code, Function, Insn
+from kmatrix.objects.code import CALL, LD_IMM64, PSEUDO_CALL, Code, Function, Insn, encode
 from kmatrix.objects.lines import Line
 from kmatrix.objects.reach import EXISTENCE, KCONFIG, Known, reachable
 
@@ -102,7 +102,7 @@ def _of(code: Code, program: Function, whole: list[Need]) -> list[Need]:
         for index in range(len(function.insns)):
             for name in _asked_first(code, function, index):
                 note(Need(name, line=code.line(function, index), function=function.name))
-        loop = back_edge(b"".join(_bytes(insn) for insn in function.insns))
+        loop = back_edge(encode(function.insns))
         if loop is not None:
             note(Need("bounded_loops", line=code.line(function, loop[0]), function=function.name))
     everywhere = reachable(code, program, Known())
@@ -203,14 +203,6 @@ def asked(relocation: Relocation) -> str:
     return f"btf:{root}.{fields}" if fields else f"btf:{relocation.tag} {root}"
 
 
-def _bytes(insn: Insn) -> bytes:
-    return (
-        bytes((insn.code, insn.src << 4 | insn.dst))
-        + (insn.off & 0xFFFF).to_bytes(2, "little")
-        + (insn.imm & 0xFFFFFFFF).to_bytes(4, "little")
-    )
-
-
 def _asked_first(code: Code, function: Function, index: int) -> Iterator[str]:
     """What an instruction asks for before dead code is cut off: kinds of instructions, calls, addresses (bpf_check in kernel/bpf/verifier.c)."""
     insn, reference = function.insns[index], code.references.get((function.section, function.at(index)))
@@ -306,12 +298,34 @@ _HOOKED: Mapping[str, str] = {
 """The kind of a section → the feature that attaching it takes."""
 
 
-def named_features(section: str, found: Iterable[Need]) -> frozenset[str]:
-    """The features by kmatrix' own names that a program in `section` always needs: what a manifest's `needs` would list."""
-    names = {_NAMED.get(need.name, need.name) for need in found if not need.optional}
+def feature_of(need: Need) -> str:
+    """The need by kmatrix' own name where it has one (`ringbuf` of `map:ringbuf`), else as it is."""
+    return _NAMED.get(need.name, need.name)
+
+
+def hook_features(section: str) -> Iterator[str]:
+    """The features by kmatrix' own names that attaching a program in `section` takes."""
     read = sections.read(section)
     if read.kind in _HOOKED:
-        names.add(_HOOKED[read.kind])
+        yield _HOOKED[read.kind]
     if read.target.startswith("syscalls/") and read.program == "tracepoint":
-        names.add("syscall_tracepoints")
-    return frozenset(name for name in names if name in FEATURES)
+        yield "syscall_tracepoints"
+
+
+def named_features(section: str, found: Iterable[Need], *, optional: bool = False) -> frozenset[str]:
+    """The features by kmatrix' own names that a program in `section` always needs: what a manifest's `needs` would list.
+
+    With `optional`, those that it can do without are among them.
+    """
+    names = {feature_of(need) for need in found if optional or not need.optional}
+    return frozenset(name for name in (*names, *hook_features(section)) if name in FEATURES)
+
+
+def visible(feature: str) -> bool:
+    """Whether an object that needs the feature shows it; of others, such as `cgroup_v2`, an object does not tell."""
+    kind, _, parameter = feature.partition(":")
+    return kind in _KINDS if parameter else feature in _VISIBLE
+
+
+_KINDS = ("helper", "map", "prog", "attach", "kfunc", "insn", "tracepoint")
+_VISIBLE = frozenset({*_NAMED.values(), *_HOOKED.values(), "btf", "global_data", "bpf2bpf", "bounded_loops", "syscall_tracepoints"})

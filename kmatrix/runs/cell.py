@@ -21,6 +21,7 @@ from kmatrix.host.nearest import did_you_mean
 from kmatrix.manifest.collector import Collector
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects import compiled
+from kmatrix.objects.derived import derived
 from kmatrix.objects.described import described
 from kmatrix.objects.source_lines import SourceLines
 from kmatrix.runs import cell_records, loader_files
@@ -78,7 +79,7 @@ def run(
     """
     cell_records.forget(directory, collector.name, str(target))
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    collector = described(collector, [target.arch])
+    collector = derived(described(collector, [target.arch]), [target.arch])
     expectation = expected(collector, target, room.matrix)
     question = request(collector, target)
     files = loader_files.collect(collector, target.arch, mirrors=room.matrix.mirrors, reporter=room.reporter)

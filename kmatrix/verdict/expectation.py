@@ -73,7 +73,8 @@ def _derived(collector: Collector, target: Target) -> Expectation:
             why = "; ".join([*ruled_out, f"{variant.name} has all it needs"])
             return Expectation(behaviour, variant.name, degradations, frozenset(missing), why)
         missing.update(lacking)
-        ruled_out.append(f"{variant.name} needs {', '.join(lacking)}")
+        source = " (read from its object)" if variant.name in collector.derived else ""
+        ruled_out.append(f"{variant.name} needs {', '.join(lacking)}{source}")
     return Expectation("refusal", None, frozenset(), frozenset(missing), "; ".join(ruled_out))
 
 

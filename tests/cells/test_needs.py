@@ -56,3 +56,27 @@ def test_a_wrong_declaration_is_a_table_failure(tmp_path: Path, run_in: Shell, k
     (record,) = cell_records.read_all(tmp_path / ".kmatrix")
     assert record.failure == "table"
     assert record.reason == "helper:bpf_loop is declared present, the guest finds it absent"
+
+
+def test_needs_that_no_manifest_says_are_read_from_the_objects(tmp_path: Path, run_in: Shell, kernels: str) -> None:
+    manifest = broken.write(tmp_path, "silent", "USE_LOOP")
+    lines = [line for line in manifest.read_text().splitlines() if not line.startswith("needs")]
+    assert len(lines) < len(manifest.read_text().splitlines())
+    manifest.write_text("\n".join(lines))
+    done = run_in("pytest", f"--kernels={kernels}", "-n", "2")
+    assert done.returncode == 0, done.stdout
+    records = {(r.kernel, r.arch): r for r in cell_records.read_all(tmp_path / ".kmatrix")}
+    assert {key: record.observed for key, record in records.items()} == {
+        (kernel, arch): "full" if kernel == "6.1" else "fallback" for kernel in kernels.split(",") for arch in ARCHES
+    }
+    why = records["5.10", "x86_64"].expectation["why"]
+    assert why.startswith("ring needs helper:bpf_loop, insn:callback (read from its object); perf has all it needs")
+
+
+def test_needs_that_a_manifest_says_are_a_promise(tmp_path: Path, run_in: Shell, kernels: str) -> None:
+    """The object asks for more than its manifest says: red, with the cause."""
+    broken.write(tmp_path, "promised", "USE_LOOP")
+    done = run_in("pytest", f"--kernels={kernels.split(',')[0]}", "--arch=x86_64")
+    assert done.returncode == 1
+    (record,) = cell_records.read_all(tmp_path / ".kmatrix")
+    assert record.failure == "load"

@@ -118,4 +118,15 @@ GENERATED: tuple[Rule, ...] = (
         wrong="/* a variant without needs, whose object has a backward jump */\n",
         right="/* the same with #pragma unroll */\n",
     ),
+    Rule(
+        "KM707",
+        "needless-need",
+        "a feature in a variant's needs that its object does not ask for",
+        "The variant is left out, or a refusal is expected, on every kernel without the feature, and the object would run there. What an object asks for is read off its code "
+        "(kmatrix needs); features that no object shows, such as cgroup_v2, are not looked at.",
+        "tests/collectors/test_needs.py: the needs of the reference collectors are exactly what their objects show.",
+        wrong='/* needs = ["ringbuf"], and an object with a perf buffer */\n',
+        right='/* needs = ["perf_buffer"] */\n',
+        level="warning",
+    ),
 )

@@ -1,0 +1,55 @@
+"""derived(): a collector whose variants need what their objects show, where their manifest does not say what they need.
+
+A `needs` that is written is a promise, and stays as it is: an object that asks for more then fails its cell. Only needs that have a first
+release are taken from an object. That one kernel has no such function or type is a failure of the collector there, and not a promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.variant import Variant
+from kmatrix.matrix import history
+from kmatrix.matrix.arch import Arch
+from kmatrix.objects import compiled
+from kmatrix.objects.code import Code
+from kmatrix.objects.needs import Need, feature_of, hook_features, needs
+
+OLDEST = (4, 14)
+"""What every kernel from here on has is not named."""
+
+
+def derived(collector: Collector, arches: Iterable[Arch]) -> Collector:
+    """The collector with `needs` for each variant that has none in its manifest, by its objects for `arches`; `derived` names those variants.
+
+    Raises InputError where such an object is not there, or is none.
+    """
+    if collector.loader is not None:
+        return collector
+    wanted, read, variants = list(arches), set(collector.derived), []
+    for variant in collector.variants:
+        if "needs" not in variant.model_fields_set or variant.name in read:
+            names = [name for arch in wanted if arch in variant.arches for name in _needs(collector, variant, arch)]
+            variant = variant.model_copy(update={"needs": tuple(dict.fromkeys(names))})
+            read.add(variant.name)
+        variants.append(variant)
+    return collector.model_copy(update={"variants": tuple(variants), "derived": frozenset(read)})
+
+
+def _needs(collector: Collector, variant: Variant, arch: Arch) -> list[str]:
+    """What the variant's required programs need on `arch`, the newest first; of programs that exclude each other, nothing is said."""
+    code = Code(compiled.locate(collector, variant, arch))
+    found = needs(code)
+    decided = variant.contract.in_groups if variant.contract is not None else frozenset()
+    required = [p.name for p in collector.programs_of(variant, arch) if p.required and p.name not in decided and p.name in found]
+    names: dict[str, None] = {}
+    for name in required:
+        names |= dict.fromkeys(feature_of(need) for need in found[name] if _counts(need, arch))
+        names |= dict.fromkeys(hook_features(code.info.programs[name]))
+    return sorted(names, key=lambda name: (history.first(name, arch) or OLDEST, name), reverse=True)
+
+
+def _counts(need: Need, arch: Arch) -> bool:
+    since = history.first(need.name, arch)
+    return not need.optional and since is not None and since > OLDEST
