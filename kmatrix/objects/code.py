@@ -121,7 +121,7 @@ class Code:
         for line in self.lines.get(function.section, []):
             if line.at > at:
                 break
-            found = line if line.number else found  # 0: the compiler made it up
+            found = line
         return found
 
     def section(self, name: str) -> bytes:

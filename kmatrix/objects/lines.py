@@ -12,15 +12,21 @@ from kmatrix.objects.btf import Btf
 class Line:
     """A line of the C source."""
 
+    section: str
     at: int
     """The first instruction that was compiled from it: bytes from the start of the section."""
     file: str
     number: int
     text: str
 
+    @property
+    def insn(self) -> int:
+        """The same, counted in instructions."""
+        return self.at // 8
+
     def __str__(self) -> str:
-        name = self.file.rsplit("/", 1)[-1]
-        return f"{self.text.strip()} @ {name}:{self.number}" if self.text.strip() else f"{name}:{self.number}"
+        name = self.file.rpartition("/")[2]
+        return f"{self.text} @ {name}:{self.number}" if self.text else f"{name}:{self.number}"
 
 
 def lines(btf: Btf, ext: bytes) -> dict[str, list[Line]]:
@@ -35,10 +41,12 @@ def lines(btf: Btf, ext: bytes) -> dict[str, list[Line]]:
         while size and at < end:
             section, count = struct.unpack_from("<II", ext, at)
             at += 8
-            here = found.setdefault(btf.text(section), [])
+            name = btf.text(section)
+            here = found.setdefault(name, [])
             for _ in range(count):
                 insn, file, text, place = struct.unpack_from("<IIII", ext, at)
-                here.append(Line(insn, btf.text(file), place >> 10, btf.text(text)))
+                if number := place >> 10:  # 0: the compiler made the instruction up
+                    here.append(Line(name, insn, btf.text(file), number, btf.text(text).strip()))
                 at += record
     except (struct.error, ValueError) as error:
         raise ValueError(f".BTF.ext is cut short ({error})") from None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from io import BytesIO
 
@@ -15,6 +14,7 @@ from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
 from kmatrix.objects.btf import Btf
+from kmatrix.objects.lines import Line, lines
 
 _INSN = 8
 """Bytes of an instruction."""
@@ -22,21 +22,6 @@ _R_BPF_64_64 = 1
 """The relocation of a two-word load: the address of a map, of data, or of a function."""
 _SHF_EXECINSTR = 0x4
 _AT = re.compile(r"^(?:from \d+ to )?(\d+): ", re.M)
-
-
-@dataclass(frozen=True)
-class Line:
-    """One record of the table."""
-
-    section: str
-    insn: int
-    """The first of its instructions, counted from the section's start."""
-    text: str
-    file: str
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.text} @ {self.file.rpartition('/')[2]}:{self.number}" if self.text else f"{self.file}:{self.number}"
 
 
 class SourceLines:
@@ -58,7 +43,8 @@ class SourceLines:
                     if symbol["st_info"]["type"] == "STT_FUNC" and isinstance(symbol["st_shndx"], int):
                         home = sections[symbol["st_shndx"]].name
                         functions[symbol.name] = (home, symbol["st_value"] // _INSN, symbol["st_size"] // _INSN)
-            return list(_lines(Btf(parts[".BTF"].data()), parts[".BTF.ext"].data())), functions
+            found = lines(Btf(parts[".BTF"].data()), parts[".BTF.ext"].data())
+            return [line for each in found.values() for line in each], functions
         except (ELFError, KeyError, ValueError, IndexError, struct.error):
             return [], {}
 
@@ -183,22 +169,3 @@ class SourceLines:
             own = [line for line in own if line.insn <= start + int(found[-1])][-1:] or own
         numbers = {(line.file, line.number) for line in own or alike}
         return str((own or alike)[0]) if text and len(numbers) == 1 else None
-
-
-def _lines(btf: Btf, ext: bytes) -> Iterator[Line]:
-    """The records of the line part: struct btf_ext_header has its offset and length at bytes 16 and 20."""
-    header: int = struct.unpack_from("<I", ext, 4)[0]
-    at, size = struct.unpack_from("<II", ext, 16)
-    at += header
-    end = at + size
-    if not size:
-        return
-    (record,) = struct.unpack_from("<I", ext, at)
-    at += 4
-    while at < end:
-        section, count = struct.unpack_from("<II", ext, at)
-        at += 8
-        for _ in range(count):
-            offset, file, line, column = struct.unpack_from("<IIII", ext, at)
-            at += record
-            yield Line(btf.text(section), offset // _INSN, btf.text(line).strip(), btf.text(file), column >> 10)
