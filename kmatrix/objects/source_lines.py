@@ -14,6 +14,7 @@ from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
 from kmatrix.objects.btf import Btf
+from kmatrix.objects.code import CALL, PSEUDO_CALL
 from kmatrix.objects.lines import Line, lines
 
 _INSN = 8
@@ -81,6 +82,13 @@ class SourceLines:
                     before = [line for line in lines if line.section == name and line.insn <= at]
                     return str(max(before, key=lambda line: line.insn)) if before else None
         return None
+
+    def calls(self, program: str) -> bool:
+        """Whether `program` calls a function of the object."""
+        _, functions = self._table
+        section, start, count = functions.get(program, ("", 0, 0))
+        code = self._code(section)[start * _INSN : (start + count) * _INSN]
+        return any(code[at] == CALL and code[at + 1] >> 4 == PSEUDO_CALL for at in range(0, len(code), _INSN))
 
     def _code(self, section: str) -> bytes:
         found = ELFFile(BytesIO(self._data)).get_section_by_name(section)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conftest import need_programs
 from kmatrix.matrix import history
+from kmatrix.objects.source_lines import SourceLines
 from kmatrix.verdict.diagnosis import Failing, diagnose, explain
+from tests.lint.samples import compile_c
 
 LOAD = "prog 'p': BPF program load failed: Invalid argument"
 TASK = {"type": "tracepoint", "attach_type": 0}
@@ -101,6 +105,17 @@ ROWS: dict[str, tuple[Failing, str, str]] = {
         failing(version=(4, 14), log="BPF_CALL uses reserved fields\n"),
         "instruction",
         "instruction call_function (a call of a function of the program's own), since 4.16",
+    ),
+    "4.14: a field of bpf(2) that it does not know": (
+        failing(
+            version=(4, 14),
+            error="prog 'ingress': BPF program load failed: Argument list too long",
+            errno=7,
+            section="tcx/ingress",
+            wants={"type": "sched_cls", "attach_type": 46},
+        ),
+        "attach-type",
+        "attach type tcx_ingress, since 6.6",
     ),
     "a Go loader's words": (
         failing(
@@ -342,3 +357,24 @@ def test_what_did_not_fail_has_no_cause() -> None:
     programs, maps = explain({"p": {"loaded": True, "error": None}}, {"m": {"type": "hash", "error": None}}, (6, 12), "arm64")
     assert programs["p"]["diagnosis"] is None
     assert maps["m"]["diagnosis"] is None
+
+
+def test_before_4_16_a_function_that_is_called_is_code_that_no_jump_leads_to(tmp_path: Path) -> None:
+    need_programs("clang")
+    source = tmp_path / "calls.bpf.c"
+    source.write_text(
+        '__attribute__((section("license"), used)) char LICENSE[] = "GPL";\n'
+        "static __attribute__((noinline)) int half(unsigned *x) { return *x >> 1; }\n"
+        '__attribute__((section("socket"), used)) int calls(void *ctx) { unsigned x = (long)ctx; return half(&x); }\n'
+        '__attribute__((section("socket"), used)) int plain(void *ctx) { (void)ctx; return 0; }\n'
+    )
+    lines = SourceLines(compile_c(source, tmp_path / "calls.bpf.o").read_bytes())
+
+    def said(name: str, version: tuple[int, int]) -> str:
+        found = diagnose(failing(version=version, name=name, section="socket", log="unreachable insn 4\n", lines=lines))
+        assert found is not None
+        return found.headline()
+
+    assert said("calls", (4, 14)) == "instruction call_function (a call of a function of the program's own), since 4.16"
+    assert said("plain", (4, 14)).startswith("the program has instructions that no jump leads to")
+    assert said("calls", (5, 4)).startswith("the program has instructions that no jump leads to")

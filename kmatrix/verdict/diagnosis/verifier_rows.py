@@ -5,14 +5,43 @@
 
 from __future__ import annotations
 
-from kmatrix.verdict.diagnosis import lacks
-from kmatrix.verdict.diagnosis.cause import Row, fixed
+import re
+
+from kmatrix.objects.code import CALL, PSEUDO_CALL
+from kmatrix.verdict.diagnosis import hooks, lacks
+from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, Row, fixed, holding
 
 _COMPLEX = fixed(
     "verifier-size",
     "the verifier gave up: the program is too complex (1,000,000 instructions on all paths; 4,096 in all before 5.2)",
     "make loops shorter, or split the program by tail calls",
 )
+_DEAD = fixed(
+    "dead-code",
+    "the program has instructions that no jump leads to, or that lead nowhere",
+    "remove what cannot be reached, and let every path end in a return (a missing __builtin_unreachable() or a loop without an end makes such code)",
+)
+
+
+def _too_long(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
+    """E2BIG: of bpf(2), a field that the kernel does not know, such as the attach type before 4.17; of the verifier, a program too complex."""
+    return (None if failing.log.strip() else hooks.too_new(failing)) or _COMPLEX(failing, match)
+
+
+def _unreachable(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
+    """Before 4.16 (cc8b0b92a169), functions that a program calls are instructions that no jump leads to."""
+    call = holding(failing, lambda insn: insn[0] == CALL and insn[1] >> 4 == PSEUDO_CALL) if failing.version < (4, 16) else None
+    if call is None or failing.lines is None or not failing.lines.calls(failing.name):
+        return _DEAD(failing, match)
+    return Diagnosis(
+        "instruction",
+        "instruction call_function (a call of a function of the program's own)",
+        "make the functions __always_inline",
+        "4.16",
+        call,
+    )
+
+
 _NO_MAP = fixed(
     "map-helper",
     "this kernel's helper does not take a map of this type",
@@ -147,11 +176,7 @@ RULES: tuple[tuple[str, Row], ...] = (
     ),
     (
         r"unreachable insn|last insn is not an exit|jump out of range",
-        fixed(
-            "dead-code",
-            "the program has instructions that no jump leads to, or that lead nowhere",
-            "remove what cannot be reached, and let every path end in a return (a missing __builtin_unreachable() or a loop without an end makes such code)",
-        ),
+        _unreachable,
     ),
     (
         r"cannot call (?:GPL|kernel function from non-GPL)|must have a GPL compatible license|GPL-compatible",
@@ -271,7 +296,7 @@ RULES: tuple[tuple[str, Row], ...] = (
         ),
     ),
     (r"BPF_\w+ uses reserved fields|unknown insn class|invalid BPF_\w+ opcode|invalid atomic operand size", lacks.reserved),
-    (r"Argument list too long", _COMPLEX),
+    (r"Argument list too long", _too_long),
     (
         r"load failed: No space left on device",
         fixed(
