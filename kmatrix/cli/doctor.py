@@ -24,6 +24,6 @@ def command(as_json: bool) -> None:
     else:
         rows = [[_SIGNS[f.level], f.what, f.found, f.fix if f.level != "ok" else ""] for f in findings]
         heads = ["", "what", "found", "fix"]
-        click.echo(grid.prose(rows, grid.terminal_width(), heads=heads, wrap=(2, 3)))
+        click.echo(grid.prose(rows, grid.terminal_width(), heads=heads, wrap=(2,)))
     if any(finding.level == "lacks" for finding in findings):
         raise click.exceptions.Exit(1)

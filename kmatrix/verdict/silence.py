@@ -11,8 +11,9 @@ from kmatrix.manifest.event import Event
 
 def nearest(event: Event, facts: Mapping[str, Any]) -> str | None:
     """In what the nearest of the records that came and are no expected event differs from this one's `match`; None where none was read."""
-    decoded = [sample["fields"] for sample in facts.get("unmatched_samples", ()) if sample["fields"]]
     wanted = {name: resolve(value, facts["known"]) for name, value in event.match.items()}
+    samples = facts.get("unmatched_samples", ()) if event.sink.kind == "buffer" else ()
+    decoded = [sample["fields"] for sample in samples if wanted.keys() & sample["fields"].keys()]
     if not decoded or not wanted:
         return None
     best = max(decoded, key=lambda fields: sum(_likeness(fields.get(name), value) for name, value in wanted.items()))

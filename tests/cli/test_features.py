@@ -55,7 +55,8 @@ def test_the_tables_fit_the_terminal(features: Any, columns: int) -> None:
     assert "helper, map, prog" in done.stdout
 
 
-def test_one_feature_on_all_kernels(features: Any) -> None:
+def test_one_feature_on_all_kernels(features: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     rows = [line.split() for line in features("helper:bpf_loop", "text", "btf:task_struct.pid").stdout.splitlines()]
     assert ["helper:bpf_loop", "5.17", "helper", "function", "bpf_loop"] in rows
     lacking = {row[0]: row[3:] for row in rows if row[1:2] in (["both"], ["x86_64"])}
@@ -73,7 +74,8 @@ def test_all_names_of_a_kind(features: Any) -> None:
 
 
 @pytest.mark.usefixtures("both_of_6_1")
-def test_a_kernel_without_an_arch_is_this_machines(features: Any) -> None:
+def test_a_kernel_without_an_arch_is_this_machines(features: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     done = features("6.1", "helper:bpf_loop", "map:arena", "btf:task_struct.__state", "text", "module:nf_conntrack")
     assert done.returncode == 0, done.stderr
     rows = {line.split()[0]: line.split()[1:3] for line in done.stdout.splitlines() if ":" in line}

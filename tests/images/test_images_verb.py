@@ -53,7 +53,8 @@ def test_build_builds_once_unless_forced(fake: Fake) -> None:
     assert fake.calls == 2
 
 
-def test_the_table_is_for_people() -> None:
+def test_the_table_is_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     run("build", "--arch", "arm64")
     done = run("list")
     assert "arm64" in done.stdout

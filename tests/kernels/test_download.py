@@ -165,7 +165,7 @@ def test_a_server_that_cannot_go_on_starts_anew(
     if changes.get("etag", "") is None:
         server.etag = None
 
-    def change(_seconds: float) -> None:
+    def change(_seconds: float, _why: str) -> None:
         server.data = DATA
         for name, value in changes.items():
             setattr(server, name, value)
@@ -223,7 +223,7 @@ def test_another_digest(server: Server, tmp_path: Path) -> None:
 
 def test_a_busy_server_is_waited_for(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(download, "_pause", waited.append)
+    monkeypatch.setattr(download, "_pause", lambda seconds, _: waited.append(seconds))
     server.statuses = [503, 429]
     fetch(server, tmp_path / "out")
     assert waited == [7.0, 7.0]  # as the server asks
@@ -235,7 +235,7 @@ def test_a_busy_server_is_waited_for(server: Server, tmp_path: Path, monkeypatch
 
 def test_pauses_grow(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(download, "_pause", waited.append)
+    monkeypatch.setattr(download, "_pause", lambda seconds, _: waited.append(seconds))
     server.cuts = [0] * 10
     server.etag = None
     with pytest.raises(Unavailable, match="ended after 0 of"):
@@ -385,7 +385,7 @@ def test_a_password_is_not_said(server: Server, tmp_path: Path) -> None:
 
 def test_no_address_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(download, "_pause", waited.append)
+    monkeypatch.setattr(download, "_pause", lambda seconds, _: waited.append(seconds))
     for url in ("http://", "ftp://x/y", "x/y"):
         with pytest.raises(Unavailable, match="that is no address") as caught:
             download.get(url)
@@ -425,7 +425,7 @@ def test_what_keeps_from_connecting(server: Server, tmp_path: Path, monkeypatch:
     tls.socket = context.wrap_socket(tls.socket, server_side=True)
     threading.Thread(target=tls.serve_forever, args=(0.02,), daemon=True).start()
     waited: list[float] = []
-    monkeypatch.setattr(download, "_pause", waited.append)
+    monkeypatch.setattr(download, "_pause", lambda seconds, _: waited.append(seconds))
     message, fix = said(f"https://127.0.0.1:{tls.server_address[1]}/x")
     tls.shutdown()
     tls.server_close()

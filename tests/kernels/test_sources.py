@@ -177,7 +177,7 @@ def test_a_fault(store: KernelStore, tmp_path: Path, publisher: Publisher, fault
         spec = SourceSpec(publisher.kind.split("_")[0], options=options)
         with pytest.raises(KmatrixError, match=says) as caught:
             obtain(store, spec)
-        assert "\n" not in caught.value.message
+        assert caught.value.message.count("\n") <= 1  # of what is not there, a line for each source that was asked
         assert store.refs() == []
         assert leftovers(store.root) == []
         # The next one in the list is tried, and what was passed over is said.

@@ -154,7 +154,7 @@ def test_kinds_of_different_sizes_share_a_buffer(build: Build, judge: Judge, tar
     silent = judge(target, (head + DESCRIBED + OTHERS).replace("length = 6", "length = 7"))
     assert silent.failure == "silent"
     assert "records (" in silent.reason
-    assert "none with pid = " in silent.reason
+    assert "the nearest differs in length: 6, expected 7" in silent.reason
 
 
 def test_what_is_wrong_is_said_before_a_vm_starts(build: Build, tmp_path: Path) -> None:
