@@ -53,6 +53,18 @@ SAID = {
         "config",
         "route with such a program: it needs CONFIG_LWTUNNEL_BPF, which this kernel was built without",
     ),
+    "6.1: forms": (
+        "no form of one_of can run here: a: no tracepoint block_io_start in the kernel's BTF; b: no fentry on this kernel",
+        "",
+        "one-of",
+        "no form of one_of can run here: a: no tracepoint",
+    ),
+    "6.1: a library of the other arch": (
+        "elf: failed to open /usr/lib/x86_64-linux-gnu/libc.so.6: No such file or directory",
+        "",
+        "file",
+        "/usr/lib/x86_64-linux-gnu/libc.so.6, which is to be probed, is not in the guest",
+    ),
     "6.12: tcx": (
         "this kernel has tcx_ingress links and refuses this one (Invalid argument)",
         "",

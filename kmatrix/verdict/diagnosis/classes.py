@@ -41,6 +41,7 @@ CLASSES: Mapping[str, str] = {
     "tracepoint": "the kernel has no such tracepoint",
     "file": "a program that is probed is not there, or has no such function",
     "placeholder": "the section names a target that the loader replaces",
+    "one-of": "no form of a group of programs can run",
     "target": "an extension of a program that is not in the same object",
     "refused": "the kernel has the hook, and does not take this program there",
     "section": "libbpf does not know the section's name",

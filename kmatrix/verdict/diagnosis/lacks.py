@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kmatrix.guest.facts import FACTS
 from kmatrix.guest.table_kfuncs import MODULES
 from kmatrix.matrix import history
 from kmatrix.verdict.diagnosis import hooks
@@ -177,7 +178,13 @@ def _too_old_for(failing: Failing, instruction: Instruction, wanted: Callable[[b
     if since is None or failing.version >= since:
         return None
     at = holding(failing, wanted or (lambda insn: insn[0] in instruction.codes))
-    return Diagnosis("instruction", f"instruction {instruction.name} ({instruction.words})", instruction.fix, release(since), at)
+    verifier = FACTS["insn"][instruction.name].since  # the JIT of an arch may have followed later
+    told = (
+        release(since)
+        if failing.version >= verifier or verifier == since
+        else f"{release(verifier)} ({release(since)} on {failing.arch})"
+    )
+    return Diagnosis("instruction", f"instruction {instruction.name} ({instruction.words})", instruction.fix, told, at)
 
 
 def _unknown(failing: Failing, how: str, at: str | None) -> Diagnosis:

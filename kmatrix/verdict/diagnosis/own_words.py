@@ -70,10 +70,28 @@ def _no_target(match: Match) -> Cause:
     )
 
 
+def _no_form(match: Match) -> Cause:
+    return Cause(
+        "one-of",
+        f"no form of one_of can run here: {match['why']}",
+        "add a form that this kernel can run, or end the group with [] where the object can do without",
+    )
+
+
+def _no_file(match: Match) -> Cause:
+    return Cause(
+        "file",
+        f"{match['path']}, which is to be probed, is not in the guest",
+        "name a library that the guest has, without its folder (libc.so.6), or have the collector's own loader bring the file and attach to it",
+    )
+
+
 _ROWS: tuple[tuple[str, Callable[[Match], Cause]], ...] = (
     (r"^the verifier was still at work after (?P<seconds>\S+) s(?:; its last state was (?P<state>.*))?", _interrupted),
     (r"^this kernel has (?P<name>\w+) links and refuses this one", _refused),
     (r"^its binary (?P<path>\S+) is not in the guest", _no_binary),
+    (r"^no form of one_of can run here: (?P<why>.*)", _no_form),
+    (r"elf: failed to open (?P<path>\S+): No such file or directory", _no_file),
     (r"no USDT notes section \(\S+\) found in '(?P<path>[^']+)'", _no_usdt),
     (r"this kernel takes no (?P<what>.*): it needs (?P<option>.*) \(", _lacking_option),
     (r"no other program of this object has a function (?P<function>\w+) to replace", _no_target),
