@@ -242,7 +242,7 @@ def main() -> None:
     if options.section:
         rows = [f"{target} {section}: {result[section]}" for target, result in found.items() for section in options.section]
         sys.stdout.write("\n".join([*rows, ""]))
-    if options.page:
+    if options.page or not (options.section or options.json):
         PAGE.write_text(page(found))
 
 
