@@ -25,6 +25,3 @@ FACTS: Mapping[str, Mapping[str, Fact]] = {
     "insn": _by_name(INSNS),
 }
 """Kind → name → row. A helper's name begins with bpf_, as in a program."""
-
-DATED: frozenset[str] = frozenset(FACTS)
-"""The kinds that have a first release. The others (btf, symbol, tracepoint…) are of one kernel's image, and no release says them."""

@@ -141,18 +141,6 @@ def _entries(place: _Place, data: Any) -> str:
     return f" ({', '.join(names)})" if names else ""
 
 
-def _location(detail: Any, data: Any) -> list[str | int]:
-    """Where a finding is in the file: pydantic's `loc` without the names that it gives the branches of a union."""
-    location = []
-    for position, part in enumerate(detail["loc"]):
-        there = part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int) and part < len(data)
-        if there:
-            data = data[part]
-        if there or (detail["type"] == "missing" and position == len(detail["loc"]) - 1):
-            location.append(part)
-    return location
-
-
 def _dotted(location: Iterable[object]) -> str:
     text = ""
     for part in location:

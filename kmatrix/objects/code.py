@@ -25,8 +25,8 @@ from kmatrix.objects.lines import Line, lines
 
 _SHF_EXECINSTR = 0x4
 CALL, LD_IMM64, EXIT = 0x85, 0x18, 0x95
-PSEUDO_CALL, PSEUDO_KFUNC, PSEUDO_FUNC = 1, 2, 4
-"""What src_reg says of a call's or a two-word load's immediate."""
+PSEUDO_CALL = 1
+"""What src_reg says of a call: the immediate is another function of the object."""
 
 
 class Insn(NamedTuple):
@@ -61,8 +61,6 @@ class Function:
     start: int
     """Bytes from the start of its section."""
     insns: tuple[Insn, ...] = field(repr=False)
-    global_: bool
-    """Whether the verifier checks it by itself, from 5.6 on: it is neither static nor hidden."""
 
     def at(self, index: int) -> int:
         """Where an instruction is: bytes from the start of the section."""
@@ -85,8 +83,7 @@ class Code:
             if symbol["st_info"]["type"] == "STT_FUNC" and isinstance(home, int):
                 section, start = self._sections[home], symbol["st_value"]
                 insns = decode(section.data()[start : start + symbol["st_size"]])
-                seen = symbol["st_info"]["bind"] != "STB_LOCAL" and symbol["st_other"]["visibility"] == "STV_DEFAULT"
-                self.functions[section.name, start] = Function(symbol.name, section.name, start, insns, seen)
+                self.functions[section.name, start] = Function(symbol.name, section.name, start, insns)
         self.references: dict[tuple[str, int], Reference] = dict(self._references())
 
     @property
