@@ -32,28 +32,30 @@ def prepare() -> None:
 
 
 class Watch:
-    """Watches one load, made by the thread that watches it from `over`."""
+    """One load that is watched. The thread that loads makes it."""
 
     def __init__(self, seconds: float, log: mmap.mmap, progress: Callable[[], int]) -> None:
         self._seconds, self._log, self._progress = seconds, log, progress
         self._loader, self._thread_id = threading.get_ident(), threading.get_native_id()
-        self._done = threading.Event()
+        self._over = threading.Event()
+        self._signals = threading.Lock()
+        self._seen, self._since, self._used = -1, 0.0, 0.0
         self.after: float | None = None
         """The limit, where it was reached."""
         self.words = b""
         """The verifier's log when it was interrupted; empty where it had written none."""
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
 
-    def _watch(self) -> None:
-        seen, since, used = self._progress(), time.monotonic(), self._in_the_kernel()
-        while not self._done.wait(TICK):
-            if (now := self._progress()) != seen:
-                seen, since, used = now, time.monotonic(), self._in_the_kernel()
-            elif self._in_the_kernel() - used >= self._seconds or time.monotonic() - since >= AT_MOST * self._seconds:
-                self.after = self._seconds
-                self._interrupt()
+    def look(self) -> None:
+        """See whether the load has come further; interrupt it where it has not for too long."""
+        with self._signals:  # after the load, what `progress` counts may be gone
+            if self._over.is_set():
                 return
+            now = self._progress()
+        if now != self._seen:
+            self._seen, self._since, self._used = now, time.monotonic(), self._in_the_kernel()
+        elif self._in_the_kernel() - self._used >= self._seconds or time.monotonic() - self._since >= AT_MOST * self._seconds:
+            self.after = self._seconds
+            self._interrupt()
 
     def _in_the_kernel(self) -> float:
         """Seconds of CPU that the loading thread has used in the kernel: the verifier's, but not those in which libbpf reads BTF."""
@@ -62,17 +64,48 @@ class Watch:
 
     def _interrupt(self) -> None:
         """Interrupt until libbpf gives up: it tries five times without a log, and five times with one."""
-        while not self._done.is_set():
+        while not self._over.is_set():
             if self._log[0:1] != b"\0" and not self.words:
-                self._done.wait(LISTENING)
+                self._over.wait(LISTENING)
                 self.words = written(self._log)
-            signal.pthread_kill(self._loader, SIGNAL)
-            self._done.wait(0.02)
+            with self._signals:  # none comes after the load: it would interrupt what the thread does next
+                if not self._over.is_set():
+                    signal.pthread_kill(self._loader, SIGNAL)
+            self._over.wait(0.02)
 
     def close(self) -> None:
         """The load is over."""
-        self._done.set()
-        self._thread.join()
+        with self._signals:
+            self._over.set()
+
+
+class _Watcher:
+    """The thread that looks at loads. It is started with the first one and stays: starting a thread costs an emulated CPU some ten milliseconds."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._watch: Watch | None = None
+
+    def begin(self, watch: Watch) -> None:
+        """Look at this load from now on."""
+        self._watch = watch
+        if self._thread is None or not self._thread.is_alive():  # also in a process that was forked off: threads stay behind
+            self._thread = threading.Thread(target=self._look, daemon=True)
+            self._thread.start()
+
+    def end(self, watch: Watch) -> None:
+        """Look at it no more."""
+        watch.close()
+        self._watch = None
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(TICK)
+            if (watch := self._watch) is not None:
+                watch.look()
+
+
+_watcher = _Watcher()
 
 
 def written(log: mmap.mmap) -> bytes:
@@ -84,7 +117,8 @@ def written(log: mmap.mmap) -> bytes:
 def watching(seconds: float, log: mmap.mmap, progress: Callable[[], int]) -> Iterator[Watch]:
     """Limit what this thread does inside; `progress` counts what is done, and each step has `seconds` for itself."""
     watch = Watch(seconds, log, progress)
+    _watcher.begin(watch)
     try:
         yield watch
     finally:
-        watch.close()
+        _watcher.end(watch)
