@@ -15,6 +15,7 @@ from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.paths import scratch_console
+from kmatrix.host.threads import results
 from kmatrix.matrix.arch import INFO
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
@@ -134,7 +135,7 @@ def run(
             fix=f"--arch={arches[0] if len(arches) == 1 else 'all'}",
         )
     with ThreadPoolExecutor(max_workers=max(1, min(len(pairs), os.cpu_count() or 1))) as pool:
-        outcomes = list(pool.map(lambda pair: one(*pair), pairs))
+        outcomes = results([pool.submit(one, *pair) for pair in pairs])
     found: dict[Path, list[Outcome]] = {info.path: [] for info in infos}
     for (info, _), outcome in zip(pairs, outcomes, strict=True):
         found[info.path].append(outcome)
