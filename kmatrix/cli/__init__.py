@@ -28,7 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "A shell in the VM of KERNEL: pristine, thrown away afterwards; bpftool, python3 and libbpf are there.",
     ),
     "exec": (
-        "guest:execute",
+        "execute:execute",
         "Run a command in the VM of TARGET (5.4-arm64) and exit with its status: `kmatrix exec 5.4-arm64 -- uname -a`.",
     ),
     "bisect": (

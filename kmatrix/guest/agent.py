@@ -11,13 +11,14 @@ import base64
 import json
 import os
 import platform
+import select
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from . import ask, cell, command, kernel, libbpf, limit, probe, probe_facts, simulate, sshd, survey, trigger, warmup
+from . import ask, cell, command, kernel, libbpf, limit, place, probe, probe_facts, simulate, sshd, stream, survey, trigger, warmup
 from .cell_facts import CellFacts
 from .contract import Contract
 
@@ -31,9 +32,15 @@ class Channel:
         self._fd = fd
         self._pending = b""
 
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Send one line."""
-        data = memoryview(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n")
+    def fileno(self) -> int:
+        """The port's descriptor."""
+        return self._fd
+
+    def send(self, message: Mapping[str, Any], raw: bytes = b"") -> None:
+        """Send one line, and `raw` behind it, whose length the line then says."""
+        if raw:
+            message = {**message, "raw": len(raw)}
+        data = memoryview(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n" + raw)
         while data:
             data = data[os.write(self._fd, data) :]
 
@@ -41,12 +48,32 @@ class Channel:
         """The next line; waits for as long as it takes."""
         pieces = [self._pending]
         while b"\n" not in pieces[-1]:
-            piece = os.read(self._fd, 1 << 20)
-            if not piece:  # no host at the other end just now
-                time.sleep(0.005)
-            pieces.append(piece)
+            pieces.append(self._read())
         line, _, self._pending = b"".join(pieces).partition(b"\n")
         return line
+
+    def receive_some(self) -> list[tuple[dict[str, Any], bytes]]:
+        """The messages that are there, with the raw bytes behind them; waits until something has come, which may be half a message."""
+        if b"\n" not in self._pending:
+            self._pending += self._read()
+        else:
+            self._pending += self._read() if select.select([self._fd], [], [], 0)[0] else b""
+        messages = []
+        while b"\n" in self._pending:
+            line, _, rest = self._pending.partition(b"\n")
+            message = json.loads(line)
+            size = message.get("raw", 0)
+            if len(rest) < size:
+                break
+            messages.append((message, rest[:size]))
+            self._pending = rest[size:]
+        return messages
+
+    def _read(self) -> bytes:
+        piece = os.read(self._fd, 1 << 20)
+        if not piece:  # no host at the other end just now
+            time.sleep(0.005)
+        return piece
 
 
 def put(path: str, data: str, mode: int = 0o644) -> dict[str, int]:
@@ -89,6 +116,8 @@ def survey_object(
     return survey.survey(content, name, programs, load_timeout, contract=terms) | {"release": kernel.release()}
 
 
+_port: list[Channel] = []
+"""The channel that requests come over, once there is one."""
 _probed: dict[str, dict[str, Any]] = {}
 
 
@@ -117,6 +146,9 @@ OPS: Mapping[str, Op] = {
     "put": put,
     "get": get,
     "run": command.run,
+    "prepare": place.prepare,
+    "gather": place.gather,
+    "stream": lambda **request: stream.run(_port[0], **request),
     "sshd": sshd.start,
     "object": survey_object,
     "cell": run_cell,
@@ -150,6 +182,7 @@ def hello() -> dict[str, Any]:
 def main(port: int) -> None:
     """Serve requests on the port's fd until the VM ends."""
     channel = Channel(port)
+    _port.append(channel)
     warmup.warm_up()
     channel.send({"hello": hello()})
     while True:
