@@ -29,7 +29,11 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "exec": (
         "execute:execute",
-        "Run a command in the VM of TARGET (5.4-arm64) and exit with its status: `kmatrix exec 5.4-arm64 -- uname -a`.",
+        "Run a command in the VM of TARGET and exit with its status: `kmatrix exec 5.4-arm64 -- ./pkg.test -test.v`.",
+    ),
+    "test": (
+        "test:command",
+        "Run a test program in the guest of every target, and say which of its sub-tests fail where.",
     ),
     "bisect": (
         "bisect:command",

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from kmatrix.cli import complete, options
-from kmatrix.host.errors import InputError
+from kmatrix.cli import complete, guest_options, options
 from kmatrix.runs import command as commands
 from kmatrix.runs.carried import Item
 from kmatrix.runs.command import Options, Result, Streams
-from kmatrix.runs.machine_room import Shape
 from kmatrix.runs.signals import Signals
-
-
-class _Exec(click.Command):
-    """Options stand before or after TARGET; what follows its command is the command's, whatever it looks like."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put `--` in front of the command."""
-        takes = {name for param in self.params if isinstance(param, click.Option) and not param.is_flag for name in param.opts}
-        at = positional = 0
-        while at < len(args) and args[at] != "--":
-            word = args[at]
-            if word.startswith("-") and word != "-":
-                at += 2 if word in takes else 1
-                continue
-            positional += 1
-            if positional == 2:
-                args = [*args[:at], "--", *args[at:]]
-                break
-            at += 1
-        return super().parse_args(ctx, args)
 
 
 def _items(*, folder: bool) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], tuple[Item, ...]]:
@@ -45,42 +23,14 @@ def _items(*, folder: bool) -> Callable[[click.Context, click.Parameter, tuple[s
     return parse
 
 
-def _pairs(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:  # noqa: ARG001
-    pairs = {}
-    for text in value:
-        name, equals, setting = text.partition("=")
-        if not equals and param.name == "env":
-            if name not in os.environ:
-                raise InputError(f"this host has no variable {name}", where="--env", fix=f"--env {name}=VALUE")
-            setting = os.environ[name]
-        elif not equals or not name:
-            raise InputError(f"{text!r} is not NAME=VALUE", where=f"--{param.name}")
-        pairs[name] = setting
-    return pairs
-
-
-def _caps(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:  # noqa: ARG001
-    return None if value is None else tuple(name for name in value.split(",") if name and name != "none")
-
-
-@click.command("exec", cls=_Exec)
+@click.command("exec", cls=guest_options.BeforeCommand)
 @click.argument("target", shell_complete=complete.kernels_and_targets)
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option(
     "--file", "files", multiple=True, callback=_items(folder=False), metavar="PATH[:GUEST]", help="Bring this file along."
 )
 @click.option("--dir", "dirs", multiple=True, callback=_items(folder=True), metavar="PATH[:GUEST]", help="Bring this folder along.")
-@click.option(
-    "--env", multiple=True, callback=_pairs, metavar="NAME[=VALUE]", help="A variable for the command (the host's value)."
-)
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0, show_default=True, help="Seconds for it.")
-@click.option("--memory", type=click.IntRange(min=128), metavar="MIB", help="The VM's memory. Half of it is the limit of /tmp.")
-@click.option("--cpus", type=click.IntRange(min=1, max=64), metavar="N", help="The VM's CPUs.")
-@click.option("--cmdline", multiple=True, metavar="PARAMETER", help="A kernel parameter: the VM boots with it.")
-@click.option("--sysctl", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="Set a sysctl before the command starts.")
-@click.option("--user", metavar="NAME|UID[:GID]", help="Run it as this user of the guest (default: root).")
-@click.option("--cap", "caps", callback=_caps, metavar="CAP,…|none", help="Leave it these capabilities only, such as cap_bpf.")
-@click.option("--cores", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Put core dumps in this folder.")
+@guest_options.guest
 @click.option("--console", is_flag=True, help="Show the guest's console on standard error.")
 @click.option("--gdb", type=click.IntRange(min=1, max=65535), metavar="PORT", help="Wait for gdb on this port before it starts.")
 @options.ACCEL
@@ -91,15 +41,7 @@ def execute(
     argv: tuple[str, ...],
     files: tuple[Item, ...],
     dirs: tuple[Item, ...],
-    env: dict[str, str],
-    timeout: float,
-    memory: int | None,
-    cpus: int | None,
-    cmdline: tuple[str, ...],
-    sysctl: dict[str, str],
-    user: str | None,
-    caps: tuple[str, ...] | None,
-    cores: Path | None,
+    given: Options,
     console: bool,
     gdb: int | None,
     accel: str,
@@ -115,15 +57,12 @@ def execute(
     matrix = options.load_matrix(kernels_file)
     chosen = options.target(matrix, target)
     room = options.room(matrix, accel, cold)
-    shape = Shape(memory, cpus, cmdline)
-    given = Options(
-        files=(*dirs, *files), env=env, timeout=timeout, shape=shape, sysctl=sysctl, user=user, caps=caps, cores=cores, gdb=gdb
-    )
+    given = replace(given, files=(*dirs, *files), gdb=gdb)
     stdin = None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.fileno()
     signals = Signals()
     out, err = signals.writer(1), signals.writer(2)
     result = commands.run(room, chosen, argv, Streams(out, err, stdin, signals, err if console else None), given)
-    _tell(argv[0], result, timeout)
+    _tell(argv[0], result, given.timeout)
     raise click.exceptions.Exit(result.status)
 
 

@@ -29,12 +29,14 @@ from kmatrix.matrix.load import load_matrix
 from kmatrix.matrix.selection import Matrix, asked_for
 from kmatrix.objects import compiled
 from kmatrix.objects.described import described
-from kmatrix.plugin import options, reds
+from kmatrix.plugin import TEST_RECORD, guest_tests, options, reds
+from kmatrix.plugin.guest_tests import TestItem
 from kmatrix.report import grid, table
+from kmatrix.report import tests as test_report
 from kmatrix.report.causes import classes, headlines
 from kmatrix.report.explain import explain
 from kmatrix.runs import cell as cells
-from kmatrix.runs import cell_records
+from kmatrix.runs import cell_records, guest_test, test_records
 from kmatrix.runs.cell_records import DEFAULT_DIRECTORY, Record
 from kmatrix.runs.machine_room import MachineRoom, refuse_missing
 from kmatrix.vm.machine import Machine
@@ -183,7 +185,11 @@ class CollectorFile(pytest.File):
                 described(collector, arches)  # what its events are must be the same in all objects
                 if run.speaks and (old := compiled.out_of_date(collector, built)):
                     self.warn(pytest.PytestWarning(old))
-                yield from [CellItem.from_parent(self, collector=collector, target=target) for target in run.targets]
+                if collector.variants:
+                    yield from [CellItem.from_parent(self, collector=collector, target=target) for target in run.targets]
+                if (test := guest_test.of_collector(collector, run.config.invocation_params.dir)) is not None:
+                    for target in run.targets:
+                        yield TestItem.from_parent(self, test=test, target=target, run=lambda: run)
         except KmatrixError as error:
             raise self.CollectError(f"{error}{self._opt_out(run)}") from None
 
@@ -197,7 +203,7 @@ class CollectorFile(pytest.File):
 
 
 def _leaves_records(item: pytest.Item) -> bool:
-    return isinstance(item, CellItem) or {"cell", "vm"} & set(getattr(item, "fixturenames", ())) != set()
+    return isinstance(item, CellItem | TestItem) or {"cell", "vm"} & set(getattr(item, "fixturenames", ())) != set()
 
 
 class CellItem(pytest.Item):
@@ -371,6 +377,19 @@ def _record_of(report: Any) -> Record | None:
     return cell_records.read(Path(path)) if path is not None else None
 
 
+def tell_subtests(config: pytest.Config, report: pytest.TestReport) -> None:
+    """Of a [test]'s report, have pytest take each sub-test for a test of its own; only the process that shows results does."""
+    run = started(config)
+    if run.is_worker or (record := guest_tests.record_of(report)) is None:
+        return
+    reports = [*guest_tests.subtest_reports(report, record)]
+    terminal = config.pluginmanager.getplugin("terminalreporter")
+    if terminal is not None and terminal._session is not None:
+        terminal._session.testscollected += len(reports) // 3  # of which pytest shows how many are through
+    for each in reports:
+        config.hook.pytest_runtest_logreport(report=each)
+
+
 def summarise(terminalreporter: Any, config: pytest.Config) -> None:
     """The table, and what this run's options could not be called."""
     if said := options.clash(config):
@@ -383,6 +402,12 @@ def summarise(terminalreporter: Any, config: pytest.Config) -> None:
     if run.error is None and (records or run.collected):
         with suppress(KmatrixError):  # a wrong kernels.toml was said at collection
             left_out = {} if run.asked is not None else run.unavailable
+    tests = [test_records.read(Path(path)) for path in dict.fromkeys(p[TEST_RECORD] for p in properties if TEST_RECORD in p)]
+    if tests:
+        terminalreporter.section("kmatrix: tests in guests")
+        told = config.option.tbstyle != "no"
+        colour, width = terminalreporter._tw.hasmarkup, grid.terminal_width()
+        terminalreporter.write_line(test_report.render(tests, {}, colour=colour, width=width, brief=told))
     if records or skipped or (left_out and run.collected):
         terminalreporter.section("kmatrix")
         writer, told = terminalreporter._tw, config.option.tbstyle != "no"
