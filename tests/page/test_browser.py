@@ -196,6 +196,14 @@ def test_a_row_is_shown_side_by_side(page: Any) -> None:
     assert page.locator("#matrix").is_visible()
 
 
+def test_what_only_red_cells_have_is_marked(page: Any, file: str) -> None:
+    page.goto(file + "#row=lopsided")
+    marked = page.locator("#compare tbody tr").filter(has=page.locator("td.other"))
+    marked.first.wait_for()
+    assert "program enter" in marked.locator("th").all_inner_texts()
+    assert page.locator("#compare td.other", has_text="does not load").count() == 1
+
+
 def test_commands_and_links_are_copied(page: Any) -> None:
     tile(page, "lopsided@6.1-arm64").click()
     page.evaluate("() => { navigator.clipboard.writeText = async (text) => { window.copied = text; }; }")
@@ -226,7 +234,8 @@ def test_it_is_dark_where_the_system_is_and_can_be_switched(page: Any, file: str
     assert (switch.inner_text(), page.evaluate(GROUND)) == ("Colours: dark", dark)
     page.emulate_media(media="print")
     assert page.evaluate(GROUND) == "rgb(255, 255, 255)"  # paper is light
-    assert page.locator("#tools").is_hidden()
+    assert page.locator("#find").is_hidden()
+    assert page.locator("#tones").is_visible()  # the legend
 
 
 @pytest.mark.parametrize("page", [{"viewport": PHONE}], indirect=True)

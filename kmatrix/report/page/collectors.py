@@ -57,7 +57,8 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
     yield "runs", facts.get("running") or "nothing"
     for attempt in facts.get("attempts", ()):
         if attempt["variant"] == facts.get("running") or attempt is facts["attempts"][-1]:
-            yield from ((f"program {name}", state) for name, state, *_ in programs(attempt))
+            # How often it ran is different everywhere; that it never did is not.
+            yield from ((f"program {name}", state.partition(", ran ")[0]) for name, state, *_ in programs(attempt))
             yield from ((f"map {name}", found.get("type") or "") for name, found in attempt.get("maps", {}).items())
     yield from ((f"events {name}", str(count)) for name, count in facts.get("counts", {}).items())
     yield from ((f"feature {name}", _known(there)) for name, there in ((record.probe or {}).get("features") or {}).items())

@@ -63,8 +63,10 @@ def _part(part: Part, logs: Pack) -> Mapping[str, Any]:
     """A part as the script draws it: its form, and what is not empty of it."""
     if isinstance(part, Log):
         lines = part.text.count("\n") + (not part.text.endswith("\n"))
-        return {"form": part.form, "title": part.title, "note": part.note, "lines": lines, "text": logs.add(_bounded(part.text))}
-    return {"form": part.form} | {key: value for key, value in asdict(part).items() if isinstance(value, float) or value}
+        drawn: dict[str, Any] = asdict(part) | {"lines": lines, "text": logs.add(_bounded(part.text))}
+    else:
+        drawn = asdict(part)
+    return {"form": part.form} | {key: value for key, value in drawn.items() if isinstance(value, float) or value}
 
 
 def _bounded(text: str) -> str:

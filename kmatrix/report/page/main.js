@@ -109,6 +109,7 @@ function start() {
   document.addEventListener("keydown", keys);
   addEventListener("hashchange", route);
   addEventListener("popstate", route);
+  for (const [event, paper] of [["beforeprint", true], ["afterprint", false]]) addEventListener(event, () => { document.body.classList.toggle("on-paper", paper); fit(); });
   let width = 0; // a change of height alone, as a phone's bars make it, draws nothing anew
   new ResizeObserver(() => { if (byId("main").clientWidth !== width) { width = byId("main").clientWidth; fit(); } }).observe(byId("main"));
   draw();

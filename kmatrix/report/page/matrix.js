@@ -12,11 +12,15 @@ function drawMatrix() {
   const columns = data.targets.map((_, number) => number).filter((number) => shown.some((cell) => cell.target === number));
   const rows = data.rows.map((_, number) => number).filter((number) => shown.some((cell) => cell.row === number));
   const groups = arches.map((arch) => columns.filter((number) => data.targets[number].arch === arch)).filter((group) => group.length);
+  box.replaceChildren(heat(rows, groups));
   for (const { text, apart } of WAYS) {
     box.className = { word: "", short: "snug" }[text] ?? "tight";
     box.style.setProperty("--letters", String(Math.max(...shown.map((cell) => cell[text]?.length ?? 0), 4)));
-    box.replaceChildren(...(apart ? groups.map((group) => heat(rows, [group])) : [heat(rows, groups)]));
-    if ([...box.children].every((table) => table.scrollWidth <= table.clientWidth)) break;
+    if (apart) box.replaceChildren(...groups.map((group) => heat(rows, [group])));
+    if ([...box.children].every((table) => table.scrollWidth <= table.clientWidth)) {
+      box.classList.add("fits"); // then nothing scrolls sideways, and the heads can stay in sight
+      break;
+    }
   }
   if (!shown.length) box.replaceChildren(el("p", { class: "none" }, "No cell is like that. ", el("button", { type: "button", class: "quiet", on: { click: showAll } }, "Show all")));
   const again = focused && tileOf(cellsById.get(focused));
@@ -31,10 +35,11 @@ function heat(rows, groups) {
   const there = rows.filter((row) => columns.some((column) => cellAt.has(`${row} ${column}`)));
   const body = el("tbody");
   let under = null;
+  const headed = new Set(data.rows.map((row) => `${row.kind} ${row.group}`)).size > 1; // of one kind alone, the heading says nothing
   for (const number of there) {
     const row = data.rows[number];
     const head = [row.kind, row.group].filter(Boolean).join(": ");
-    if (head !== under) body.append(el("tr", { class: "kind" }, el("th", { scope: "rowgroup", colspan: String(columns.length + 1) }, el("span", {}, head))));
+    if (head !== under && headed) body.append(el("tr", { class: "kind" }, el("th", { scope: "rowgroup", colspan: String(columns.length + 1) }, el("span", {}, head))));
     under = head;
     body.append(el("tr", {},
       el("th", { scope: "row" }, el("a", { href: rowLink(row), title: `${row.name}, side by side` }, row.name)),
@@ -103,7 +108,7 @@ function drawFindings() {
     el("ol", {}, items.map(({ tone, text, cells }) => el("li", {},
       el("p", { class: "cause" }, badge(tone, String(cells.length)), " ", el("strong", {}, text)),
       el("div", { class: "where" }, byRow(cells).map(([row, found]) => el("p", {}, el("a", { class: "row", href: rowLink(row) }, row.name), " ",
-        found.map((cell) => [el("a", { href: link(cell) }, data.targets[cell.target].name), " "]))))))));
+        found.map((cell) => [el("a", { class: "to", href: link(cell) }, data.targets[cell.target].name), " "]))))))));
 }
 
 function byRow(cells) {

@@ -85,6 +85,8 @@ class Log:
     title: str
     text: str
     note: str = ""
+    mark: str = ""
+    """Words whose line is marked: those that say what went wrong."""
 
 
 @dataclass(frozen=True)

@@ -37,15 +37,15 @@ function source(place) {
 }
 
 // A log is unpacked when it is opened, and shown from its end: that is where it says what went wrong.
-function log({ title, note, lines, text }) {
-  const pre = el("pre", { tabindex: "0", role: "region", "aria-label": title }, "…");
+function log({ title, note, lines, text, mark }) {
+  const pre = el("pre", { tabindex: "0", role: "group", "aria-label": title }, "…");
   const box = el("details", { class: "log" },
     el("summary", {}, el("span", {}, title), el("small", {}, [note, `${lines} line${lines === 1 ? "" : "s"}`].filter(Boolean).join(", "))),
     el("div", { class: "paper" }, copier(() => textAt("logs", text), "Copy the log"), pre));
   box.addEventListener("toggle", async () => {
     if (!box.open || pre.dataset.filled) return;
     pre.dataset.filled = "yes";
-    pre.replaceChildren(...coloured(await textAt("logs", text)));
+    pre.replaceChildren(...coloured(await textAt("logs", text), mark));
     pre.scrollTop = pre.scrollHeight;
   });
   return box;
@@ -53,11 +53,12 @@ function log({ title, note, lines, text }) {
 
 const COLOURED = 20000; // lines: one element for each is slow beyond that
 
-// Lines of source in a verifier's log begin with a semicolon. The rest is as it was said.
-function coloured(text) {
+// Lines of source, which begin with a semicolon in a verifier's log, and the line with the words `mark`. The rest is as it was said.
+function coloured(text, mark) {
   const lines = text.replace(/\n$/, "").split("\n");
   if (lines.length > COLOURED) return [text];
-  return lines.map((line) => (/^\s*; /.test(line) ? el("span", { class: "of-source" }, `${line}\n`) : `${line}\n`));
+  const kind = (line) => (/^\s*; /.test(line) ? "of-source" : mark && line.includes(mark) ? "last-word" : null);
+  return lines.map((line) => (kind(line) ? el("span", { class: kind(line) }, `${line}\n`) : `${line}\n`));
 }
 
 function bars({ stages, total }) {

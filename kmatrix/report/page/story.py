@@ -132,7 +132,7 @@ def _diagnosis(record: Record) -> Iterator[Part]:
             headline=cause["headline"],
             of=f"{causes.names(cause)}, variant {cause['variant']}",
             places=causes.places([cause]),
-            said=(str(cause.get("said") or "").splitlines() or [""])[-1],
+            said=_said(cause),
             fix="" if record.ok else cause["fix"],
             see=cause["see"],
             promised=record.ok,
@@ -145,7 +145,7 @@ def _logs(record: Record, directory: Path) -> Iterator[Part]:
         for name, program in attempt.get("programs", {}).items():
             if program.get("log"):
                 note = "does not load" if program.get("error") else "loads"
-                yield Log(f"Verifier: {name}", program["log"], f"{attempt['variant']}, {note}")
+                yield Log(f"Verifier: {name}", program["log"], f"{attempt['variant']}, {note}", _last_words(record, attempt, name))
         if attempt.get("log"):
             yield Log("Loader", "\n".join(line.rstrip() for line in attempt["log"]), attempt["variant"])
     for whose, said in (("Trigger", facts.get("trigger")), ("Own loader", facts.get("loader"))):
@@ -154,6 +154,17 @@ def _logs(record: Record, directory: Path) -> Iterator[Part]:
                 yield Log(f"{whose}: {stream}", str(text))
     if record.console is not None and (text := _text(directory / record.console)):
         yield Log("Console", text, "the VM's, since the restore")
+
+
+def _last_words(record: Record, attempt: Attempt, program: str) -> str:
+    """What the verifier said in the end of a program that it did not take."""
+    return next(
+        (_said(each) for each in record.causes if each["variant"] == attempt["variant"] and program in each["programs"]), ""
+    )
+
+
+def _said(cause: Mapping[str, Any]) -> str:
+    return (str(cause.get("said") or "").splitlines() or [""])[-1]
 
 
 def _text(path: Path) -> str:
@@ -177,16 +188,23 @@ def _commands(record: Record) -> Iterator[Part]:
         yield Commands([("run this cell again", record.reproduce), ("open a shell where it ran", look_in(record))])
 
 
+_VERSIONS = {
+    "release": "kernel",
+    "host": "host",
+    "qemu": "QEMU",
+    "accel": "VM run by",
+    "kmatrix": "kmatrix",
+    "kernel": "sha256 of the kernel",
+    "image": "sha256 of the guest image",
+}
+"""What a record's `versions` are called; others stand under their own names."""
+
+
 def _ran_on(record: Record, directory: Path) -> Iterator[Part]:
-    versions = record.versions
     pairs = [
         ("begun", record.started),
-        ("kernel", versions.get("release", "")),
-        ("host", versions.get("host", "")),
-        ("QEMU", versions.get("qemu", "")),
-        ("VM run by", versions.get("accel", "")),
-        ("kmatrix", versions.get("kmatrix", "")),
-        *((f"sha256 of {what}", versions.get(key, "")) for what, key in (("the kernel", "kernel"), ("the guest image", "image"))),
+        *((label, record.versions.get(name, "")) for name, label in _VERSIONS.items()),
+        *((name, text) for name, text in record.versions.items() if name not in _VERSIONS),
         *((f"sha256 of {name}", digest) for name, digest in record.inputs.items()),
         ("record", str(path_of(directory, record.collector, record.target))),
     ]

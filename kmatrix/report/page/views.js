@@ -16,6 +16,7 @@ async function showStory(cell) {
       el("a", { class: "quiet", href: rowLink(row) }, "Side by side"),
       copier(() => `${location.href.split("#")[0]}${link(cell)}`, "Copy a link to this cell", "Copy link"),
       el("button", { type: "button", class: "quiet", on: { click: () => print() } }, "Print"),
+      cell.red && data.cells.filter((other) => other.red).length > 1 && el("button", { type: "button", class: "quiet", on: { click: () => nextRed(1) } }, "Next red"),
       el("button", { type: "button", class: "quiet close", "aria-label": "Close the story", on: { click: close } }, "Close")),
     title,
     el("p", { class: "verdict" }, badge(cell.tone, cell.word), target.simulated && el("small", {}, " simulated kernel")),
@@ -76,7 +77,7 @@ async function showRow(row) {
   const cells = data.cells.filter((cell) => data.rows[cell.row] === row);
   const box = byId("compare");
   const all = el("input", { type: "checkbox", id: "compare-all" });
-  const place = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${row.name} side by side` });
+  const place = el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `${row.name} side by side` });
   box.hidden = false;
   byId("tools").hidden = byId("matrix").hidden = byId("findings").hidden = true;
   box.replaceChildren(
@@ -98,10 +99,22 @@ function compared(row, cells, facts, all) {
     const target = data.targets[cell.target];
     return el("th", { scope: "col" }, el("a", { class: `tile ${cell.tone}`, href: link(cell), "aria-label": `${row.name} on ${target.name}: ${cell.word}` }, sign(cell.tone), el("span", { class: "word" }, cell.word)), el("span", { class: "target" }, kernelOf(target), el("small", {}, target.arch)));
   }));
-  return el("table", { class: "compared" }, el("thead", {}, head), el("tbody", {}, lines.map(({ name, values }) => {
+  const greens = cells.map((cell, number) => number).filter((number) => !cells[number].red);
+  const mixed = greens.length > 0 && greens.length < cells.length;
+  // Where some cells are red and some are not, what only red ones have is marked; else what is unlike most.
+  const marks = ({ name, values }) => {
+    if (RUNNING.test(name)) return () => false;
+    if (mixed) return (number) => cells[number].red && !greens.some((green) => values[green] === values[number]);
     const usual = mostOften(values);
-    return el("tr", {}, el("th", { scope: "row" }, name), values.map((value) => el("td", { class: !RUNNING.test(name) && value !== usual && "other" }, value)));
-  })));
+    return (number) => values[number] !== usual;
+  };
+  return el("table", { class: "compared" },
+    el("caption", {}, el("span", { class: "other" }, "Marked"), mixed ? " is what only red cells have." : " is what is unlike most."),
+    el("thead", {}, head),
+    el("tbody", {}, lines.map((line) => {
+      const marked = marks(line);
+      return el("tr", {}, el("th", { scope: "row" }, line.name), line.values.map((value, number) => el("td", { class: marked(number) && "other" }, value)));
+    })));
 }
 
 const RUNNING = /^(seconds|kernel release)$/; // these are different everywhere, which says nothing
