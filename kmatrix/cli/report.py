@@ -40,7 +40,7 @@ def command(directory: Path, form: str, output: Path | None, color: str) -> None
             raise click.exceptions.Exit(2)
         fix = "run pytest where your collectors are, or name the folder that was its --kmatrix-dir"
         raise InputError("there are no records", where=str(directory), fix=fix)
-    page = html.render(records, directory.resolve(), bad, to=output) if form == "html" else None
+    page = html.render(records, directory.resolve(), bad) if form == "html" else None
     text = page or _FORMATS[form](
         records, directory.resolve(), bad, terminal.coloured(color) if output is None else color == "always"
     )
