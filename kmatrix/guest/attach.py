@@ -115,14 +115,16 @@ _BINARY = re.compile(r"(?:u(?:ret)?probe(?:\.multi)?|usdt)(?:\.s)?/(?P<path>[^:]
 
 
 def absent_binary(section: str) -> str | None:
-    """The binary or library that a uprobe's or USDT's section names, where the guest has none of that name (libbpf looks in these folders)."""
+    """The binary or library that a uprobe's or USDT's section names, where the guest has none of that name."""
     match = _BINARY.match(section)
-    if match is None:
-        return None
-    path, machine = match["path"], os.uname().machine
-    folders = ["/usr/lib64", "/usr/lib", f"/lib/{machine}-linux-gnu", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
-    found = os.path.exists(path) if "/" in path else any(os.path.exists(f"{folder}/{path}") for folder in folders)
-    return None if found else path
+    return match["path"] if match is not None and binary_of(match["path"]) is None else None
+
+
+def binary_of(path: str) -> str | None:
+    """Where a binary or library is, of which a section has the path or only the name (libbpf looks in these folders); None where it is not."""
+    folders = ["/usr/lib64", "/usr/lib", f"/lib/{os.uname().machine}-linux-gnu", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+    places = [path] if "/" in path else [f"{folder}/{path}" for folder in folders]
+    return next((place for place in places if os.path.exists(place)), None)
 
 
 def check_lsm() -> None:

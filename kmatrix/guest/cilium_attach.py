@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from typing import Any, Protocol
 
 from . import bpf, by_hand, confirm, interfaces, libbpf, netdev
-from .attach import ON_CGROUPS, absent_binary, check_lsm, check_place, without_target
+from .attach import ON_CGROUPS, absent_binary, binary_of, check_lsm, check_place, without_target
 from .cgroup import cgroup_root
 from .confirm import Attachment
 from .library import Program, Refused, Unplaced
@@ -50,17 +50,17 @@ def attach(loader: Loader, version: str, name: str, program: Program, resources:
         check_lsm()
     if kind == "struct_ops":
         raise OSError(errno.EOPNOTSUPP, f"cilium/ebpf {version} registers no structure of functions (struct_ops)")
-    if kind == "sched_cls" and section.startswith(("tcx/", "netkit/")):
-        which = section.partition("/")[0]
-        raise OSError(errno.EOPNOTSUPP, f"the cilium loader has no {which} links (cilium/ebpf {version})")
+    if kind == "sched_cls" and section.startswith("netkit/"):
+        raise OSError(errno.EOPNOTSUPP, f"the cilium loader attaches no netkit programs (cilium/ebpf {version})")
     if kind == "perf_event":
         return _perf_event(program, resources)
     if kind == "xdp":
         return _xdp(loader, name, program, resources)
-    if (way := by_hand.WAYS.get(kind)) is not None and kind not in _LINKED:
+    way = by_hand.WAYS.get(kind)
+    if way is not None and kind not in _LINKED and not section.startswith("tcx/"):
         return way(program, resources)
-    more: dict[str, Any] = {"to": to or ""}
-    if kind in ON_CGROUPS:
+    more: dict[str, Any] = {"to": to or _whole_path(section), "index": interfaces.LOOPBACK}
+    if kind in ON_CGROUPS or (kind == "lsm" and program.attach_type == bpf.LSM_CGROUP):
         more["cgroup"] = cgroup_root()
         if more["cgroup"] is None:
             raise OSError(errno.ENOENT, "cgroup v2 is not mounted")
@@ -79,6 +79,16 @@ def attach(loader: Loader, version: str, name: str, program: Program, resources:
 
 _NAMED = ("kprobe", "tracepoint", "raw_tracepoint", "raw_tracepoint_writable")
 """The types that are attached at what their section names."""
+
+
+def _whole_path(section: str) -> str:
+    """The target of a uprobe's section whose library has no folder: libbpf looks for it, and an application of cilium/ebpf has to. Else ""."""
+    prefix, _, target = section.partition("/")
+    path, _, function = target.rpartition(":")
+    if not prefix.startswith(("uprobe", "uretprobe")) or "/" in path:
+        return ""
+    found = binary_of(path)
+    return f"{found}:{function}" if found else ""
 
 
 def _detach(loader: Loader, name: str) -> None:

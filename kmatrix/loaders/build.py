@@ -62,9 +62,10 @@ class Library:
     packages: tuple[Path, ...] = ()
 
     @property
-    def in_gopath(self) -> bool:
-        """Whether what it imports lies beside it, as in Debian's packages; else its go.mod says where that is."""
-        return self.folder is None or self.folder.is_relative_to(INSTALLED)
+    def gopath(self) -> Path | None:
+        """The folder in which it lies beside what it imports, as in Debian's packages; None where its go.mod says where that is."""
+        inside = self.folder is not None and str(self.folder).endswith(f"/src/{IMPORT}")
+        return self.folder.parents[3] if self.folder is not None and inside else None
 
 
 def cilium(arch: Arch, *, mirrors: Mapping[str, str] | None = None, reporter: Reporter | None = None) -> Built:
@@ -128,8 +129,16 @@ def find(*, mirrors: Mapping[str, str] | None = None, reporter: Reporter | None 
     return Library(_package_version(files[0]), identity, packages=files)
 
 
+def here() -> str | None:
+    """The version of cilium/ebpf that would be taken; None where it has to be fetched first. Raises InputError."""
+    if given := os.environ.get(FOLDER):
+        return _in_folder(Path(given)).version
+    file = debian.place(PACKAGE, "x86_64")
+    return _package_version(file) if file.exists() else None
+
+
 def _in_folder(folder: Path) -> Library:
-    folder = folder.resolve()
+    folder = folder.absolute()
     if not (folder / "collection.go").is_file() or not (folder / "link").is_dir():
         raise InputError(
             f"{folder} has no cilium/ebpf: there is no collection.go and link/ in it",
@@ -137,9 +146,9 @@ def _in_folder(folder: Path) -> Library:
             fix=f"name its folder: $(go list -m -f '{{{{.Dir}}}}' {IMPORT}), or {INSTALLED}/src/{IMPORT}",
         )
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.go")):
-        digest.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
-    return Library(_version_of(folder), digest.hexdigest(), folder)
+    for path in sorted(folder.resolve().rglob("*.go")):
+        digest.update(f"{path.relative_to(folder.resolve())}\n".encode() + path.read_bytes())
+    return Library(_version_of(folder.resolve()), digest.hexdigest(), folder)
 
 
 def _version_of(folder: Path) -> str:
@@ -182,16 +191,17 @@ def _build(library: Library, arch: Arch, scratch: Path) -> None:
     for path in SOURCE.glob("*.go"):
         shutil.copy(path, work)
     environment = dict(os.environ, CGO_ENABLED="0", GOOS="linux", GOARCH=INFO[arch].debian, GOFLAGS="", GOWORK="off")
-    environment.pop("GOROOT", None)
-    if library.in_gopath:
-        environment |= {"GO111MODULE": "off", "GOPATH": str(_gopath(library, scratch))}
-    else:
-        assert library.folder is not None, "it is in a folder"
-        _write_module(library.folder, work)
+    if library.folder is not None and library.gopath is None:
+        folder = library.folder
+        _write_module(folder, work)
         environment |= {"GO111MODULE": "on", "GOFLAGS": "-mod=mod"}
+    else:
+        gopath = library.gopath or _unpacked(library, scratch / "gopath")
+        folder = gopath / "src" / IMPORT
+        environment |= {"GO111MODULE": "off", "GOPATH": str(gopath)}
     environment.setdefault("HOME", str(scratch))  # Go's own cache is there
     flags = f"-s -w -X main.version={library.version}"
-    command = ["go", "build", "-trimpath", "-ldflags", flags, "-o", str(scratch / "cilium"), "."]
+    command = ["go", "build", "-trimpath", "-tags", ",".join(_tags(folder)), "-ldflags", flags, "-o", str(scratch / "cilium"), "."]
     try:
         done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired:
@@ -207,11 +217,17 @@ def _build(library: Library, arch: Arch, scratch: Path) -> None:
         shutil.copyfileobj(program, packed)
 
 
-def _gopath(library: Library, scratch: Path) -> Path:
-    """A GOPATH that has the library and what it imports."""
-    if library.folder is not None:
-        return INSTALLED
-    path = scratch / "gopath"
+_SINCE = {"tcx": "AttachTCX", "kprobe_multi": "KprobeMulti"}
+"""Build tag → the function of cilium/ebpf's link package that the files with the tag need."""
+
+
+def _tags(folder: Path) -> list[str]:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (folder / "link").glob("*.go"))
+    return [tag for tag, function in _SINCE.items() if f"func {function}(" in text]
+
+
+def _unpacked(library: Library, path: Path) -> Path:
+    """A GOPATH with what is in the packages."""
     prefix = f"{str(INSTALLED).lstrip('/')}/src/"
     for package in library.packages:
         for member in archive.deb(package)():

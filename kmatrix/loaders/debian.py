@@ -13,6 +13,11 @@ from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.vm.image_recipe import Recipe
 
 
+def place(name: str, arch: Arch) -> Path:
+    """Where the package's file is in the cache, once it was fetched."""
+    return paths.cache_dir("packages") / f"{Recipe.load().data.suite}-{arch}-{name}.deb"
+
+
 def package(
     name: str, arch: Arch, *, mirrors: Mapping[str, str] | None = None, reporter: Reporter | None = None, where: str | None = None
 ) -> Path:
@@ -20,9 +25,8 @@ def package(
 
     Raises Unavailable where the suite has none, InfraError where it cannot be fetched.
     """
-    suite_name, reporter = Recipe.load().data.suite, reporter or Quiet()
-    folder = paths.cache_dir("packages")
-    kept = folder / f"{suite_name}-{arch}-{name}.deb"
+    suite_name, reporter, kept = Recipe.load().data.suite, reporter or Quiet(), place(name, arch)
+    folder = kept.parent
     with cache.locked(folder / f".{kept.name}.lock", kept.name, reporter):
         if kept.exists():
             return kept

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from kmatrix.guest import limit
 from kmatrix.host import version as versions
@@ -46,13 +46,21 @@ class _Head(Strict):
         return value
 
 
+def _is_a_table(value: object) -> object:
+    if isinstance(value, str):
+        raise ValueError(
+            f"[loader] is a table: a loader of your own. What loads the objects stands under [collector]: loader = {value!r}"
+        )
+    return value
+
+
 class _FileModel(Strict):
     schema_version: Annotated[Literal[1], Field(alias="schema")]
     collector: _Head
     variant: Annotated[tuple[Variant, ...], Field(strict=False, min_length=1)]
     program: Annotated[tuple[Program, ...], Field(strict=False, min_length=1)]
     map: Annotated[tuple[Map, ...], Field(strict=False)] = ()
-    loader: Loader | None = None
+    loader: Annotated[Loader | None, BeforeValidator(_is_a_table)] = None
     trigger: Trigger | None = None
     event: Annotated[tuple[Event, ...], Field(strict=False)] = ()
     test_run: Annotated[tuple[TestRun, ...], Field(strict=False)] = ()

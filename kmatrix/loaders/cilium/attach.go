@@ -58,9 +58,14 @@ func (s *session) attached(asked *request, spec *ebpf.ProgramSpec, program *ebpf
 		}
 		return link.AttachTracing(link.TracingOptions{Program: program})
 	case ebpf.LSM:
+		if asked.Cgroup != "" {
+			break
+		}
 		return link.AttachLSM(link.LSMOptions{Program: program})
 	case ebpf.Extension:
 		return link.AttachFreplace(nil, "", program)
+	case ebpf.SchedCLS: // tcx: what goes through clsact never comes here
+		return attachTCX(program, prefix, target, asked.Index)
 	case ebpf.XDP:
 		options := link.XDPOptions{Program: program, Interface: asked.Index}
 		if asked.Generic {
@@ -78,12 +83,14 @@ func (s *session) attached(asked *request, spec *ebpf.ProgramSpec, program *ebpf
 	if asked.Cgroup != "" {
 		return link.AttachCgroup(link.CgroupOptions{Path: asked.Cgroup, Attach: spec.AttachType, Program: program})
 	}
-	return nil, fmt.Errorf("cilium/ebpf %s has no function that attaches a program of type %s", version, program.Type())
+	return nil, lacks(fmt.Sprintf("a program of type %s", program.Type()))
 }
 
 // attachProbe is for kprobes and uprobes, which are one type of program.
 func attachProbe(prefix, target string, program *ebpf.Program) (io.Closer, error) {
 	switch prefix {
+	case "kprobe.multi", "kretprobe.multi":
+		return attachMulti(program, target, prefix == "kretprobe.multi")
 	case "kprobe":
 		return link.Kprobe(target, program, nil)
 	case "kretprobe":
@@ -102,7 +109,12 @@ func attachProbe(prefix, target string, program *ebpf.Program) (io.Closer, error
 		}
 		return executable.Uprobe(function, program, nil)
 	}
-	return nil, fmt.Errorf("cilium/ebpf %s has no function that attaches SEC(\"%s/…\")", version, prefix)
+	return nil, lacks(fmt.Sprintf("SEC(\"%s/…\")", prefix))
+}
+
+// lacks says that an application would have to attach by its own means.
+func lacks(what string) error {
+	return fmt.Errorf("cilium/ebpf %s has no function that attaches %s", version, what)
 }
 
 const outputLimit = 1 << 20

@@ -4,8 +4,8 @@
 // after four bytes of length. The descriptors of programs and maps follow the answer to "load". When the other end is closed, everything
 // is detached and the process ends.
 //
-// Only what cilium/ebpf has had since 0.9.1 is used by name; what came later is looked up by reflection (compat.go), so that one source
-// fits every version.
+// Only what cilium/ebpf has had since 0.9.1 is used by name. What came later is in files with a build tag, which the builder gives where
+// the version at hand has it (tcx.go), or is looked up by reflection (compat.go). So one source fits every version.
 package main
 
 import (
