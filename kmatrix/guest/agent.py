@@ -18,7 +18,24 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from . import ask, cell, command, kernel, libbpf, limit, place, probe, probe_facts, simulate, sshd, stream, survey, trigger, warmup
+from . import (
+    ask,
+    cell,
+    command,
+    kernel,
+    libbpf,
+    library,
+    limit,
+    place,
+    probe,
+    probe_facts,
+    simulate,
+    sshd,
+    stream,
+    survey,
+    trigger,
+    warmup,
+)
 from .cell_facts import CellFacts
 from .contract import Contract
 
@@ -107,12 +124,13 @@ def survey_object(
     now: float | None = None,
     contract: dict[str, Any] | None = None,
     load_timeout: float = limit.SECONDS,
+    library: str = library.DEFAULT,
 ) -> dict[str, Any]:
     """Each program of an object: does it load and attach (`kmatrix run`)."""
     if now is not None:
         set_time(now)
     content = base64.b64decode(data)
-    terms = Contract(contract, content, name, lambda: probed()["features"])
+    terms = Contract(contract, content, name, lambda: probed()["features"], library)
     return survey.survey(content, name, programs, load_timeout, contract=terms) | {"release": kernel.release()}
 
 

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
+from kmatrix import loaders
 from kmatrix.fetch import network
 from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.progress import Quiet, Step, Terminal
 from kmatrix.host.toml import read_toml
-from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.collector import Collector, Library
 from kmatrix.manifest.load import load_collector
 from kmatrix.matrix.arch import parse_arches
 from kmatrix.matrix.kernel import Target
@@ -31,7 +32,7 @@ from kmatrix.objects import compiled
 from kmatrix.objects.described import described
 from kmatrix.plugin import TEST_RECORD, guest_tests, options, reds
 from kmatrix.plugin.guest_tests import TestItem
-from kmatrix.report import grid, table
+from kmatrix.report import differences, grid, table
 from kmatrix.report import tests as test_report
 from kmatrix.report.causes import classes, headlines
 from kmatrix.report.explain import explain
@@ -120,6 +121,18 @@ class Run:
         given = options.value(self.config, "--collectors")
         return given is None or collector.name in [name.strip() for name in given.split(",")]
 
+    @cached_property
+    def libraries(self) -> tuple[Library, ...] | None:
+        """What --loader says loads the objects; None where it is not given. Raises InputError."""
+        given = options.value(self.config, "--loader")
+        return loaders.chosen(given, where=self.spelled("--loader")) if given is not None else None
+
+    def loaded(self, collector: Collector) -> list[Collector]:
+        """The collector once for each library that is to load it: one with a loader of its own is loaded by that alone."""
+        if self.libraries is None:
+            return [collector]
+        return list({each.name: each for each in map(collector.loaded_by, self.libraries)}.values())
+
     def check_collectors(self) -> None:
         """Raises InputError where --collectors named one that was not there."""
         given = options.value(self.config, "--collectors")
@@ -143,6 +156,8 @@ class Run:
         chosen = [f"{self.spelled('--accel')}={accel}"] if accel != "auto" else []
         chosen += [self.spelled("--cold")] if options.value(self.config, "--cold") else []
         chosen += [f"{self.spelled('--kernels-file')}={file}"] if file else []
+        loader = options.value(self.config, "--loader")
+        chosen += [f"{self.spelled('--loader')}={loader}"] if loader is not None else []
         return tuple(chosen)
 
 
@@ -185,8 +200,8 @@ class CollectorFile(pytest.File):
                 described(collector, arches)  # what its events are must be the same in all objects
                 if run.speaks and (old := compiled.out_of_date(collector, built)):
                     self.warn(pytest.PytestWarning(old))
-                if collector.variants:
-                    yield from [CellItem.from_parent(self, collector=collector, target=target) for target in run.targets]
+                for each in run.loaded(collector) if collector.variants else ():
+                    yield from [CellItem.from_parent(self, collector=each, target=target) for target in run.targets]
                 if (test := guest_test.of_collector(collector, run.config.invocation_params.dir)) is not None:
                     for target in run.targets:
                         yield TestItem.from_parent(self, test=test, target=target, run=lambda: run)
@@ -301,6 +316,7 @@ def configure(config: pytest.Config) -> None:
     if run.is_worker:
         return
     try:
+        _ = run.libraries
         if run.explicit:
             run.check_explicit()
         if config.option.kmatrix_dir != DEFAULT_DIRECTORY:
@@ -355,6 +371,7 @@ def run_cell(path: Path | str, target: Target, config: pytest.Config) -> Record:
         collector = load_collector(Path(path), run.room.matrix.defined)
         if why := compiled.nothing_for(collector, target.arch):
             pytest.skip(why)
+        collector = run.loaded(collector)[0]
         return cells.run(collector, target, run.room, run.directory, options=run.options(), spelled=run.spelled)
 
 
@@ -413,6 +430,8 @@ def summarise(terminalreporter: Any, config: pytest.Config) -> None:
         writer, told = terminalreporter._tw, config.option.tbstyle != "no"
         said = table.render(records, left_out, skipped=skipped, colour=writer.hasmarkup, width=grid.terminal_width(), brief=told)
         terminalreporter.write_line(said)
+        if differ := differences.of_records(records, width=grid.terminal_width()):
+            terminalreporter.write_line(f"\n{differ}")
     if run.error is not None:
         terminalreporter.write_line(f"ERROR: {run.error}", red=True)
 
