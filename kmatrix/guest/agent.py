@@ -11,7 +11,6 @@ import base64
 import json
 import os
 import platform
-import select
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -53,11 +52,14 @@ class Channel:
         return line
 
     def receive_some(self) -> list[tuple[dict[str, Any], bytes]]:
-        """The messages that are there, with the raw bytes behind them; waits until something has come, which may be half a message."""
-        if b"\n" not in self._pending:
-            self._pending += self._read()
-        else:
-            self._pending += self._read() if select.select([self._fd], [], [], 0)[0] else b""
+        """The messages that come next, with the raw bytes behind them; waits for something to come, which may be half a message."""
+        if messages := self.waiting():
+            return messages
+        self._pending += self._read()
+        return self.waiting()
+
+    def waiting(self) -> list[tuple[dict[str, Any], bytes]]:
+        """The whole messages that have come already: of those, no poll of the port tells."""
         messages = []
         while b"\n" in self._pending:
             line, _, rest = self._pending.partition(b"\n")
