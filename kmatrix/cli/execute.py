@@ -69,7 +69,11 @@ def execute(
 def _tell(name: str, result: Result, timeout: float) -> None:
     """What a person has to know beside the command's own output."""
     lines = []
-    if result.error is not None:
+    if result.exit == 127 and result.error is not None:
+        lines.append(
+            f"{name}: the guest has no such command ({result.error})\n  fix: name a file of this host by its path, or bring it by --file"
+        )
+    elif result.error is not None:
         lines.append(f"{name} cannot be started in the guest: {result.error}")
     if result.timed_out:
         lines.append(f"{name} took longer than {timeout:g} s")

@@ -11,7 +11,6 @@ import base64
 import json
 import os
 import platform
-import select
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -70,21 +69,30 @@ class Channel:
         return line
 
     def receive_some(self) -> list[tuple[dict[str, Any], bytes]]:
-        """The messages that are there, with the raw bytes behind them; waits until something has come, which may be half a message."""
-        if b"\n" not in self._pending:
-            self._pending += self._read()
-        else:
-            self._pending += self._read() if select.select([self._fd], [], [], 0)[0] else b""
+        """The messages that come next, with the raw bytes behind them; waits for something to come, which may be half a line."""
+        if messages := self.waiting():
+            return messages
+        self._pending += self._read()
+        return self.waiting()
+
+    def waiting(self) -> list[tuple[dict[str, Any], bytes]]:
+        """The messages that have come already: of those, no poll of the port tells."""
         messages = []
         while b"\n" in self._pending:
-            line, _, rest = self._pending.partition(b"\n")
+            line, _, self._pending = self._pending.partition(b"\n")
             message = json.loads(line)
-            size = message.get("raw", 0)
-            if len(rest) < size:
-                break
-            messages.append((message, rest[:size]))
-            self._pending = rest[size:]
+            messages.append((message, self._exactly(message.get("raw", 0))))
         return messages
+
+    def _exactly(self, size: int) -> bytes:
+        """The next `size` bytes. The port gives a page at a time, so they are put together once."""
+        pieces, there = [self._pending], len(self._pending)
+        while there < size:
+            pieces.append(self._read())
+            there += len(pieces[-1])
+        whole = b"".join(pieces)
+        self._pending = whole[size:]
+        return whole[:size]
 
     def _read(self) -> bytes:
         piece = os.read(self._fd, 1 << 20)

@@ -41,7 +41,10 @@ class Port(Protocol):
         """Send a message, and `raw` behind it."""
 
     def receive_some(self) -> list[tuple[dict[str, Any], bytes]]:
-        """The messages that have come, with their raw bytes; waits for something to come."""
+        """The messages that come next, with their raw bytes; waits for something to come, which may be half a message."""
+
+    def waiting(self) -> list[tuple[dict[str, Any], bytes]]:
+        """The whole messages that have come already."""
 
 
 def run(
@@ -166,6 +169,8 @@ class _Attended:
         waiter.start()
         try:
             deadline: float | None = None
+            for message, raw in self._port.waiting():
+                self._hear(message, raw)
             while self._names or deadline is None:
                 ready = self._poll(ended if deadline is None else None)
                 if self._port.fileno() in ready:

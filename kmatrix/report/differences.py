@@ -25,14 +25,15 @@ def headline(objects: Mapping[str, Sequence[Outcome]]) -> str:
 
 
 def render(objects: Mapping[str, Sequence[Outcome]], *, width: int) -> str:
-    """A row for each program whose loaders come to different ends, with why. By path, the outcomes of all loaders on all targets."""
+    """A row for each program or map whose loaders come to different ends, with why. By path, the outcomes of all loaders on all targets."""
     rows: dict[tuple[str, ...], list[str]] = {}
     several = len(objects) > 1
     for path, outcomes in objects.items():
         for target in dict.fromkeys(outcome.target for outcome in outcomes):
             by_library = {outcome.library: outcome for outcome in outcomes if outcome.target == target}
             for name in _names(by_library.values()):
-                states = [_state(by_library[library], name) for library in by_library]
+                tell = _state_of_map if name.startswith("map ") else _state
+                states = [tell(outcome, name) for outcome in by_library.values()]
                 if len({each[0] for each in states}) > 1:
                     why = next((said for _, said in states if said), "")
                     row = (*([path.rpartition("/")[2]] if several else []), name, *(each for each, _ in states), why)
@@ -73,8 +74,9 @@ def _table(heads: Sequence[str], rows: Mapping[tuple[str, ...], Sequence[str]], 
 def _names(outcomes: Iterable[Outcome]) -> list[str]:
     """The programs that any of them has, in the order of the first; of an object that one does not open, that is said too."""
     outcomes = [*outcomes]
-    names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.programs))
-    return names or ["(object)"]
+    names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.programs)) or ["(object)"]
+    bad = dict.fromkeys(f"map {name}" for outcome in outcomes for name, found in outcome.maps.items() if found.get("error"))
+    return [*names, *bad]
 
 
 def _state(outcome: Outcome, name: str) -> tuple[str, str]:
@@ -85,6 +87,15 @@ def _state(outcome: Outcome, name: str) -> tuple[str, str]:
         return ("error" if outcome.error else "absent"), error or f"{outcome.loader} finds no such program in the object"
     found = state(program)
     return found, "" if found in (*GOOD, *NOT_JUDGED) else _why(program)
+
+
+def _state_of_map(outcome: Outcome, name: str) -> tuple[str, str]:
+    """Whether a map was made that some loader could not make; libbpf calls those of global variables after the object, `x.rodata`."""
+    name = name.removeprefix("map ")
+    found = next((outcome.maps[each] for each in outcome.maps if each == name or (name[0] == "." and each.endswith(name))), None)
+    if found is None or outcome.error:
+        return ("error", outcome.error) if outcome.error else ("absent", "")
+    return ("not made", _why(found)) if found.get("error") else ("made" if found.get("id") else "left out", "")
 
 
 def _why(program: Mapping[str, Any]) -> str:

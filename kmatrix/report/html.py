@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from kmatrix.host.errors import InputError
 from kmatrix.report import table
-from kmatrix.report.page import collectors, tests
+from kmatrix.report.page import collectors, guest_tests
 from kmatrix.report.page.data import build
 from kmatrix.report.page.model import RED, Row
 from kmatrix.runs.cell_records import Record
@@ -30,11 +30,19 @@ _SCRIPTS = ("data.js", "parts.js", "matrix.js", "views.js", "main.js")
 
 
 def render(
-    records: Iterable[Record], directory: Path, bad: Sequence[InputError] = (), *, commands: Sequence[TestRecord] = ()
+    records: Iterable[Record],
+    directory: Path,
+    bad: Sequence[InputError] = (),
+    *,
+    commands: Sequence[TestRecord] = (),
+    more: Sequence[Row] = (),
 ) -> str:
-    """The page of the records of cells, and of test commands, under the kmatrix directory; `bad` are the files there that are none."""
+    """The page of the records of cells, and of test commands, under the kmatrix directory; `bad` are the files there that are none.
+
+    `more` are rows of other kinds.
+    """
     found = table.ordered(records)
-    rows = [*collectors.rows(found, directory), *tests.rows(commands, directory)]
+    rows = [*collectors.rows(found, directory), *guest_tests.rows(commands, directory), *more]
     data = build(rows, _run([*found, *commands]), [(str(error.where), error.message) for error in bad])
     environment = Environment(
         loader=FileSystemLoader(_PARTS), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined

@@ -58,7 +58,7 @@ def headline(records: Sequence[TestRecord]) -> str:
 def _table(test: str, records: Sequence[TestRecord], colour: bool, width: int) -> str:
     """A row for each sub-test that is not the same everywhere, or red; one for all of them; one for the command itself."""
     by_target = {record.target: {each.name: each for each in leaves(record.subtests)} for record in records}
-    names = [name for name in dict.fromkeys(name for found in by_target.values() for name in found) if tells(name, by_target)]
+    names = telling(records)
     counted = any(by_target.values())
     rows = [test, *([f"{len({n for found in by_target.values() for n in found})} sub-tests"] if counted else []), *names]
     columns = {
@@ -72,7 +72,13 @@ def _table(test: str, records: Sequence[TestRecord], colour: bool, width: int) -
     return across([Column("test", rows)], columns, {record.target for record in records if record.simulated}, width)
 
 
-def tells(name: str, by_target: Mapping[str, Mapping[str, SubTest]]) -> bool:
+def telling(records: Sequence[TestRecord]) -> list[str]:
+    """The sub-tests of one test command that are worth a row: red somewhere, or not the same on all targets."""
+    by_target = {record.target: {each.name: each for each in leaves(record.subtests)} for record in records}
+    return [name for name in dict.fromkeys(name for found in by_target.values() for name in found) if _tells(name, by_target)]
+
+
+def _tells(name: str, by_target: Mapping[str, Mapping[str, SubTest]]) -> bool:
     """Whether the sub-test is worth a row: it is red somewhere, or skipped or missing on some targets only."""
     endings = {found[name].ending if name in found else None for found in by_target.values() if found}
     return bool(endings & {"failed", "unfinished"}) or len(endings) > 1
@@ -149,8 +155,13 @@ def of_subtest(record: TestRecord, subtest: SubTest, *, logs: bool = False) -> s
     said = subtest.output.splitlines()[0 if logs else -_OUTPUT_LINES :]
     if [line.strip() for line in said] != [subtest.message]:
         lines += [f"| {line}" for line in said]
-    again = alone(record.format, record.command, subtest.name)
-    return "\n".join([*lines, f"reproduce: {record.reproduce.replace(shlex.join(record.command), shlex.join(again))}"])
+    return "\n".join([*lines, f"reproduce: {again(record, subtest)}"])
+
+
+def again(record: TestRecord, subtest: SubTest) -> str:
+    """The command that runs the sub-test alone, where the format has a way to; else that of the whole command."""
+    words = alone(record.format, record.command, subtest.name)
+    return record.reproduce.replace(shlex.join(record.command), shlex.join(words))
 
 
 def _red(text: str, colour: bool) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kmatrix.host.errors import InputError
 from kmatrix.objects import program
 from kmatrix.runs import libraries
 from kmatrix.runs.carried import Item
@@ -17,6 +18,8 @@ from kmatrix.vm.guest_image import GuestImage
 PASSED = ("CARGO_*", "RUST_*", "RUSTC_*", "GODEBUG", "GOTRACEBACK", "GOCOVERDIR", "LLVM_PROFILE_FILE", "NO_COLOR", "CI")
 """Variables of the host's environment that the command has too, as patterns: what test runners say to their tests."""
 _ELSEWHERE = ("/proc", "/sys", "/dev", "/run")
+_GUESTS = ("/proc/", "/sys/", "/dev/", "/run/", "/tmp/", "/root/", "/var/")
+"""Folders in which the guest may have files that its image has not: those of --file, or of the kernel's."""
 _GO_OUTPUT = re.compile(
     r"--?test\.(?:coverprofile|cpuprofile|memprofile|blockprofile|mutexprofile|trace|gocoverdir|testlogfile|outputdir)=(.+)"
 )
@@ -45,6 +48,7 @@ def plan(
     Raises InputError for a program of another arch, and for an interpreter or a library that is neither here nor in the guest.
     """
     cwd = Path(os.path.normpath(cwd.absolute()))
+    _check_there(argv, cwd, image)
     named = [path for word in argv if (path := _named(word, cwd, image)) is not None]
     items = [Item(path, str(path)) for path in named]
     first = _named(argv[0], cwd, image) if argv else None
@@ -81,6 +85,17 @@ def _is_program(path: Path, image: GuestImage) -> bool:
     """Whether it is a dynamically linked program that such a guest can run."""
     found = program.read(path)
     return found is not None and found.interpreter is not None and found.runs_on(image.arch)
+
+
+def _check_there(argv: Sequence[str], cwd: Path, image: GuestImage) -> None:
+    """A command that is a path is a file, here or in the guest; one below a folder that only the guest has is left to the guest."""
+    word = argv[0]
+    path = os.path.normpath(cwd / word)
+    if "/" not in word or Path(path).is_file() or libraries.in_image(image, path):
+        return
+    if word.startswith((".", "..")) or not word.startswith(_GUESTS):
+        what = "it is a folder" if Path(path).is_dir() else "there is no such file, neither on this host nor in the guest"
+        raise InputError(what, where=word, fix=f"build it, or correct the path (from {cwd})")
 
 
 def _go_test(path: Path) -> bool:

@@ -22,7 +22,7 @@ from kmatrix.runs import bring, carried
 from kmatrix.runs.carried import Disk, Item
 from kmatrix.runs.machine_room import MachineRoom, Shape
 from kmatrix.vm import stream
-from kmatrix.vm.console import Splat, tail
+from kmatrix.vm.console import Splat
 from kmatrix.vm.errors import GuestError, GuestTimeout, KernelDied
 from kmatrix.vm.machine import Machine
 from kmatrix.vm.stream import Conversation, Ended, Sink
@@ -70,7 +70,7 @@ class Options:
     cores: Path | None = None
     """The host's folder for core dumps; None for none."""
     gdb: int | None = None
-    """A port of 127.0.0.1 on which the machine waits for gdb before the command starts."""
+    """A port of 127.0.0.1 on which the machine waits for gdb before the command starts; there is no time limit then."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,9 @@ def _run(room: MachineRoom, target: Target, plan: bring.Plan, streams: Streams, 
         if streams.console is not None:
             vm.on_console(streams.console)
         _prepare(vm, target, plan, options, disk)
+        if options.gdb is not None:
+            vm.wait_for_gdb(options.gdb)
+            streams.stderr(_gdb_line(vm, options.gdb).encode())
         died: Splat | None = None
         ended = Ended(None, None, False, False, None, ())
         with streams.signals or nullcontext() as signals:
@@ -160,6 +163,13 @@ def _run(room: MachineRoom, target: Target, plan: bring.Plan, streams: Streams, 
             console=vm.console_text(),
             seconds=talk.seconds,
         )
+
+
+def _gdb_line(vm: Machine, port: int) -> str:
+    """What to type, with the kernel's symbols where this host has them (Debian's package of them, linux-image-…-dbg)."""
+    symbols = Path(f"/usr/lib/debug/boot/vmlinux-{vm.spec.kernel.release}")
+    words = f"gdb -ex 'target remote 127.0.0.1:{port}'" + (f" {symbols}" if symbols.is_file() else "")
+    return f"kmatrix: the guest waits until gdb lets it go on: {words}\n"
 
 
 def _prepare(vm: Machine, target: Target, plan: bring.Plan, options: Options, disk: Disk | None) -> None:
@@ -214,8 +224,3 @@ def _gather(vm: Machine, plan: bring.Plan, options: Options, disk: Disk | None) 
     back = disk.take_back(answer["found"], plan.back) if answer["found"] else []
     cores = disk.take_cores(options.cores) if options.cores is not None and answer["cores"] else []
     return tuple(cores), tuple(back)
-
-
-def last_lines(result: Result) -> str:
-    """The end of the console, for a report."""
-    return tail(result.console)

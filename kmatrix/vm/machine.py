@@ -191,6 +191,13 @@ class Machine:
                 return int(host)
         raise InfraError("QEMU forwards a port but does not say which", where=self._where)
 
+    def wait_for_gdb(self, port: int) -> None:
+        """Stop the machine until a gdb that connects to `port` of 127.0.0.1 has it go on. Raises InfraError where the port is taken."""
+        said = self.qmp.human(f"gdbserver tcp:127.0.0.1:{port}").strip()
+        if "Waiting for gdb connection" not in said:
+            raise InfraError(f"QEMU does not wait for gdb: {said}", where=self._where, fix="give --gdb another port")
+        self.qmp.human("stop")
+
     # -- looking --------------------------------------------------------------------------------------------------------------
 
     def splat(self) -> Splat | None:

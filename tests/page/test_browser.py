@@ -248,7 +248,7 @@ def test_it_is_read_on_a_phone(page: Any) -> None:
 
 
 def test_what_a_cell_says_is_text(page: Any) -> None:
-    tile(page, "tests/ring.test/TestPin@5.4-arm64").click()
+    tile(page, "test:ring.test:TestPin@5.4-arm64").click()
     page.locator("#story").get_by_text(EVIL).first.wait_for()
     page.locator("#story details.log summary").click()
     page.locator("#story pre", has_text=EVIL).wait_for()

@@ -168,6 +168,14 @@ def test_a_difference_is_a_row_with_its_reason() -> None:
     assert differences.render({"x.o": [refused, dataclasses.replace(refused, library="libbpf")]}, width=120) == differences.NONE
 
 
+def test_a_map_that_only_one_makes_is_a_difference() -> None:
+    """libbpf leaves a map of global variables out before 5.2; cilium/ebpf fails."""
+    left_out = dataclasses.replace(outcome("libbpf"), maps={"x.rodata": {"id": None, "error": None}})
+    failed = dataclasses.replace(outcome("cilium"), maps={".rodata": {"id": None, "error": "map create: not supported"}})
+    said = differences.render({"x.o": [left_out, failed]}, width=120)
+    assert said.splitlines()[3].split()[:6] == ["map", ".rodata", "left", "out", "not", "made"]
+
+
 def test_an_object_that_one_does_not_open_is_a_difference() -> None:
     closed = Outcome("6.12-x86_64", error="section maps: bad", library="cilium", loader="cilium/ebpf 1")
     said = differences.render({"x.o": [outcome("libbpf"), closed]}, width=120)

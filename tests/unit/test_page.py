@@ -16,8 +16,7 @@ import pytest
 
 from kmatrix.host.errors import InputError
 from kmatrix.report import html
-from kmatrix.report.page import collectors, data, model, pack
-from kmatrix.report.page import tests as page_tests
+from kmatrix.report.page import collectors, data, guest_tests, model, pack
 from kmatrix.report.page.model import Bars, Cell, Commands, Finding, Log, Pairs, Row, Say, Step, Table
 from kmatrix.runs.cell_records import Record
 from kmatrix.suites.subtest import SubTest
@@ -108,10 +107,10 @@ def test_a_test_command_has_a_row_and_its_telling_subtests_have_one_each(tmp_pat
         command_record("6.1-arm64", [SubTest("TestRing", "passed"), replace(ring, ending="passed", message=""), pin]),
         command_record("6.1-x86_64", ok=False, failure="infra", reason="QEMU died", exit=None, timings={}, output=""),
     ]
-    found = page_tests.rows(commands, tmp_path)
+    found = guest_tests.rows(commands, tmp_path)
     assert [(row.id, row.group, row.name) for row in found] == [
-        ("tests/ring.test", "ring.test", "ring.test"),
-        ("tests/ring.test/TestRing/wakeup", "ring.test", "TestRing/wakeup"),  # and TestPin is the same everywhere
+        ("test:ring.test", "ring.test", "ring.test"),
+        ("test:ring.test:TestRing/wakeup", "ring.test", "TestRing/wakeup"),  # and TestPin is the same everywhere
     ]
     whole, wakeup = found
     assert [(cell.target, cell.tone, cell.word) for cell in whole.cells] == [
@@ -130,8 +129,8 @@ def test_a_test_command_has_a_row_and_its_telling_subtests_have_one_each(tmp_pat
     assert said.mark == "ring_test.go:7: EINVAL"
     # Told once: the command failed because its sub-test did.
     assert [(entry["text"], entry["cells"]) for entry in model.findings(found)] == [
-        ("TestRing/wakeup: ring_test.go:7: EINVAL", ["tests/ring.test@5.4-arm64", "tests/ring.test/TestRing/wakeup@5.4-arm64"]),
-        ("QEMU died", ["tests/ring.test@6.1-x86_64"]),
+        ("TestRing/wakeup: ring_test.go:7: EINVAL", ["test:ring.test@5.4-arm64", "test:ring.test:TestRing/wakeup@5.4-arm64"]),
+        ("QEMU died", ["test:ring.test@6.1-x86_64"]),
     ]
 
 

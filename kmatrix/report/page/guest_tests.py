@@ -6,12 +6,11 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from kmatrix.report import tests
 from kmatrix.report.names import target_key
 from kmatrix.report.page.model import Cell, Commands, Log, Pairs, Part, Row, Say, Table, Tone
 from kmatrix.report.page.shared import bars, chapters, file_text, versions
-from kmatrix.report.tests import tells
 from kmatrix.runs.test_records import TestRecord, path_of
-from kmatrix.suites.again import alone
 from kmatrix.suites.judge import FAILURES, leaves, signal_name
 from kmatrix.suites.subtest import ENDINGS, Ending, SubTest
 
@@ -31,12 +30,11 @@ def rows(records: Iterable[TestRecord], directory: Path) -> list[Row]:
 
 
 def _rows(test: str, records: Sequence[TestRecord], directory: Path) -> Iterator[Row]:
-    yield Row(f"{KIND}/{test}", KIND, test, [_whole(record, directory) for record in records], test)
+    yield Row(f"test:{test}", KIND, test, [_whole(record, directory) for record in records], test)
     by_target = {record.target: {each.name: each for each in leaves(record.subtests)} for record in records}
-    for name in dict.fromkeys(name for found in by_target.values() for name in found):
-        if tells(name, by_target):
-            there = [(record, by_target[record.target][name]) for record in records if name in by_target[record.target]]
-            yield Row(f"{KIND}/{test}/{name}", KIND, name, [_of_subtest(record, found) for record, found in there], test)
+    for name in tests.telling(records):
+        there = [(record, by_target[record.target][name]) for record in records if name in by_target[record.target]]
+        yield Row(f"test:{test}:{name}", KIND, name, [_of_subtest(record, each) for record, each in there], test)
 
 
 def _whole(record: TestRecord, directory: Path) -> Cell:
@@ -64,8 +62,7 @@ def _whole(record: TestRecord, directory: Path) -> Cell:
 
 
 def _of_subtest(record: TestRecord, subtest: SubTest) -> Cell:
-    command = shlex.join(alone(record.format, record.command, subtest.name))
-    again = record.reproduce.replace(shlex.join(record.command), command)
+    again = tests.again(record, subtest)
     took = "" if subtest.seconds is None else f"{subtest.seconds:.2f}"
     tone = _TONES[subtest.ending]
     said = [Log("What it printed", subtest.output, "its last lines", subtest.message)] if subtest.output else []
