@@ -86,7 +86,16 @@ def test_a_cell_opens_to_its_story_and_closes(page: Any) -> None:
     story = page.locator("#story")
     assert story.locator("h2").inner_text() == "lopsided on 6.1-arm64"
     story.get_by_text("a number is used as a pointer").wait_for()
-    assert story.locator("h3").all_inner_texts() == ["Expected", "Observed", "Diagnosis", "Logs", "Time", "Reproduce", "Ran on"]
+    assert story.locator("h3").all_inner_texts() == [
+        "Expected",
+        "Observed",
+        "Diagnosis",
+        "What was tried",
+        "Logs",
+        "Time",
+        "Reproduce",
+        "Ran on",
+    ]
     assert "tiny.bpf.c" in story.locator(".source figcaption").inner_text()
     assert page.url.endswith("#cell=lopsided%406.1-arm64")
     assert page.title() == "lopsided@6.1-arm64: full→refusal (kmatrix)"

@@ -40,10 +40,19 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
 
 def test_a_cell_as_promised_tells_what_it_rests_on(rows: dict[str, Row]) -> None:
     told = story(rows["openat"], "5.4-arm64")
-    assert list(told) == ["Expected", "Observed", "Why no earlier variant runs here", "Logs", "Time", "Reproduce", "Ran on"]
+    assert list(told) == [
+        "Expected",
+        "Observed",
+        "Why no earlier variant runs here",
+        "What was tried",
+        "Logs",
+        "Time",
+        "Reproduce",
+        "Ran on",
+    ]
     assert told["Expected"][0] == Say("core-ringbuf needs ringbuf; core-perf has all it needs", "partial", "partial")
     assert told["Expected"][1] == Pairs([("variant", "core-perf"), ("missing here", "ringbuf")])
-    tries = {part.title: part for part in told["Observed"] if isinstance(part, Table)}
+    tries = {part.title: part for part in told["What was tried"] if isinstance(part, Table)}
     assert list(tries) == ["Variant core-ringbuf fails to load", "Variant core-perf runs", "Events (3 other)"]
     assert [row[:2] for row in tries["Variant core-perf runs"].rows] == [
         ("enter_openat", "attached, ran 6×"),

@@ -1,4 +1,4 @@
-"""The story of a collector's cell, in order: what was promised and why, what happened, the causes, the logs, the times, the commands."""
+"""The story of a collector's cell, in order: what was promised and why, what happened, the causes, what was tried, logs, times, commands."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def story(record: Record, directory: Path) -> list[Step]:
         ("Expected", _expected(record)),
         ("Observed", _observed(record)),
         (_diagnosis_title(record), _diagnosis(record)),
+        ("What was tried", _tried(record)),
         ("Logs", _logs(record, directory)),
         ("Time", bars(record.timings)),
         ("Reproduce", _commands(record)),
@@ -81,6 +82,12 @@ def _observed(record: Record) -> Iterator[Part]:
     if not record.ok:
         yield Say(FAILURES.get(record.failure or "", ""), record.failure or "", "infra" if record.failure == "infra" else "bad")  # type: ignore[call-overload]
         yield Say(record.reason)
+    if record.retried:
+        yield Pairs([("tried again after", record.retried)])
+
+
+def _tried(record: Record) -> Iterator[Part]:
+    """Variant by variant; then the events, and the loader's message where nothing runs."""
     facts: Mapping[str, Any] = record.facts or {}
     if facts.get("refusal"):
         yield Pairs([("the loader's message", str(facts["refusal"]))])
@@ -88,8 +95,6 @@ def _observed(record: Record) -> Iterator[Part]:
         yield from _attempt(attempt, promised=record.ok)
     if facts.get("counts"):
         yield _events(facts)
-    if record.retried:
-        yield Pairs([("tried again after", record.retried)])
 
 
 def _attempt(attempt: Attempt, *, promised: bool) -> Iterator[Part]:

@@ -15,7 +15,7 @@ async function showStory(cell) {
     el("div", { class: "buttons" },
       el("a", { class: "quiet", href: rowLink(row) }, "Side by side"),
       copier(() => `${location.href.split("#")[0]}${link(cell)}`, "Copy a link to this cell", "Copy link"),
-      el("button", { type: "button", class: "quiet", on: { click: () => print() } }, "Print"),
+      el("button", { type: "button", class: "quiet print", on: { click: () => print() } }, "Print"),
       cell.red && data.cells.filter((other) => other.red).length > 1 && el("button", { type: "button", class: "quiet", on: { click: () => nextRed(1) } }, "Next red"),
       el("button", { type: "button", class: "quiet close", "aria-label": "Close the story", on: { click: close } }, "Close")),
     title,
