@@ -13,7 +13,7 @@ from kmatrix.cli import terminal
 from kmatrix.host import paths
 from kmatrix.host.errors import InputError
 from kmatrix.report import grid, html, markdown, table
-from kmatrix.runs import cell_records
+from kmatrix.runs import cell_records, test_records
 from kmatrix.runs.cell_records import Record
 
 _Renderer = Callable[[Sequence[Record], Path, Sequence[InputError], bool], str]
@@ -33,14 +33,15 @@ def command(directory: Path, form: str, output: Path | None, color: str) -> None
     """
     bad: list[InputError] = []
     records = list(cell_records.read_all(directory, bad))
+    commands = list(test_records.read_all(directory, bad)) if form == "html" else []
     for error in bad:
         click.echo(f"kmatrix: {error}", err=True)
-    if not records:
+    if not records and not commands:
         if bad:
             raise click.exceptions.Exit(2)
         fix = "run pytest where your collectors are, or name the folder that was its --kmatrix-dir"
         raise InputError("there are no records", where=str(directory), fix=fix)
-    page = html.render(records, directory.resolve(), bad) if form == "html" else None
+    page = html.render(records, directory.resolve(), bad, commands=commands) if form == "html" else None
     text = page or _FORMATS[form](
         records, directory.resolve(), bad, terminal.coloured(color) if output is None else color == "always"
     )
@@ -48,8 +49,9 @@ def command(directory: Path, form: str, output: Path | None, color: str) -> None
         click.echo(text, nl=False)
     else:
         _write(output, text)
-    if bad or not all(record.ok for record in records):
-        raise click.exceptions.Exit(2 if all(record.ok for record in records) else 1)
+    ok = all(record.ok for record in records) and all(record.ok for record in commands)
+    if bad or not ok:
+        raise click.exceptions.Exit(2 if ok else 1)
 
 
 def _text(records: Sequence[Record], _directory: Path, _bad: Sequence[InputError], colour: bool) -> str:

@@ -15,10 +15,11 @@ from markupsafe import Markup
 
 from kmatrix.host.errors import InputError
 from kmatrix.report import table
-from kmatrix.report.page import collectors
+from kmatrix.report.page import collectors, guest_tests
 from kmatrix.report.page.data import build
 from kmatrix.report.page.model import RED, Row
 from kmatrix.runs.cell_records import Record
+from kmatrix.runs.test_records import TestRecord
 
 _PARTS = Path(__file__).parent / "page"
 _STYLES = ("colours.css", "page.css", "story.css")
@@ -28,11 +29,21 @@ _SCRIPTS = ("data.js", "parts.js", "matrix.js", "views.js", "main.js")
 """They share one scope, in this order."""
 
 
-def render(records: Iterable[Record], directory: Path, bad: Sequence[InputError] = (), *, more: Sequence[Row] = ()) -> str:
-    """The page of the records under the kmatrix directory; `bad` are the files there that are none, `more` rows of other kinds."""
+def render(
+    records: Iterable[Record],
+    directory: Path,
+    bad: Sequence[InputError] = (),
+    *,
+    commands: Sequence[TestRecord] = (),
+    more: Sequence[Row] = (),
+) -> str:
+    """The page of the records of cells, and of test commands, under the kmatrix directory; `bad` are the files there that are none.
+
+    `more` are rows of other kinds.
+    """
     found = table.ordered(records)
-    rows = [*collectors.rows(found, directory), *more]
-    data = build(rows, _run(found), [(str(error.where), error.message) for error in bad])
+    rows = [*collectors.rows(found, directory), *guest_tests.rows(commands, directory), *more]
+    data = build(rows, _run([*found, *commands]), [(str(error.where), error.message) for error in bad])
     environment = Environment(
         loader=FileSystemLoader(_PARTS), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
@@ -59,7 +70,7 @@ def headline(rows: Sequence[Row]) -> str:
     return f"{many}, {'and it is' if len(cells) == 1 else 'each'} as promised"
 
 
-def _run(records: Sequence[Record]) -> list[tuple[str, str]]:
+def _run(records: Sequence[Record | TestRecord]) -> list[tuple[str, str]]:
     """When, where and with what the cells ran, as the records have it."""
     begun = sorted(record.started for record in records if record.started)
     when = " to ".join(dict.fromkeys((begun[0], begun[-1]))) if begun else ""

@@ -16,21 +16,15 @@ import pytest
 
 from conftest import lacking, need_programs
 from kmatrix.report import html
-from kmatrix.report.page.model import Cell, Row, Say, Step
+from kmatrix.suites.subtest import SubTest
 from tests.page import real
-from tests.unit.facts import record
+from tests.unit.facts import command_record, record
 
 EVIL = "<img src=x onerror=alert(1)>"
 DESK, PHONE = {"width": 1400, "height": 900}, {"width": 400, "height": 800}
-TESTS = [
-    Row(
-        "go/TestRing",
-        "tests",
-        "TestRing",
-        [Cell("6.1-arm64", "pass", "passed", "0.1 s", [Step("Said", [Say("PASS")])])],
-        "pkg/ring",
-    ),
-    Row("go/TestPin", "tests", "TestPin", [Cell("5.4-arm64", "skip", "skipped", EVIL, [Step("Said", [Say(EVIL)])])], "pkg/ring"),
+COMMANDS = [
+    command_record("6.1-arm64", [SubTest("TestRing", "passed", 0.1), SubTest("TestPin", "passed", 0.1)]),
+    command_record("5.4-arm64", [SubTest("TestRing", "passed", 0.1), SubTest("TestPin", "skipped", 0.0, EVIL, EVIL)]),
 ]
 
 
@@ -52,7 +46,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a report of real cells, and of rows of another kind."""
     directory = tmp_path_factory.mktemp("report")
     page = directory / "page.html"
-    page.write_text(html.render(real.records(directory), directory, more=TESTS))
+    page.write_text(html.render(real.records(directory), directory, commands=COMMANDS))
     return page.as_uri()
 
 
@@ -79,10 +73,10 @@ def tile(page: Any, cell: str) -> Any:
 
 
 def test_the_table_has_a_cell_for_each_record(page: Any) -> None:
-    assert page.locator("#matrix a.tile").count() == 15
+    assert page.locator("#matrix a.tile").count() == 17
     assert page.get_by_role("link", name="lopsided on 6.1-arm64: not as promised, full→refusal").is_visible()
     assert page.get_by_role("columnheader", name="arm64").count() == 1
-    assert page.locator("#matrix tr.kind").all_inner_texts() == ["COLLECTORS", "TESTS: PKG/RING"]
+    assert page.locator("#matrix tr.kind").all_inner_texts() == ["COLLECTORS", "TESTSring.test"]
     assert tile(page, "openat@5.4-arm64").inner_text() == "partial"
     assert tile(page, "openat@5.4-arm64").locator("use").get_attribute("href") == "#sign-partial"
 
@@ -133,13 +127,13 @@ def test_an_address_without_a_cell_says_so(page: Any, file: str) -> None:
 def test_a_search_leaves_what_it_finds(page: Any) -> None:
     page.locator("#find").fill("pointer arm64")
     assert page.locator("#matrix a.tile:not(.out)").all_inner_texts() == ["full→refusal"]
-    assert page.get_by_role("status").inner_text() == "1 of 15 cells"
+    assert page.get_by_role("status").inner_text() == "1 of 17 cells"
     assert page.locator("#findings li").count() == 1
     assert "q=pointer+arm64" in page.url
     page.locator("#find").fill("no such thing")
     page.get_by_role("button", name="Show all").last.click()
     tile(page, "openat@5.4-arm64").wait_for()
-    assert page.locator("#matrix a.tile").count() == 15
+    assert page.locator("#matrix a.tile").count() == 17
 
 
 def test_a_choice_of_colours_and_arches_leaves_those(page: Any) -> None:
@@ -254,8 +248,10 @@ def test_it_is_read_on_a_phone(page: Any) -> None:
 
 
 def test_what_a_cell_says_is_text(page: Any) -> None:
-    tile(page, "go/TestPin@5.4-arm64").click()
+    tile(page, "test:ring.test:TestPin@5.4-arm64").click()
     page.locator("#story").get_by_text(EVIL).first.wait_for()
+    page.locator("#story details.log summary").click()
+    page.locator("#story pre", has_text=EVIL).wait_for()
     assert page.locator("img").count() == 0
 
 

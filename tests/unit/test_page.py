@@ -16,11 +16,12 @@ import pytest
 
 from kmatrix.host.errors import InputError
 from kmatrix.report import html
-from kmatrix.report.page import collectors, data, model, pack
+from kmatrix.report.page import collectors, data, guest_tests, model, pack
 from kmatrix.report.page.model import Bars, Cell, Commands, Finding, Log, Pairs, Row, Say, Step, Table
 from kmatrix.runs.cell_records import Record
+from kmatrix.suites.subtest import SubTest
 from tests.page import real
-from tests.unit.facts import record
+from tests.unit.facts import command_record, record
 
 EVIL = "</script><script>alert('|`*')</script>"
 
@@ -93,6 +94,43 @@ def test_a_record_of_which_little_is_known_has_a_short_story(tmp_path: Path) -> 
         "none of the four behaviours",
         "the machine room failed; says nothing about the collector",
         "QEMU died",
+    ]
+
+
+def test_a_test_command_has_a_row_and_its_telling_subtests_have_one_each(tmp_path: Path) -> None:
+    ring, pin = (
+        SubTest("TestRing/wakeup", "failed", 0.2, "ring_test.go:7: EINVAL", "a log\nring_test.go:7: EINVAL"),
+        SubTest("TestPin", "passed"),
+    )
+    commands = [
+        command_record("5.4-arm64", [SubTest("TestRing", "failed"), ring, pin], console="console/lost.log"),
+        command_record("6.1-arm64", [SubTest("TestRing", "passed"), replace(ring, ending="passed", message=""), pin]),
+        command_record("6.1-x86_64", ok=False, failure="infra", reason="QEMU died", exit=None, timings={}, output=""),
+    ]
+    found = guest_tests.rows(commands, tmp_path)
+    assert [(row.id, row.group, row.name) for row in found] == [
+        ("test:ring.test", "ring.test", "ring.test"),
+        ("test:ring.test:TestRing/wakeup", "ring.test", "TestRing/wakeup"),  # and TestPin is the same everywhere
+    ]
+    whole, wakeup = found
+    assert [(cell.target, cell.tone, cell.word) for cell in whole.cells] == [
+        ("6.1-x86_64", "infra", "infra"),
+        ("5.4-arm64", "bad", "test"),
+        ("6.1-arm64", "pass", "passed"),
+    ]
+    assert list(story(whole, "5.4-arm64")) == ["How it ended", "Sub-tests", "Output", "Time", "Reproduce", "Ran on"]
+    (listed,) = story(whole, "5.4-arm64")["Sub-tests"]
+    assert (listed.title, listed.bad) == ("1 passed, 1 failed", [0])
+    assert listed.rows[0] == ("TestRing/wakeup", "failed", "0.20", "ring_test.go:7: EINVAL")
+    assert list(story(whole, "6.1-x86_64")) == ["How it ended", "Reproduce", "Ran on"]
+    (again,) = story(wakeup, "5.4-arm64")["Reproduce"]
+    assert again.commands[0][1] == "kmatrix exec 5.4-arm64 -- ./ring.test -test.v '-test.run=^TestRing$/^wakeup$'"
+    (said,) = story(wakeup, "5.4-arm64")["Output"]
+    assert said.mark == "ring_test.go:7: EINVAL"
+    # Told once: the command failed because its sub-test did.
+    assert [(entry["text"], entry["cells"]) for entry in model.findings(found)] == [
+        ("TestRing/wakeup: ring_test.go:7: EINVAL", ["test:ring.test@5.4-arm64", "test:ring.test:TestRing/wakeup@5.4-arm64"]),
+        ("QEMU died", ["test:ring.test@6.1-x86_64"]),
     ]
 
 

@@ -11,9 +11,10 @@ from click.testing import CliRunner, Result
 from kmatrix.cli import cli
 from kmatrix.host.errors import InputError
 from kmatrix.report import html, markdown
-from kmatrix.runs import cell_records
+from kmatrix.runs import cell_records, test_records
 from kmatrix.runs.cell_records import Record
-from tests.unit.facts import record
+from kmatrix.suites.subtest import SubTest
+from tests.unit.facts import command_record, record
 
 EVIL = "<script>alert('|`*')</script>"
 LOG = "0: (79) r1 = *(u64 *)(r1 +0)\n```\nR1 invalid mem access 'scalar' & so on"
@@ -80,6 +81,14 @@ def test_the_command_says_by_its_status_whether_all_is_well(tmp_path: Path) -> N
     page = (tmp_path / "new" / "page.html").read_text()
     assert "<title>kmatrix: 1 of 2 cells is not as promised</title>" in page
     assert "bad.json" in page
+
+
+def test_the_page_has_test_commands_too_also_alone(tmp_path: Path) -> None:
+    test_records.write(command_record("5.4-arm64", [SubTest("TestRing", "failed", 0.1, "EINVAL")]), tmp_path)
+    red = report(tmp_path, "--format", "html")
+    assert red.exit_code == 1
+    assert "<title>kmatrix: 2 of 2 cells are not as promised</title>" in red.stdout
+    assert "TestRing: EINVAL" in red.stdout
 
 
 def test_without_records_or_a_place_for_the_file_it_is_wrong_input(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
             yield from ((f"map {name}", found.get("type") or "") for name, found in attempt.get("maps", {}).items())
     yield from ((f"events {name}", str(count)) for name, count in facts.get("counts", {}).items())
     yield from ((f"feature {name}", _known(there)) for name, there in ((record.probe or {}).get("features") or {}).items())
+    yield "loader", record.versions.get("loader", "")
     yield "kernel release", record.versions.get("release", "")
     yield "seconds", f"{record.timings['total']:.2f}" if "total" in record.timings else ""
 

@@ -1,4 +1,4 @@
-"""The one JSON value that the page's script reads: the rows, made small. docs/report.md names its parts."""
+"""The one JSON value that the page's script reads: the rows, made small."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ function heat(rows, groups) {
   const headed = new Set(data.rows.map((row) => `${row.kind} ${row.group}`)).size > 1; // of one kind alone, the heading says nothing
   for (const number of there) {
     const row = data.rows[number];
-    const head = [row.kind, row.group].filter(Boolean).join(": ");
-    if (head !== under && headed) body.append(el("tr", { class: "kind" }, el("th", { scope: "rowgroup", colspan: String(columns.length + 1) }, el("span", {}, head))));
+    const head = `${row.kind} ${row.group}`;
+    if (head !== under && headed) body.append(el("tr", { class: "kind" }, el("th", { scope: "rowgroup", colspan: String(columns.length + 1) }, el("span", {}, row.kind, row.group && el("code", {}, row.group)))));
     under = head;
     body.append(el("tr", {},
       el("th", { scope: "row" }, el("a", { href: rowLink(row), title: `${row.name}, side by side` }, row.name)),

@@ -1,7 +1,7 @@
 """What the HTML report shows, as data that knows nothing of collectors: rows of cells over targets, and each cell's story.
 
-The page draws these types and nothing else. Another kind of row (docs/report.md names those there are) is a function that makes `Row`s of
-its own records. No script has to change for it.
+The page draws these types and nothing else. Another kind of row is a module beside this one, with a function that makes `Row`s of its own
+records, and a call of that in kmatrix.report.html. No script has to change for it.
 """
 
 from __future__ import annotations

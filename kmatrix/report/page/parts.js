@@ -62,15 +62,15 @@ function coloured(text, mark) {
 }
 
 function bars({ stages, total }) {
-  const longest = Math.max(...stages.map(([, seconds]) => seconds), 0.001);
   const shown = stages.filter(([, seconds]) => seconds >= 0.0005);
   const rest = total - stages.reduce((sum, [, seconds]) => sum + seconds, 0);
   if (rest >= 0.0005) shown.push(["the rest", rest]);
+  const longest = Math.max(...shown.map(([, seconds]) => seconds), 0.001);
   return el("table", { class: "bars" },
     el("caption", {}, `${total.toFixed(2)} s in all`),
     el("tbody", {}, shown.map(([stage, seconds]) => {
       const bar = el("i", {});
-      bar.style.setProperty("--part", `${Math.min(100, (100 * seconds) / longest)}%`);
+      bar.style.setProperty("--part", `${(100 * seconds) / longest}%`);
       return el("tr", {}, el("th", { scope: "row" }, stage), el("td", { class: "bar", "aria-hidden": "true" }, bar), el("td", {}, `${seconds.toFixed(3)} s`));
     })));
 }

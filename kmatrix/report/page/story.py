@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from kmatrix.report import causes
 from kmatrix.report.explain import look_in, simulation
-from kmatrix.report.page.model import Bars, Commands, Finding, Log, Pairs, Part, Say, Step, Table, Tone
+from kmatrix.report.page.model import Commands, Finding, Log, Pairs, Part, Say, Step, Table, Tone
+from kmatrix.report.page.shared import bars, chapters, file_text, versions
 from kmatrix.runs.cell_records import Record, path_of
 from kmatrix.verdict.failure import FAILURES
 
@@ -18,17 +19,15 @@ Attempt = Mapping[str, Any]
 
 def story(record: Record, directory: Path) -> list[Step]:
     """The chapters that the cell has something to say in."""
-    chapters: list[tuple[str, Iterable[Part]]] = [
+    return chapters(
         ("Expected", _expected(record)),
         ("Observed", _observed(record)),
         (_diagnosis_title(record), _diagnosis(record)),
         ("Logs", _logs(record, directory)),
-        ("Time", _time(record)),
+        ("Time", bars(record.timings)),
         ("Reproduce", _commands(record)),
         ("Ran on", _ran_on(record, directory)),
-    ]
-    steps = [Step(title, list(parts)) for title, parts in chapters]
-    return [step for step in steps if step.parts]
+    )
 
 
 def _diagnosis_title(record: Record) -> str:
@@ -152,7 +151,7 @@ def _logs(record: Record, directory: Path) -> Iterator[Part]:
         for stream in ("stdout", "stderr"):
             if text := (said or {}).get(stream):
                 yield Log(f"{whose}: {stream}", str(text))
-    if record.console is not None and (text := _text(directory / record.console)):
+    if record.console is not None and (text := file_text(directory / record.console)):
         yield Log("Console", text, "the VM's, since the restore")
 
 
@@ -167,44 +166,15 @@ def _said(cause: Mapping[str, Any]) -> str:
     return (str(cause.get("said") or "").splitlines() or [""])[-1]
 
 
-def _text(path: Path) -> str:
-    """The file's text; nothing where it is not there any more: records are read long after the run."""
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
-
-
-def _time(record: Record) -> Iterator[Part]:
-    last = ("kill", "judge")
-    order = [*(stage for stage in record.timings if stage not in last), *last]
-    stages = [(stage, record.timings[stage]) for stage in order if stage in record.timings and stage != "total"]
-    if stages:
-        yield Bars(stages, max(record.timings.get("total", 0.0), sum(seconds for _, seconds in stages)))
-
-
 def _commands(record: Record) -> Iterator[Part]:
     if record.reproduce:
         yield Commands([("run this cell again", record.reproduce), ("open a shell where it ran", look_in(record))])
 
 
-_VERSIONS = {
-    "release": "kernel",
-    "host": "host",
-    "qemu": "QEMU",
-    "accel": "VM run by",
-    "kmatrix": "kmatrix",
-    "kernel": "sha256 of the kernel",
-    "image": "sha256 of the guest image",
-}
-"""What a record's `versions` are called; others stand under their own names."""
-
-
 def _ran_on(record: Record, directory: Path) -> Iterator[Part]:
     pairs = [
         ("begun", record.started),
-        *((label, record.versions.get(name, "")) for name, label in _VERSIONS.items()),
-        *((name, text) for name, text in record.versions.items() if name not in _VERSIONS),
+        *versions(record.versions),
         *((f"sha256 of {name}", digest) for name, digest in record.inputs.items()),
         ("record", str(path_of(directory, record.collector, record.target))),
     ]
