@@ -29,12 +29,12 @@ from kmatrix.matrix.load import load_matrix
 from kmatrix.matrix.selection import Matrix, asked_for
 from kmatrix.objects import compiled
 from kmatrix.objects.described import described
-from kmatrix.plugin import options, reds
+from kmatrix.plugin import options, reds, sharding
 from kmatrix.report import grid, table
 from kmatrix.report.causes import classes, headlines
 from kmatrix.report.explain import explain
 from kmatrix.runs import cell as cells
-from kmatrix.runs import cell_records
+from kmatrix.runs import cell_records, shards
 from kmatrix.runs.cell_records import DEFAULT_DIRECTORY, Record
 from kmatrix.runs.machine_room import MachineRoom, refuse_missing
 from kmatrix.vm.machine import Machine
@@ -57,6 +57,8 @@ class Run:
         """The collectors found, by name (of xdist's controller: what its workers found)."""
         self.error: str | None = None
         """Why the run was given up when all was collected."""
+        self.chosen: sharding.Chosen | None = None
+        """What this shard has, of a run in shards, once all is collected."""
 
     @property
     def speaks(self) -> bool:
@@ -112,6 +114,11 @@ class Run:
         arch, targets = options.value(self.config, "--arch"), self.selected
         if not self.config.getoption("collectonly"):
             refuse_missing(targets, self.unavailable, kernels=self.asked, arch=arch)
+
+    @cached_property
+    def shard(self) -> sharding.Asked | None:
+        """What --shard asks for; None for a whole run. Raises InputError."""
+        return sharding.asked(self.config)
 
     def wants(self, collector: Collector) -> bool:
         """Whether --collectors lets this one run."""
@@ -295,6 +302,7 @@ def configure(config: pytest.Config) -> None:
     if run.is_worker:
         return
     try:
+        _ = run.shard
         if run.explicit:
             run.check_explicit()
         if config.option.kmatrix_dir != DEFAULT_DIRECTORY:
@@ -310,11 +318,27 @@ def check_items(config: pytest.Config, items: list[pytest.Item]) -> None:
         run.check_collectors()
         if not config.getoption("collectonly") and any(_leaves_records(item) for item in items):
             cell_records.check_directory(run.directory)
+            if run.shard is None and run.speaks:
+                shards.forget_account(run.directory)
     except KmatrixError as error:
         if not run.is_worker:
             raise pytest.UsageError(str(error)) from None
         run.error = str(error)  # xdist loses what its workers raise here: the controller says it
         items.clear()
+
+
+def choose_shard(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the items of --shard, of those that no other option took away."""
+    run = started(config)
+    if run.shard is None or run.error is not None:
+        return
+    account = run.directory if run.speaks and not config.getoption("collectonly") else None
+    run.chosen = sharding.choose(config, items, run.shard, run.targets, account)
+
+
+def chosen(told: dict[str, Any] | None) -> sharding.Chosen | None:
+    """What a worker tells of its shard."""
+    return sharding.Chosen(**told) if told is not None else None
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
@@ -388,6 +412,11 @@ def summarise(terminalreporter: Any, config: pytest.Config) -> None:
         writer, told = terminalreporter._tw, config.option.tbstyle != "no"
         said = table.render(records, left_out, skipped=skipped, colour=writer.hasmarkup, width=grid.terminal_width(), brief=told)
         terminalreporter.write_line(said)
+    if run.shard is None:
+        with suppress(OSError, KmatrixError):  # of use for later shards alone
+            shards.keep_durations(records)
+    elif run.chosen is not None:
+        terminalreporter.write_line(str(run.chosen))
     if run.error is not None:
         terminalreporter.write_line(f"ERROR: {run.error}", red=True)
 

@@ -18,7 +18,7 @@ from kmatrix.host.errors import InfraError, InputError
 
 DEFAULT_DIRECTORY = ".kmatrix"
 """Where records and consoles go, where not said otherwise."""
-SCHEMA = "kmatrix.runs.cell/1"
+SCHEMA = "kmatrix.cell/1"
 """Name and version of the record's form; the number grows when a reader of the old form would misread the new one."""
 
 
