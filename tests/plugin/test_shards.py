@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,3 +114,52 @@ def test_a_shard_that_has_nothing_to_do_is_no_failure(
     assert (first.returncode, last.returncode) == (0, 0), first.stdout + last.stdout
     none = run_in("pytest", "test_one.py", "--shard=1/2", "-k", "nothing", *side_by_side, env=own_cache)
     assert none.returncode == pytest.ExitCode.NO_TESTS_COLLECTED  # no shard has anything: that is not this shard's luck
+
+
+@pytest.mark.usefixtures("both_of_6_1")
+def test_two_shards_joined_are_one_run_and_a_changed_verdict_shows_alone(run_in: Shell, tmp_path: Path) -> None:
+    """On booted guests: the table, the reasons and the records are the same; then one collector is broken."""
+
+    def report(*arguments: str) -> subprocess.CompletedProcess[str]:
+        code = "from kmatrix.cli import main; main()"
+        command = [sys.executable, "-c", code, "report", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    broken.write(tmp_path, "sound")
+    broken.write(tmp_path, "silent", "BREAK_SILENT")
+    whole = run_in("pytest", "--kernels=6.1", "--kmatrix-dir=whole")
+    parts = [run_in("pytest", "--kernels=6.1", f"--shard={n}/2", f"--kmatrix-dir=part{n}") for n in (1, 2)]
+    assert [part.returncode for part in parts] == [1, 1]
+    counts = [len(list((tmp_path / f"part{n}" / "cells").iterdir())) for n in (1, 2)]
+    assert counts == [2, 2]
+    # The whole run told the cache how long its cells took.
+    assert "by the measured durations of 4 of them" in parts[0].stdout
+
+    joined = report("--merge", "part1", "part2", "--into", "joined")
+    assert joined.stdout == report("whole").stdout
+    assert whole.returncode == joined.returncode == 1
+    assert joined.stderr == ""
+    assert [verdicts(tmp_path / name) for name in ("whole", "joined")] == [verdicts(tmp_path / "whole")] * 2
+    assert all((tmp_path / "joined" / console).is_file() for console in consoles(tmp_path / "joined"))
+
+    same = report("joined", "--against", "whole")
+    assert (same.returncode, same.stdout) == (0, "no change: 4 cells compared, against whole\n")
+    shutil.rmtree(tmp_path / "sound")
+    broken.write(tmp_path, "sound", "BREAK_VALUE")
+    assert run_in("pytest", "--kernels=6.1", "--arch=arm64", "--kmatrix-dir=joined").returncode == 1
+    changed = report("joined", "--against", "whole")
+    assert changed.returncode == 1
+    assert changed.stdout.startswith("1 cell changed, for the worse (4 compared), against whole\n")
+    assert "sound[6.1-arm64]: was full, is ✗ full→wrong-data" in changed.stdout
+    assert "silent" not in changed.stdout
+    assert "x86_64" not in changed.stdout
+
+
+def verdicts(directory: Path) -> list[tuple[object, ...]]:
+    records = [json.loads(path.read_text()) for path in sorted((directory / "cells").iterdir())]
+    names = ("cell", "expected", "observed", "ok", "failure", "reason", "reproduce", "inputs", "causes", "expectation")
+    return [tuple(record[name] for name in names) for record in records]
+
+
+def consoles(directory: Path) -> list[str]:
+    return [json.loads(path.read_text())["console"] for path in sorted((directory / "cells").iterdir())]
