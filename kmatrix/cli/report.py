@@ -14,18 +14,19 @@ from kmatrix.cli import terminal
 from kmatrix.host import paths
 from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.report import against as against_report
-from kmatrix.report import changes, grid, html, markdown, table
+from kmatrix.report import badge, cells_junit, changes, github, grid, html, markdown, support, table
 from kmatrix.runs import cell_records, shards
 from kmatrix.runs import merge as merging
 from kmatrix.runs.cell_records import Record
 
 _Renderer = Callable[[Sequence[Record], Path, Sequence[InputError], bool], str]
+_FORMATS_ALL = ("text", "markdown", "html", "json", "junit", "github", "badge", "support")
 _FORMATS_AGAINST = ("text", "markdown", "json")
 
 
 @click.command("report")
 @click.argument("directories", metavar="[DIRECTORY]…", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--format", "form", type=click.Choice(["text", "markdown", "html", "json"]), default="text", show_default=True)
+@click.option("--format", "form", type=click.Choice(_FORMATS_ALL), default="text", show_default=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Write it there (default: standard output).")
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
 @click.option(
@@ -55,7 +56,9 @@ def command(
 ) -> None:
     """The report of the records in DIRECTORY (a run's --kmatrix-dir; default: .kmatrix), also long after the run.
 
-    text is the table that ends a run; markdown is for a CI job's summary page; html is one file, each cell of which opens.
+    text is the table that ends a run; markdown is for a CI job's summary page; html is one file, each cell of which opens; junit is XML with a
+    suite for each target; github is annotations that a pull request shows beside the lines of source; badge is an SVG for a README; support is
+    a page to publish, in Markdown, with which collector works how on which kernel.
 
     Exit status 1 where a cell is not as promised, 2 where all are, but a file is no record, or a shard is missing. With --against: 1 where
     something is worse (what the other run showed to work is not shown to work now, or a new cell is red); else 3 where the machines failed
@@ -146,6 +149,10 @@ _FORMATS: Mapping[str, _Renderer] = {
     "text": _text,
     "markdown": lambda records, directory, bad, _colour: markdown.render(records, directory, bad),
     "json": _json,
+    "junit": lambda records, directory, _bad, _colour: cells_junit.render(records, directory),
+    "github": lambda records, _directory, _bad, _colour: github.render(records, Path.cwd()),
+    "badge": lambda records, _directory, _bad, _colour: badge.render(records),
+    "support": lambda records, _directory, _bad, _colour: support.render(records),
 }
 
 
