@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -150,10 +151,16 @@ _FORMATS: Mapping[str, _Renderer] = {
     "markdown": lambda records, directory, bad, _colour: markdown.render(records, directory, bad),
     "json": _json,
     "junit": lambda records, directory, _bad, _colour: cells_junit.render(records, directory),
-    "github": lambda records, _directory, _bad, _colour: github.render(records, Path.cwd()),
+    "github": lambda records, _directory, _bad, _colour: github.render(records, _repository(), Path.cwd()),
     "badge": lambda records, _directory, _bad, _colour: badge.render(records),
     "support": lambda records, _directory, _bad, _colour: support.render(records),
 }
+
+
+def _repository() -> Path:
+    """The repository's top folder, from which GitHub names files: $GITHUB_WORKSPACE there, else the current directory."""
+    top = os.environ.get("GITHUB_WORKSPACE")
+    return Path(top).resolve() if top and Path.cwd().is_relative_to(Path(top).resolve()) else Path.cwd()
 
 
 def _put(text: str, output: Path | None) -> None:

@@ -412,6 +412,8 @@ def summarise(terminalreporter: Any, config: pytest.Config) -> None:
         writer, told = terminalreporter._tw, config.option.tbstyle != "no"
         said = table.render(records, left_out, skipped=skipped, colour=writer.hasmarkup, width=grid.terminal_width(), brief=told)
         terminalreporter.write_line(said)
+        if ran := table.accelerators(records):
+            terminalreporter.write_line(f"\nVMs: {ran}")
     if run.shard is None:
         with suppress(OSError, KmatrixError):  # of use for later shards alone
             shards.keep_durations(records)

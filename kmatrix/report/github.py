@@ -30,14 +30,17 @@ class Spot:
     line: int | None = None
 
 
-def render(records: Iterable[Record], root: Path) -> str:
-    """The annotations of what is red; `root` is the repository's top folder. Empty where nothing is."""
+def render(records: Iterable[Record], root: Path, here: Path | None = None) -> str:
+    """The annotations of what is red; `root` is the repository's top folder, `here` the one where pytest was called (else the same).
+
+    Empty where nothing is red.
+    """
     found = table.ordered(records)
-    return "".join(f"{line}\n" for group in reds.alike(found) for line in _of_group(group, root))
+    return "".join(f"{line}\n" for group in reds.alike(found) for line in _of_group(group, root, here or root))
 
 
-def _of_group(group: Sequence[Record], root: Path) -> Iterator[str]:
-    first, manifest = group[0], _manifest(group[0], root)
+def _of_group(group: Sequence[Record], root: Path, here: Path) -> Iterator[str]:
+    first, manifest = group[0], _manifest(group[0], root, here)
     level = "warning" if first.failure == "infra" else "error"  # the machines' failure is nothing that a change of the source mends
     told = False
     for cause in causes.relevant(first):
@@ -51,13 +54,11 @@ def _of_group(group: Sequence[Record], root: Path) -> Iterator[str]:
         yield _command(level, Spot(manifest) if manifest is not None else None, reds.title(group), text)
 
 
-def _manifest(record: Record, root: Path) -> Path | None:
+def _manifest(record: Record, root: Path, here: Path) -> Path | None:
     """The cell's manifest, seen from `root`, as the command that replays the cell has it; None where it is not there."""
     words = shlex.split(record.reproduce)
-    path = Path(words[1].partition("::")[0]) if len(words) > 1 else None
-    if path is None or not (root / path).is_file():
-        return None
-    return path if not path.is_absolute() else path.relative_to(root) if path.is_relative_to(root) else None
+    path = here / words[1].partition("::")[0] if len(words) > 1 else None
+    return path.relative_to(root) if path is not None and path.is_file() and path.is_relative_to(root) else None
 
 
 def _spots(cause: Cause, manifest: Path | None, root: Path) -> list[Spot]:

@@ -64,6 +64,11 @@ def test_where_the_source_is_another_it_stands_at_the_manifest(project: Path, pl
     )
 
 
+def test_files_are_named_from_the_top_of_the_repository(project: Path) -> None:
+    there = red(causes=[cause("return *id; @ x.bpf.c:5")], reproduce="pytest 'openat/collector.toml::openat[5.4-arm64]'")
+    assert "file=col/openat/x.bpf.c,line=5," in github.render([there], project, project / "col")
+
+
 def test_a_file_of_a_shared_folder_is_found(project: Path) -> None:
     (project / "shared").mkdir()
     (project / "shared" / "s.h").write_text("one\ntwo\n")
