@@ -15,8 +15,8 @@ GO_PACKAGES := golang-go golang-github-cilium-ebpf-dev
 
 # What the tests take besides: they build a kernel, and publish others as a registry, distributions and kernel.org do (each starts its own; a service
 # of a package is not used), and click through the HTML report.
-TEST_PACKAGES := git gcc make flex bison bc libelf-dev pahole perl ccache docker-registry rpm createrepo-c gnupg chromium
-TEST_PROGRAMS := git gcc make flex bison bc pahole perl ccache docker-registry rpmbuild createrepo_c gpg chromium
+TEST_PACKAGES := git gcc make flex bison bc libelf-dev pahole perl ccache docker-registry rpm createrepo-c gnupg chromium shellcheck
+TEST_PROGRAMS := git gcc make flex bison bc pahole perl ccache docker-registry rpmbuild createrepo_c gpg chromium shellcheck
 
 .PHONY: setup matrix test test-fast test-build check docs bench fidelity overhead collectors examples clean help
 .DEFAULT_GOAL := help

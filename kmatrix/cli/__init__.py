@@ -41,6 +41,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "prepare": ("prepare:command", "Fetch kernels, build guest images and make every target's snapshot, side by side."),
     "kernels": ("kernel_group:group", "The kernels on this machine: list, fetch, import, build, remove, verify."),
+    "cache": ("cache:group", "The cache of kernels, guest images and snapshots, as a CI keeps it between runs."),
     "images": ("images:group", "The guest images on this machine: build, list, remove."),
     "features": (
         "features:command",

@@ -113,6 +113,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _session().check_items(config, items)
 
 
+@pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")
+def pytest_kmatrix_choose_shard(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """After `-k`, `-m` and the like: of what is left, this shard's part."""
+    if _begun(config):
+        _session().choose_shard(config, items)
+
+
 # -- fixtures ----------------------------------------------------------------------------------------------------------------
 
 
@@ -225,9 +232,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     run = _session().started(session.config)
     if run.is_worker:
         found = {name: str(path) for name, path in run.collected.items()}
-        session.config.workeroutput[_TOLD] = {"collected": found, "error": run.error}  # type: ignore[attr-defined]
+        told = {"collected": found, "error": run.error, "shard": vars(run.chosen) if run.chosen else None}
+        session.config.workeroutput[_TOLD] = told  # type: ignore[attr-defined]
     elif run.error is not None:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
+    elif session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and run.chosen is not None and run.chosen.is_spare:
+        session.exitstatus = pytest.ExitCode.OK
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -238,6 +248,7 @@ def pytest_testnodedown(node: Any) -> None:
         run = _session().started(node.config)
         run.collected |= {name: Path(path) for name, path in told["collected"].items()}
         run.error = run.error or told["error"]
+        run.chosen = run.chosen or _session().chosen(told["shard"])
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)

@@ -18,7 +18,7 @@ from kmatrix.host.errors import InfraError, InputError
 
 DEFAULT_DIRECTORY = ".kmatrix"
 """Where records and consoles go, where not said otherwise."""
-SCHEMA = "kmatrix.runs.cell/1"
+SCHEMA = "kmatrix.cell/1"
 """Name and version of the record's form; the number grows when a reader of the old form would misread the new one."""
 
 
@@ -135,7 +135,8 @@ def read(path: Path) -> Record:
         raise InputError(f"not a cell's record ({error})", where=str(path), fix=fix) from None
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
-        raise InputError(f"schema {found!r}, this kmatrix reads {SCHEMA}", where=str(path), fix=fix)
+        other = f"report it with the kmatrix that wrote it, or {fix}" if found is not None else fix
+        raise InputError(f"schema {found!r}, this kmatrix reads {SCHEMA}", where=str(path), fix=other)
     try:
         return _RECORD.validate_python(data)
     except ValidationError as error:

@@ -69,7 +69,7 @@ def test_the_command_says_by_its_status_whether_all_is_well(tmp_path: Path) -> N
     assert green.exit_code == 0
     assert "│ openat      │ partial │" in green.stdout
     assert "core-perf has all it needs" in green.stdout
-    (tmp_path / "cells" / "bad.json").write_text('{"schema": "kmatrix.runs.cell/1", "cell": 5}')
+    (tmp_path / "cells" / "bad.json").write_text('{"schema": "kmatrix.cell/1", "cell": 5}')
     half = report(tmp_path, "--format", "json")
     assert half.exit_code == 2
     assert "bad.json: not a whole record (missing or wrong: cell, collector," in half.stderr
