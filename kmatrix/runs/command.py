@@ -88,7 +88,7 @@ class Result:
     splats: tuple[Splat, ...]
     """Every piece of kernel trouble on the console, also what the command survived."""
     oom: tuple[str, ...]
-    """Names of the processes that the kernel killed because the guest's memory was full."""
+    """Names of the processes that the kernel killed because the guest's memory was full (kmatrix's own left out)."""
     full: tuple[str, ...]
     """File systems of the guest that had no room left at some time."""
     cores: tuple[Path, ...]
@@ -156,7 +156,7 @@ def _run(room: MachineRoom, target: Target, plan: bring.Plan, streams: Streams, 
             error=ended.error,
             died=died,
             splats=vm.all_splats(),
-            oom=tuple(_OOM.findall(vm.console_text())),
+            oom=tuple(name for name in _OOM.findall(vm.console_text()) if not name.startswith("kmatrix-")),
             full=ended.full,
             cores=cores,
             brought_back=back,

@@ -28,7 +28,7 @@ def names(expression: str) -> list[str]:
     return [kernel.name for kernel in SHIPPED.select(expression)]
 
 
-BETWEEN = ["6.16", "6.17", "6.19", "7.0", "7.1", "7.2", "7.3"]
+BETWEEN = ["6.16", "6.17", "7.2", "7.3"]
 NEWER = ["6.12", *BETWEEN[:2], "6.18", *BETWEEN[2:]]
 UPSTREAM = [
     "4.9-sim",
@@ -50,7 +50,7 @@ UPSTREAM = [
     "6.12-rt",
     *BETWEEN[:2],
     "6.18",
-    *BETWEEN[2:6],
+    "7.2",
     "latest",
     "7.3",
     "next",
