@@ -74,6 +74,22 @@ def test_a_job_runs_reports_and_fails_as_its_cells_do(workspace: Path) -> None:
     assert job.outputs["report"]["status"] == "1"
 
 
+@pytest.mark.slow
+def test_kmatrix_is_installed_where_there_is_none(workspace: Path) -> None:
+    """Into an environment of its own, which later steps find. It fetches what kmatrix depends on."""
+    without = ":".join(folder for folder in os.environ["PATH"].split(":") if not (Path(folder) / "kmatrix").exists())
+    temp = workspace.parent / "bare"
+    temp.mkdir()
+    job = Runner(workspace, temp, {}, {"PATH": without})
+    status = job.run("Install kmatrix")
+    if status and "No matching distribution" in log_of(job):
+        pytest.skip("the package index cannot be reached")
+    assert status == 0, log_of(job)
+    assert job.outputs["PATH"]["added"] == f"{temp}/kmatrix/venv/bin:"
+    assert job.run("Install kmatrix", "Plan") == 0, log_of(job)  # there is one now, and it plans
+    assert job.outputs["plan"]["key"].startswith("kmatrix-")
+
+
 def test_inputs_arrive_as_they_were_written(workspace: Path) -> None:
     job = runner(workspace, "one", arch="x86_64", collectors="sound", cache="false")
     assert job.run() == 0, log_of(job)
