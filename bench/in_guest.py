@@ -20,6 +20,7 @@ from typing import Any
 sys.path.insert(0, "/run/kmatrix/agent.zip")
 
 from kmatrix_guest import bpf, cgroup, libbpf, loader, opened, trigger  # type: ignore[import-not-found]
+from kmatrix_guest.library import Refused  # type: ignore[import-not-found]
 
 Account = dict[str, Any]
 SECONDS = 20.0  # that one trigger may take
@@ -115,10 +116,9 @@ def load(request: Account) -> Account:
     data = base64.b64decode(request["object"])
     thing = opened.Object(data, "object")
     try:
-        with libbpf.said():
-            thing.load()
+        thing.load()
         return {name: account(libbpf.program_fd(program)) for name, program in thing.programs.items()}
-    except libbpf.LibbpfError:
+    except Refused:
         return {name: _alone(data, name) for name in thing.programs}
 
 
@@ -126,9 +126,8 @@ def _alone(data: bytes, name: str) -> Account | None:
     thing = opened.Object(data, "object")
     thing.choose([name])
     try:
-        with libbpf.said():
-            thing.load()
-    except libbpf.LibbpfError:
+        thing.load()
+    except Refused:
         return None
     return account(libbpf.program_fd(thing.programs[name]))
 

@@ -31,6 +31,13 @@ KERNELS = click.option(
 ARCH = click.option(
     "--arch", metavar="ARCH", default="all", show_default=True, shell_complete=complete.arches, help="x86_64, arm64 or all."
 )
+LOADER = click.option(
+    "--loader",
+    metavar="NAME",
+    default="libbpf",
+    show_default=True,
+    help="What loads and attaches: libbpf, cilium (cilium/ebpf), or all, which also shows where they differ.",
+)
 KERNELS_FILE = click.option(
     "--kernels-file", type=click.Path(path_type=Path), help="A kernels.toml of your own (default: the nearest above)."
 )

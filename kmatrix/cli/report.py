@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -16,11 +16,29 @@ from kmatrix.host import paths
 from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.report import against as against_report
 from kmatrix.report import badge, cells_junit, changes, github, grid, html, markdown, support, table
-from kmatrix.runs import cell_records, shards
+from kmatrix.report import tests as test_report
+from kmatrix.runs import cell_records, shards, test_records
 from kmatrix.runs import merge as merging
 from kmatrix.runs.cell_records import Record
+from kmatrix.runs.test_records import TestRecord
 
-_Renderer = Callable[[Sequence[Record], Path, Sequence[InputError], bool], str]
+
+@dataclass(frozen=True)
+class _Read:
+    """What a report is made of."""
+
+    directory: Path
+    records: Sequence[Record]
+    commands: Sequence[TestRecord]
+    """Of `kmatrix test` and of [test]."""
+    bad: Sequence[InputError]
+    """The files that are no records."""
+
+    @property
+    def ok(self) -> bool:
+        return all(record.ok for record in self.records) and all(record.ok for record in self.commands)
+
+
 _FORMATS_ALL = ("text", "markdown", "html", "json", "junit", "github", "badge", "support")
 _FORMATS_AGAINST = ("text", "markdown", "json")
 
@@ -66,28 +84,27 @@ def command(
     on a cell; else 0, red cells or not.
     """
     _check(directories, form, merge, into, against)
-    bad: list[InputError] = []
+    incomplete = False
     if merge:
         joined = merging.merge(merging.expand(directories), into or merging.INTO)
-        directory, records, incomplete = joined.directory, list(joined.records), bool(joined.lacks)
         for line in (*joined.notes, *joined.lacks):
             click.echo(f"kmatrix: {line}", err=True)
-        if not records:
-            raise InputError("there are no records", where=", ".join(map(str, directories)), fix="run the shards again")
-        if not incomplete:
-            with suppress(OSError, KmatrixError):  # of use for later shards alone
-                shards.keep_durations(records)
+        directory, incomplete = joined.directory, bool(joined.lacks)
     else:
         directory = directories[0] if directories else Path(cell_records.DEFAULT_DIRECTORY)
-        records, incomplete = _read(directory, bad), bool(bad)
+    read = _read(directory)
+    if merge and not incomplete:
+        with suppress(OSError, KmatrixError):  # of use for later shards alone
+            shards.keep_durations([*read.records, *read.commands])
     colour = terminal.coloured(color) if output is None else color == "always"
     if against is not None:
-        status = _against(records, directory, against, form, output, colour)
+        status = _against(read, against, form, output, colour)
     else:
-        page = html.render(records, directory.resolve(), bad, to=output) if form == "html" else None
-        _put(page or _FORMATS[form](records, directory.resolve(), bad, colour), output)
-        status = 0 if all(record.ok for record in records) else 1
-    if status or incomplete:
+        if not read.records and form in _OF_CELLS:
+            raise InputError(f"there are no records of cells, of which the format {form} is made", where=str(directory))
+        _put(_FORMATS[form](read, colour), output)
+        status = 0 if read.ok else 1
+    if status or incomplete or read.bad:
         raise click.exceptions.Exit(status or 2)
 
 
@@ -106,55 +123,70 @@ def _check(directories: Sequence[Path], form: str, merge: bool, into: Path | Non
         raise InputError(f"--against has no format {form}", where="--format", fix=fix)
 
 
-def _read(directory: Path, bad: list[InputError]) -> list[Record]:
-    """The records; files that are none are named on standard error, and put into `bad`."""
-    records = list(cell_records.read_all(directory, bad))
+def _read(directory: Path) -> _Read:
+    """The records; files that are none are named on standard error."""
+    bad: list[InputError] = []
+    found = _Read(directory, [*cell_records.read_all(directory, bad)], [*test_records.read_all(directory, bad)], bad)
     for error in bad:
         click.echo(f"kmatrix: {error}", err=True)
-    if not records:
+    if not found.records and not found.commands:
         if bad:
             raise click.exceptions.Exit(2)
         fix = "run pytest where your collectors are, or name the folder that was its --kmatrix-dir"
         raise InputError("there are no records", where=str(directory), fix=fix)
-    return records
+    return found
 
 
-def _against(records: Sequence[Record], directory: Path, other: Path, form: str, output: Path | None, colour: bool) -> int:
-    """Print what changed; returns the exit status."""
+def _against(read: _Read, other: Path, form: str, output: Path | None, colour: bool) -> int:
+    """Print what changed of the cells; returns the exit status."""
     before = list(cell_records.read_all(other))
     if not before:
         fix = "name the folder of the other run's records, as its --kmatrix-dir or a merge left it"
         raise InputError("there are no records", where=f"--against: {other}", fix=fix)
-    found = changes.compare(before, records)
+    found = changes.compare(before, read.records)
     if form == "json":
         text = against_report.as_json(found, other)
     elif form == "markdown":
-        text = against_report.in_markdown(found, other, directory.resolve())
+        text = against_report.in_markdown(found, other, read.directory.resolve())
     else:
         text = against_report.render(found, other, colour=colour)
     _put(text, output)
-    return 1 if found.worse else 3 if any(record.failure == "infra" for record in records) else 0
+    return 1 if found.worse else 3 if any(record.failure == "infra" for record in read.records) else 0
 
 
-def _text(records: Sequence[Record], _directory: Path, _bad: Sequence[InputError], colour: bool) -> str:
-    return table.render(records, {}, colour=colour, width=grid.terminal_width()) + "\n"
+def _text(read: _Read, colour: bool) -> str:
+    width = grid.terminal_width()
+    parts = [table.render(read.records, {}, colour=colour, width=width)] if read.records else []
+    parts += [test_report.render(read.commands, {}, colour=colour, width=width)] if read.commands else []
+    return "\n\n".join(parts) + "\n"
 
 
-def _json(records: Sequence[Record], _directory: Path, bad: Sequence[InputError], _colour: bool) -> str:
-    not_read = [{"file": error.where, "message": error.message} for error in bad]
-    data = {"ok": all(record.ok for record in records), "cells": [asdict(record) for record in records], "not_read": not_read}
+def _markdown(read: _Read, _colour: bool) -> str:
+    parts = [markdown.render(read.records, read.directory.resolve(), read.bad)] if read.records else []
+    if read.commands:
+        told = test_report.render(read.commands, {}, colour=False, width=grid.terminal_width())
+        parts.append("\n".join([f"### kmatrix test: {test_report.headline(read.commands)}", "", *markdown.fenced(told), ""]))
+    return "\n".join(parts)
+
+
+def _json(read: _Read, _colour: bool) -> str:
+    not_read = [{"file": error.where, "message": error.message} for error in read.bad]
+    cells, tests = ([asdict(record) for record in found] for found in (read.records, read.commands))
+    data = {"ok": read.ok, "cells": cells, "tests": tests, "not_read": not_read}
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
 
-_FORMATS: Mapping[str, _Renderer] = {
+_FORMATS: Mapping[str, Callable[[_Read, bool], str]] = {
     "text": _text,
-    "markdown": lambda records, directory, bad, _colour: markdown.render(records, directory, bad),
+    "markdown": _markdown,
+    "html": lambda read, _colour: html.render(read.records, read.directory.resolve(), read.bad, commands=read.commands),
     "json": _json,
-    "junit": lambda records, directory, _bad, _colour: cells_junit.render(records, directory),
-    "github": lambda records, _directory, _bad, _colour: github.render(records, _repository(), Path.cwd()),
-    "badge": lambda records, _directory, _bad, _colour: badge.render(records),
-    "support": lambda records, _directory, _bad, _colour: support.render(records),
+    "junit": lambda read, _colour: cells_junit.render(read.records, read.directory.resolve(), read.commands),
+    "github": lambda read, _colour: github.render(read.records, _repository(), Path.cwd()),
+    "badge": lambda read, _colour: badge.render(read.records),
+    "support": lambda read, _colour: support.render(read.records),
 }
+_OF_CELLS = ("badge", "support")
 
 
 def _repository() -> Path:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import click
 
+from kmatrix import loaders
 from kmatrix.cli import baselines, contract_options, options, terminal
 from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
+from kmatrix.host.errors import InputError
 from kmatrix.objects.compiled import inspect
-from kmatrix.report import grid
+from kmatrix.report import differences, grid
 from kmatrix.report import objects as report
 from kmatrix.runs import object_run
 
@@ -33,6 +35,7 @@ from kmatrix.runs import object_run
     metavar="SECONDS",
     help="How long the verifier may be at work on one program.",
 )
+@options.LOADER
 @options.ACCEL
 @options.COLD
 @options.KERNELS_FILE
@@ -53,6 +56,7 @@ def command(
     without: tuple[str, ...],
     attach_to: tuple[str, ...],
     load_timeout: float,
+    loader: str,
     accel: str,
     cold: bool,
     kernels_file: Path | None,
@@ -75,9 +79,16 @@ def command(
     given = contract_options.Given(contract, set_, max_entries, one_of, without, attach_to)
     contracts = contract_options.contracts(infos, given)
     plan = baselines.asked(save, check, programs)
+    libraries = loaders.chosen(loader)
+    if len(libraries) > 1 and (save or check):
+        raise InputError("a baseline is of one loader", where="--loader=all", fix="give --loader=libbpf or --loader=cilium")
     room = options.room(options.load_matrix(kernels_file), accel, cold)
     targets, missing = plan.select(room, kernels, arch, infos)
-    found = object_run.run(infos, targets, room, programs, load_timeout, contracts=contracts)
+    by_library = {
+        library: object_run.run(infos, targets, room, programs, load_timeout, contracts=contracts, library=library)
+        for library in libraries
+    }
+    found = {info.path: [outcome for each in by_library.values() for outcome in each[info.path]] for info in infos}
     outcomes = [outcome for each in found.values() for outcome in each]
     left_out = {info.path: object_run.left_out(info, targets) for info in infos}
     colour = terminal.coloured(color)
@@ -96,11 +107,18 @@ def command(
         click.echo(json.dumps({"objects": tried, **held.json} if held is not None else plain, indent=1))
     else:
         width, why = grid.terminal_width(), check is None
-        if len(infos) == 1:
-            click.echo(report.render(outcomes, missing, colour=colour, width=width, logs=logs, why=why))
-        else:
-            by_path = {str(info.path): found[info.path] for info in infos}
-            click.echo(report.render_many(by_path, missing, colour=colour, width=width, logs=logs, why=why))
+        for tried_by in by_library.values():
+            by_path = {str(path): tried for path, tried in tried_by.items()}
+            if libraries != ("libbpf",):
+                click.echo(differences.headline(by_path))
+            if len(infos) == 1:
+                click.echo(report.render(tried_by[infos[0].path], missing, colour=colour, width=width, logs=logs, why=why))
+            else:
+                click.echo(report.render_many(by_path, missing, colour=colour, width=width, logs=logs, why=why))
+            if len(libraries) > 1:
+                click.echo()
+        if len(libraries) > 1:
+            click.echo(differences.render({str(path): tried for path, tried in found.items()}, width=width))
         for info in infos:
             for each, reason in left_out[info.path].items():
                 click.echo(f"\n{info.path}: not tried on {each}: {reason}")

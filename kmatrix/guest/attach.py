@@ -1,4 +1,4 @@
-"""Attaching: each program where its section says, the way the kernel at hand can.
+"""Attaching with libbpf: each program where its section says, the way the kernel at hand can.
 
 libbpf does tracing hooks by itself (BPF links where the kernel has them, else perf events, else kprobes defined through tracefs).
 What it leaves to the application is attached here, to what the guest has: the loopback interface (for a socket filter, a packet socket
@@ -14,24 +14,17 @@ from __future__ import annotations
 import errno
 import os
 import re
-import socket
-import struct
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
-from . import bpf, confirm, interfaces, libbpf, structops
+from . import bpf, by_hand, confirm, interfaces, libbpf, structops
 from .cgroup import cgroup_root
 from .confirm import Attachment
+from .library import Program, Unplaced
 from .observe import dynamic_probes
 from .targets import attach_to
 
-SO_ATTACH_BPF = 50
-ETH_P_ALL = 3
 BPF_F_ALLOW_MULTI = 2
-
-
-class Unplaced(Exception):
-    """The program's section does not say where to attach it, or what it says is the application's to make; the text is why."""
 
 
 def attach(program: int, resources: ExitStack, maps: Iterable[int] = (), to: str | None = None) -> Attachment:
@@ -44,32 +37,38 @@ def attach(program: int, resources: ExitStack, maps: Iterable[int] = (), to: str
     """
     kind, where = bpf.name_of(bpf.PROG_TYPES, libbpf.program_type(program)), libbpf.program_attach_type(program)
     section = libbpf.program_section(program).decode().lstrip("?")
-    if where in (bpf.XDP_DEVMAP, bpf.XDP_CPUMAP) and kind == "xdp":
-        name = "devmap" if where == bpf.XDP_DEVMAP else "cpumap"
-        raise Unplaced(f"it goes into an entry of a {name}, which is its loader's to make")
+    check_place(kind, where)
     if where == bpf.TRACE_ITER and kind == "tracing":
         return _iterator(program, resources)
     if kind == "lsm":
-        _check_lsm()
+        check_lsm()
         if where == bpf.LSM_CGROUP:
             return _cgroup(program, resources)
     if kind == "struct_ops":
         return structops.attach(program, maps, resources)
-    by_hand = _BY_HAND.get("cgroup" if kind in _ON_CGROUPS else kind)
-    if by_hand is not None:
-        return by_hand(program, resources)
+    if (way := by_hand.WAYS.get(kind)) is not None:
+        return way(Program(libbpf.program_fd(program), section, kind, where), resources)
+    if (by_libbpf := _BY_LIBBPF.get("cgroup" if kind in ON_CGROUPS else kind)) is not None:
+        return by_libbpf(program, resources)
     probes = dynamic_probes() if kind == "kprobe" else []
     link = libbpf.program_attach(program) if to is None else attach_to(program, to)
     if not link:
         error = libbpf.last_error("attach")
-        if to is None and error.errno == errno.EOPNOTSUPP and (why := _without_target(kind, section)) is not None:
+        if to is None and error.errno == errno.EOPNOTSUPP and (why := without_target(kind, section)) is not None:
             raise Unplaced(why)
-        if error.errno in (errno.ENOENT, errno.ESRCH) and (binary := _absent_binary(section)) is not None:
+        if error.errno in (errno.ENOENT, errno.ESRCH) and (binary := absent_binary(section)) is not None:
             raise OSError(errno.ENOENT, f"its binary {binary} is not in the guest")
         raise error
     resources.callback(libbpf.link_destroy, link)
     tracefs = kind == "kprobe" and dynamic_probes() != probes
     return _confirmed(kind, libbpf.link_fd(link), libbpf.program_fd(program), section, tracefs=tracefs)
+
+
+def check_place(kind: str, where: int) -> None:
+    """Raises Unplaced for a program whose place is one that its loader makes."""
+    if where in (bpf.XDP_DEVMAP, bpf.XDP_CPUMAP) and kind == "xdp":
+        name = "devmap" if where == bpf.XDP_DEVMAP else "cpumap"
+        raise Unplaced(f"it goes into an entry of a {name}, which is its loader's to make")
 
 
 def _confirmed(kind: str, fd: int, prog_fd: int, section: str, *, tracefs: bool) -> Attachment:
@@ -105,7 +104,7 @@ _NO_TARGET = (
 )
 
 
-def _without_target(kind: str, section: str) -> str | None:
+def without_target(kind: str, section: str) -> str | None:
     """Why libbpf does not know where to attach the program; None where its section names a target."""
     if "/" in section and kind in _TRACING:
         return None
@@ -115,18 +114,20 @@ def _without_target(kind: str, section: str) -> str | None:
 _BINARY = re.compile(r"(?:u(?:ret)?probe(?:\.multi)?|usdt)(?:\.s)?/(?P<path>[^:]+):")
 
 
-def _absent_binary(section: str) -> str | None:
-    """The binary or library that a uprobe's or USDT's section names, where the guest has none of that name (libbpf looks in these folders)."""
+def absent_binary(section: str) -> str | None:
+    """The binary or library that a uprobe's or USDT's section names, where the guest has none of that name."""
     match = _BINARY.match(section)
-    if match is None:
-        return None
-    path, machine = match["path"], os.uname().machine
-    folders = ["/usr/lib64", "/usr/lib", f"/lib/{machine}-linux-gnu", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
-    found = os.path.exists(path) if "/" in path else any(os.path.exists(f"{folder}/{path}") for folder in folders)
-    return None if found else path
+    return match["path"] if match is not None and binary_of(match["path"]) is None else None
 
 
-def _check_lsm() -> None:
+def binary_of(path: str) -> str | None:
+    """Where a binary or library is, of which a section has the path or only the name (libbpf looks in these folders); None where it is not."""
+    folders = ["/usr/lib64", "/usr/lib", f"/lib/{os.uname().machine}-linux-gnu", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+    places = [path] if "/" in path else [f"{folder}/{path}" for folder in folders]
+    return next((place for place in places if os.path.exists(place)), None)
+
+
+def check_lsm() -> None:
     """Raises OSError where the kernel attaches LSM programs and runs none: bpf has to be in its list of LSMs (from 5.7 on, fc611f47f218)."""
     _mount_securityfs()
     try:
@@ -193,102 +194,6 @@ def _perf_event(program: int, resources: ExitStack) -> Attachment:
     return Attachment(f"perf_event, a software clock on {len(cpus)} CPU{'' if len(cpus) == 1 else 's'}", hook)
 
 
-def _namespace(program: int, resources: ExitStack) -> Attachment:
-    """On the guest's network namespace: flow dissectors (7f045a49fee0, 5.8) and socket look-ups (e9ddbb7707ff, 5.9)."""
-    where, prog_fd = libbpf.program_attach_type(program), libbpf.program_fd(program)
-    name, since = _NAMESPACE_HOOKS[where]
-    with open("/proc/self/ns/net", "rb") as namespace:
-        try:
-            return Attachment(f"{name} link", interfaces.by_link(program, resources, namespace.fileno(), name, since))
-        except OSError as error:
-            if error.errno != errno.EINVAL or where != bpf.FLOW_DISSECTOR:
-                raise
-        # Older than its link is its attachment by BPF_PROG_ATTACH (4.20, d58e468b1112).
-        libbpf.check("attach", libbpf.prog_attach(prog_fd, 0, where, 0))
-        resources.callback(libbpf.prog_detach, prog_fd, 0, where)
-        return Attachment("netns", _on_the_list(prog_fd, namespace.fileno(), where, "flow_dissector of the network namespace"))
-
-
-def _on_the_list(prog_fd: int, target: int, where: int, hook: str) -> str | None:
-    """`hook` where the kernel says that the program is there, None where it cannot be asked. Raises OSError where it is not there."""
-    there, prog_id = confirm.queried(target, where), bpf.prog_info(prog_fd).id
-    if there is not None and prog_id not in there:
-        raise OSError(errno.ENOENT, f"the kernel has programs {there} at {hook}, not {prog_id}")
-    return hook if there is not None else None
-
-
-_NAMESPACE_HOOKS = {bpf.FLOW_DISSECTOR: ("flow_dissector", "5.8"), bpf.SK_LOOKUP: ("sk_lookup", "5.9")}
-
-
-def _netfilter(program: int, resources: ExitStack) -> Attachment:
-    """On IPv4's output, before connection tracking (84601d6ee68a, 6.4)."""
-    ipv4, local_out, priority = 2, 3, -300
-    more = struct.pack("=IIiI", ipv4, local_out, priority, 0)
-    return Attachment("netfilter link", interfaces.by_link(program, resources, 0, "netfilter", "6.4", more))
-
-
-SO_ATTACH_REUSEPORT_EBPF = 52
-
-
-def _reuseport(program: int, resources: ExitStack) -> Attachment:
-    sock = resources.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 0))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    sock.bind(("127.0.0.1", 0))
-    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, struct.pack("i", libbpf.program_fd(program)))
-    return Attachment("reuseport socket")
-
-
-def _sockmap(program: int, resources: ExitStack) -> Attachment:
-    """On a sockmap without sockets: the application's own map is its loader's to fill."""
-    where, prog_fd = libbpf.program_attach_type(program), libbpf.program_fd(program)
-    if where not in (bpf.SK_SKB_STREAM_PARSER, bpf.SK_SKB_STREAM_VERDICT, bpf.SK_SKB_VERDICT, bpf.SK_MSG_VERDICT):
-        raise Unplaced("its section names neither stream_parser nor stream_verdict nor verdict: sk_skb/verdict")
-    try:
-        sockmap = bpf.map_create(bpf.MAP_TYPES.index("sockmap"), 4, 4, 1)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        option = "CONFIG_BPF_STREAM_PARSER"
-        raise OSError(errno.EINVAL, f"this kernel takes no sockmap: it needs {option} ({error.strerror})") from None
-    resources.callback(os.close, sockmap)
-    libbpf.check("attach", libbpf.prog_attach(prog_fd, sockmap, where, 0))
-    resources.callback(libbpf.prog_detach, prog_fd, sockmap, where)
-    return Attachment("sockmap", _on_the_list(prog_fd, sockmap, where, f"{confirm.attach_type(where)} of a sockmap"))
-
-
-def _socket(program: int, resources: ExitStack) -> Attachment:
-    # No protocol yet: it takes no packets before the filter is there. Nobody reads them: the filter comes before the full queue.
-    sock = resources.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
-    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_BPF, struct.pack("i", libbpf.program_fd(program)))
-    sock.bind(("lo", ETH_P_ALL))
-    return Attachment("socket")
-
-
-LIRC_DEVICE = "/dev/lirc0"
-
-
-def _lirc(program: int, resources: ExitStack) -> Attachment:
-    if not os.path.exists(LIRC_DEVICE):
-        raise Unplaced(f"the guest has no infrared receiver ({LIRC_DEVICE}) to attach it to")
-    where, prog_fd = libbpf.program_attach_type(program), libbpf.program_fd(program)
-    device = os.open(LIRC_DEVICE, os.O_RDWR)
-    resources.callback(os.close, device)
-    libbpf.check("attach", libbpf.prog_attach(prog_fd, device, where, 0))
-    resources.callback(libbpf.prog_detach, prog_fd, device, where)
-    return Attachment("lirc", _on_the_list(prog_fd, device, where, f"lirc_mode2 of {LIRC_DEVICE}"))
-
-
-CONTEXT_SIZE = 4096
-"""Bytes of zeros that a program of type syscall is given."""
-
-
-def _run(program: int, resources: ExitStack) -> Attachment:
-    """A program of type syscall (79a7f8bdb159, 5.14) has no hook: it is run."""
-    del resources
-    returned = bpf.test_run(libbpf.program_fd(program), bytes(CONTEXT_SIZE))
-    return Attachment(f"run by BPF_PROG_TEST_RUN, returned {returned}", "syscall")
-
-
 _alone: set[int] = set()
 """The attach types that a program has for itself, on a kernel that lets it have no company."""
 
@@ -316,28 +221,13 @@ def _cgroup(program: int, resources: ExitStack) -> Attachment:
             resources.callback(_alone.discard, kind)
     libbpf.check("attach", failed)
     resources.callback(libbpf.prog_detach, prog_fd, fd, kind)
-    return Attachment("cgroup", _on_the_list(prog_fd, fd, kind, f"{confirm.attach_type(kind)} of the root cgroup"))
+    return Attachment("cgroup", by_hand.on_the_list(prog_fd, fd, kind, f"{confirm.attach_type(kind)} of the root cgroup"))
 
 
 _TRACING = ("kprobe", "tracepoint", "raw_tracepoint", "raw_tracepoint_writable", "tracing", "lsm", "ext")
-_ON_CGROUPS = ("cgroup_skb", "cgroup_sock", "cgroup_sock_addr", "cgroup_device", "cgroup_sysctl", "cgroup_sockopt", "sock_ops")
-_BY_HAND: dict[str, Callable[[int, ExitStack], Attachment]] = {
-    "socket_filter": _socket,
+ON_CGROUPS = ("cgroup_skb", "cgroup_sock", "cgroup_sock_addr", "cgroup_device", "cgroup_sysctl", "cgroup_sockopt", "sock_ops")
+_BY_LIBBPF: dict[str, Callable[[int, ExitStack], Attachment]] = {
     "cgroup": _cgroup,
     "xdp": interfaces.xdp,
-    "sched_cls": interfaces.tc,
-    "sched_act": interfaces.action,
-    "lwt_in": interfaces.light_weight_tunnel,
-    "lwt_out": interfaces.light_weight_tunnel,
-    "lwt_xmit": interfaces.light_weight_tunnel,
-    "lwt_seg6local": interfaces.light_weight_tunnel,
     "perf_event": _perf_event,
-    "flow_dissector": _namespace,
-    "sk_lookup": _namespace,
-    "netfilter": _netfilter,
-    "sk_reuseport": _reuseport,
-    "sk_msg": _sockmap,
-    "sk_skb": _sockmap,
-    "lirc_mode2": _lirc,
-    "syscall": _run,
 }

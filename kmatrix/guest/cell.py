@@ -12,6 +12,7 @@ from . import contents, contract, kernel, limit, loader, observe, simulate, sink
 from .cell_facts import Again, AttemptReport, CellFacts, Inventory, TriggerReport
 from .child import Child
 from .events import Sorter
+from .library import DEFAULT
 from .own_loader import OwnLoader
 
 Facts = CellFacts
@@ -117,7 +118,8 @@ def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loade
     objects = {key: base64.b64decode(data) for key, data in request["objects"].items()}
     for variant in request["variants"]:
         data = objects[variant["object"]]
-        terms = contract.Contract(variant.get("contract"), data, variant["name"], lambda: probed()["features"])
+        library = request.get("library") or DEFAULT
+        terms = contract.Contract(variant.get("contract"), data, variant["name"], lambda: probed()["features"], library)
         attempt = loader.Attempt(variant, data, clock, terms, float(request.get("load_timeout", limit.SECONDS)))
         facts["attempts"].append(cast(AttemptReport, attempt.report))
         if (running := attempt.run()) is not None:

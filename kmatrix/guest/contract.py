@@ -9,13 +9,13 @@ import base64
 import ctypes
 import os
 import struct
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from . import bpf, libbpf
-from .libbpf import LibbpfError
-from .opened import CannotSet, Object, Report, created_maps, describe
+from . import bpf, libbpf, limit
+from .library import DEFAULT, CannotSet, Opened, Refused, Report, opener
+from .opened import created_maps
 from .reach import Features, Reach, possible_cpus
 
 Terms = Mapping[str, Any]
@@ -30,7 +30,8 @@ MAP_UPDATE_ELEM = 2
 class Contract:
     """The loader's part for one object. Without terms it opens an object and sets nothing."""
 
-    def __init__(self, terms: Terms | None, data: bytes, name: str, features: Features) -> None:
+    def __init__(self, terms: Terms | None, data: bytes, name: str, features: Features, library: str = DEFAULT) -> None:
+        self._library = library
         self._terms = {**NOTHING, **(terms or {})}
         self.given = terms is not None
         self._data, self._name, self._features = data, name, features
@@ -42,25 +43,27 @@ class Contract:
 
     # -- before opening --------------------------------------------------------------------------------------------------------
 
-    def open(self) -> Object:
-        """The object opened, with what is to be said while opening. Raises LibbpfError."""
+    def open(self) -> Opened:
+        """The object opened, with what is to be said while opening. Raises Refused."""
         btf = self._terms["btf"]
         if btf is not None:
             with open(BTF_FILE, "wb") as file:
                 file.write(base64.b64decode(btf))
-        return Object(self._data, self._name, kconfig=self._terms["kconfig"], btf=BTF_FILE if btf is not None else None)
+        return opener(self._library)(
+            self._data, self._name, kconfig=self._terms["kconfig"], btf=BTF_FILE if btf is not None else None
+        )
 
-    def choose(self, opened: Object) -> None:
+    def choose(self, opened: Opened) -> None:
         """Decide which programs of the object are loaded (`off` has the others) and where those attach whose target has alternatives."""
-        sections = {name: libbpf.program_section(pointer).decode() for name, pointer in opened.programs.items()}
+        sections = {name: opened.section(name) for name in opened.programs}
         for name, terms in self._terms["programs"].items():
             if terms["load"] is False:
                 self.off[name] = "the contract says autoload = false"
         if self.given:
             named = {p for group in self._terms["one_of"] for form in group for p in form["programs"]}
             named |= {name for name, terms in self._terms["programs"].items() if terms["load"]}
-            for name, pointer in opened.programs.items():
-                if not libbpf.program_autoload(pointer) and name not in named:
+            for name in opened.programs:
+                if not opened.autoload(name) and name not in named:
                     self.off.setdefault(name, "its section begins with ?, and the contract does not say autoload = true")
         reach = Reach(self._features)
         try:
@@ -110,89 +113,66 @@ class Contract:
 
     def _loads(self, names: Collection[str]) -> bool:
         """Whether these programs load, and nothing else of the object with them."""
-        with ExitStack() as resources, libbpf.said(), suppress(LibbpfError, OSError, CannotSet):
+        with ExitStack() as resources, suppress(Refused, OSError, CannotSet):
             opened = self.open()
             resources.callback(opened.close)
             opened.choose(names)
             self.apply(opened, names, resources)
-            opened.load()
+            opened.load(limit.SECONDS)
             return True
         return False
 
     # -- between opening and loading -------------------------------------------------------------------------------------------
 
-    def apply(self, opened: Object, names: Collection[str], resources: ExitStack) -> None:
+    def apply(self, opened: Opened, names: Collection[str], resources: ExitStack) -> None:
         """Set it all for an object of which the programs `names` will be loaded. Raises CannotSet."""
         for section, writes in self._terms["values"].items():
-            self._write(opened, section, writes)
+            for offset, text in writes:
+                opened.set_bytes(section, offset, bytes.fromhex(text))
         for name, terms in self._terms["maps"].items():
-            self._set_map(opened.maps[name], name, terms, resources)
+            if name not in opened.maps:
+                raise CannotSet(f"maps.{name}: the loader finds no such map in the object")
+            self._set_map(opened, name, terms, resources)
         for name, terms in self._terms["programs"].items():
             if name in names:
-                self._set_program(opened.programs[name], name, terms)
+                self._set_program(opened, name, terms)
 
-    def _write(self, opened: Object, section: str, writes: Sequence[Sequence[Any]]) -> None:
-        # libbpf's map of a section is called after the object and the section, or after the section alone.
-        found = next((pointer for name, pointer in opened.maps.items() if name.endswith(section)), None)
-        size = ctypes.c_size_t()
-        start = libbpf.map_initial_value(found, ctypes.byref(size)) if found else None
-        if not start:
-            raise CannotSet(f"variables: this libbpf ({libbpf.version()}) has no memory for the object's {section}")
-        for offset, text in writes:
-            data = bytes.fromhex(text)
-            if offset + len(data) > size.value:
-                raise CannotSet(f"variables: {section} has {size.value} bytes in libbpf's eyes, too few for byte {offset} on")
-            ctypes.memmove(start + offset, data, len(data))
-
-    def _set_map(self, pointer: int, name: str, terms: Terms, resources: ExitStack) -> None:
-        def do(what: str, function: Callable[..., int], *arguments: Any) -> None:
-            failed = function(pointer, *arguments)
-            if failed:
-                raise CannotSet(f"maps.{name}.{what}: {bpf.error_text(-failed)}", -failed)
-
+    def _set_map(self, opened: Opened, name: str, terms: Terms, resources: ExitStack) -> None:
         if not terms["autocreate"]:
-            do("autocreate", libbpf.map_set_autocreate, False)
+            opened.leave_out(name)
         if terms["type"]:
             kind = next((k for k in terms["type"] if libbpf.probe_map_type(k, None) == 1), terms["type"][-1])
-            do("type", libbpf.map_set_type, kind)
+            opened.set_map(name, "type", kind)
             if kind == PERF_EVENT_ARRAY:  # its keys are CPUs and its values are fds
-                do("key_size", libbpf.map_set_key_size, 4)
-                do("value_size", libbpf.map_set_value_size, 4)
-                do("max_entries", libbpf.map_set_max_entries, 0)  # libbpf makes that the number of CPUs
-        for key, function in (("key_size", libbpf.map_set_key_size), ("value_size", libbpf.map_set_value_size)):
+                opened.set_map(name, "key_size", 4)
+                opened.set_map(name, "value_size", 4)
+                opened.set_map(name, "max_entries", 0)  # the library makes that the number of CPUs
+        for key in ("key_size", "value_size"):
             if terms[key] is not None:
-                do(key, function, terms[key])
+                opened.set_map(name, key, terms[key])
         if terms["max_entries"] is not None:
-            do("max_entries", libbpf.map_set_max_entries, _count(terms["max_entries"]))
+            opened.set_map(name, "max_entries", _count(terms["max_entries"]))
         if terms["inner"] is not None:
-            fd = _inner_map(terms["inner"])
-            resources.callback(os.close, fd)
-            do("inner", libbpf.map_set_inner_map_fd, fd)
+            opened.set_inner(name, {**terms["inner"], "max_entries": _count(terms["inner"]["max_entries"])}, resources)
         if terms["pin"] is not None:
             os.makedirs(os.path.dirname(terms["pin"]), exist_ok=True)
-            do("pin", libbpf.map_set_pin_path, terms["pin"].encode())
+            opened.set_pin(name, terms["pin"])
             if not os.path.exists(terms["pin"]):
                 resources.callback(_unpin, terms["pin"])
 
-    def _set_program(self, pointer: int, name: str, terms: Terms) -> None:
-        def do(what: str, function: Callable[..., int], *arguments: Any) -> None:
-            with libbpf.said() as lines:
-                failed = function(pointer, *arguments)
-            if failed:
-                said = describe(lines, LibbpfError(what, -failed))
-                raise CannotSet(said["text"], -failed, name)
-
+    def _set_program(self, opened: Opened, name: str, terms: Terms) -> None:
         if terms["type"] is not None:
-            do("type", libbpf.program_set_type, terms["type"])
+            opened.set_program(name, "type", terms["type"])
         if terms["attach_type"] is not None:
-            do("expected_attach_type", libbpf.program_set_attach_type, terms["attach_type"])
-        if name in self._targets and bpf.name_of(bpf.PROG_TYPES, libbpf.program_type(pointer)) in ("tracing", "lsm"):
-            target = self._targets[name].rpartition(":")[2]  # libbpf looks through the modules by itself
-            do("attach_to", libbpf.program_set_attach_target, 0, target.encode())
+            opened.set_program(name, "expected_attach_type", terms["attach_type"])
+        if name in self._targets and opened.wanted(name)["type"] in ("tracing", "lsm"):
+            opened.set_program(
+                name, "attach_to", self._targets[name].rpartition(":")[2]
+            )  # modules are looked through by the library
 
     # -- between loading and attaching -----------------------------------------------------------------------------------------
 
-    def fill(self, opened: Object) -> None:
+    def fill(self, opened: Opened) -> None:
         """Put into maps what they hold before anything is attached. Raises CannotSet."""
         there = created_maps(opened)
         for name, terms in self._terms["maps"].items():
@@ -202,7 +182,7 @@ class Contract:
                 with ExitStack() as fds:
                     value = _value(opened, name, content, terms, fds)
                     try:
-                        _update(libbpf.map_fd(opened.maps[name]), bytes.fromhex(key), value)
+                        _update(opened.map_fd(name), bytes.fromhex(key), value)
                     except OSError as error:
                         raise CannotSet(f"contents of map {name}: {error.strerror}", error.errno) from None
 
@@ -232,19 +212,19 @@ def _inner_map(terms: Terms) -> int:
         raise CannotSet(f"inner map: {error.strerror}", error.errno) from None
 
 
-def _value(opened: Object, name: str, content: Mapping[str, Any], terms: Terms, fds: ExitStack) -> bytes:
+def _value(opened: Opened, name: str, content: Mapping[str, Any], terms: Terms, fds: ExitStack) -> bytes:
     """The bytes of an entry, for a map of programs or maps an fd."""
     if "value" in content:
         data = bytes.fromhex(content["value"])
-        if bpf.name_of(bpf.MAP_TYPES, int(libbpf.map_type(opened.maps[name]))) in _PER_CPU:
+        if opened.asked_of(name)["type"] in _PER_CPU:
             return data.ljust((len(data) + 7) // 8 * 8, b"\0") * possible_cpus()
         return data
     if "program" in content:
-        fd = int(libbpf.program_fd(opened.programs[content["program"]]))
+        fd = opened.fd(content["program"])
         if fd < 0:
             raise CannotSet(f"contents of map {name}: program {content['program']} is not loaded")
     elif "map" in content:
-        fd = int(libbpf.map_fd(opened.maps[content["map"]]))
+        fd = opened.map_fd(content["map"])
     else:
         fd = _inner_map(terms["inner"])
         fds.callback(os.close, fd)

@@ -12,6 +12,7 @@ from ctypes import byref, c_uint32, sizeof
 
 from . import bpf, confirm, libbpf, netdev
 from .confirm import Attachment
+from .library import Program
 
 XDP_FLAGS_SKB_MODE = 2
 BPF_TC_INGRESS, BPF_TC_EGRESS = 1, 2
@@ -21,12 +22,12 @@ LOOPBACK = 1
 _devices = itertools.count()
 
 
-def by_link(program: int, resources: ExitStack, target: int, name: str, since: str, more: bytes = b"") -> str | None:
+def by_link(program: Program, resources: ExitStack, target: int, name: str, since: str, more: bytes = b"") -> str | None:
     """Attach by a link of the kind that the program's attach type asks for; where, as the kernel has it.
 
     An OSError says whether this kernel has no such links (and since when there are), or has them and refuses this one.
     """
-    prog_fd, where = libbpf.program_fd(program), libbpf.program_attach_type(program)
+    prog_fd, where = program.fd, program.attach_type
     try:
         link = bpf.link_create(prog_fd, target, where, more)
     except OSError as error:
@@ -56,9 +57,9 @@ def _netfilter_works(where: int, more: bytes) -> bool:
     return True
 
 
-def device(program: int, resources: ExitStack) -> Attachment:
+def device(program: Program, resources: ExitStack) -> Attachment:
     """tcx (e420bed02507, 6.6) and netkit (35dfaad7188c, 6.7): links only, never clsact in their place."""
-    where = libbpf.program_attach_type(program)
+    where = program.attach_type
     name, since = _DEVICE_HOOKS[where]
     index = LOOPBACK
     if name.startswith("netkit"):
@@ -102,13 +103,19 @@ def _xdp_on(program: int, resources: ExitStack, index: int) -> tuple[str, str]:
         resources.callback(libbpf.link_destroy, link)
         return "link", confirm.link(libbpf.link_fd(link), prog_id) or f"xdp of interface {name}"
     # Before 5.9 there are no links for XDP.
+    return "netlink", xdp_by_netlink(prog_fd, resources, index)
+
+
+def xdp_by_netlink(prog_fd: int, resources: ExitStack, index: int) -> str:
+    """Attach without a link; where. Raises LibbpfError and OSError."""
+    prog_id, name = bpf.prog_info(prog_fd).id, confirm.interface(index)
     flags = XDP_FLAGS_SKB_MODE if index == LOOPBACK else 0
     libbpf.check("attach", libbpf.xdp_attach(index, prog_fd, flags, None))
     resources.callback(libbpf.xdp_attach, index, -1, flags, None)
     found = c_uint32()
     if libbpf.xdp_query_id(index, flags, byref(found)) == 0 and found.value not in (0, prog_id):
         raise OSError(errno.ENOENT, f"the kernel has program {found.value} at this interface, not {prog_id}")
-    return "netlink", f"xdp of interface {name}"
+    return f"xdp of interface {name}"
 
 
 def _clsact(resources: ExitStack) -> None:
@@ -121,30 +128,30 @@ def _clsact(resources: ExitStack) -> None:
         libbpf.check("clsact", created)
 
 
-def tc(program: int, resources: ExitStack) -> Attachment:
+def tc(program: Program, resources: ExitStack) -> Attachment:
     """Through clsact, unless the section names tcx or netkit."""
     # By section, not by attach type: libbpf (1.3 on) gives tc/ingress and tc/egress those of tcx, and loaders attach them through clsact.
-    section = libbpf.program_section(program).decode().lstrip("?")
+    section = program.section
     if section.startswith(("tcx/", "netkit/")):
         return device(program, resources)
     point = BPF_TC_EGRESS if "egress" in section else BPF_TC_INGRESS
     _clsact(resources)
     hook = libbpf.TcHook(sz=sizeof(libbpf.TcHook), ifindex=LOOPBACK, attach_point=point, parent=0)
-    opts = libbpf.TcOpts(sz=sizeof(libbpf.TcOpts), prog_fd=libbpf.program_fd(program))
+    opts = libbpf.TcOpts(sz=sizeof(libbpf.TcOpts), prog_fd=program.fd)
     libbpf.check("attach", libbpf.tc_attach(byref(hook), byref(opts)))
     asked = libbpf.TcOpts(sz=sizeof(libbpf.TcOpts), handle=opts.handle, priority=opts.priority)
     libbpf.check("query", libbpf.tc_query(byref(hook), byref(asked)))
-    if asked.prog_id != (own := bpf.prog_info(libbpf.program_fd(program)).id):
+    if asked.prog_id != (own := bpf.prog_info(program.fd).id):
         raise OSError(errno.ENOENT, f"the kernel has program {asked.prog_id} at this filter, not {own}")
     return Attachment("tc", f"clsact {'egress' if point == BPF_TC_EGRESS else 'ingress'} of interface lo")
 
 
-def action(program: int, resources: ExitStack) -> Attachment:
+def action(program: Program, resources: ExitStack) -> Attachment:
     """The action of a filter that matches all that comes in on the loopback interface (act_bpf, 4.1; matchall, 4.8)."""
     _clsact(resources)
     parameters = struct.pack("=IIiii", 0, 0, -1, 0, 0)  # struct tc_gen: index, capabilities, TC_ACT_UNSPEC, counts
     options = netdev.attribute(2, parameters)  # TCA_ACT_BPF_PARMS
-    options += netdev.attribute(5, struct.pack("=I", libbpf.program_fd(program)))  # TCA_ACT_BPF_FD
+    options += netdev.attribute(5, struct.pack("=I", program.fd))  # TCA_ACT_BPF_FD
     options += netdev.attribute(6, b"kmatrix\0")  # TCA_ACT_BPF_NAME
     kind, nested = netdev.attribute(1, b"bpf\0"), netdev.attribute(2 | netdev.NLA_F_NESTED, options)
     try:
@@ -165,11 +172,11 @@ _LWT_HOOKS = {"lwt_in": 1, "lwt_out": 2, "lwt_xmit": 3}
 _addresses = itertools.count(1)
 
 
-def light_weight_tunnel(program: int, resources: ExitStack) -> Attachment:
+def light_weight_tunnel(program: Program, resources: ExitStack) -> Attachment:
     """On a route through the veth: encap bpf (3a0af8fd61f9, 4.10), or an End.BPF action of segment routing (004d4b274e2a, 4.18)."""
-    kind = bpf.name_of(bpf.PROG_TYPES, libbpf.program_type(program))
+    kind = program.type
     index, number = netdev.pair(), next(_addresses) % 254 + 1
-    described = netdev.attribute(1, struct.pack("=I", libbpf.program_fd(program))) + netdev.attribute(2, b"kmatrix\0")
+    described = netdev.attribute(1, struct.pack("=I", program.fd)) + netdev.attribute(2, b"kmatrix\0")
     if kind == "lwt_seg6local":
         family, address, tunnel = (
             socket.AF_INET6,

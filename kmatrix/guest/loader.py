@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from . import libbpf, limit, why
-from .attach import Unplaced, attach
-from .libbpf import LibbpfError
+from . import limit, why
+from .contract import Contract
+from .library import CannotSet, Opened, Refused, Report, Unplaced
 from .observe import Stream
-from .opened import (
-    CannotSet,
-    Object,
-    Report,
-    asked_of,
-    blank,
-    created_maps,
-    culprit,
-    describe,
-    note_loaded,
-    uncreatable_map,
-    verifier_log,
-    wanted,
-)
-
-if TYPE_CHECKING:
-    from .contract import Contract
+from .opened import blank, created_maps, note_loaded, refusing
 
 Clock = Callable[[str], AbstractContextManager[None]]
 """clock(stage) accounts the time spent inside."""
@@ -35,20 +19,17 @@ NO_TARGET = "kmatrix does not know where to attach it"
 
 
 def attach_one(
-    program: int, report: Report, resources: ExitStack, maps: Iterable[int] = (), to: str | None = None
+    opened: Opened, name: str, report: Report, resources: ExitStack, to: str | None = None
 ) -> tuple[Report | None, list[str]]:
-    """Attach a loaded program: why not (None if it is attached), and what libbpf said. The report is brought up to date."""
+    """Attach a loaded program: why not (None if it is attached), and what the library said. The report is brought up to date."""
     try:
-        with libbpf.said() as lines:
-            report["via"], report["hook"] = attach(program, resources, maps, to)
+        (report["via"], report["hook"]), lines = opened.attach(name, resources, to)
     except Unplaced as error:
         report.update(attached=None, note=str(error))
-        return {"errno": None, "text": f"{NO_TARGET}: {error}"}, lines
-    except (LibbpfError, OSError) as error:
-        # An OSError has our own words: libbpf's are of what was tried before.
-        failure = describe(lines if isinstance(error, LibbpfError) else (), error)
-        report.update(error=failure["text"], errno=failure["errno"], btf=why.hook(report["section"], failure["errno"]))
-        return failure, lines
+        return {"errno": None, "text": f"{NO_TARGET}: {error}"}, []
+    except Refused as error:
+        report.update(error=error.text, errno=error.errno, btf=why.hook(report["section"], error.errno))
+        return error.failure, error.lines
     if to is not None:
         report["target"] = to
     report["attached"] = True
@@ -90,8 +71,9 @@ class Attempt:
         contract: Contract | None = None,
         load_timeout: float = limit.SECONDS,
     ) -> None:
-        self._variant, self._data, self._clock = variant, data, clock
-        self._contract, self._load_timeout = contract, load_timeout
+        self._variant, self._clock = variant, clock
+        self._contract = contract or Contract(None, data, variant["name"], dict)
+        self._load_timeout = load_timeout
         self._required = {program["name"]: bool(program.get("required", True)) for program in variant["programs"]}
         self._to_attach = {program["name"] for program in variant["programs"] if program.get("attach", True)}
         self._given_up: set[str] = set()
@@ -108,7 +90,7 @@ class Attempt:
 
     def run(self) -> Running | None:
         """The variant running, if every required program loaded and attached; else nothing of it is left, and the report says why."""
-        if self._contract is not None and self._contract.given:
+        if self._contract.given:
             try:
                 self._choose(self._contract)
             except _Failed as failure:
@@ -135,11 +117,11 @@ class Attempt:
 
     def _choose(self, contract: Contract) -> None:
         """Let the contract decide which forms are loaded; what is off is no part of the variant here."""
-        with libbpf.said() as lines, self._clock("open"):
+        with self._clock("open"):
             try:
                 opened = contract.open()
-            except LibbpfError as error:
-                raise _Failed("open", **describe(lines, error)) from None
+            except Refused as error:
+                raise _Failed("open", **error.failure) from None
             contract.choose(opened)
             opened.close()
         for name in self._required.keys() & contract.off.keys():
@@ -150,14 +132,13 @@ class Attempt:
             if group["ran"] is None:
                 raise _Failed("load", None, f"no form of one_of can run here: {'; '.join(group['why'])}")
 
-    def _open(self, resources: ExitStack) -> Object:
+    def _open(self, resources: ExitStack) -> Opened:
         try:
-            with libbpf.said() as lines, self._clock("open"):
-                opened = Object(self._data, self._variant["name"]) if self._contract is None else self._contract.open()
-        except LibbpfError as error:
-            raise _Failed("open", **describe(lines, error)) from None
-        finally:
-            self._log += lines
+            with self._clock("open"):
+                opened = self._contract.open()
+        except Refused as error:
+            self._log += error.lines
+            raise _Failed("open", **error.failure) from None
         resources.callback(opened.close)
         for name in self._required.keys() - opened.programs.keys():
             self._programs[name]["error"] = "the object has no such program"
@@ -166,18 +147,16 @@ class Attempt:
             self._given_up.add(name)
         for name, report in self._programs.items():
             if name in opened.programs:  # the manifest's hook may say less than the section does
-                report["section"] = libbpf.program_section(opened.programs[name]).decode()
+                report["section"] = opened.section(name)
         buffer = self._variant.get("buffer")
         if buffer is not None and buffer not in opened.maps:
             raise _Failed("open", None, f"the object has no map {buffer}")
         opened.choose(self._required.keys() - self._given_up)
-        if self._contract is not None:
-            self._set(lambda contract: contract.apply(opened, self._required.keys() - self._given_up, resources), "open")
+        self._set(lambda contract: contract.apply(opened, self._required.keys() - self._given_up, resources), "open")
         return opened
 
     def _set(self, step: Callable[[Contract], None], stage: str) -> None:
         """A step of the contract; where it is about an optional program, that is given up."""
-        assert self._contract is not None, "there is something to set"
         try:
             step(self._contract)
         except CannotSet as error:
@@ -188,45 +167,33 @@ class Attempt:
                     raise _TryWithout from None
             raise _Failed("load" if error.program else stage, error.errno, error.text) from None
 
-    def _load(self, opened: Object) -> None:
+    def _load(self, opened: Opened) -> None:
         try:
-            with libbpf.said() as lines, self._clock("load"):
-                opened.load(self._load_timeout)
-        except LibbpfError as error:
-            failure = describe(lines, error)
-            blamed = culprit(lines)
-            if blamed is not None and blamed in self._programs:
-                log = verifier_log()
-                known = {
-                    "errno": failure["errno"],
-                    "btf": why.facts("\n".join([*lines, log])),
-                    "wants": wanted(opened.programs[blamed]),
-                }
-                self._programs[blamed].update(error=failure["text"], log=log, **known)
-            bad = uncreatable_map(lines)
-            if bad is not None and bad in opened.maps:
-                self.report["maps"][bad] = {
-                    "id": None,
-                    **asked_of(opened.maps[bad]),
-                    "error": failure["text"],
-                    "errno": failure["errno"],
-                }
-            if self._give_up(blamed, lines, failure["text"]):
+            with self._clock("load"):
+                self._log += opened.load(self._load_timeout)
+        except Refused as error:
+            self._log += error.lines
+            if error.program is not None and error.program in self._programs:
+                known = {"errno": error.errno, "btf": why.facts("\n".join([*error.lines, error.log]))}
+                wants = opened.wanted(error.program)
+                self._programs[error.program].update(error=error.text, log=error.log, wants=wants, **known)
+            if error.map is not None and error.map in opened.maps:
+                said = {"error": error.text, "errno": error.errno}
+                self.report["maps"][error.map] = {"id": None, **opened.asked_of(error.map), **said}
+            if self._give_up(error):
                 raise _TryWithout from None
-            raise _Failed("load", **failure) from None
-        finally:
-            self._log += lines
+            raise _Failed("load", **error.failure) from None
         for name in self._required.keys() - self._given_up:
-            note_loaded(self._programs[name], opened.programs[name])
+            note_loaded(self._programs[name], opened.fd(name))
         self.report["maps"] = created_maps(opened)
-        if self._contract is not None:
-            self._set(lambda contract: contract.fill(opened), "load")
+        self._set(lambda contract: contract.fill(opened), "load")
 
-    def _give_up(self, blamed: str | None, lines: Sequence[str], text: str) -> bool:
+    def _give_up(self, error: Refused) -> bool:
         """Do without the optional program that is to blame, or all of them where none is blamed; whether that changes anything."""
+        blamed, text = error.program, error.text
         if blamed is not None and blamed in self._required:
             optional = set() if self._required[blamed] else {blamed}
-        elif uncreatable_map(lines) is not None:
+        elif error.map is not None:
             return False
         else:
             optional = {name for name, required in self._required.items() if not required}
@@ -236,24 +203,24 @@ class Attempt:
         self._given_up |= optional
         return bool(optional)
 
-    def _consume(self, opened: Object, resources: ExitStack) -> tuple[Stream | None, list[bytes]]:
+    def _consume(self, opened: Opened, resources: ExitStack) -> tuple[Stream | None, list[bytes]]:
         """The consumer of the buffer, by the type that the kernel gives the map; none where it is of no type that is consumed."""
         raw: list[bytes] = []
         name = self._variant.get("buffer")
         if name is None:
             return None, raw
         try:
-            with libbpf.said() as lines, self._clock("attach"):
-                stream = Stream.of(self.report["maps"][name]["type"], libbpf.map_fd(opened.maps[name]), raw.append)
-        except LibbpfError as error:
-            raise _Failed("attach", **describe(lines, error)) from None
+            with self._clock("attach"), refusing() as lines:
+                stream = Stream.of(self.report["maps"][name]["type"], opened.map_fd(name), raw.append)
+        except Refused as error:
+            raise _Failed("attach", **error.failure) from None
         finally:
             self._log += lines
         if stream is not None:
             resources.callback(stream.close)
         return stream, raw
 
-    def _attach(self, opened: Object, resources: ExitStack) -> None:
+    def _attach(self, opened: Opened, resources: ExitStack) -> None:
         """Attach in the manifest's order; the first required program that cannot be ends it.
 
         A program that others call, or that the collector attaches by itself, is only loaded (`attach` false).
@@ -262,10 +229,10 @@ class Attempt:
             for name, required in self._required.items():
                 if name in self._given_up or name not in self._to_attach:
                     continue
-                if self._contract is not None and not self._contract.attaches(name):
+                if not self._contract.attaches(name):
                     continue
-                to = self._contract.target(name) if self._contract is not None else None
-                failure, lines = attach_one(opened.programs[name], self._programs[name], resources, opened.maps.values(), to)
+                to = self._contract.target(name)
+                failure, lines = attach_one(opened, name, self._programs[name], resources, to)
                 self._log += lines
                 if failure is not None and self._programs[name]["attached"] is None:  # the manifest says that it is to be attached
                     self._programs[name].update(attached=False, error=failure["text"])

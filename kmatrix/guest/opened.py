@@ -7,17 +7,15 @@ import errno
 import mmap
 import os
 import re
-from collections.abc import Collection, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 from . import bpf, libbpf, limit, sections
+from .attach import attach
+from .confirm import Attachment
 from .libbpf import LibbpfError
-
-if TYPE_CHECKING:
-    pass
-
-Report = dict[str, Any]
+from .library import CannotSet, Opened, Refused, Report
 
 LOG_SIZE = (1 << 24) - 1  # the most that kernels before 5.2 take (UINT_MAX >> 8)
 _log = mmap.mmap(-1, 1 << 24)  # untouched pages cost nothing
@@ -47,14 +45,6 @@ class StillVerifying(LibbpfError):
         return f"the verifier was still at work after {self.seconds:g} s{last}"
 
 
-class CannotSet(Exception):
-    """The kernel or libbpf does not take what the contract sets. `program` is who it is about, where it is about one."""
-
-    def __init__(self, text: str, number: int | None = None, program: str | None = None) -> None:
-        self.text, self.errno, self.program = text, number, program
-        super().__init__(text)
-
-
 class Object:
     """An opened object; after `load`, its programs and maps are in the kernel until `close`."""
 
@@ -78,11 +68,118 @@ class Object:
         for name, program in self.programs.items():
             libbpf.program_set_autoload(program, name in names)
 
-    def load(self, seconds: float = limit.SECONDS) -> None:
-        """Create the maps and load the chosen programs; the verifier's words on a failure are in `verifier_log` afterwards.
+    # -- what is in it ---------------------------------------------------------------------------------------------------------
 
-        The verifier has so many seconds for each program. Raises LibbpfError, and StillVerifying where it took longer.
+    def section(self, name: str) -> str:
+        """The name of a program's section."""
+        return str(libbpf.program_section(self.programs[name]).decode())
+
+    def autoload(self, name: str) -> bool:
+        """Whether the program is loaded where nobody says otherwise: not where its section begins with `?`."""
+        return bool(libbpf.program_autoload(self.programs[name]))
+
+    def insns(self, name: str) -> int:
+        """How many instructions a program has."""
+        return int(libbpf.program_insn_cnt(self.programs[name]))
+
+    def wanted(self, name: str) -> Report:
+        """What a program is to be: its type, by name, and its expected attach type, by number."""
+        kind = bpf.name_of(bpf.PROG_TYPES, libbpf.program_type(self.programs[name]))
+        return {"type": kind, "attach_type": int(libbpf.program_attach_type(self.programs[name]))}
+
+    def asked_of(self, name: str) -> Report:
+        """What the object asks of a map: type, number of entries, sizes in bytes, flags."""
+        pointer = self.maps[name]
+        return {
+            "type": bpf.name_of(bpf.MAP_TYPES, int(libbpf.map_type(pointer))),
+            "max_entries": int(libbpf.map_max_entries(pointer)),
+            "key_size": int(libbpf.map_key_size(pointer)),
+            "value_size": int(libbpf.map_value_size(pointer)),
+            "flags": int(libbpf.map_flags(pointer)),
+        }
+
+    # -- what its loader sets --------------------------------------------------------------------------------------------------
+
+    def leave_out(self, name: str) -> None:
+        """Do not create this map."""
+        _set_of_map(name, "autocreate", libbpf.map_set_autocreate, self.maps[name], False)
+
+    def set_bytes(self, section: str, offset: int, data: bytes) -> None:
+        """Write into the initial value of global variables."""
+        # libbpf's map of a section is called after the object and the section, or after the section alone.
+        found = next((pointer for name, pointer in self.maps.items() if name.endswith(section)), None)
+        size = ctypes.c_size_t()
+        start = libbpf.map_initial_value(found, ctypes.byref(size)) if found else None
+        if not start:
+            raise CannotSet(f"variables: this libbpf ({libbpf.version()}) has no memory for the object's {section}")
+        if offset + len(data) > size.value:
+            raise CannotSet(f"variables: {section} has {size.value} bytes in libbpf's eyes, too few for byte {offset} on")
+        ctypes.memmove(start + offset, data, len(data))
+
+    def set_map(self, name: str, key: str, value: int) -> None:
+        """Set type, key_size, value_size or max_entries of a map."""
+        _set_of_map(name, key, _OF_A_MAP[key](), self.maps[name], value)
+
+    def set_inner(self, name: str, inner: Report, resources: ExitStack) -> None:
+        """Say what maps a map of maps holds, by one of them."""
+        try:
+            fd = bpf.map_create(
+                int(inner["type"]),
+                int(inner["key_size"]),
+                int(inner["value_size"]),
+                int(inner["max_entries"]),
+                flags=int(inner["flags"]),
+            )
+        except OSError as error:
+            raise CannotSet(f"inner map: {error.strerror}", error.errno) from None
+        resources.callback(os.close, fd)
+        _set_of_map(name, "inner", libbpf.map_set_inner_map_fd, self.maps[name], fd)
+
+    def set_pin(self, name: str, path: str) -> None:
+        """Pin a map there once it is created, or take the one that is pinned there."""
+        _set_of_map(name, "pin", libbpf.map_set_pin_path, self.maps[name], path.encode())
+
+    def set_program(self, name: str, key: str, value: int | str) -> None:
+        """Set type, expected_attach_type or attach_to of a program."""
+        with libbpf.said() as lines:
+            if key == "attach_to":
+                failed = libbpf.program_set_attach_target(self.programs[name], 0, str(value).encode())
+            else:
+                failed = _OF_A_PROGRAM[key]()(self.programs[name], value)
+        if failed:
+            said = describe(lines, LibbpfError(key, -failed))
+            raise CannotSet(said["text"], -failed, name)
+
+    # -- loading ---------------------------------------------------------------------------------------------------------------
+
+    def load(self, seconds: float = limit.SECONDS) -> list[str]:
+        """Create the maps and load the chosen programs; what libbpf said. The verifier has so many seconds for each program.
+
+        Raises Refused.
         """
+        try:
+            with libbpf.said() as lines:
+                self._load(seconds)
+        except LibbpfError as error:
+            failure = describe(lines, error)
+            raise Refused(**failure, lines=lines, program=culprit(lines), map_=uncreatable_map(lines), log=verifier_log()) from None
+        return lines
+
+    def fd(self, name: str) -> int:
+        """The descriptor of a loaded program; negative where it is not in the kernel."""
+        return int(libbpf.program_fd(self.programs[name]))
+
+    def map_fd(self, name: str) -> int:
+        """The descriptor of a map; of one that is not created, libbpf holds a place for it with a file that is no map."""
+        return int(libbpf.map_fd(self.maps[name]))
+
+    def attach(self, name: str, resources: ExitStack, to: str | None) -> tuple[Attachment, list[str]]:
+        """Attach a loaded program where its section says, or `to` that target; and what libbpf said."""
+        with refusing() as lines:
+            found = attach(self.programs[name], resources, self.maps.values(), to)
+        return found, lines
+
+    def _load(self, seconds: float) -> None:
         for name, program in self.programs.items():
             if libbpf.program_type(program) == EXTENSION and libbpf.program_autoload(program):
                 self._find_target(name, program, seconds)
@@ -110,7 +207,7 @@ class Object:
             self._targets.append(target)
             target.choose([other])
             with suppress(LibbpfError), libbpf.said():  # what it says of a wrong one is not to the point
-                target.load(seconds)
+                target._load(seconds)
                 fd = libbpf.program_fd(target.programs[other])
                 # All programs of the object have its whole BTF: which of its functions are in this one the kernel tells.
                 if ident in bpf.functions(fd) and libbpf.program_set_attach_target(program, fd, function.encode()) == 0:
@@ -192,38 +289,60 @@ def uncreatable_map(lines: Sequence[str]) -> str | None:
     return next((found[1] for line in lines if (found := _MAP.match(line))), None)
 
 
-def note_loaded(report: Report, program: int) -> None:
+def _set_of_map(name: str, key: str, function: Callable[..., int], pointer: int, value: Any) -> None:
+    failed = function(pointer, value)
+    if failed:
+        raise CannotSet(f"maps.{name}.{key}: {bpf.error_text(-failed)}", -failed)
+
+
+# Looked up when they are called: libbpf.start_afresh replaces them.
+_OF_A_MAP: dict[str, Callable[[], Callable[..., int]]] = {
+    "type": lambda: libbpf.map_set_type,
+    "key_size": lambda: libbpf.map_set_key_size,
+    "value_size": lambda: libbpf.map_set_value_size,
+    "max_entries": lambda: libbpf.map_set_max_entries,
+}
+_OF_A_PROGRAM: dict[str, Callable[[], Callable[..., int]]] = {
+    "type": lambda: libbpf.program_set_type,
+    "expected_attach_type": lambda: libbpf.program_set_attach_type,
+}
+
+
+@contextmanager
+def refusing() -> Iterator[list[str]]:
+    """Collect what libbpf says; its failures inside, and the kernel's, become Refused."""
+    lines: list[str] = []
+    try:
+        with libbpf.said() as said:
+            yield lines
+        lines += said
+    except (LibbpfError, OSError) as error:
+        lines += said
+        # An OSError has our own words: libbpf's are of what was tried before.
+        failure = describe(said if isinstance(error, LibbpfError) else (), error)
+        raise Refused(**failure, lines=lines) from None
+
+
+def open_object(data: bytes, name: str, *, kconfig: str | None = None, btf: str | None = None) -> Opened:
+    """The object opened by libbpf. Raises Refused."""
+    with refusing():
+        return Object(data, name, kconfig=kconfig, btf=btf)
+
+
+def note_loaded(report: Report, fd: int) -> None:
     """Put what the kernel says of a loaded program into its report."""
-    fd = libbpf.program_fd(program)
     if fd >= 0:
         info = bpf.prog_info(fd)
         report.update(id=info.id, tag=info.tag, type=info.type, loaded=True)
 
 
-def created_maps(opened: Object) -> dict[str, Report]:
+def created_maps(opened: Opened) -> dict[str, Report]:
     """The object's maps that are in the kernel: id and type."""
     found = {}
-    for name, map_ in opened.maps.items():
+    for name in opened.maps:
         try:
-            info = bpf.map_info(libbpf.map_fd(map_))
-        except OSError:  # not created: libbpf holds a place for its fd with a file that is no map
+            info = bpf.map_info(opened.map_fd(name))
+        except OSError:  # not created
             continue
         found[name] = {"id": info.id, "type": info.type}
     return found
-
-
-def wanted(program: int) -> Report:
-    """What a program is to be: its type, by name, and its expected attach type, by number."""
-    kind = bpf.name_of(bpf.PROG_TYPES, libbpf.program_type(program))
-    return {"type": kind, "attach_type": int(libbpf.program_attach_type(program))}
-
-
-def asked_of(pointer: int) -> Report:
-    """What the object asks of a map: type, number of entries, sizes in bytes, flags."""
-    return {
-        "type": bpf.name_of(bpf.MAP_TYPES, int(libbpf.map_type(pointer))),
-        "max_entries": int(libbpf.map_max_entries(pointer)),
-        "key_size": int(libbpf.map_key_size(pointer)),
-        "value_size": int(libbpf.map_value_size(pointer)),
-        "flags": int(libbpf.map_flags(pointer)),
-    }

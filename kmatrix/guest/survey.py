@@ -7,24 +7,11 @@ import re
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, closing
 
-from . import libbpf, limit, why
+from . import limit, why
 from .contract import Contract
-from .libbpf import LibbpfError
+from .library import CannotSet, Opened, Refused, Report
 from .loader import attach_one
-from .opened import (
-    CannotSet,
-    Object,
-    Report,
-    asked_of,
-    blank,
-    created_maps,
-    culprit,
-    describe,
-    note_loaded,
-    uncreatable_map,
-    verifier_log,
-    wanted,
-)
+from .opened import blank, created_maps, note_loaded
 
 
 def survey(
@@ -45,19 +32,16 @@ def survey(
     contract = contract or Contract(None, data, name, dict)
     report: Report = {"error": None, "together": False, "programs": {}, "maps": {}, "log": [], "one_of": contract.chosen}
     try:
-        with libbpf.said() as lines:
-            opened = contract.open()
-    except LibbpfError as error:
-        return report | {"error": describe(lines, error), "log": lines}
+        opened = contract.open()
+    except Refused as error:
+        return report | {"error": error.failure, "log": error.lines}
     with closing(opened):
         names = [each for each in opened.programs if only is None or each in only]
-        by_default = [
-            each for each in names if only is not None or contract.given or libbpf.program_autoload(opened.programs[each])
-        ]
+        by_default = [each for each in names if only is not None or contract.given or opened.autoload(each)]
         for each in names:
-            report["programs"][each] = _unknown(opened.programs[each])
-        for each, pointer in opened.maps.items():
-            report["maps"][each] = {"id": None, **asked_of(pointer), "error": None}
+            report["programs"][each] = _unknown(opened, each)
+        for each in opened.maps:
+            report["maps"][each] = {"id": None, **opened.asked_of(each), "error": None}
         contract.choose(opened)
     for each in report["programs"].keys() & contract.off.keys():
         report["programs"][each].update(off=contract.off[each], attached=None)
@@ -76,12 +60,9 @@ def survey(
     return report
 
 
-def _unknown(pointer: int) -> Report:
+def _unknown(opened: Opened, name: str) -> Report:
     """The report on a program that was not tried yet."""
-    return blank(libbpf.program_section(pointer).decode()) | {
-        "insns": int(libbpf.program_insn_cnt(pointer)),
-        "wants": wanted(pointer),
-    }
+    return blank(opened.section(name)) | {"insns": opened.insns(name), "wants": opened.wanted(name)}
 
 
 _NO_FUNCTION = re.compile(r"failed to find kernel BTF type ID of '(\w+)'")
@@ -135,27 +116,22 @@ class _Trial:
                 resources.callback(opened.close)
                 opened.choose(names)
                 for each in self._without:
-                    libbpf.map_set_autocreate(opened.maps[each], False)
+                    opened.leave_out(each)
                 try:
                     self._set(opened, names, resources)
-                    with libbpf.said() as lines:
-                        opened.load(self._load_timeout)
+                    lines = opened.load(self._load_timeout)
                 except CannotSet as error:
                     return self._cannot(error, names)
-                except LibbpfError as error:
-                    failure, log = describe(lines, error), verifier_log()
-                    self._said(lines, whole=False)
-                    bad = uncreatable_map(lines)
-                    if bad is not None and bad in opened.maps and bad not in self._without:
-                        self._report["maps"][bad] |= {"error": failure["text"], "errno": failure["errno"]}
+                except Refused as error:
+                    self._said(error.lines, whole=False)
+                    if (bad := error.map) is not None and bad in opened.maps and bad not in self._without:
+                        self._report["maps"][bad] |= {"error": error.text, "errno": error.errno}
                         self._without.add(bad)
                         continue
-                    blamed = culprit(lines) or ""
-                    blamed = blamed if blamed in names else ""
+                    blamed = error.program if error.program in names else ""
+                    facts = why.facts("\n".join([*error.lines, error.log]))
                     for each in [blamed] if blamed else names if len(names) == 1 else ():
-                        self._report["programs"][each].update(
-                            error=failure["text"], errno=failure["errno"], log=log, btf=why.facts("\n".join([*lines, log]))
-                        )
+                        self._report["programs"][each].update(error=error.text, errno=error.errno, log=error.log, btf=facts)
                     return blamed
                 self._said(lines, whole=True)
                 try:
@@ -165,10 +141,10 @@ class _Trial:
                 self._note(opened, names, resources)
                 return None
 
-    def _set(self, opened: Object, names: Sequence[str], resources: ExitStack) -> None:
+    def _set(self, opened: Opened, names: Sequence[str], resources: ExitStack) -> None:
         self._contract.apply(opened, names, resources)
-        for name, pointer in opened.maps.items():
-            self._report["maps"][name] |= asked_of(pointer)
+        for name in opened.maps:
+            self._report["maps"][name] |= opened.asked_of(name)
 
     def _cannot(self, error: CannotSet, names: Sequence[str]) -> str | None:
         """What cannot be set is the program's failure, or else the object's."""
@@ -184,13 +160,13 @@ class _Trial:
             self._report.update(log=lines, together=whole)
             self._first = False
 
-    def _note(self, opened: Object, names: Sequence[str], resources: ExitStack) -> None:
+    def _note(self, opened: Opened, names: Sequence[str], resources: ExitStack) -> None:
         programs = self._report["programs"]
         for name, found in created_maps(opened).items():
             self._report["maps"][name]["id"] = found["id"]
         attachments = {name: resources.enter_context(ExitStack()) for name in names}
         for name in names:
-            note_loaded(programs[name], opened.programs[name])
+            note_loaded(programs[name], opened.fd(name))
             if not programs[name]["loaded"]:  # libbpf leaves a program alone whose structure (struct_ops) is not created
                 map_ = next((each for each, found in self._report["maps"].items() if found["error"]), None)
                 missing = f"BPF map '{map_}' is referenced but wasn't created"
@@ -209,9 +185,8 @@ class _Trial:
             with ExitStack() as alone:
                 self._attach(opened, name, alone)
 
-    def _attach(self, opened: Object, name: str, resources: ExitStack) -> None:
-        report, to = self._report["programs"][name], self._contract.target(name)
-        attach_one(opened.programs[name], report, resources, opened.maps.values(), to)
+    def _attach(self, opened: Opened, name: str, resources: ExitStack) -> None:
+        attach_one(opened, name, self._report["programs"][name], resources, self._contract.target(name))
 
 
 def _no_form(group: Report, report: Report) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, get_args
 
 from kmatrix.host.validation import Strict
 from kmatrix.manifest.event import Event, EventField, layout, whole
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.manifest.sink import TestRun
+from kmatrix.manifest.test_command import TestCommand
 from kmatrix.manifest.trigger import Trigger
 from kmatrix.manifest.variant import Expect, Map, Program, Variant, applies
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import Version
 from kmatrix.matrix.parameters import Definition, leaves
+
+Library = Literal["libbpf", "cilium"]
+LIBRARIES: tuple[Library, ...] = get_args(Library)
+"""The libraries that kmatrix loads objects with: what `loader` in a manifest and the option --loader name."""
 
 
 class Collector(Strict):
@@ -32,15 +38,28 @@ class Collector(Strict):
     maps: tuple[Map, ...]
     loader: Loader | None
     """The collector's own; None where kmatrix loads its objects."""
+    library: Library = "libbpf"
+    """What loads its objects, where it has no loader of its own."""
     trigger: Trigger | None
     events: tuple[Event, ...]
     """Those of [[event]], and one for each entry that a [[map]] must hold."""
     test_runs: tuple[TestRun, ...] = ()
     expects: tuple[Expect, ...]
+    test: TestCommand | None = None
+    """A test program to be run on every target; with one, there need be no variants."""
     defined: dict[str, Definition] = {}
     """Own names for features: the manifest's, and those of kernels.toml."""
     derived: frozenset[str] = frozenset()
     """The variants whose needs were read from their objects, as the manifest does not say them."""
+
+    def loaded_by(self, library: Library) -> Collector:
+        """The same collector with its objects loaded by that library. Where that is another than its manifest says, its name has it: `openat+cilium`.
+
+        A collector with a loader of its own stays as it is.
+        """
+        if self.loader is not None or library == self.library:
+            return self
+        return self.model_copy(update={"library": library, "name": f"{self.name}+{library}"})
 
     def programs_of(self, variant: Variant, arch: Arch) -> tuple[Program, ...]:
         """The programs that `variant` has on `arch`."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from kmatrix.guest import limit
 from kmatrix.host import version as versions
+from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, validate
-from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.collector import LIBRARIES, Collector, Library
 from kmatrix.manifest.contract import ProgramTerms
 from kmatrix.manifest.event import Event, layout, whole
 from kmatrix.manifest.event_rules import check_event
@@ -19,6 +20,7 @@ from kmatrix.manifest.event_rules import refer as _refer
 from kmatrix.manifest.event_rules import unique as _unique
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.manifest.sink import TestRun
+from kmatrix.manifest.test_command import TestCommand
 from kmatrix.manifest.trigger import Trigger, check_known
 from kmatrix.manifest.variant import Expect, Map, Program, Variant, applies
 from kmatrix.matrix.definitions import DefinitionModel, define
@@ -34,15 +36,33 @@ class _Head(Strict):
     min_kernel: str | None = None
     timeout: Annotated[float, Field(gt=0, le=600)] = 5.0
     load_timeout: Annotated[float, Field(gt=0, le=600)] = limit.SECONDS
+    loader: str | None = None
+    """The library that loads the objects."""
+
+    @field_validator("loader")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None and value not in LIBRARIES:
+            raise ValueError(f"unknown loader {value!r}{did_you_mean(value, LIBRARIES)}; one of: {', '.join(LIBRARIES)}")
+        return value
+
+
+def _is_a_table(value: object) -> object:
+    if isinstance(value, str):
+        raise ValueError(
+            f"[loader] is a table: a loader of your own. What loads the objects stands under [collector]: loader = {value!r}"
+        )
+    return value
 
 
 class _FileModel(Strict):
     schema_version: Annotated[Literal[1], Field(alias="schema")]
     collector: _Head
-    variant: Annotated[tuple[Variant, ...], Field(strict=False, min_length=1)]
-    program: Annotated[tuple[Program, ...], Field(strict=False, min_length=1)]
+    test: TestCommand | None = None
+    variant: Annotated[tuple[Variant, ...], Field(strict=False, min_length=1)] = ()
+    program: Annotated[tuple[Program, ...], Field(strict=False, min_length=1)] = ()
     map: Annotated[tuple[Map, ...], Field(strict=False)] = ()
-    loader: Loader | None = None
+    loader: Annotated[Loader | None, BeforeValidator(_is_a_table)] = None
     trigger: Trigger | None = None
     event: Annotated[tuple[Event, ...], Field(strict=False)] = ()
     test_run: Annotated[tuple[TestRun, ...], Field(strict=False)] = ()
@@ -52,6 +72,14 @@ class _FileModel(Strict):
 
     @model_validator(mode="after")
     def _hangs_together(self) -> _FileModel:
+        for key, missing in (("variant", not self.variant), ("program", not self.program)):
+            if missing and (self.test is None or self.variant or self.program):
+                raise ValueError(f"there is no [[{key}]]: write one (a manifest that has a [test] alone needs none)")
+        if self.loader is not None and self.collector.loader is not None:
+            raise ValueError(
+                f"collector.loader = {self.collector.loader!r} says what loads the objects, and [loader] brings a program that loads by "
+                "itself: keep one of the two"
+            )
         if not _NAME.fullmatch(self.collector.name):
             raise ValueError(f"collector.name {self.collector.name!r}: use letters, digits, '.', '_' and '-'")
         if self.collector.min_kernel is not None and not re.fullmatch(r"\d+\.\d+", self.collector.min_kernel):
@@ -187,9 +215,11 @@ def parse(data: object, *, path: Path, defined: Definitions | None = None) -> Co
         programs=model.program,
         maps=model.map,
         loader=model.loader,
+        library=cast(Library, model.collector.loader or "libbpf"),
         trigger=model.trigger,
         events=model.events,
         test_runs=model.test_run,
         expects=model.expect,
+        test=model.test,
         defined=own,
     )

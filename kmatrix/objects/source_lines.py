@@ -13,7 +13,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
-from kmatrix.objects.btf import Btf
+from kmatrix.objects.btf import Btf, Relocation
 from kmatrix.objects.code import CALL, PSEUDO_CALL
 from kmatrix.objects.lines import Line, lines
 
@@ -116,6 +116,18 @@ class SourceLines:
                     before = [line for line in lines if line.section == section and line.insn <= at]
                     return str(max(before, key=lambda line: line.insn)) if before else None
         return None
+
+    def relocated(self, program: str, log: str) -> Relocation | None:
+        """The CO-RE relocation of the instruction that the verifier stopped at, the last of its `log`; None where that has none."""
+        _, functions = self._table
+        home, found = functions.get(program), _AT.findall(log)
+        if home is None or not found or int(found[-1]) >= home[2]:
+            return None
+        section, start, _ = home
+        elf = ELFFile(BytesIO(self._data))
+        parts = {each.name: each for each in elf.iter_sections()}
+        every = Btf(parts[".BTF"].data()).relocations(parts[".BTF.ext"].data())
+        return next((each for each in every if (each.section, each.at) == (section, (start + int(found[-1])) * _INSN)), None)
 
     def uses(self, symbol: str) -> str | None:
         """The first line that refers to an external symbol; None where none does."""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 COLLECTOR_FILE = "collector.toml"
 DEFAULT_MEMORY_MIB = 256
+TEST_RECORD = "kmatrix_test_record"
+"""The property that carries the path of the record of a manifest's [test]."""
 _TOLD = "kmatrix_record"
 """What a worker's output holds for the controller."""
 
@@ -54,6 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "arch(name): the arch of a cell")
     config.addinivalue_line("markers", "collector(name): the collector of a cell")
     options.set_free(config)
+    config.pluginmanager.register(_SubTests(config), "kmatrix-subtests")
     if hasattr(config, "workerinput"):
         _die_with_parent()
     if options.given(config):
@@ -168,6 +171,19 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     directory = (config.invocation_params.dir / config.option.kmatrix_dir).resolve()
     kernels, arch = options.value(config, "--kernels") or "default", options.value(config, "--arch") or "all"
     return [f"kmatrix: kernels {kernels}, arch {arch}, records in {directory}"]
+
+
+class _SubTests:
+    """Registered for its hook, which is not told the configuration."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A [test] of a manifest brings the results of its sub-tests, which follow its own."""
+        if any(name == TEST_RECORD for name, _ in report.user_properties):
+            _session().tell_subtests(self._config, report)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_terminal_summary")

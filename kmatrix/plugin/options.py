@@ -25,6 +25,10 @@ _SHORT: Mapping[str, Mapping[str, Any]] = {
     },
     "--arch": {"metavar": "ARCH", "help": "x86_64, arm64 or all (default)"},
     "--collectors": {"metavar": "NAMES", "help": "run only these collectors (comma-separated names)"},
+    "--loader": {
+        "metavar": "NAME",
+        "help": "what loads the collectors' objects, in place of what their manifests say: libbpf, cilium, or all (each cell by each)",
+    },
     "--accel": {
         "choices": ("auto", "kvm", "tcg"),
         "default": "auto",

@@ -8,7 +8,7 @@ A cell runs in its item's setup and is judged in its call: trouble of the machin
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
+from kmatrix import loaders
 from kmatrix.fetch import network
 from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.progress import Quiet, Step, Terminal
 from kmatrix.host.toml import read_toml
-from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.collector import Collector, Library
 from kmatrix.manifest.load import load_collector
 from kmatrix.matrix.arch import parse_arches
 from kmatrix.matrix.kernel import Target
@@ -29,20 +30,16 @@ from kmatrix.matrix.load import load_matrix
 from kmatrix.matrix.selection import Matrix, asked_for
 from kmatrix.objects import compiled
 from kmatrix.objects.described import described
-from kmatrix.plugin import options, reds, sharding
-from kmatrix.report import grid, table
+from kmatrix.plugin import guest_tests, options, sharding, summary
+from kmatrix.plugin.guest_tests import TestItem
+from kmatrix.plugin.summary import RECORD, SKIPPED
 from kmatrix.report.causes import classes, headlines
 from kmatrix.report.explain import explain
 from kmatrix.runs import cell as cells
-from kmatrix.runs import cell_records, shards
+from kmatrix.runs import cell_records, guest_test, shards
 from kmatrix.runs.cell_records import DEFAULT_DIRECTORY, Record
 from kmatrix.runs.machine_room import MachineRoom, refuse_missing
 from kmatrix.vm.machine import Machine
-
-RECORD = "kmatrix_record"
-"""The property that carries a record's path from an xdist worker to the terminal."""
-_SKIPPED = "kmatrix_skipped"
-"""The property that carries why there was nothing to try."""
 
 
 class Run:
@@ -125,6 +122,18 @@ class Run:
         given = options.value(self.config, "--collectors")
         return given is None or collector.name in [name.strip() for name in given.split(",")]
 
+    @cached_property
+    def libraries(self) -> tuple[Library, ...] | None:
+        """What --loader says loads the objects; None where it is not given. Raises InputError."""
+        given = options.value(self.config, "--loader")
+        return loaders.chosen(given, where=self.spelled("--loader")) if given is not None else None
+
+    def loaded(self, collector: Collector) -> list[Collector]:
+        """The collector once for each library that is to load it: one with a loader of its own is loaded by that alone."""
+        if self.libraries is None:
+            return [collector]
+        return list({each.name: each for each in map(collector.loaded_by, self.libraries)}.values())
+
     def check_collectors(self) -> None:
         """Raises InputError where --collectors named one that was not there."""
         given = options.value(self.config, "--collectors")
@@ -148,6 +157,8 @@ class Run:
         chosen = [f"{self.spelled('--accel')}={accel}"] if accel != "auto" else []
         chosen += [self.spelled("--cold")] if options.value(self.config, "--cold") else []
         chosen += [f"{self.spelled('--kernels-file')}={file}"] if file else []
+        loader = options.value(self.config, "--loader")
+        chosen += [f"{self.spelled('--loader')}={loader}"] if loader is not None else []
         return tuple(chosen)
 
 
@@ -190,7 +201,11 @@ class CollectorFile(pytest.File):
                 described(collector, arches)  # what its events are must be the same in all objects
                 if run.speaks and (old := compiled.out_of_date(collector, built)):
                     self.warn(pytest.PytestWarning(old))
-                yield from [CellItem.from_parent(self, collector=collector, target=target) for target in run.targets]
+                for each in run.loaded(collector) if collector.variants else ():
+                    yield from [CellItem.from_parent(self, collector=each, target=target) for target in run.targets]
+                if (test := guest_test.of_collector(collector, run.config.invocation_params.dir)) is not None:
+                    for target in run.targets:
+                        yield TestItem.from_parent(self, test=test, target=target, run=lambda: run)
         except KmatrixError as error:
             raise self.CollectError(f"{error}{self._opt_out(run)}") from None
 
@@ -204,7 +219,7 @@ class CollectorFile(pytest.File):
 
 
 def _leaves_records(item: pytest.Item) -> bool:
-    return isinstance(item, CellItem) or {"cell", "vm"} & set(getattr(item, "fixturenames", ())) != set()
+    return isinstance(item, CellItem | TestItem) or {"cell", "vm"} & set(getattr(item, "fixturenames", ())) != set()
 
 
 class CellItem(pytest.Item):
@@ -226,7 +241,7 @@ class CellItem(pytest.Item):
         run = started(self.config)
         if why := compiled.nothing_for(self.collector, self.target.arch):
             self.user_properties += [("collector", self.collector.name), ("kernel", self.target.kernel.name)]
-            self.user_properties += [("arch", self.target.arch), (_SKIPPED, why)]
+            self.user_properties += [("arch", self.target.arch), (SKIPPED, why)]
             cell_records.forget(run.directory, self.collector.name, str(self.target))  # of when there was a variant
             pytest.skip(why)
         with _said_plainly():
@@ -303,6 +318,7 @@ def configure(config: pytest.Config) -> None:
         return
     try:
         _ = run.shard
+        _ = run.libraries
         if run.explicit:
             run.check_explicit()
         if config.option.kmatrix_dir != DEFAULT_DIRECTORY:
@@ -373,55 +389,33 @@ def run_cell(path: Path | str, target: Target, config: pytest.Config) -> Record:
         collector = load_collector(Path(path), run.room.matrix.defined)
         if why := compiled.nothing_for(collector, target.arch):
             pytest.skip(why)
+        collector = run.loaded(collector)[0]
         return cells.run(collector, target, run.room, run.directory, options=run.options(), spelled=run.spelled)
-
-
-_FOLDED = pytest.StashKey[dict[str, list[Any]]]()
 
 
 def fold_reds(terminalreporter: Any, config: pytest.Config) -> None:
     """Have pytest tell once of cells that fail alike (with -vv, of each)."""
-    directory, each = started(config).directory, config.option.verbose >= 2
-    config.stash[_FOLDED] = reds.fold(terminalreporter.stats, _record_of, directory, each=each)
+    summary.fold_reds(terminalreporter, config, started(config).directory)
 
 
 def unfold_reds(terminalreporter: Any, config: pytest.Config) -> None:
     """Have all of them counted again, and listed in the short summary."""
-    terminalreporter.stats.update(config.stash.get(_FOLDED, {}))
+    summary.unfold_reds(terminalreporter, config)
 
 
-def _record_of(report: Any) -> Record | None:
-    path = _properties(report).get(RECORD)
-    return cell_records.read(Path(path)) if path is not None else None
+def tell_subtests(config: pytest.Config, report: pytest.TestReport) -> None:
+    """Of a [test]'s report, have pytest take each sub-test for a test of its own; only the process that shows results does."""
+    run = started(config)
+    if run.is_worker or (record := guest_tests.record_of(report)) is None:
+        return
+    reports = [*guest_tests.subtest_reports(report, record)]
+    terminal = config.pluginmanager.getplugin("terminalreporter")
+    if terminal is not None and terminal._session is not None:
+        terminal._session.testscollected += len(reports) // 3  # of which pytest shows how many are through
+    for each in reports:
+        config.hook.pytest_runtest_logreport(report=each)
 
 
 def summarise(terminalreporter: Any, config: pytest.Config) -> None:
-    """The table, and what this run's options could not be called."""
-    if said := options.clash(config):
-        terminalreporter.write_line(said)
-    properties = [_properties(report) for reports in terminalreporter.stats.values() for report in reports]
-    run = started(config)
-    records = [cell_records.read(Path(path)) for path in dict.fromkeys(p[RECORD] for p in properties if RECORD in p)]
-    skipped = {(p["collector"], f"{p['kernel']}-{p['arch']}"): p[_SKIPPED] for p in properties if _SKIPPED in p}
-    left_out: Mapping[str, str] = {}
-    if run.error is None and (records or run.collected):
-        with suppress(KmatrixError):  # a wrong kernels.toml was said at collection
-            left_out = {} if run.asked is not None else run.unavailable
-    if records or skipped or (left_out and run.collected):
-        terminalreporter.section("kmatrix")
-        writer, told = terminalreporter._tw, config.option.tbstyle != "no"
-        said = table.render(records, left_out, skipped=skipped, colour=writer.hasmarkup, width=grid.terminal_width(), brief=told)
-        terminalreporter.write_line(said)
-        if ran := table.accelerators(records):
-            terminalreporter.write_line(f"\nVMs: {ran}")
-    if run.shard is None:
-        with suppress(OSError, KmatrixError):  # of use for later shards alone
-            shards.keep_durations(records)
-    elif run.chosen is not None:
-        terminalreporter.write_line(str(run.chosen))
-    if run.error is not None:
-        terminalreporter.write_line(f"ERROR: {run.error}", red=True)
-
-
-def _properties(report: Any) -> dict[str, str]:
-    return dict(getattr(report, "user_properties", ()))
+    """The tables, and what else is to be said at the end."""
+    summary.summarise(terminalreporter, config, started(config))

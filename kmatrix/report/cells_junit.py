@@ -1,4 +1,4 @@
-"""Cells as JUnit's XML: one suite a target, in it one case for each cell.
+"""Cells and test commands as JUnit's XML: one suite a target, in it one case for each cell and sub-test.
 
 GitHub and GitLab group cases by class name: it is the target, so that one kernel's failures stand together. A case's name is the cell's id,
 so that it stays the same from run to run, and no two are alike.
@@ -6,35 +6,33 @@ so that it stays the same from run to run, and no two are alike.
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from junitparser import Error, Failure, JUnitXml, TestCase, TestSuite
 
-from kmatrix.report import causes, table
+from kmatrix.report import causes, junit, table
 from kmatrix.report.explain import explain
 from kmatrix.report.names import target_key
 from kmatrix.runs.cell_records import Record
-
-_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-"""Characters that XML 1.0 cannot hold."""
+from kmatrix.runs.test_records import TestRecord
 
 
-def render(records: Iterable[Record], directory: Path) -> str:
-    """The document of the records under the kmatrix directory."""
-    found = table.ordered(records)
+def render(records: Iterable[Record], directory: Path, commands: Sequence[TestRecord] = ()) -> str:
+    """The document of the records under the kmatrix directory, and of the commands of `kmatrix test` and [test] there."""
+    found: list[Record | TestRecord] = [*table.ordered(records), *commands]
     document = JUnitXml("kmatrix")
     for target in sorted({record.target for record in found}, key=target_key):
         of_target = [record for record in found if record.target == target]
         suite = TestSuite(target)
-        suite.add_testcases([_case(record, directory) for record in of_target])
+        for record in of_target:
+            suite.add_testcases(junit.cases(record) if isinstance(record, TestRecord) else [_case(record, directory)])
         if begun := min((record.started for record in of_target if record.started), default=""):
             suite.timestamp = begun.removesuffix("Z")
         first = of_target[0]
         for name, value in {**first.versions, "kernel": first.kernel, "arch": first.arch}.items():
-            suite.add_property(name, _clean(value))
+            suite.add_property(name, junit.clean(value))
         document.add_testsuite(suite)
     document.update_statistics()  # type: ignore[no-untyped-call]
     text: bytes = document.tostring()  # type: ignore[no-untyped-call]
@@ -49,11 +47,7 @@ def _case(record: Record, directory: Path) -> TestCase:
     if not record.ok:
         kind = Error if record.failure == "infra" else Failure
         why = causes.headlines(record) or record.reason.partition("\n")[0]
-        result = kind(_clean(f"{record.expected} was promised: {why}"), str(record.failure))
-        result.text = _clean(explain(record, directory))
+        result = kind(junit.clean(f"{record.expected} was promised: {why}"), str(record.failure))
+        result.text = junit.clean(explain(record, directory))
         case.result = [result]
     return case
-
-
-def _clean(text: str) -> str:
-    return _NOT_XML.sub("\ufffd", text)

@@ -18,13 +18,14 @@ from kmatrix.guest.cell_facts import CellFacts
 from kmatrix.host import paths
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
+from kmatrix.loaders.build import Built
 from kmatrix.manifest.collector import Collector
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects import compiled
 from kmatrix.objects.derived import derived
 from kmatrix.objects.described import described
 from kmatrix.objects.source_lines import SourceLines
-from kmatrix.runs import cell_records, loader_files
+from kmatrix.runs import cell_records, library, loader_files
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.loader_files import LoaderFile
 from kmatrix.runs.machine_room import MachineRoom
@@ -82,11 +83,12 @@ def run(
     collector = derived(described(collector, [target.arch]), [target.arch])
     expectation = expected(collector, target, room.matrix)
     question = request(collector, target)
+    built = library.obtain(collector.library, target.arch, mirrors=room.matrix.mirrors, reporter=room.reporter)
     files = loader_files.collect(collector, target.arch, mirrors=room.matrix.mirrors, reporter=room.reporter)
     command = reproduce(collector, target, options, spelled=spelled)
     retried = None
     for attempt in range(1, ATTEMPTS + 1):
-        cell = _Cell(collector, target, room, directory, expectation, files)
+        cell = _Cell(collector, target, room, directory, expectation, files, built)
         try:
             record = cell.run(question)
             break
@@ -121,9 +123,10 @@ class _Cell:
         directory: Path,
         expectation: Expectation,
         files: tuple[LoaderFile, ...],
+        built: Built | None = None,
     ) -> None:
         self.collector = collector
-        self.files = files
+        self.files, self.built = files, built
         self.target = target
         self.room = room
         self.directory = directory
@@ -211,11 +214,14 @@ class _Cell:
             raise _trigger_fails(self.collector, self.target, facts["trigger"])
 
     def _bring_files(self, vm: Machine) -> None:
-        """The files of the collector's own loader, to where it will run."""
+        """The files of the collector's own loader, or the library's program, to where it will run."""
         mark = time.monotonic()
+        own = self.collector.loader is not None
+        loader = "the collector's own" if own else library.bring(vm, self.collector.library, self.built)
+        self.versions = {**self.versions, "loader": loader}
         for file in self.files:
             vm.put(f"{LOADER_FOLDER}/{file.name}", file.data, file.mode)
-        if self.files:
+        if self.files or self.built is not None:
             self.stages["files"] = time.monotonic() - mark
 
     @contextmanager

@@ -87,7 +87,7 @@ def write(record: Record, directory: Path) -> Path:
     try:
         paths.write_whole(path, text)
     except OSError as error:
-        raise _unwritable(error, directory) from None
+        raise unwritable(error, directory) from None
     return path
 
 
@@ -101,7 +101,7 @@ def check_directory(directory: Path) -> None:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        raise _unwritable(error, directory) from None
+        raise unwritable(error, directory) from None
 
 
 def _ignore(directory: Path) -> None:
@@ -110,7 +110,8 @@ def _ignore(directory: Path) -> None:
         file.write("# What kmatrix's runs leave: records and consoles. `kmatrix report` reads them.\n*\n")
 
 
-def _unwritable(error: OSError, directory: Path) -> InfraError:
+def unwritable(error: OSError, directory: Path) -> InfraError:
+    """What to say where a record cannot be written in the kmatrix directory."""
     remedy = {
         errno.ENOSPC: "free space there",
         errno.EDQUOT: "free space there",

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from kmatrix.host.errors import InputError
 from kmatrix.host.paths import cache_dir
+from kmatrix.loaders import build
 from kmatrix.matrix.arch import ARCHES, INFO, Arch, host_arch
 from kmatrix.vm import accel
 
@@ -52,7 +54,12 @@ _TOOLS: tuple[_Tool, ...] = (
     _Tool("gpgv", "gpgv", "verifying Debian's archive"),
     _Tool("depmod", "kmod", "kernels with modules"),
     _Tool("clang", "clang", "compiling collectors (make collectors)", "note"),
-    _Tool("go", "golang-go golang-github-cilium-ebpf-dev", "the example of an agent with its own loader (make examples)", "note"),
+    _Tool(
+        "go",
+        "golang-go golang-github-cilium-ebpf-dev",
+        "the example of an agent with its own loader (make examples), and --loader=cilium",
+        "note",
+    ),
     _Tool("gcc", "gcc", "building kernels from source", "note"),
     _Tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu", "building arm64 kernels from source", "note"),
     *(_Tool(name, name, "building kernels from source", "note") for name in ("make", "flex", "bison", "bc", "perl")),
@@ -67,6 +74,7 @@ def examine() -> Iterator[Finding]:
     yield _python()
     for tool in _TOOLS:
         yield _tool(tool)
+    yield _cilium_loader()
     yield _virtme()
     yield _keyring()
     yield _accelerator()
@@ -85,6 +93,20 @@ def _tool(tool: _Tool) -> Finding:
     if found:
         return Finding("ok", tool.program, found)
     return Finding(tool.level, tool.program, f"not installed: needed for {tool.needed_for}", _install(tool.package))
+
+
+def _cilium_loader() -> Finding:
+    """Whether `--loader=cilium` can be had."""
+    what, go = "cilium loader", build.go_version()
+    if go is None:
+        return Finding("note", what, "cannot be built: there is no Go here (--loader=cilium)", _install("golang-go"))
+    try:
+        version = build.here()
+    except InputError as error:
+        return Finding("lacks", what, f"cannot be built: {error.where}: {error.message}", error.fix or "")
+    if version is None:
+        return Finding("ok", what, f"{go}; cilium/ebpf is fetched from Debian when --loader=cilium first asks for it")
+    return Finding("ok", what, f"{go}, cilium/ebpf {version}")
 
 
 def _install(package: str) -> str:

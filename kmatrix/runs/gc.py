@@ -128,9 +128,11 @@ def _downloads(days: float) -> Iterator[Item]:
 
 
 def _work(days: float) -> Iterator[Item]:
-    """Logs of builds, and what searches over commits were built in."""
-    for kind, what in (("builds", "build log"), ("bisect", "bisect's clone and build")):
+    """Logs of builds, what searches over commits were built in, and loaders."""
+    for kind, what in (("builds", "build log"), ("bisect", "bisect's clone and build"), ("loaders", "loader")):
         for path in sorted(paths.cache_dir(kind).iterdir()):
+            if path.name == "tmp" or path.suffix == ".lock":
+                continue
             # The log of a build under way grows all the time.
             if cache.idle_days(path) < max(days, 0 if path.is_dir() else _BUILDING):
                 continue

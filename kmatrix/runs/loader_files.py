@@ -10,14 +10,13 @@ from pathlib import Path
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-from kmatrix.fetch import apt, archive
-from kmatrix.host import cache, paths
-from kmatrix.host.errors import InputError, Unavailable
+from kmatrix.fetch import archive
+from kmatrix.host.errors import InputError
 from kmatrix.host.progress import Quiet, Reporter
+from kmatrix.loaders import debian
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.matrix.arch import INFO, Arch
-from kmatrix.vm.image_recipe import Recipe
 
 EXECUTABLE = 0o111
 
@@ -129,7 +128,7 @@ def _from_package(
     name: str, inside: str, arch: Arch, mirrors: Mapping[str, str] | None, reporter: Reporter, where: str
 ) -> tuple[bytes, int]:
     """A file of a Debian package of the guest image's suite, so that it finds the libraries there that it was built for."""
-    path = _package(name, arch, mirrors, reporter, where)
+    path = debian.package(name, arch, mirrors=mirrors, reporter=reporter, where=where)
     near: list[str] = []
     for member in archive.deb(path)():
         if member.path == inside:
@@ -138,22 +137,3 @@ def _from_package(
             near.append(member.path)
     found = f"; it has {', '.join(near)}" if near else ""
     raise InputError(f"no file {inside} in the package {name}{found}", where=where, fix="correct the path (links are not followed)")
-
-
-def _package(name: str, arch: Arch, mirrors: Mapping[str, str] | None, reporter: Reporter, where: str) -> Path:
-    """The package's file in the cache: fetched once, verified from the suite's signature down, and kept."""
-    suite_name = Recipe.load().data.suite
-    folder = paths.cache_dir("packages")
-    kept = folder / f"{suite_name}-{arch}-{name}.deb"
-    with cache.locked(folder / f".{kept.name}.lock", kept.name, reporter):
-        if kept.exists():
-            return kept
-        with reporter.step(f"fetching Debian {suite_name}'s {name} for {arch}") as step, cache.staging(folder) as scratch:
-            suite = apt.open_suite(suite_name, mirror=(mirrors or {}).get("debian"))
-            found = suite.find(INFO[arch].debian, name.replace("+", r"\+").replace(".", r"\."))
-            if not found:
-                raise Unavailable(f"Debian {suite_name} has no package {name} for {INFO[arch].debian}", where=where)
-            fresh = scratch / kept.name
-            suite.download(found[0], fresh, advance=step.advance)
-            fresh.replace(kept)
-    return kept

@@ -12,12 +12,15 @@ from pathlib import Path
 
 from kmatrix.host import paths
 from kmatrix.host.errors import InfraError, InputError
-from kmatrix.runs import cell_records, shards
+from kmatrix.runs import cell_records, shards, test_records
 from kmatrix.runs.cell_records import Record
+from kmatrix.runs.test_records import TestRecord
 
 INTO = Path(cell_records.DEFAULT_DIRECTORY) / "merged"
 """Where joined records go, where not said otherwise."""
 SCHEMA = "kmatrix.merged/1"
+_MARKS = ("cells/*.json", f"{test_records.FOLDER}/*.json", shards.FILE)
+"""What a kmatrix directory has one of."""
 _FILE = "merged.json"
 """Marks a folder that a merge made, and may make anew."""
 
@@ -26,13 +29,13 @@ _FILE = "merged.json"
 class Found:
     """A record, and the directory that it is from."""
 
-    record: Record
+    record: Record | TestRecord
     directory: Path
 
     @property
-    def cell(self) -> tuple[str, str]:
-        """What cell it is of."""
-        return self.record.collector, self.record.target
+    def cell(self) -> str:
+        """What cell it is of, or what test on what target."""
+        return self.record.cell if isinstance(self.record, Record) else test_records.item_of(self.record)
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,6 @@ class Merged:
 
     directory: Path
     """Where they are now, with their consoles."""
-    records: Sequence[Record]
     notes: Sequence[str]
     """What a reader should know: cells that were there twice."""
     lacks: Sequence[str]
@@ -59,7 +61,7 @@ def merge(directories: Sequence[Path], into: Path) -> Merged:
         if _inside(directory, into):
             fix = "name another folder with --into"
             raise InputError("the records of a merge cannot be merged into the same folder", where=str(into), fix=fix)
-    newest: dict[tuple[str, str], Found] = {}
+    newest: dict[str, Found] = {}
     notes = []
     for each in found:
         if (other := newest.get(each.cell)) is not None:
@@ -77,11 +79,11 @@ def merge(directories: Sequence[Path], into: Path) -> Merged:
     except OSError as error:
         fix = "name another folder with --into"
         raise InfraError(f"the merged records cannot be written: {error.strerror}", where=str(into), fix=fix) from None
-    return Merged(into, list(cell_records.read_all(into)), notes, lacks)
+    return Merged(into, notes, lacks)
 
 
 def _read(directory: Path) -> Iterator[Found]:
-    records = list(cell_records.read_all(directory))
+    records: list[Record | TestRecord] = [*cell_records.read_all(directory), *test_records.read_all(directory)]
     # A shard of which nothing was left to do has an account, and no record.
     if not records and shards.read_account(directory) is None:
         fix = "name the folders that were the shards' --kmatrix-dir"
@@ -91,7 +93,7 @@ def _read(directory: Path) -> Iterator[Found]:
 
 def _twice(newer: Found, older: Found) -> str:
     when = f", of {newer.record.started}," if newer.record.started else ""
-    return f"{newer.record.cell} is in {older.directory} and in {newer.directory}: the newer record{when} of {newer.directory} is taken"
+    return f"{newer.cell} is in {older.directory} and in {newer.directory}: the newer record{when} of {newer.directory} is taken"
 
 
 def _missing_shards(directories: Sequence[Path]) -> Iterator[str]:
@@ -120,7 +122,7 @@ def _renew(into: Path) -> None:
         raise InputError("this is not a folder that an earlier merge made, and is left alone", where=str(into), fix=fix)
     if into == INTO:
         cell_records.check_directory(INTO.parent)  # git leaves it alone
-    for name in ("cells", "console"):
+    for name in ("cells", test_records.FOLDER, "console"):
         shutil.rmtree(into / name, ignore_errors=True)
     into.mkdir(parents=True, exist_ok=True)
 
@@ -128,12 +130,15 @@ def _renew(into: Path) -> None:
 def _copy(found: Found, into: Path) -> None:
     record = found.record
     if record.console is not None:
-        source, name = found.directory / record.console, f"console/{record.collector}@{record.target}.log"
+        name = f"console/{record.collector if isinstance(record, Record) else f'test:{record.test}'}@{record.target}.log"
         with suppress(FileNotFoundError):  # consoles are not always kept
             (into / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source, into / name)
+            shutil.copyfile(found.directory / record.console, into / name)
         record = replace(record, console=name)
-    cell_records.write(record, into)
+    if isinstance(record, Record):
+        cell_records.write(record, into)
+    else:
+        test_records.write(record, into)
 
 
 def expand(directories: Sequence[Path]) -> list[Path]:
@@ -143,7 +148,7 @@ def expand(directories: Sequence[Path]) -> list[Path]:
     """
     found = []
     for directory in directories:
-        inner = sorted(each.parent for name in ("cells", shards.FILE) for each in directory.glob(f"*/{name}"))
-        own = (directory / "cells").is_dir() or (directory / shards.FILE).is_file()
-        found += [directory] if own or not inner else inner
+        here = any(any(directory.glob(mark)) for mark in _MARKS)
+        inner = [each for each in sorted(directory.glob("*/")) if any(any(each.glob(mark)) for mark in _MARKS)]
+        found += [directory] if here or not inner else inner
     return list({os.path.realpath(directory): directory for directory in found}.values())

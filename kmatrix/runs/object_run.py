@@ -15,12 +15,15 @@ from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.paths import scratch_console
+from kmatrix.host.threads import results
+from kmatrix.loaders.build import Built
 from kmatrix.matrix.arch import INFO
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
 from kmatrix.objects.memory import map_bytes
 from kmatrix.objects.source_lines import SourceLines
 from kmatrix.runs.cell import INTERRUPTION, MARGIN
+from kmatrix.runs.library import bring, obtain
 from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.verdict import diagnosis
 from kmatrix.vm.channel import pack
@@ -69,6 +72,10 @@ class Outcome:
 
     together: bool = True
     """Whether all that is meant to load did so in one go, as a loader does it."""
+    library: str = "libbpf"
+    """What loaded it."""
+    loader: str = ""
+    """The same with its version: `libbpf 1.5`, `cilium/ebpf 0.11.0`."""
     one_of: Sequence[Mapping[str, Any]] = ()
     """Of each group of forms: `forms`, `ran` (None: none could), `why` not the others."""
 
@@ -106,8 +113,9 @@ def run(
     load_timeout: float = LOAD_TIMEOUT,
     *,
     contracts: Mapping[Path, Mapping[str, Any]] | None = None,
+    library: str = "libbpf",
 ) -> dict[Path, list[Outcome]]:
-    """Try each object on each target of its arch, each in a VM of its own, as many side by side as there are cores.
+    """Try each object on each target of its arch, each in a VM of its own, as many side by side as there are cores; loaded by `library`.
 
     By the objects' paths; so are the `contracts`, resolved. The verifier has `load_timeout` seconds for each program. Raises InputError where
     all objects are compiled for arches of which no target is selected.
@@ -119,7 +127,8 @@ def run(
         try:
             with lock:
                 room.spec(target)
-            return _try(info, target, room, programs, load_timeout, (contracts or {}).get(info.path))
+            how = _How(programs, load_timeout, (contracts or {}).get(info.path), library, built.get(target.arch))
+            return _try(info, target, room, how)
         except KernelDied as error:
             return Outcome(str(target), _account(target), error=str(error))
         except (InfraError, GuestError) as error:
@@ -133,8 +142,10 @@ def run(
             where=str(infos[0].path),
             fix=f"--arch={arches[0] if len(arches) == 1 else 'all'}",
         )
+    mirrors = room.matrix.mirrors
+    built = {arch: obtain(library, arch, mirrors=mirrors, reporter=room.reporter) for arch in {each.arch for _, each in pairs}}
     with ThreadPoolExecutor(max_workers=max(1, min(len(pairs), os.cpu_count() or 1))) as pool:
-        outcomes = list(pool.map(lambda pair: one(*pair), pairs))
+        outcomes = results([pool.submit(one, *pair) for pair in pairs])
     found: dict[Path, list[Outcome]] = {info.path: [] for info in infos}
     for (info, _), outcome in zip(pairs, outcomes, strict=True):
         found[info.path].append(outcome)
@@ -155,23 +166,30 @@ def left_out(info: ObjectInfo, targets: Sequence[Target]) -> dict[str, str]:
     }
 
 
-def _try(
-    info: ObjectInfo,
-    target: Target,
-    room: MachineRoom,
-    only: Sequence[str],
-    load_timeout: float,
-    contract: Mapping[str, Any] | None,
-) -> Outcome:
+@dataclass(frozen=True)
+class _How:
+    """How an object is tried."""
+
+    only: Sequence[str]
+    load_timeout: float
+    contract: Mapping[str, Any] | None
+    library: str
+    built: Built | None
+
+
+def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outcome:
+    contract, load_timeout = how.contract, how.load_timeout
     with scratch_console(f"run-{target}") as console, room.machine(target, console, room_for=_map_bytes(info, contract)) as (vm, _):
+        loader = bring(vm, how.library, how.built)
         answer = vm.call(
             "object",
             timeout=MARGIN + (limit.AT_MOST * load_timeout + INTERRUPTION) * len(info.programs),
             name=info.path.name,
             data=pack(info.data),
-            programs=list(only) or None,
+            programs=list(how.only) or None,
             contract=contract,
             load_timeout=load_timeout,
+            library=how.library,
         )
         splat = vm.splat()
     version, lines = target.kernel.version, SourceLines(info.data)
@@ -189,6 +207,8 @@ def _try(
         log=answer.get("log", ()),
         diagnosis=cause,
         together=bool(answer.get("together", True)),
+        library=how.library,
+        loader=loader,
         one_of=answer.get("one_of", ()),
     )
 

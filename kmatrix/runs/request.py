@@ -56,6 +56,7 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
         "variants": variants,
         "objects": wanted,
         "loader": _loader(collector),
+        "library": collector.library if collector.loader is None else None,
         "trigger": _trigger(collector),
         "files": {name: pack(_read(collector, name)) for name in (trigger.files if trigger else ())},
         "events": [_event(collector, event) for event in collector.events],

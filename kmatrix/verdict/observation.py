@@ -118,11 +118,11 @@ def _explains(lacking: Sequence[str], step: Step | None, error: int | None = Non
 
 
 def _stopped_at(attempt: AttemptReport) -> Step | None:
-    """Where a failed attempt was stopped, by libbpf's words; None where nothing was asked of the kernel."""
+    """Where a failed attempt was stopped, by libbpf's words or cilium/ebpf's; None where nothing was asked of the kernel."""
     text = attempt["error"]["text"] if attempt["error"] else ""
-    if attempt["stage"] == "load" and re.search(r"kernel BTF|vmlinux BTF", text):
+    if attempt["stage"] == "load" and re.search(r"kernel BTF|vmlinux BTF|load kernel spec: ", text):
         return "btf"
-    if attempt["stage"] == "load" and re.search(r"\bmap '[^']*': |global data", text):
+    if attempt["stage"] == "load" and re.search(r"\bmap '[^']*': |global data|^map [\w.]+: ", text):
         return "map"
     steps: Mapping[str, Step] = {"load": "program", "attach": "attach"}
     return steps.get(attempt["stage"] or "")

@@ -111,6 +111,18 @@ def test_a_command_of_ones_own_is_run_in_place_of_pytest(workspace: Path) -> Non
     assert failing.run() == 7
 
 
+def test_a_test_program_of_ones_own_leaves_reports_too(workspace: Path) -> None:
+    program = workspace / "bpf" / "suite.sh"
+    program.write_text("#!/bin/sh\necho 1..2\necho ok 1 - loads\necho not ok 2 - attaches\nexit 1\n")
+    program.chmod(0o755)
+    command = 'kmatrix test --kernels="$KERNELS" --arch="$ARCH" --kmatrix-dir="$RECORDS" -- ./suite.sh'
+    job = runner(workspace, "suite", arch="x86_64", command=command)
+    assert job.run() == 1, log_of(job)
+    assert "attaches" in job.summary
+    suites = ElementTree.parse(job.temp / "kmatrix/records/matrix.xml").getroot()
+    assert [(case.get("name"), len(case)) for case in suites.iter("testcase")] == [("loads", 0), ("attaches", 1)]
+
+
 def test_shards_are_joined_and_only_what_is_worse_than_main_fails(workspace: Path) -> None:
     for number in (1, 2):
         shard = runner(workspace, f"shard{number}", shard=f"{number}/2", cache="false")

@@ -131,15 +131,14 @@ ASK = """
 import os, sys
 sys.path.insert(0, "/run/kmatrix/agent.zip")
 from contextlib import ExitStack
-from kmatrix_guest import bpf, interfaces, libbpf
+from kmatrix_guest import bpf, interfaces
+from kmatrix_guest.library import Program
 section, expected = sys.argv[1], int(sys.argv[2])
 kind = bpf.PROG_TYPES.index("sched_cls")
 wrong = bpf.prog_load(bpf.PROG_TYPES.index("socket_filter"), bpf.RETURN_0)
-libbpf.program_fd = lambda program: program
-libbpf.program_attach_type = lambda program: expected
 with ExitStack() as resources:
     try:
-        print(interfaces.by_link(wrong, resources, interfaces.LOOPBACK, section, "6.6"))
+        print(interfaces.by_link(Program(wrong, section, "sched_cls", expected), resources, interfaces.LOOPBACK, section, "6.6"))
     except OSError as error:
         print(error.strerror)
 """

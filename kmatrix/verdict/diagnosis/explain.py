@@ -23,6 +23,8 @@ Reports = Mapping[str, Mapping[str, Any]]
 
 _WITHOUT_MAP = re.compile(r"BPF map '([^']+)' is referenced but wasn't created")
 """What libbpf puts into the log of a program whose map could not be made."""
+_MISSING_MAP = re.compile(r"^program \w+: (?:map \S+: )?missing map ([\w.]+)")
+"""The same in cilium/ebpf's error."""
 LOG_END = 64 << 10
 """Bytes of a log that are looked at: the verifier says last why it stopped, and the way there may have megabytes."""
 _SHAPE = ("key_size", "value_size", "flags")
@@ -95,7 +97,7 @@ def _of_program(
         return None
     whole = str(report.get("log") or "")
     log = whole[-LOG_END:]
-    without = _WITHOUT_MAP.search(log)
+    without = _WITHOUT_MAP.search(log) or _MISSING_MAP.search(str(report["error"]))
     if without and (cause := maps.get(without[1], {}).get("diagnosis")) is not None:
         return dict(cause)
     found = diagnose(

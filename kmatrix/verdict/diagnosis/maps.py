@@ -9,6 +9,7 @@ from kmatrix.guest.fact import since as release_since
 from kmatrix.guest.table_uapi import MAP_FLAGS
 from kmatrix.matrix import history
 from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, release
+from kmatrix.verdict.diagnosis.cilium_rows import UNSUPPORTED, unsupported
 from kmatrix.verdict.diagnosis.hooks import ENOTSUPP
 
 _SIZED_BY_NOBODY = ("perf_event_array", "sk_storage", "inode_storage", "task_storage", "cgrp_storage", "struct_ops")
@@ -41,6 +42,8 @@ def of_map(failing: Failing) -> Diagnosis | None:
         return Diagnosis(
             "map-type", f"map type {kind}", f"give kernels before {release(since)} a variant without it", release(since)
         )
+    if match := re.search(UNSUPPORTED, failing.error):
+        return unsupported(failing, match)
     if failing.errno in (errno.EINVAL, errno.E2BIG, errno.ENOMEM, None):
         found = _flag(failing, kind) or _shape(failing, kind) or _broken_btf(failing, kind)
         if found is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from kmatrix.verdict.diagnosis import hooks, lacks, stack
 from kmatrix.verdict.diagnosis.cause import Row, fixed
+from kmatrix.verdict.diagnosis.cilium_rows import CILIUM
 from kmatrix.verdict.diagnosis.verifier_rows import VERIFIER
 
 _MISSING: tuple[tuple[str, Row], ...] = (
@@ -99,4 +100,4 @@ _MISSING: tuple[tuple[str, Row], ...] = (
     (r"-524|ENOTSUPP", lacks.no_jit),
 )
 
-ROWS: tuple[tuple[str, Row], ...] = (*_MISSING, *VERIFIER)
+ROWS: tuple[tuple[str, Row], ...] = (*CILIUM, *_MISSING, *VERIFIER)
