@@ -28,8 +28,12 @@ VERBS: dict[str, tuple[str, str]] = {
         "A shell in the VM of KERNEL: pristine, thrown away afterwards; bpftool, python3 and libbpf are there.",
     ),
     "exec": (
-        "guest:execute",
-        "Run a command in the VM of TARGET (5.4-arm64) and exit with its status: `kmatrix exec 5.4-arm64 -- uname -a`.",
+        "execute:execute",
+        "Run a command in the VM of TARGET and exit with its status: `kmatrix exec 5.4-arm64 -- ./pkg.test -test.v`.",
+    ),
+    "test": (
+        "test:command",
+        "Run a test program in the guest of every target, and say which of its sub-tests fail where.",
     ),
     "bisect": (
         "bisect:command",
@@ -37,6 +41,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "prepare": ("prepare:command", "Fetch kernels, build guest images and make every target's snapshot, side by side."),
     "kernels": ("kernel_group:group", "The kernels on this machine: list, fetch, import, build, remove, verify."),
+    "cache": ("cache:group", "The cache of kernels, guest images and snapshots, as a CI keeps it between runs."),
     "images": ("images:group", "The guest images on this machine: build, list, remove."),
     "features": (
         "features:command",

@@ -12,6 +12,7 @@ import click
 from kmatrix import kernels as kernel_sources
 from kmatrix.cli import options
 from kmatrix.host.errors import KmatrixError
+from kmatrix.host.threads import results
 from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.selection import asked_for
 from kmatrix.runs.machine_room import MachineRoom
@@ -68,7 +69,7 @@ def prepare(room: MachineRoom, targets: list[Target]) -> dict[str, KmatrixError]
         images = beside.submit(guest_image.obtain_all, arches, mirrors=mirrors, reporter=reporter)
         try:
             fetched = kernel_sources.obtain_all(bases, room.store, mirrors=mirrors, lock=room.matrix.lock, reporter=reporter)
-            images.result()
+            results([images])
         except BaseException:
             guest_image.cancel()  # an interrupt reaches the main thread alone
             raise
@@ -76,6 +77,5 @@ def prepare(room: MachineRoom, targets: list[Target]) -> dict[str, KmatrixError]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for several in (bases, simulated):
             there = [t for t in several if f"{t.kernel.real.name}-{t.arch}" not in failed]
-            for made in [pool.submit(SnapshotStore().get, room.spec(t), reporter=reporter) for t in there]:
-                made.result()
+            results([pool.submit(SnapshotStore().get, room.spec(t), reporter=reporter) for t in there])
     return failed

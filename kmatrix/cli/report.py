@@ -1,75 +1,216 @@
-"""`kmatrix report`: what a run recorded, once more."""
+"""`kmatrix report`: what runs recorded, once more: of one run, of several joined, or what changed against another."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 
 from kmatrix.cli import terminal
 from kmatrix.host import paths
-from kmatrix.host.errors import InputError
-from kmatrix.report import grid, html, markdown, table
-from kmatrix.runs import cell_records
+from kmatrix.host.errors import InputError, KmatrixError
+from kmatrix.report import against as against_report
+from kmatrix.report import badge, changes, github, grid, html, junit, markdown, support, table, test_cells, tests
+from kmatrix.runs import cell_records, shards, test_records
+from kmatrix.runs import merge as merging
 from kmatrix.runs.cell_records import Record
+from kmatrix.runs.test_records import TestRecord
 
-_Renderer = Callable[[Sequence[Record], Path, Sequence[InputError], bool], str]
+
+@dataclass(frozen=True)
+class _Found:
+    """What is reported."""
+
+    directory: Path
+    records: Sequence[Record]
+    """Of cells."""
+    commands: Sequence[TestRecord]
+    """Of test commands."""
+    bad: Sequence[InputError] = ()
+    """The files that are neither."""
+
+    @property
+    def ok(self) -> bool:
+        return all(record.ok for record in self.records) and all(record.ok for record in self.commands)
+
+    @property
+    def infra(self) -> bool:
+        return "infra" in {record.failure for record in self.records} | {record.failure for record in self.commands}
+
+    def cells(self) -> list[Record]:
+        """The cells, and the sub-tests as such."""
+        return [*self.records, *test_cells.cells(self.commands)]
+
+
+_Renderer = Callable[[_Found, bool], str]
+_FORMATS_ALL = ("text", "markdown", "html", "json", "junit", "github", "badge", "support")
+_FORMATS_AGAINST = ("text", "markdown", "json")
 
 
 @click.command("report")
-@click.argument("directory", type=click.Path(path_type=Path), default=cell_records.DEFAULT_DIRECTORY)
-@click.option("--format", "form", type=click.Choice(["text", "markdown", "html", "json"]), default="text", show_default=True)
+@click.argument("directories", metavar="[DIRECTORY]…", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(_FORMATS_ALL), default="text", show_default=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Write it there (default: standard output).")
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
+@click.option(
+    "--merge", is_flag=True, help="Join the records of several directories, such as a run's shards, and report them as one run."
+)
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help=f"Where --merge puts the joined records (default: {merging.INTO}).",
+)
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Show only what changed against the records in DIR, such as main's. In text, Markdown or JSON.",
+)
 @terminal.COLOR
-def command(directory: Path, form: str, output: Path | None, color: str) -> None:
+def command(
+    directories: tuple[Path, ...],
+    form: str,
+    output: Path | None,
+    merge: bool,
+    into: Path | None,
+    against: Path | None,
+    color: str,
+) -> None:
     """The report of the records in DIRECTORY (a run's --kmatrix-dir; default: .kmatrix), also long after the run.
 
-    text is the table that ends a run; markdown is for a CI job's summary page; html is one file, each cell of which opens.
-    Exit status 1 where a cell is not as promised, 2 where all are, but a file is no record.
+    text is the table that ends a run; markdown is for a CI job's summary page; html is one file, each cell of which opens; junit is XML with a
+    suite for each target; github is annotations that a pull request shows beside the lines of source; badge is an SVG for a README; support is
+    a page to publish, in Markdown, with which collector works how on which kernel.
+
+    Exit status 1 where a cell is not as promised, 2 where all are, but a file is no record, or a shard is missing. With --against: 1 where
+    something is worse (what the other run showed to work is not shown to work now, or a new cell is red); else 3 where the machines failed
+    on a cell; else 0, red cells or not.
     """
+    _check(directories, form, merge, into, against)
+    incomplete = False
+    if merge:
+        joined = merging.merge(merging.expand(directories), into or merging.INTO)
+        found, incomplete = _Found(joined.directory, joined.records, joined.commands), bool(joined.lacks)
+        for line in (*joined.notes, *joined.lacks):
+            click.echo(f"kmatrix: {line}", err=True)
+        if not (found.records or found.commands):
+            raise InputError("there are no records", where=", ".join(map(str, directories)), fix="run the shards again")
+        if not incomplete:
+            with suppress(OSError, KmatrixError):  # of use for later shards alone
+                shards.keep_durations(found.records)
+    else:
+        found = _read(directories[0] if directories else Path(cell_records.DEFAULT_DIRECTORY))
+        incomplete = bool(found.bad)
+    colour = terminal.coloured(color) if output is None else color == "always"
+    if against is not None:
+        status = _against(found, against, form, output, colour)
+    else:
+        _put(_FORMATS[form](found, colour), output)
+        status = 0 if found.ok else 1
+    if status or incomplete:
+        raise click.exceptions.Exit(status or 2)
+
+
+def _check(directories: Sequence[Path], form: str, merge: bool, into: Path | None, against: Path | None) -> None:
+    """The options that do not go together. Raises InputError."""
+    if merge and not directories:
+        raise InputError(
+            "no folder to merge is given", where="--merge", fix="name the shards' folders: kmatrix report --merge DIR…"
+        )
+    if not merge and len(directories) > 1:
+        raise InputError("several folders are given", where="report", fix="--merge joins them; without it, name one")
+    if into is not None and not merge:
+        raise InputError("--into says where --merge puts joined records", where="--into", fix="give --merge too, or leave it out")
+    if against is not None and form not in _FORMATS_AGAINST:
+        fix = f"use one of: {', '.join(_FORMATS_AGAINST)}"
+        raise InputError(f"--against has no format {form}", where="--format", fix=fix)
+
+
+def _read(directory: Path) -> _Found:
+    """The records. Files that are none are named on standard error. Raises InputError where there is no record."""
     bad: list[InputError] = []
-    records = list(cell_records.read_all(directory, bad))
+    found = _Found(directory, list(cell_records.read_all(directory, bad)), list(test_records.read_all(directory, bad)), bad)
     for error in bad:
         click.echo(f"kmatrix: {error}", err=True)
-    if not records:
+    if not found.records and not found.commands:
         if bad:
             raise click.exceptions.Exit(2)
         fix = "run pytest where your collectors are, or name the folder that was its --kmatrix-dir"
         raise InputError("there are no records", where=str(directory), fix=fix)
-    page = html.render(records, directory.resolve(), bad, to=output) if form == "html" else None
-    text = page or _FORMATS[form](
-        records, directory.resolve(), bad, terminal.coloured(color) if output is None else color == "always"
-    )
-    if output is None:
-        click.echo(text, nl=False)
+    return found
+
+
+def _against(found: _Found, other: Path, form: str, output: Path | None, colour: bool) -> int:
+    """Print what changed; returns the exit status."""
+    before = _Found(other, list(cell_records.read_all(other)), list(test_records.read_all(other)))
+    if not before.cells():
+        fix = "name the folder of the other run's records, as its --kmatrix-dir or a merge left it"
+        raise InputError("there are no records", where=f"--against: {other}", fix=fix)
+    changed = changes.compare(before.cells(), found.cells())
+    if form == "json":
+        text = against_report.as_json(changed, other)
+    elif form == "markdown":
+        text = against_report.in_markdown(changed, other, found.directory.resolve())
     else:
-        _write(output, text)
-    if bad or not all(record.ok for record in records):
-        raise click.exceptions.Exit(2 if all(record.ok for record in records) else 1)
+        text = against_report.render(changed, other, colour=colour)
+    _put(text, output)
+    return 1 if changed.worse else 3 if found.infra else 0
 
 
-def _text(records: Sequence[Record], _directory: Path, _bad: Sequence[InputError], colour: bool) -> str:
-    return table.render(records, {}, colour=colour, width=grid.terminal_width()) + "\n"
+def _text(found: _Found, colour: bool) -> str:
+    width = grid.terminal_width()
+    parts = [table.render(found.records, {}, colour=colour, width=width)] if found.records else []
+    parts += [tests.render(found.commands, {}, colour=colour, width=width)] if found.commands else []
+    return "\n\n".join(parts) + "\n"
 
 
-def _json(records: Sequence[Record], _directory: Path, bad: Sequence[InputError], _colour: bool) -> str:
-    not_read = [{"file": error.where, "message": error.message} for error in bad]
-    data = {"ok": all(record.ok for record in records), "cells": [asdict(record) for record in records], "not_read": not_read}
+def _markdown(found: _Found, _colour: bool) -> str:
+    text = markdown.render(found.records, found.directory.resolve(), found.bad) if found.records or found.bad else ""
+    return text + (markdown.of_commands(found.commands) if found.commands else "")
+
+
+def _json(found: _Found, _colour: bool) -> str:
+    data = {
+        "ok": found.ok,
+        "cells": [asdict(record) for record in found.records],
+        "tests": [asdict(record) for record in found.commands],
+        "not_read": [{"file": error.where, "message": error.message} for error in found.bad],
+    }
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+
+def _github(found: _Found, _colour: bool) -> str:
+    return github.render(found.records, _repository(), Path.cwd()) + github.of_commands(found.commands)
 
 
 _FORMATS: Mapping[str, _Renderer] = {
     "text": _text,
-    "markdown": lambda records, directory, bad, _colour: markdown.render(records, directory, bad),
+    "markdown": _markdown,
+    "html": lambda found, _: html.render(found.records, found.directory.resolve(), found.bad, commands=found.commands),
     "json": _json,
+    "junit": lambda found, _: junit.render(found.records, found.commands, found.directory),
+    "github": _github,
+    "badge": lambda found, _: badge.render(found.cells()),
+    "support": lambda found, _: support.render(found.records),
 }
 
 
-def _write(output: Path, text: str) -> None:
+def _repository() -> Path:
+    """The repository's top folder, from which GitHub names files: $GITHUB_WORKSPACE there, else the current directory."""
+    top = os.environ.get("GITHUB_WORKSPACE")
+    return Path(top).resolve() if top and Path.cwd().is_relative_to(Path(top).resolve()) else Path.cwd()
+
+
+def _put(text: str, output: Path | None) -> None:
+    if output is None:
+        click.echo(text, nl=False)
+        return
     try:
         paths.write_whole(output, text)
     except OSError as error:

@@ -14,7 +14,7 @@ import lzma
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -171,8 +171,12 @@ def archives(suite: str, mirror: str | None = None, root: Path = APT_ROOT) -> li
         return [Archive(mirror, suite, _default_keyrings(root))]
     sources = [s for s in read_sources(root) if "main" in s.components and s.suite.split("-")[0].split("/")[0] in _SUITES]
     # "-security" lives in another archive; "-updates" and "-backports" are in the main one.
-    sources = [s for s in sources if s.suite == suite or not re.search(r"-security$|/updates$", s.suite)]
-    sources.sort(key=lambda s: s.suite != suite)
+    security = suite.endswith("-security")
+    named = [s for s in sources if s.suite == suite or bool(re.search(r"-security$|/updates$", s.suite)) is security]
+    if security:  # a mirror that has both has them side by side
+        beside = (replace(s, uri=re.sub(r"/debian/?$", "/debian-security", s.uri)) for s in sources if s not in named)
+        named += [s for s in beside if s.uri.endswith("/debian-security")]
+    sources = sorted(named, key=lambda s: s.suite != suite)
     found: dict[str, Archive] = {}
     for source in sources:
         found.setdefault(source.uri.rstrip("/"), _archive(source, suite, root))

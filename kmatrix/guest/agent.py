@@ -17,7 +17,24 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from . import ask, cell, command, kernel, libbpf, library, limit, probe, probe_facts, simulate, sshd, survey, trigger, warmup
+from . import (
+    ask,
+    cell,
+    command,
+    kernel,
+    libbpf,
+    library,
+    limit,
+    place,
+    probe,
+    probe_facts,
+    simulate,
+    sshd,
+    stream,
+    survey,
+    trigger,
+    warmup,
+)
 from .cell_facts import CellFacts
 from .contract import Contract
 
@@ -31,9 +48,15 @@ class Channel:
         self._fd = fd
         self._pending = b""
 
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Send one line."""
-        data = memoryview(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n")
+    def fileno(self) -> int:
+        """The port's descriptor."""
+        return self._fd
+
+    def send(self, message: Mapping[str, Any], raw: bytes = b"") -> None:
+        """Send one line, and `raw` behind it, whose length the line then says."""
+        if raw:
+            message = {**message, "raw": len(raw)}
+        data = memoryview(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n" + raw)
         while data:
             data = data[os.write(self._fd, data) :]
 
@@ -41,12 +64,41 @@ class Channel:
         """The next line; waits for as long as it takes."""
         pieces = [self._pending]
         while b"\n" not in pieces[-1]:
-            piece = os.read(self._fd, 1 << 20)
-            if not piece:  # no host at the other end just now
-                time.sleep(0.005)
-            pieces.append(piece)
+            pieces.append(self._read())
         line, _, self._pending = b"".join(pieces).partition(b"\n")
         return line
+
+    def receive_some(self) -> list[tuple[dict[str, Any], bytes]]:
+        """The messages that come next, with the raw bytes behind them; waits for something to come, which may be half a line."""
+        if messages := self.waiting():
+            return messages
+        self._pending += self._read()
+        return self.waiting()
+
+    def waiting(self) -> list[tuple[dict[str, Any], bytes]]:
+        """The messages that have come already: of those, no poll of the port tells."""
+        messages = []
+        while b"\n" in self._pending:
+            line, _, self._pending = self._pending.partition(b"\n")
+            message = json.loads(line)
+            messages.append((message, self._exactly(message.get("raw", 0))))
+        return messages
+
+    def _exactly(self, size: int) -> bytes:
+        """The next `size` bytes. The port gives a page at a time, so they are put together once."""
+        pieces, there = [self._pending], len(self._pending)
+        while there < size:
+            pieces.append(self._read())
+            there += len(pieces[-1])
+        whole = b"".join(pieces)
+        self._pending = whole[size:]
+        return whole[:size]
+
+    def _read(self) -> bytes:
+        piece = os.read(self._fd, 1 << 20)
+        if not piece:  # no host at the other end just now
+            time.sleep(0.005)
+        return piece
 
 
 def put(path: str, data: str, mode: int = 0o644) -> dict[str, int]:
@@ -90,6 +142,8 @@ def survey_object(
     return survey.survey(content, name, programs, load_timeout, contract=terms) | {"release": kernel.release()}
 
 
+_port: list[Channel] = []
+"""The channel that requests come over, once there is one."""
 _probed: dict[str, dict[str, Any]] = {}
 
 
@@ -118,6 +172,9 @@ OPS: Mapping[str, Op] = {
     "put": put,
     "get": get,
     "run": command.run,
+    "prepare": place.prepare,
+    "gather": place.gather,
+    "stream": lambda **request: stream.run(_port[0], **request),
     "sshd": sshd.start,
     "object": survey_object,
     "cell": run_cell,
@@ -151,6 +208,7 @@ def hello() -> dict[str, Any]:
 def main(port: int) -> None:
     """Serve requests on the port's fd until the VM ends."""
     channel = Channel(port)
+    _port.append(channel)
     warmup.warm_up()
     channel.send({"hello": hello()})
     while True:

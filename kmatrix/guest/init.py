@@ -9,7 +9,7 @@ AGENT, to the front of sys.path, and `agent.main(port)` runs in a child: PID 1 i
 from the agent's own subprocesses.
 """
 
-# ruff: noqa: PTH101, PTH103, PTH110, PTH112, PTH123, PTH208
+# ruff: noqa: PTH101, PTH102, PTH103, PTH110, PTH112, PTH115, PTH123, PTH208, PTH211
 # pathlib takes longer to import than all the rest, where the CPU is emulated.
 
 import binascii
@@ -26,9 +26,10 @@ import traceback
 PORT_NAME = "kmatrix"
 PORT_TIMEOUT = 10.0  # seconds: the driver's probe may still be under way when PID 1 starts
 AGENT = "/run/kmatrix/agent.zip"
-MODULES_DISK = "/dev/vdb"
+MODULES_DISK = "kmatrix-modules"  # the disk's serial number
 
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND = 1, 2, 4, 8, 4096
+MNT_DETACH = 2
 PSEUDO = MS_NOSUID | MS_NODEV | MS_NOEXEC
 EBUSY = 16
 RB_POWER_OFF = 0x4321FEDC
@@ -37,7 +38,7 @@ SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
 CGROUPS = "/sys/fs/cgroup"
 
-# (what, where, type, flags, options). The root is read-only and shared by all VMs, so what is written to is a tmpfs.
+# (what, where, type, flags, options). The image is read-only and shared by all VMs, so what is written to is a tmpfs.
 NEEDED = (
     ("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, "mode=755"),  # not every kernel has CONFIG_DEVTMPFS_MOUNT
     ("proc", "/proc", "proc", PSEUDO, ""),
@@ -84,6 +85,58 @@ def mount(what: str, where: str, kind: str, flags: int = 0, options: str = "") -
     return 0 if error == EBUSY else error
 
 
+def writable_root() -> None:
+    """Make a tmpfs the root, with the image's files in it: /usr is bound, the rest (settings, links, empty folders) is copied.
+
+    So a program's files can be put at the path that they have on the host, whatever that is.
+    """
+    new = "/mnt"
+    if error := mount("tmpfs", new, "tmpfs", 0, "mode=755"):
+        raise Fatal(f"cannot mount tmpfs on {new}: {os.strerror(error)}")
+    copy_tree("/", new, leave=("usr", "mnt", "lost+found", "proc", "sys", "dev", "run", "tmp", "root"))
+    for name in ("usr", "mnt", "proc", "sys", "dev", "run", "tmp", "root"):
+        os.mkdir(f"{new}/{name}")
+    if error := mount("/usr", f"{new}/usr", "", MS_BIND):
+        raise Fatal(f"cannot bind /usr: {os.strerror(error)}")
+    os.chdir(new)
+    # The old root comes to lie on the new one, and is taken away there: pivot_root(2).
+    if libc.pivot_root(b".", b".") or libc.umount2(b".", MNT_DETACH):
+        raise Fatal(f"cannot make a tmpfs the root: {os.strerror(ctypes.get_errno())}")
+    os.chdir("/")
+
+
+def copy_tree(source: str, target: str, leave: "tuple[str, ...]" = ()) -> None:
+    """Copy the folders, links and files below `source`, but for what is named in `leave`."""
+    with os.scandir(source) as entries:
+        for entry in entries:
+            to = f"{target}/{entry.name}"
+            if entry.name in leave:
+                continue
+            if entry.is_symlink():
+                os.symlink(os.readlink(entry.path), to)
+                continue
+            if entry.is_dir():
+                os.mkdir(to)
+                copy_tree(entry.path, to)
+            elif entry.is_file():
+                with open(entry.path, "rb") as file, open(to, "wb") as copy:
+                    copy.write(file.read())
+            else:
+                continue
+            os.chmod(to, entry.stat().st_mode & 0o7777)
+
+
+def disk(serial: str) -> "str | None":
+    """The device node of the disk with this serial number."""
+    for name in sorted(os.listdir("/sys/block")):
+        path = f"/sys/block/{name}/serial"
+        if os.path.exists(path):
+            with open(path) as file:
+                if file.read().strip() == serial:
+                    return f"/dev/{name}"
+    return None
+
+
 def mount_all() -> None:
     """Everything the agent and the programs under test expect to be mounted."""
     for what, where, kind, flags, options in NEEDED:
@@ -98,8 +151,9 @@ def mount_all() -> None:
             os.makedirs(where, exist_ok=True)
         if os.path.isdir(where):
             mount(what, where, kind, flags, options)
-    if os.path.exists(MODULES_DISK) and (error := mount(MODULES_DISK, "/lib/modules", "ext4", MS_RDONLY)):
-        raise Fatal(f"cannot mount the kernel's modules ({MODULES_DISK}) on /lib/modules: {os.strerror(error)}")
+    modules = disk(MODULES_DISK)
+    if modules is not None and (error := mount(modules, "/lib/modules", "ext4", MS_RDONLY)):
+        raise Fatal(f"cannot mount the kernel's modules ({modules}) on /lib/modules: {os.strerror(error)}")
     for path, mode in (("/run/kmatrix", 0o700), ("/run/sshd", 0o755), ("/run/lock", 0o1777)):
         os.makedirs(path, exist_ok=True)
         os.chmod(path, mode)
@@ -231,6 +285,7 @@ def reap_until(agent: int) -> str:
 def main() -> None:
     """Bring the guest up, run the agent, power off."""
     try:
+        writable_root()
         mount_all()
         take_console()
         configure()

@@ -136,6 +136,7 @@ _BESIDE: dict[str, Beside] = {
     **{name: Beside(("BPF_LSM", "DEBUG_INFO_BTF")) for name in _FROM_LSM},
     "override_return": Beside(("BPF_KPROBE_OVERRIDE",)),
     "skb_get_xfrm_state": Beside(("XFRM",)),
+    "skb_cgroup_classid": Beside(("CGROUP_NET_CLASSID",)),
     **{name: Beside(("IPV6_SEG6_BPF",)) for name in ("lwt_seg6_store_bytes", "lwt_seg6_adjust_srh", "lwt_seg6_action")},
     **{name: Beside(("BPF_LIRC_MODE2",)) for name in ("rc_repeat", "rc_keydown", "rc_pointer_rel")},
 }

@@ -20,6 +20,7 @@ from kmatrix.host.errors import InfraError
 _BLOCK = 4096
 _INODE = 256
 _RESERVED_INODES = 10
+_SPARE_INODES = 4096
 _FEATURES = "none,extent,filetype,large_file,sparse_super"
 _SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))  # Debian's users have no sbin in PATH
 _PROGRAMS = ("mke2fs", "debugfs")
@@ -57,6 +58,34 @@ def make(
     _normalise(image, epoch, inodes, devices)
 
 
+def fill(tree: Path, image: Path, *, room: int, size: int) -> None:
+    """Write the files below `tree` to the new file `image`, `size` bytes long (sparse), as an ext4 file system that is written to.
+
+    `room` is how many bytes more it can take. Owners, modes and times are the files' own. Raises InfraError, OSError.
+    """
+    inodes, blocks = _count(tree)
+    total_inodes = _RESERVED_INODES + 1 + inodes + _SPARE_INODES
+    total_blocks = blocks + blocks // 100 + total_inodes * _INODE // _BLOCK + room // _BLOCK + 1024
+    with image.open("wb") as file:
+        file.truncate(size)
+    command = [_program("mke2fs"), "-q", "-F", "-t", "ext4", "-O", _FEATURES, "-b", str(_BLOCK), "-I", str(_INODE)]
+    command += ["-N", str(total_inodes), "-m", "0", "-E", "root_owner=0:0,lazy_itable_init=0,nodiscard,no_copy_xattrs"]
+    _run([*command, "-d", str(tree), str(image), str(total_blocks)], None)
+
+
+def extract(image: int, path: str, into: Path) -> None:
+    """Write the folder `path` of the file system that is open as the descriptor `image`, with all in it, into the folder `into`."""
+    _run([_program("debugfs"), "-f", "-", f"/proc/self/fd/{image}"], None, f'rdump "{path}" "{into}"\n', fds=[image])
+
+
+def names(image: Path, folder: str) -> frozenset[str]:
+    """The names in a folder of the file system `image`; none where it has no such folder. Raises InfraError."""
+    command = [_program("debugfs"), "-R", f'ls -p "{folder}"', str(image)]
+    done = subprocess.run(command, env={"LC_ALL": "C"}, capture_output=True, text=True, errors="surrogateescape", check=False)
+    rows = (line.split("/") for line in done.stdout.splitlines())
+    return frozenset(row[5] for row in rows if len(row) > 5) - {".", ".."}
+
+
 def _count(tree: Path) -> tuple[int, int]:
     """(inodes, blocks) that the files below `tree` take."""
     seen = set()
@@ -85,16 +114,16 @@ def _normalise(image: Path, epoch: int, inodes: int, devices: Mapping[str, tuple
     _run([_program("debugfs"), "-w", "-f", "-", str(image)], epoch, "\n".join(lines) + "\n")
 
 
-def _run(command: Sequence[str], epoch: int, script: str | None = None) -> None:
+def _run(command: Sequence[str], epoch: int | None, script: str | None = None, *, fds: Sequence[int] = ()) -> None:
     environment = {
         "PATH": _SEARCH,
         "LC_ALL": "C",  # mke2fs sorts names by the locale
         "TZ": "UTC",
         "MKE2FS_CONFIG": os.devnull,  # the host's own defaults are not ours
-        "E2FSPROGS_FAKE_TIME": str(epoch),
-        "SOURCE_DATE_EPOCH": str(epoch),
     }
-    done = subprocess.run(command, input=script, env=environment, capture_output=True, text=True, check=False)
+    if epoch is not None:
+        environment |= {"E2FSPROGS_FAKE_TIME": str(epoch), "SOURCE_DATE_EPOCH": str(epoch)}
+    done = subprocess.run(command, input=script, env=environment, capture_output=True, text=True, check=False, pass_fds=fds)
     said = "\n".join(line for line in done.stderr.splitlines() if line.strip() and not re.match(r"(debugfs|mke2fs) \d", line))
     # debugfs ends with status 0 whatever failed, and is silent when all went well; mke2fs warns of the empty configuration.
     if done.returncode == 0 and (script is None or not said):

@@ -14,6 +14,7 @@ from kmatrix.fetch import apt, download, network
 from kmatrix.host import cache
 from kmatrix.host.errors import InfraError, InputError, KmatrixError, StoreError, Unavailable
 from kmatrix.host.progress import Reporter, Stoppable
+from kmatrix.host.threads import results
 from kmatrix.kernels import identity
 from kmatrix.kernels.build import BuildSource
 from kmatrix.kernels.entry import KernelEntry, StagedKernel
@@ -263,7 +264,7 @@ def obtain_all(
     with ThreadPoolExecutor(max_workers=max(1, min(len(chosen), (os.cpu_count() or 1) + 1))) as pool:
         try:
             futures = [pool.submit(one, target) for target in chosen]
-            return list(zip(chosen, [future.result() for future in futures], strict=True))
+            return list(zip(chosen, results(futures), strict=True))
         except BaseException:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)

@@ -9,6 +9,7 @@ from kmatrix.host.validation import Strict
 from kmatrix.manifest.event import Event, EventField, layout, whole
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.manifest.sink import TestRun
+from kmatrix.manifest.test_command import TestCommand
 from kmatrix.manifest.trigger import Trigger
 from kmatrix.manifest.variant import Expect, Map, Program, Variant, applies
 from kmatrix.matrix.arch import Arch
@@ -44,6 +45,8 @@ class Collector(Strict):
     """Those of [[event]], and one for each entry that a [[map]] must hold."""
     test_runs: tuple[TestRun, ...] = ()
     expects: tuple[Expect, ...]
+    test: TestCommand | None = None
+    """A test program to be run on every target; with one, there need be no variants."""
     defined: dict[str, Definition] = {}
     """Own names for features: the manifest's, and those of kernels.toml."""
     derived: frozenset[str] = frozenset()

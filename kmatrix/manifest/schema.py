@@ -20,6 +20,7 @@ from kmatrix.manifest.event_rules import refer as _refer
 from kmatrix.manifest.event_rules import unique as _unique
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.manifest.sink import TestRun
+from kmatrix.manifest.test_command import TestCommand
 from kmatrix.manifest.trigger import Trigger, check_known
 from kmatrix.manifest.variant import Expect, Map, Program, Variant, applies
 from kmatrix.matrix.definitions import DefinitionModel, define
@@ -57,8 +58,9 @@ def _is_a_table(value: object) -> object:
 class _FileModel(Strict):
     schema_version: Annotated[Literal[1], Field(alias="schema")]
     collector: _Head
-    variant: Annotated[tuple[Variant, ...], Field(strict=False, min_length=1)]
-    program: Annotated[tuple[Program, ...], Field(strict=False, min_length=1)]
+    test: TestCommand | None = None
+    variant: Annotated[tuple[Variant, ...], Field(strict=False, min_length=1)] = ()
+    program: Annotated[tuple[Program, ...], Field(strict=False, min_length=1)] = ()
     map: Annotated[tuple[Map, ...], Field(strict=False)] = ()
     loader: Annotated[Loader | None, BeforeValidator(_is_a_table)] = None
     trigger: Trigger | None = None
@@ -70,6 +72,9 @@ class _FileModel(Strict):
 
     @model_validator(mode="after")
     def _hangs_together(self) -> _FileModel:
+        for key, missing in (("variant", not self.variant), ("program", not self.program)):
+            if missing and (self.test is None or self.variant or self.program):
+                raise ValueError(f"there is no [[{key}]]: write one (a manifest that has a [test] alone needs none)")
         if self.loader is not None and self.collector.loader is not None:
             raise ValueError(
                 f"collector.loader = {self.collector.loader!r} says what loads the objects, and [loader] brings a program that loads by "
@@ -215,5 +220,6 @@ def parse(data: object, *, path: Path, defined: Definitions | None = None) -> Co
         events=model.events,
         test_runs=model.test_run,
         expects=model.expect,
+        test=model.test,
         defined=own,
     )

@@ -142,6 +142,8 @@ class Kernel:
     """The kernel that this one is, built or set up differently."""
     build: tuple[str, ...] = ()
     """The flavours that it is built as: names of FLAVOURS."""
+    moving: bool = False
+    """Whether its name goes on to newer series as they come out: `version` is then the least that it is."""
 
     @property
     def is_plain(self) -> bool:
@@ -156,8 +158,8 @@ class Kernel:
     @property
     def image_of(self) -> Kernel:
         """The kernel whose image is booted: of one that is only set up differently, the one it is a flavour of."""
-        real = self.real
-        return real.flavour_of.image_of if real.flavour_of is not None and not real.build else real
+        real, of = self.real, self.real.flavour_of
+        return of.image_of if of is not None and not real.build and real.sources == of.sources else real
 
     def features(self, arch: Arch) -> frozenset[str]:
         """The declared features on `arch`: the overrides, and for the rest what version, config and arch imply.

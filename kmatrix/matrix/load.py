@@ -25,10 +25,16 @@ def load_matrix(start: Path | None = None, *, file: Path | None = None) -> Matri
     """
     shipped_path = paths.data(KERNELS_FILE)
     documents = [Document(str(shipped_path), read_toml(shipped_path))]
-    own = file or nearest_above(start or Path.cwd(), KERNELS_FILE)
-    if own is not None and own.resolve() != shipped_path.resolve():
+    own = own_kernels_file(start, file=file)
+    if own is not None:
         documents.append(Document(str(own), read_toml(own)))
     return replace(parse(*documents), lock=read_lock(lock_path(start, file=file)))
+
+
+def own_kernels_file(start: Path | None = None, *, file: Path | None = None) -> Path | None:
+    """The user's kernels.toml: `file`, or the nearest above `start` (the current directory); None where there is none but the shipped one."""
+    own = file or nearest_above(start or Path.cwd(), KERNELS_FILE)
+    return own if own is not None and own.resolve() != paths.data(KERNELS_FILE).resolve() else None
 
 
 def load_definitions(start: Path) -> Definitions:

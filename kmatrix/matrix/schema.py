@@ -33,6 +33,7 @@ MIRROR_SCHEMES = ("http://", "https://", "file:/")
 
 class _KernelModel(Strict):
     version: str | None = None
+    moving: bool = False
     variant_of: str | None = None
     build: Annotated[tuple[str, ...], Field(strict=False)] = ()
     cgroup: Literal["v1"] | None = None
@@ -78,7 +79,7 @@ class _KernelModel(Strict):
             return self
         if not (self.build or self.cgroup or self.cmdline or self.memory or self.config or self.features):
             raise ValueError("a variant needs what it is a variant in: build, cgroup, cmdline, memory, config or features")
-        taken = [name for name in ("version", "base", "as_of", "hide") if getattr(self, name)]
+        taken = [name for name in ("version", "moving", "base", "as_of", "hide") if getattr(self, name)]
         if taken:
             raise ValueError(f"a variant takes no {', '.join(taken)}: it has the version of what it is a variant of")
         return self
@@ -97,7 +98,18 @@ class _KernelModel(Strict):
             raise ValueError("a kernel with a base needs as_of or hide: what is simulated")
         own = [
             name
-            for name in ("version", "distribution", "features", "config", "cmdline", "memory", "sources", "build", "cgroup")
+            for name in (
+                "version",
+                "moving",
+                "distribution",
+                "features",
+                "config",
+                "cmdline",
+                "memory",
+                "sources",
+                "build",
+                "cgroup",
+            )
             if getattr(self, name)
         ]
         if own:
@@ -227,6 +239,7 @@ def _kernel(name: str, entry: _KernelModel, where: str) -> Kernel:
     kernel = Kernel(
         name=name,
         version=versions.parse(entry.version),
+        moving=entry.moving,
         summary=entry.summary,
         sources=tuple(_source(source, f'{where}: kernels."{name}".sources') for source in entry.sources),
         overrides=entry.features,

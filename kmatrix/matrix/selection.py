@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kmatrix.host import version as versions
 from kmatrix.host.errors import InputError
@@ -39,7 +39,9 @@ class Matrix:
     """The project's own names for features: [features.NAME]."""
 
     def flavour(self, name: str) -> Kernel | None:
-        """The kernel that a name such as 5.4-nobtf means without standing in kernels.toml: 5.4 built as that flavour."""
+        """The kernel that a name means without standing in kernels.toml: 5.4-nobtf, 5.4 built as that flavour; 6.1.172, a point release."""
+        if (point := _POINT.fullmatch(name)) is not None and (base := self.kernels.get(point[1])) is not None:
+            return _point_release(base, name)
         for base in self.kernels.values():
             for flavour in FLAVOURS:
                 if name == f"{base.name}-{flavour}" and base.is_plain:
@@ -50,8 +52,8 @@ class Matrix:
         """The kernels that `expression` means, in the matrix's order.
 
         A comma-separated list of: a kernel's name, a set's name, `all`, a comparison (`>=5.8`, `<6`), a range (`5.4..6.1`, both ends in).
-        Comparisons and ranges are over the upstream version, and mean plain kernels only: a simulated one, a flavour or a distribution's is
-        named, or in a set. Raises InputError (with the nearest names) for an unknown name and for a term that selects nothing.
+        Comparisons and ranges are over the upstream version, and mean plain kernels only: a simulated one, a flavour, a distribution's or
+        one that moves is named, or in a set. Raises InputError (with the nearest names) for an unknown name and for a term that selects nothing.
         """
         terms = [term for term in (t.strip() for t in expression.split(",")) if term]
         if not terms:
@@ -110,7 +112,11 @@ class Matrix:
         if accepts is None:
             return [self.kernel(term, where=where).name]
         low, high = accepts
-        plain = {name: kernel for name, kernel in self.kernels.items() if kernel.is_plain and kernel.distribution is None}
+        plain = {
+            name: kernel
+            for name, kernel in self.kernels.items()
+            if kernel.is_plain and kernel.distribution is None and not kernel.moving
+        }
         names = [name for name, kernel in plain.items() if low <= kernel.version < high]
         if not names:
             raise InputError(f"no kernel of {self.where} is in {term!r}", where=where, fix=self._choices(where))
@@ -118,6 +124,21 @@ class Matrix:
 
     def _choices(self, where: str) -> str:
         return f"kernels: {', '.join(self.kernels)}; sets: {', '.join([*self.sets, *_words(where)])}; or >=5.8, 5.4..6.1"
+
+
+_POINT = re.compile(r"(\d+\.\d+)\.\d+")
+
+
+def _point_release(base: Kernel, name: str) -> Kernel | None:
+    """`base` in the one release that `name` says, where Debian's archive is a source of it: it keeps several, in up to three suites."""
+    sources = []
+    for source in base.sources:
+        if source.kind == "debian":
+            suite = str(source.options["suite"])
+            release = suite.partition("-")[0]
+            for each in dict.fromkeys((suite, release, f"{release}-security", f"{release}-backports")):
+                sources.append(replace(source, options={**source.options, "suite": each, "version": name}))
+    return replace(base, name=name, summary=f"{base.name} in release {name}", sources=tuple(sources)) if sources else None
 
 
 def _words(where: str) -> tuple[str, ...]:

@@ -151,8 +151,11 @@ class DebianModel(SourceModel):
 
     kind: Literal["debian"]
     suite: _Text
-    series: _Series
+    series: _Series | None = None
+    """None: the newest of the suite, whatever its series."""
     version: _Text | None = None
+    """A package's version, or upstream's such as 6.1.172."""
+    flavour: Literal["rt", "cloud", "16k"] | None = None
 
 
 class ImportModel(SourceModel):

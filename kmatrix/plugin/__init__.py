@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 COLLECTOR_FILE = "collector.toml"
 DEFAULT_MEMORY_MIB = 256
+TEST_RECORD = "kmatrix_test_record"
+"""The property that carries the path of the record of a manifest's [test]."""
 _TOLD = "kmatrix_record"
 """What a worker's output holds for the controller."""
 
@@ -54,6 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "arch(name): the arch of a cell")
     config.addinivalue_line("markers", "collector(name): the collector of a cell")
     options.set_free(config)
+    config.pluginmanager.register(_SubTests(config), "kmatrix-subtests")
     if hasattr(config, "workerinput"):
         _die_with_parent()
     if options.given(config):
@@ -110,6 +113,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _session().check_items(config, items)
 
 
+@pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")
+def pytest_kmatrix_choose_shard(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """After `-k`, `-m` and the like: of what is left, this shard's part."""
+    if _begun(config):
+        _session().choose_shard(config, items)
+
+
 # -- fixtures ----------------------------------------------------------------------------------------------------------------
 
 
@@ -163,6 +173,19 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [f"kmatrix: kernels {kernels}, arch {arch}, records in {directory}"]
 
 
+class _SubTests:
+    """Registered for its hook, which is not told the configuration."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A [test] of a manifest brings the results of its sub-tests, which follow its own."""
+        if any(name == TEST_RECORD for name, _ in report.user_properties):
+            _session().tell_subtests(self._config, report)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_terminal_summary")
 def pytest_kmatrix_fold_reds(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
     """Before pytest tells of each failure: of cells that fail alike, one is told of."""
@@ -209,9 +232,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     run = _session().started(session.config)
     if run.is_worker:
         found = {name: str(path) for name, path in run.collected.items()}
-        session.config.workeroutput[_TOLD] = {"collected": found, "error": run.error}  # type: ignore[attr-defined]
+        told = {"collected": found, "error": run.error, "shard": vars(run.chosen) if run.chosen else None}
+        session.config.workeroutput[_TOLD] = told  # type: ignore[attr-defined]
     elif run.error is not None:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
+    elif session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and run.chosen is not None and run.chosen.is_spare:
+        session.exitstatus = pytest.ExitCode.OK
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -222,6 +248,7 @@ def pytest_testnodedown(node: Any) -> None:
         run = _session().started(node.config)
         run.collected |= {name: Path(path) for name, path in told["collected"].items()}
         run.error = run.error or told["error"]
+        run.chosen = run.chosen or _session().chosen(told["shard"])
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)

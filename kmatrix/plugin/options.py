@@ -36,6 +36,14 @@ _SHORT: Mapping[str, Mapping[str, Any]] = {
     },
     "--cold": {"action": "store_true", "help": "boot every VM afresh instead of restoring a snapshot"},
     "--offline": {"action": "store_true", "help": "fetch nothing: what is not on this machine cannot be had"},
+    "--shard": {
+        "metavar": "NUMBER/COUNT",
+        "help": "run only this part of the run, such as 2/4; the parts take about as long as each other, by what earlier runs took",
+    },
+    "--shard-durations": {
+        "metavar": "DIR",
+        "help": "cut shards by the records in DIR, an earlier run's --kmatrix-dir (default: by what earlier runs on this cache took)",
+    },
     "--kernels-file": {
         "metavar": "FILE",
         "help": "a kernels.toml of your own (default: the nearest above the current directory)",

@@ -10,34 +10,29 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kmatrix import loaders
 from kmatrix.fetch import network
 from kmatrix.host.errors import InputError, KmatrixError
-from kmatrix.host.nearest import did_you_mean
-from kmatrix.host.progress import Quiet, Step, Terminal
 from kmatrix.host.toml import read_toml
-from kmatrix.manifest.collector import Collector, Library
+from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.load import load_collector
-from kmatrix.matrix.arch import parse_arches
 from kmatrix.matrix.kernel import Target
-from kmatrix.matrix.load import load_matrix
-from kmatrix.matrix.selection import Matrix, asked_for
 from kmatrix.objects import compiled
 from kmatrix.objects.described import described
-from kmatrix.plugin import options, reds
+from kmatrix.plugin import TEST_RECORD, guest_tests, options, reds, sharding
+from kmatrix.plugin.guest_tests import TestItem
+from kmatrix.plugin.run import Run
 from kmatrix.report import differences, grid, table
+from kmatrix.report import tests as test_report
 from kmatrix.report.causes import classes, headlines
 from kmatrix.report.explain import explain
 from kmatrix.runs import cell as cells
-from kmatrix.runs import cell_records
+from kmatrix.runs import cell_records, guest_test, shards, test_records
 from kmatrix.runs.cell_records import DEFAULT_DIRECTORY, Record
-from kmatrix.runs.machine_room import MachineRoom, refuse_missing
 from kmatrix.vm.machine import Machine
 
 RECORD = "kmatrix_record"
@@ -46,134 +41,7 @@ _SKIPPED = "kmatrix_skipped"
 """The property that carries why there was nothing to try."""
 
 
-class Run:
-    """What one pytest run shares: options, matrix, targets, the machine room."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self.config = config
-        self.directory = (config.invocation_params.dir / config.option.kmatrix_dir).resolve()
-        self.is_worker = hasattr(config, "workerinput")
-        self.explicit = options.value(config, "--kernels") is not None or options.value(config, "--arch") is not None
-        self.collected: dict[str, Path] = {}
-        """The collectors found, by name (of xdist's controller: what its workers found)."""
-        self.error: str | None = None
-        """Why the run was given up when all was collected."""
-
-    @property
-    def speaks(self) -> bool:
-        """Whether this process is the one of several that says what each of them finds."""
-        return not self.is_worker or self.config.workerinput["workerid"] == "gw0"  # type: ignore[attr-defined]
-
-    @cached_property
-    def matrix(self) -> Matrix:
-        """kernels.toml, as found from where pytest was called."""
-        given = options.value(self.config, "--kernels-file")
-        return load_matrix(self.config.invocation_params.dir, file=Path(given) if given else None)
-
-    @cached_property
-    def selected(self) -> tuple[Target, ...]:
-        """The targets asked for, whether or not they can be had."""
-        return self.room.targets(options.value(self.config, "--kernels"), self.arch)
-
-    @property
-    def asked(self) -> str | None:
-        """The kernels asked for by --kernels, each of which must be had; None where it is what can be had of the default set."""
-        return asked_for(options.value(self.config, "--kernels"))
-
-    @property
-    def arch(self) -> str:
-        """The arches asked for, as they were written."""
-        given: str | None = options.value(self.config, "--arch")
-        return "all" if given is None else given
-
-    @cached_property
-    def room(self) -> MachineRoom:
-        """The machine room; its progress shows in the terminal (of the one process that has it)."""
-        capture = self.config.pluginmanager.getplugin("capturemanager")
-        reporter = Quiet() if self.is_worker or capture is None else _Uncaptured(capture)
-        return MachineRoom(
-            self.matrix, accel=options.value(self.config, "--accel"), cold=options.value(self.config, "--cold"), reporter=reporter
-        )
-
-    @cached_property
-    def unavailable(self) -> dict[str, str]:
-        """The targets selected that cannot be had, and why."""
-        return self.room.unavailable(self.selected, asked=self.asked is not None)
-
-    @property
-    def targets(self) -> list[Target]:
-        """The targets that run: all that were asked for by --kernels (`check_explicit` saw to them), of a bare run's what can be had."""
-        if self.asked is not None:
-            return list(self.selected)
-        return [target for target in self.selected if str(target) not in self.unavailable]
-
-    def check_explicit(self) -> None:
-        """An explicit request is strict: what cannot be had is an error, never a silent skip."""
-        parse_arches(self.arch)
-        arch, targets = options.value(self.config, "--arch"), self.selected
-        if not self.config.getoption("collectonly"):
-            refuse_missing(targets, self.unavailable, kernels=self.asked, arch=arch)
-
-    def wants(self, collector: Collector) -> bool:
-        """Whether --collectors lets this one run."""
-        given = options.value(self.config, "--collectors")
-        return given is None or collector.name in [name.strip() for name in given.split(",")]
-
-    @cached_property
-    def libraries(self) -> tuple[Library, ...] | None:
-        """What --loader says loads the objects; None where it is not given. Raises InputError."""
-        given = options.value(self.config, "--loader")
-        return loaders.chosen(given, where=self.spelled("--loader")) if given is not None else None
-
-    def loaded(self, collector: Collector) -> list[Collector]:
-        """The collector once for each library that is to load it: one with a loader of its own is loaded by that alone."""
-        if self.libraries is None:
-            return [collector]
-        return list({each.name: each for each in map(collector.loaded_by, self.libraries)}.values())
-
-    def check_collectors(self) -> None:
-        """Raises InputError where --collectors named one that was not there."""
-        given = options.value(self.config, "--collectors")
-        if given is None or not self.collected:
-            return
-        wanted = [name.strip() for name in given.split(",") if name.strip()]
-        unknown = [name for name in wanted if name not in self.collected]
-        if unknown or not wanted:
-            what = (
-                f"unknown collector {unknown[0]!r}{did_you_mean(unknown[0], self.collected)}" if unknown else "no collector given"
-            )
-            raise InputError(what, where="--collectors", fix=f"collected here: {', '.join(sorted(self.collected))}")
-
-    def spelled(self, option: str) -> str:
-        """The name by which this run takes the option: another plugin may have the short one."""
-        return options.spelled(self.config, option)
-
-    def options(self) -> tuple[str, ...]:
-        """The options that a reproduction needs besides kernel and arch."""
-        accel, file = options.value(self.config, "--accel"), options.value(self.config, "--kernels-file")
-        chosen = [f"{self.spelled('--accel')}={accel}"] if accel != "auto" else []
-        chosen += [self.spelled("--cold")] if options.value(self.config, "--cold") else []
-        chosen += [f"{self.spelled('--kernels-file')}={file}"] if file else []
-        loader = options.value(self.config, "--loader")
-        chosen += [f"{self.spelled('--loader')}={loader}"] if loader is not None else []
-        return tuple(chosen)
-
-
 _RUN = pytest.StashKey[Run]()
-
-
-class _Uncaptured(Terminal):
-    """Progress that is seen although pytest captures output."""
-
-    def __init__(self, capture: Any) -> None:
-        super().__init__()
-        self._capture = capture
-
-    @contextmanager
-    def step(self, label: str) -> Iterator[Step]:
-        """One step, drawn past the capture."""
-        with self._capture.global_and_fixture_disabled(), super().step(label) as step:
-            yield step
 
 
 # -- collection --------------------------------------------------------------------------------------------------------------
@@ -198,8 +66,11 @@ class CollectorFile(pytest.File):
                 described(collector, arches)  # what its events are must be the same in all objects
                 if run.speaks and (old := compiled.out_of_date(collector, built)):
                     self.warn(pytest.PytestWarning(old))
-                for each in run.loaded(collector):
+                for each in run.loaded(collector) if collector.variants else ():
                     yield from [CellItem.from_parent(self, collector=each, target=target) for target in run.targets]
+                if (test := guest_test.of_collector(collector, run.config.invocation_params.dir)) is not None:
+                    for target in run.targets:
+                        yield TestItem.from_parent(self, test=test, target=target, run=lambda: run)
         except KmatrixError as error:
             raise self.CollectError(f"{error}{self._opt_out(run)}") from None
 
@@ -213,7 +84,7 @@ class CollectorFile(pytest.File):
 
 
 def _leaves_records(item: pytest.Item) -> bool:
-    return isinstance(item, CellItem) or {"cell", "vm"} & set(getattr(item, "fixturenames", ())) != set()
+    return isinstance(item, CellItem | TestItem) or {"cell", "vm"} & set(getattr(item, "fixturenames", ())) != set()
 
 
 class CellItem(pytest.Item):
@@ -312,6 +183,7 @@ def configure(config: pytest.Config) -> None:
         return
     try:
         _ = run.libraries
+        _ = run.shard
         if run.explicit:
             run.check_explicit()
         if config.option.kmatrix_dir != DEFAULT_DIRECTORY:
@@ -327,11 +199,27 @@ def check_items(config: pytest.Config, items: list[pytest.Item]) -> None:
         run.check_collectors()
         if not config.getoption("collectonly") and any(_leaves_records(item) for item in items):
             cell_records.check_directory(run.directory)
+            if run.shard is None and run.speaks:
+                shards.forget_account(run.directory)
     except KmatrixError as error:
         if not run.is_worker:
             raise pytest.UsageError(str(error)) from None
         run.error = str(error)  # xdist loses what its workers raise here: the controller says it
         items.clear()
+
+
+def choose_shard(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the items of --shard, of those that no other option took away."""
+    run = started(config)
+    if run.shard is None or run.error is not None:
+        return
+    account = run.directory if run.speaks and not config.getoption("collectonly") else None
+    run.chosen = sharding.choose(config, items, run.shard, run.targets, account)
+
+
+def chosen(told: dict[str, Any] | None) -> sharding.Chosen | None:
+    """What a worker tells of its shard."""
+    return sharding.Chosen(**told) if told is not None else None
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
@@ -389,6 +277,19 @@ def _record_of(report: Any) -> Record | None:
     return cell_records.read(Path(path)) if path is not None else None
 
 
+def tell_subtests(config: pytest.Config, report: pytest.TestReport) -> None:
+    """Of a [test]'s report, have pytest take each sub-test for a test of its own; only the process that shows results does."""
+    run = started(config)
+    if run.is_worker or (record := guest_tests.record_of(report)) is None:
+        return
+    reports = [*guest_tests.subtest_reports(report, record)]
+    terminal = config.pluginmanager.getplugin("terminalreporter")
+    if terminal is not None and terminal._session is not None:
+        terminal._session.testscollected += len(reports) // 3  # of which pytest shows how many are through
+    for each in reports:
+        config.hook.pytest_runtest_logreport(report=each)
+
+
 def summarise(terminalreporter: Any, config: pytest.Config) -> None:
     """The table, and what this run's options could not be called."""
     if said := options.clash(config):
@@ -401,6 +302,12 @@ def summarise(terminalreporter: Any, config: pytest.Config) -> None:
     if run.error is None and (records or run.collected):
         with suppress(KmatrixError):  # a wrong kernels.toml was said at collection
             left_out = {} if run.asked is not None else run.unavailable
+    tests = [test_records.read(Path(path)) for path in dict.fromkeys(p[TEST_RECORD] for p in properties if TEST_RECORD in p)]
+    if tests:
+        terminalreporter.section("kmatrix: tests in guests")
+        told = config.option.tbstyle != "no"
+        colour, width = terminalreporter._tw.hasmarkup, grid.terminal_width()
+        terminalreporter.write_line(test_report.render(tests, {}, colour=colour, width=width, brief=told))
     if records or skipped or (left_out and run.collected):
         terminalreporter.section("kmatrix")
         writer, told = terminalreporter._tw, config.option.tbstyle != "no"
@@ -408,6 +315,13 @@ def summarise(terminalreporter: Any, config: pytest.Config) -> None:
         terminalreporter.write_line(said)
         if differ := differences.of_records(records, width=grid.terminal_width()):
             terminalreporter.write_line(f"\n{differ}")
+        if ran := table.accelerators(records):
+            terminalreporter.write_line(f"\nVMs: {ran}")
+    if run.shard is None:
+        with suppress(OSError, KmatrixError):  # of use for later shards alone
+            shards.keep_durations(records)
+    elif run.chosen is not None:
+        terminalreporter.write_line(str(run.chosen))
     if run.error is not None:
         terminalreporter.write_line(f"ERROR: {run.error}", red=True)
 

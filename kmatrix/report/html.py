@@ -1,58 +1,76 @@
-"""The records as one HTML file that needs nothing beside it: the table, and each cell to be opened."""
+"""The records as one HTML file that needs nothing beside it: the heat map, why cells are red, and each cell's story."""
 
 from __future__ import annotations
 
-import os
-from collections import Counter
+import base64
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from kmatrix.host.errors import InputError
-from kmatrix.manifest.types import BEHAVIOURS
-from kmatrix.matrix.arch import ARCHES
-from kmatrix.report import causes, reds, table
-from kmatrix.report.explain import look_in, simulation, words
-from kmatrix.report.names import target_key
-from kmatrix.runs.cell_records import Record, path_of
-from kmatrix.verdict.failure import FAILURES
+from kmatrix.report import table
+from kmatrix.report.page import collectors, guest_tests
+from kmatrix.report.page.data import build
+from kmatrix.report.page.model import RED, Row
+from kmatrix.runs.cell_records import Record
+from kmatrix.runs.test_records import TestRecord
 
-_TEMPLATE = Path(__file__).with_name("page.html")
+_PARTS = Path(__file__).parent / "page"
+_STYLES = ("colours.css", "page.css", "story.css")
+_EARLY = ("theme.js",)
+"""Runs before anything is drawn, so that a dark page is never light first."""
+_SCRIPTS = ("data.js", "parts.js", "matrix.js", "views.js", "main.js")
+"""They share one scope, in this order."""
 
 
-def render(records: Iterable[Record], directory: Path, bad: Sequence[InputError] = (), *, to: Path | None = None) -> str:
-    """The page of the records under the kmatrix directory; `bad` are the files there that are none, `to` the file that the page goes to."""
+def render(
+    records: Iterable[Record],
+    directory: Path,
+    bad: Sequence[InputError] = (),
+    *,
+    commands: Sequence[TestRecord] = (),
+    more: Sequence[Row] = (),
+) -> str:
+    """The page of the records of cells, and of test commands, under the kmatrix directory; `bad` are the files there that are none.
+
+    `more` are rows of other kinds.
+    """
     found = table.ordered(records)
-    targets = sorted({record.target for record in found}, key=target_key)
-    kinds = Counter(map(_kind, found))
+    rows = [*collectors.rows(found, directory), *guest_tests.rows(commands, directory), *more]
+    data = build(rows, _run([*found, *commands]), [(str(error.where), error.message) for error in bad])
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATE.parent), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+        loader=FileSystemLoader(_PARTS), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.filters |= {"kind": _kind, "mark": table.mark, "title": reds.title, "look_in": look_in, "simulation": simulation}
-    return environment.get_template(_TEMPLATE.name).render(
-        headline=table.headline(found),
-        counts=[(kind, kinds[kind]) for kind in (*reversed(BEHAVIOURS), "bad", "infra") if kind in kinds],
-        run=_run(found),
-        reds=reds.alike(found),
-        greens=[record for record in found if record.ok],
-        arches=[(arch, names) for arch in ARCHES if (names := [name for name in targets if name.endswith(f"-{arch}")])],
-        collectors=list(dict.fromkeys(record.collector for record in found)),
-        cells={(record.collector, record.target): record for record in found},
-        simulated={record.target for record in found if record.simulated},
-        causes=causes.relevant,
-        cause_names=causes.names,
-        cause_places=lambda cause: causes.places([cause]),
-        words=lambda record: "\n".join(words(record, directory)),
-        console=lambda record: _link(record, directory, to),
-        path=lambda record: path_of(directory, record.collector, record.target),
-        failures=FAILURES,
-        bad=bad,
+    early, script, style = _joined(_EARLY), _joined(_SCRIPTS), _joined(_STYLES)
+    return environment.get_template("page.html").render(
+        headline=headline(rows),
+        red=any(cell.tone in RED for row in rows for cell in row.cells),
+        early=Markup(early),
+        script=Markup(script),
+        style=Markup(style),
+        allowed={"script": " ".join(map(_digest, (early, script))), "style": _digest(style)},
+        data=_embedded(data),
+        plain=_plain(rows),
     )
 
 
-def _run(records: Sequence[Record]) -> list[tuple[str, str]]:
+def headline(rows: Sequence[Row]) -> str:
+    """The whole page in one sentence."""
+    cells = [cell for row in rows for cell in row.cells]
+    red = sum(cell.tone in RED for cell in cells)
+    many = f"{len(cells)} cell{'' if len(cells) == 1 else 's'}"
+    if red:
+        return f"{red} of {many} {'is' if red == 1 else 'are'} not as promised"
+    return f"{many}, {'and it is' if len(cells) == 1 else 'each'} as promised"
+
+
+def _run(records: Sequence[Record | TestRecord]) -> list[tuple[str, str]]:
     """When, where and with what the cells ran, as the records have it."""
     begun = sorted(record.started for record in records if record.started)
     when = " to ".join(dict.fromkeys((begun[0], begun[-1]))) if begun else ""
@@ -71,14 +89,29 @@ def _run(records: Sequence[Record]) -> list[tuple[str, str]]:
     return [(name, text) for name, text in facts if text]
 
 
-def _link(record: Record, directory: Path, to: Path | None) -> str | None:
-    """The address of the cell's console log: from beside the page where that is a file, else the whole path; None where there is none."""
-    path = directory / record.console if record.console is not None else None
-    if path is None or not path.is_file():
-        return None
-    return quote(os.path.relpath(path, to.resolve().parent)) if to is not None else path.resolve().as_uri()
+def _plain(rows: Sequence[Row]) -> str:
+    """The cells as lines of text, for a browser that runs no scripts: a line for each word of a row, with the targets that have it."""
+    lines = []
+    for row in rows:
+        words: dict[str, list[str]] = {}
+        for cell in row.cells:
+            words.setdefault(f"{'✗ ' if cell.tone in RED else ''}{cell.word}", []).append(cell.target)
+        lines += [row.name, *(f"  {word}: {' '.join(targets)}" for word, targets in words.items())]
+    return "\n".join(lines)
 
 
-def _kind(record: Record) -> str:
-    """What a cell's colour tells: the behaviour shown, or that something is wrong, or that the machine room is."""
-    return str(record.observed) if record.ok else "infra" if record.failure == "infra" else "bad"
+@cache
+def _joined(names: Sequence[str]) -> str:
+    return "\n".join((_PARTS / name).read_text(encoding="utf-8") for name in names)
+
+
+def _digest(text: str) -> str:
+    """What the page's policy knows its own scripts and styles by: a text that came from a log is never run."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _embedded(data: Any) -> Markup:
+    """JSON inside a script element, which `</script>` in a text must not end."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    text = text.encode(errors="replace").decode()
+    return Markup(text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e"))

@@ -9,15 +9,25 @@ from pathlib import Path
 
 from kmatrix.host.errors import InputError
 from kmatrix.matrix.arch import ARCHES
-from kmatrix.report import causes, reds, table
+from kmatrix.report import causes, reds, table, tests
 from kmatrix.report.explain import explain
 from kmatrix.report.names import target_key
 from kmatrix.runs.cell_records import Record
+from kmatrix.runs.test_records import TestRecord
+
+_WIDTH = 110
+"""Columns that a summary page shows of a block."""
 
 
 def render(records: Iterable[Record], directory: Path, bad: Sequence[InputError] = ()) -> str:
     """The report of the records under the kmatrix directory; `bad` are the files there that are none."""
     return "\n".join(_lines(table.ordered(records), directory, bad)) + "\n"
+
+
+def of_commands(commands: Sequence[TestRecord]) -> str:
+    """The part of test commands: their table, and what failed."""
+    text = tests.render(commands, {}, colour=False, width=_WIDTH)
+    return "\n".join([f"### kmatrix: {tests.headline(commands)}", "", *fenced(text)]) + "\n"
 
 
 def _lines(records: Sequence[Record], directory: Path, bad: Sequence[InputError]) -> Iterator[str]:
@@ -26,15 +36,15 @@ def _lines(records: Sequence[Record], directory: Path, bad: Sequence[InputError]
         yield from _matrix(arch, [record for record in records if record.arch == arch])
     simulated = {record.kernel: table.simulated(record.kernel, record.simulated) for record in records if record.simulated}
     if simulated:
-        yield from ("", *(f"{_text(line)}  " for line in simulated.values()))
-    yield from (f"\nNot read: {_text(str(error.where))}: {_text(error.message)}" for error in bad)
+        yield from ("", *(f"{plain(line)}  " for line in simulated.values()))
+    yield from (f"\nNot read: {plain(str(error.where))}: {plain(error.message)}" for error in bad)
     if told := [*causes.told_once(records)]:
-        yield from ("", "Why, by cause:", "", *_fenced("\n".join(told)))
+        yield from ("", "Why, by cause:", "", *fenced("\n".join(told)))
     for group in reds.alike(records):
         head = f"<b>{escape(reds.title(group))}</b> {escape(reds.summary(group[0]))}"
-        yield from _folded(head, _fenced(explain(group[0], directory, group[1:], logs=True)))
+        yield from folded(head, fenced(explain(group[0], directory, group[1:], logs=True)))
     if green := table.why(records):
-        yield from _folded("Why each cell is what it is", _table(["collector", "behaviour", "kernels", "why"], green))
+        yield from folded("Why each cell is what it is", table_of(["collector", "behaviour", "kernels", "why"], green))
 
 
 def _matrix(arch: str, records: Sequence[Record]) -> Iterator[str]:
@@ -46,28 +56,30 @@ def _matrix(arch: str, records: Sequence[Record]) -> Iterator[str]:
     marks = {(record.collector, record.kernel): _mark(record) for record in records}
     rows = [[name, *(marks.get((name, kernel), "") for kernel in kernels)] for name in dict.fromkeys(r.collector for r in records)]
     yield ""
-    yield from _table([arch, *(f"~{kernel}" if kernel in simulated else kernel for kernel in kernels)], rows)
+    yield from table_of([arch, *(f"~{kernel}" if kernel in simulated else kernel for kernel in kernels)], rows)
 
 
 def _mark(record: Record) -> str:
     return table.mark(record).replace("✗", "❌") if record.failure != "infra" else "⚠️ infra"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+def table_of(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """A table; what stands in it is taken as it is."""
     for row in (heads, ["---"] * len(heads), *rows):
-        yield "| " + " | ".join(cell if cell == "---" else _text(cell) for cell in row) + " |"
+        yield "| " + " | ".join(cell if cell == "---" else plain(cell) for cell in row) + " |"
 
 
-def _folded(head: str, body: Iterable[str]) -> Iterator[str]:
+def folded(head: str, body: Iterable[str]) -> Iterator[str]:
+    """Lines that show when `head`, which is HTML, is clicked."""
     yield from ("", f"<details><summary>{head}</summary>", "", *body, "", "</details>")
 
 
-def _fenced(text: str) -> Iterator[str]:
+def fenced(text: str) -> Iterator[str]:
     """A block that `text` cannot end: its fence is longer than any run of backticks in it."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     yield from (fence, text, fence)
 
 
-def _text(text: str) -> str:
+def plain(text: str) -> str:
     """`text` as it is, in a table's cell or a line: neither Markdown's nor HTML's signs mean anything in it."""
     return re.sub(r"([\\`*_|~\[\]])", r"\\\1", escape(text, quote=False)).replace("\n", "<br>")

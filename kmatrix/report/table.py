@@ -131,6 +131,12 @@ def _failed(group: Sequence[Record], colour: bool, brief: bool) -> str:
     return f"{shown}  {first.failure}: {reason}\n  reproduce: {first.reproduce}"
 
 
+def accelerators(records: Iterable[Record]) -> str | None:
+    """By what the VMs ran, and why: `x86_64 by kvm (…), arm64 by tcg (…)`, in one line; None where no VM did."""
+    said = {record.arch: record.versions["accel"] for record in records if record.versions.get("accel")}
+    return ", ".join(f"{arch} by {said[arch]}" for arch in ARCHES if arch in said) or None
+
+
 def missing(unavailable: Mapping[str, str]) -> str:
     """What a bare run could not have, with the reason; arches of a kernel that lack it for the same reason share a line."""
     lines = [f"  {kernel} ({', '.join(arches)}): {reason}" for kernel, arches, reason in by_reason(unavailable)]

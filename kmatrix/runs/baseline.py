@@ -124,9 +124,9 @@ def _object(digest: str, outcomes: Iterable[Outcome]) -> dict[str, Any]:
 def _why(report: Mapping[str, Any]) -> dict[str, str]:
     diagnosis = report.get("diagnosis")
     if diagnosis is not None:
-        return {"class": diagnosis["kind"], "cause": _steady(diagnosis["headline"])}
+        return {"class": diagnosis["kind"], "cause": steady(diagnosis["headline"])}
     error, reason = str(report["error"]), last_words(report.get("log") or "")
-    return {"class": UNCLASSIFIED, "cause": _steady(f"{error}: {reason}" if reason and reason not in error else error)}
+    return {"class": UNCLASSIFIED, "cause": steady(f"{error}: {reason}" if reason and reason not in error else error)}
 
 
 def _some(**values: Any) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _some(**values: Any) -> dict[str, Any]:
 _ADDRESS = re.compile(r"\b(0x)?[0-9a-f]{12,16}\b")
 
 
-def _steady(text: str) -> str:
+def steady(text: str) -> str:
     """One line of it, without addresses: those differ from boot to boot."""
     return _ADDRESS.sub("…", " ".join(text.split()))
 

@@ -18,7 +18,7 @@ from kmatrix.host.errors import InfraError, InputError
 
 DEFAULT_DIRECTORY = ".kmatrix"
 """Where records and consoles go, where not said otherwise."""
-SCHEMA = "kmatrix.runs.cell/1"
+SCHEMA = "kmatrix.cell/1"
 """Name and version of the record's form; the number grows when a reader of the old form would misread the new one."""
 
 
@@ -87,7 +87,7 @@ def write(record: Record, directory: Path) -> Path:
     try:
         paths.write_whole(path, text)
     except OSError as error:
-        raise _unwritable(error, directory) from None
+        raise unwritable(error, directory) from None
     return path
 
 
@@ -101,7 +101,7 @@ def check_directory(directory: Path) -> None:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        raise _unwritable(error, directory) from None
+        raise unwritable(error, directory) from None
 
 
 def _ignore(directory: Path) -> None:
@@ -110,7 +110,8 @@ def _ignore(directory: Path) -> None:
         file.write("# What kmatrix's runs leave: records and consoles. `kmatrix report` reads them.\n*\n")
 
 
-def _unwritable(error: OSError, directory: Path) -> InfraError:
+def unwritable(error: OSError, directory: Path) -> InfraError:
+    """What to say where a record cannot be written in the kmatrix directory."""
     remedy = {
         errno.ENOSPC: "free space there",
         errno.EDQUOT: "free space there",
@@ -134,7 +135,8 @@ def read(path: Path) -> Record:
         raise InputError(f"not a cell's record ({error})", where=str(path), fix=fix) from None
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
-        raise InputError(f"schema {found!r}, this kmatrix reads {SCHEMA}", where=str(path), fix=fix)
+        other = f"report it with the kmatrix that wrote it, or {fix}" if found is not None else fix
+        raise InputError(f"schema {found!r}, this kmatrix reads {SCHEMA}", where=str(path), fix=other)
     try:
         return _RECORD.validate_python(data)
     except ValidationError as error:

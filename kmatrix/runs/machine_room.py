@@ -94,6 +94,25 @@ def memory_for(memory_mib: int, room_for: int) -> int:
     return memory_mib
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What a run's machine has otherwise than its target's: None and nothing for what stays."""
+
+    memory_mib: int | None = None
+    cpus: int | None = None
+    cmdline: tuple[str, ...] = ()
+    """Kernel parameters added to the target's. A machine that has some boots; there is a snapshot for any memory and number of CPUs."""
+
+    def of(self, spec: VmSpec) -> VmSpec:
+        """`spec` with it."""
+        return replace(
+            spec,
+            memory_mib=self.memory_mib or spec.memory_mib,
+            cpus=self.cpus or spec.cpus,
+            cmdline=(*spec.cmdline, *self.cmdline),
+        )
+
+
 @dataclass
 class MachineRoom:
     """Everything this host needs to run cells: where kernels, images and snapshots are, and how VMs are accelerated."""
@@ -205,22 +224,32 @@ class MachineRoom:
 
     @contextmanager
     def machine(
-        self, target: Target, console: Path, *, serial: socket.socket | None = None, room_for: int = 0
+        self,
+        target: Target,
+        console: Path,
+        *,
+        serial: socket.socket | None = None,
+        room_for: int = 0,
+        shape: Shape | None = None,
+        carried: int | None = None,
     ) -> Iterator[tuple[Machine, Mapping[str, Any]]]:
         """A pristine VM of the target, its console recorded in `console`, with what its guest's probe found.
 
         Restored from the target's snapshot (made first where there is none), or booted afresh where `cold`. Killed at the end. `serial` is
         the console's other end, for whoever wants to type on it. What is run in a simulated target's VM sees the simulated kernel. `room_for`
-        are the bytes of maps that will be made: a VM that would be short of memory for them gets more.
+        are the bytes of maps that will be made: a VM that would be short of memory for them gets more. `shape` is what differs from the
+        target's own machine; `carried` the file behind the disk for what the run brings along (virtme.carried_drive).
         """
         spec = self.spec(target)
         spec = replace(spec, memory_mib=memory_for(spec.memory_mib, room_for))
-        if self.cold:
-            with self._up(target, lambda: boot(spec, console=console, serial=serial)) as vm:
-                yield vm, vm.call("probe", timeout=60)
+        if shape is not None:
+            spec = shape.of(spec)
+        if self.cold or (shape is not None and shape.cmdline):
+            with self._up(target, lambda: boot(spec, console=console, serial=serial, carried=carried)) as vm:
+                yield vm, vm.call("probe", timeout=60) if carried is None else {}
         else:
             snapshot = self._up(target, lambda: SnapshotStore().get(spec, reporter=self.reporter))
-            with snapshot.restore(console=console, serial=serial) as vm:
+            with snapshot.restore(console=console, serial=serial, carried=carried) as vm:
                 yield vm, snapshot.probe
 
     def _up(self, target: Target, start: Callable[[], T]) -> T:

@@ -15,6 +15,7 @@ from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.paths import scratch_console
+from kmatrix.host.threads import results
 from kmatrix.loaders.build import Built
 from kmatrix.matrix.arch import INFO
 from kmatrix.matrix.kernel import Target
@@ -144,7 +145,7 @@ def run(
     mirrors = room.matrix.mirrors
     built = {arch: obtain(library, arch, mirrors=mirrors, reporter=room.reporter) for arch in {each.arch for _, each in pairs}}
     with ThreadPoolExecutor(max_workers=max(1, min(len(pairs), os.cpu_count() or 1))) as pool:
-        outcomes = list(pool.map(lambda pair: one(*pair), pairs))
+        outcomes = results([pool.submit(one, *pair) for pair in pairs])
     found: dict[Path, list[Outcome]] = {info.path: [] for info in infos}
     for (info, _), outcome in zip(pairs, outcomes, strict=True):
         found[info.path].append(outcome)

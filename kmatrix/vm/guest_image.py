@@ -20,6 +20,7 @@ from typing import Any
 from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError
 from kmatrix.host.progress import Reporter, Stoppable
+from kmatrix.host.threads import results
 from kmatrix.matrix.arch import Arch
 from kmatrix.vm.image_build import SCHEMA, STOP, build, cancel
 from kmatrix.vm.image_recipe import Recipe
@@ -149,7 +150,7 @@ def obtain_all(
     with ThreadPoolExecutor(len(arches)) as pool:
         futures = [pool.submit(store.obtain, arch, reporter=watched, mirrors=mirrors, force=force) for arch in arches]
         try:
-            return [future.result() for future in futures]
+            return results(futures)
         except KeyboardInterrupt:
             cancel()
             raise

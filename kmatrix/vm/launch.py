@@ -106,13 +106,16 @@ def boot_plan(
     timeout: float | None = None,
     silence: float | None = None,
     serial: socket.socket | None = None,
+    carried: int | None = None,
 ) -> Machine:
-    """Boot `plan` with the descriptor `ram` as the guest's memory, up to the agent's hello."""
+    """Boot `plan` with the descriptor `ram` as the guest's memory, up to the agent's hello. `carried` is as for virtme.carried_drive."""
     limit = boot_timeout() if timeout is None else timeout
     start = time.monotonic()
     with memory_files(plan.files) as (named, fds):
-        command = virtme.substitute(plan.argv, named | {"ram": f"/proc/self/fd/{ram}"}, share=True)
-        machine = launch(spec, command, console, fds=[ram, *fds], serial=serial)
+        there = {"ram": f"/proc/self/fd/{ram}", "carried": virtme.carried_drive(carried)}
+        command = virtme.substitute(plan.argv, named | there, share=True)
+        inherited = [ram, *fds, *([carried] if carried is not None else [])]
+        machine = launch(spec, command, console, fds=inherited, serial=serial)
         try:
             machine.greet(limit, silence)
         except BaseException:
@@ -123,17 +126,23 @@ def boot_plan(
 
 
 def boot(
-    spec: VmSpec, console: Path, *, timeout: float | None = None, silence: float | None = None, serial: socket.socket | None = None
+    spec: VmSpec,
+    console: Path,
+    *,
+    timeout: float | None = None,
+    silence: float | None = None,
+    serial: socket.socket | None = None,
+    carried: int | None = None,
 ) -> Machine:
     """Boot a machine afresh, up to the agent's hello (`timeout` in seconds, by default `boot_timeout()`).
 
     `silence` is how long the console may stay empty, where that is already telling. Raises KernelDied, VmLost or GuestTimeout with
-    the console's words where it does not come up; nothing is left running then.
+    the console's words where it does not come up; nothing is left running then. `carried` is as for virtme.carried_drive.
     """
     with cache.staging(paths.cache_dir("snapshots")) as work:
         plan = virtme.compose(spec, work)
     ram = os.memfd_create("guest-memory", os.MFD_CLOEXEC)
     try:
-        return boot_plan(plan, spec, console, ram, timeout=timeout, silence=silence, serial=serial)
+        return boot_plan(plan, spec, console, ram, timeout=timeout, silence=silence, serial=serial, carried=carried)
     finally:
         os.close(ram)

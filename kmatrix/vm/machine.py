@@ -10,15 +10,16 @@ noticed when they happen.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import select
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from kmatrix import guest
 from kmatrix.host.errors import InfraError
@@ -40,6 +41,8 @@ _GRACE = 5.0
 """Seconds an answer may still take after an oops or a lockup was seen."""
 _JUDGED = 1 << 20
 """Characters of a console that are judged: a kernel that says more repeats itself."""
+_HOUR = 3600.0
+"""A poll lasts no longer: it takes no infinity."""
 _BLIND = 0.02
 """Seconds between looks at the console where the host has no inotify left."""
 
@@ -67,6 +70,32 @@ class RunResult:
     timed_out: bool
 
 
+class Send(Protocol):
+    """Sends one message to the agent, with bytes behind it."""
+
+    def __call__(self, message: dict[str, Any], raw: bytes = b"") -> None:
+        """Send it."""
+
+
+class Talk(Protocol):
+    """The host's side of an op that goes on for long and says things meanwhile."""
+
+    def sources(self) -> Iterable[int]:
+        """Descriptors that may have something for the guest."""
+
+    def pause(self) -> float:
+        """Seconds after which `turn` wants to be called though nothing has happened."""
+
+    def patience(self) -> float:
+        """Seconds that the answer may still take."""
+
+    def turn(self, ready: Collection[int], send: Send) -> None:
+        """Say what there is to say; of the `sources`, those that are `ready` can be read."""
+
+    def take(self, message: dict[str, Any], send: Send) -> None:
+        """Hear a message of the guest's."""
+
+
 class Machine:
     """A running VM. Leaving the `with` block kills QEMU: nothing of the guest is kept.
 
@@ -86,6 +115,8 @@ class Machine:
         self._id = 0
         self._judged = 0  # characters of the console that `_splats` speaks of
         self._splats: tuple[Splat, ...] = ()
+        self._show: Callable[[bytes], object] | None = None
+        self._shown = 0  # characters of the console that were shown
         self._on_close: list[Callable[[], None]] = []
         self._closed = False
 
@@ -103,6 +134,20 @@ class Machine:
         if self._simulate is not None and op in _SIMULATED_OPS:
             message["simulate"] = self._simulate
         answer = self._exchange(message, self._id, timeout, op)
+        if error := answer.get("error"):
+            raise GuestError(str(error.get("type")), str(error.get("message")), str(error.get("traceback", "")), where=self._where)
+        return answer.get("result")
+
+    def converse(self, op: str, params: Mapping[str, Any], talk: Talk) -> Any:
+        """Have the agent do `op`, which says things to `talk` and hears from it until it has an answer; returns its result.
+
+        It may last for as long as `talk` has patience. Raises what `call` raises, and what `talk` raises.
+        """
+        self._id += 1
+        message = {**params, "id": self._id, "op": op}
+        if self._simulate is not None:
+            message["simulate"] = self._simulate
+        answer = self._exchange(message, self._id, math.inf, op, talk=talk)
         if error := answer.get("error"):
             raise GuestError(str(error.get("type")), str(error.get("message")), str(error.get("traceback", "")), where=self._where)
         return answer.get("result")
@@ -145,6 +190,13 @@ class Machine:
             if int(inside) == port:
                 return int(host)
         raise InfraError("QEMU forwards a port but does not say which", where=self._where)
+
+    def wait_for_gdb(self, port: int) -> None:
+        """Stop the machine until a gdb that connects to `port` of 127.0.0.1 has it go on. Raises InfraError where the port is taken."""
+        said = self.qmp.human(f"gdbserver tcp:127.0.0.1:{port}").strip()
+        if "Waiting for gdb connection" not in said:
+            raise InfraError(f"QEMU does not wait for gdb: {said}", where=self._where, fix="give --gdb another port")
+        self.qmp.human("stop")
 
     # -- looking --------------------------------------------------------------------------------------------------------------
 
@@ -190,6 +242,10 @@ class Machine:
             while self._on_close:
                 self._on_close.pop()()
 
+    def on_console(self, show: Callable[[bytes], object]) -> None:
+        """Have `show` called with what the console says, as it comes."""
+        self._show = show
+
     def on_close(self, action: Callable[[], None]) -> None:
         """Have `action` called when the machine has ended."""
         self._on_close.append(action)
@@ -211,9 +267,18 @@ class Machine:
         self.hello = self._exchange({"agent": pack(agent())}, None, timeout, "boot", silence).get("hello", {})
 
     def _exchange(
-        self, message: dict[str, Any], want: int | None, timeout: float, what: str, silence: float | None = None
+        self,
+        message: dict[str, Any],
+        want: int | None,
+        timeout: float,
+        what: str,
+        silence: float | None = None,
+        talk: Talk | None = None,
     ) -> dict[str, Any]:
-        """Send `message`, wait for the answer with id `want` (None: any message); give up earlier on a console silent for `silence`."""
+        """Send `message`, wait for the answer with id `want` (None: any message); give up earlier on a console silent for `silence`.
+
+        Messages without an id are for `talk`.
+        """
         if self._closed:
             raise VmLost(f"the machine was ended before {what}", where=self._where)
         self._channel.send(message)
@@ -225,12 +290,17 @@ class Machine:
         while True:
             poll.register(self._channel, select.POLLIN | (select.POLLOUT if self._channel.sending else 0))
             left = (deadline if self._log.text else min(deadline, word_by)) - time.monotonic()
+            if talk is not None:
+                left = min(left, talk.patience())
             if left <= 0:
                 raise self._silent(what, timeout if silence is None or self._log.text else silence)
-            poll.poll((left if console is not None else min(left, _BLIND)) * 1000)
+            if talk is not None:
+                self._listen(poll, talk, left if console is not None else min(left, _BLIND))
+            else:
+                poll.poll((left if console is not None else min(left, _BLIND)) * 1000)
             self._channel.flush()
             self._channel.fill()
-            if (answer := self._answer(want)) is not None:
+            if (answer := self._answer(want, talk)) is not None:
                 return answer
             if self._channel.ended:
                 raise self._ended(what)
@@ -241,7 +311,19 @@ class Machine:
                 if kinds & GRAVE:
                     deadline = min(deadline, time.monotonic() + _GRACE)
 
-    def _answer(self, want: int | None) -> dict[str, Any] | None:
+    def _listen(self, poll: select.poll, talk: Talk, left: float) -> None:
+        """Wait as `poll` says and for what `talk` has to say, which is sent."""
+        fds = tuple(talk.sources())
+        for fd in fds:
+            poll.register(fd, select.POLLIN)
+        try:
+            ready = {fd for fd, _ in poll.poll(min(left, talk.pause(), _HOUR) * 1000)}
+        finally:
+            for fd in fds:
+                poll.unregister(fd)
+        talk.turn(ready, self._channel.send)
+
+    def _answer(self, want: int | None, talk: Talk | None = None) -> dict[str, Any] | None:
         while True:
             try:
                 message = self._channel.take()
@@ -249,6 +331,8 @@ class Machine:
                 raise VmLost(f"the agent sent nonsense: {error}", where=self._where) from None
             if message is None or want is None or message.get("id") == want:
                 return message
+            if talk is not None and "id" not in message:
+                talk.take(message, self._channel.send)
             # else: the late answer to a call that was given up
 
     def _look(self) -> bool:
@@ -256,6 +340,9 @@ class Machine:
         if not self._log.read() and not self._closed:
             return False
         text = self._log.text
+        if self._show is not None and len(text) > self._shown:
+            self._show(text[self._shown :].encode())
+            self._shown = len(text)
         # Whole lines only, because half a line may not say yet what it is; all of it when no more can come.
         end = min(len(text) if self._closed else text.rfind("\n") + 1, _JUDGED)
         if end <= self._judged:

@@ -71,13 +71,20 @@ class Snapshot:
         """What the console said while the saved machine booted."""
         return (self.path / "console.log").read_text(encoding="utf-8", errors="replace").replace("\r", "")
 
-    def restore(self, console: Path, *, reporter: Reporter | None = None, serial: socket.socket | None = None) -> Machine:
+    def restore(
+        self,
+        console: Path,
+        *,
+        reporter: Reporter | None = None,
+        serial: socket.socket | None = None,
+        carried: int | None = None,
+    ) -> Machine:
         """A new machine that goes on where this one was saved; its clock is set and its agent has answered.
 
         `console` is the file its console goes to from now on. A snapshot that turns out unusable is thrown away and made anew, once;
-        the second failure is an InfraError.
+        the second failure is an InfraError. `carried` is the disk's file for what the run brings along (virtme.carried_drive).
         """
-        return self._insist(lambda it: it._restore(it.spec, console, serial=serial), reporter or Quiet())
+        return self._insist(lambda it: it._restore(it.spec, console, serial=serial, carried=carried), reporter or Quiet())
 
     def simulating(self, spec: VmSpec, console: Path, ram: int, *, reporter: Reporter | None = None) -> Machine:
         """The same for `spec`, the simulated kernel that this snapshot is the base of, with its memory copied into the descriptor `ram`
@@ -96,7 +103,15 @@ class Snapshot:
             self.store.discard(fresh)
             raise InfraError(f"a snapshot just made cannot be restored: {error}", where=str(self.spec)) from error
 
-    def _restore(self, spec: VmSpec, console: Path, *, ram: int | None = None, serial: socket.socket | None = None) -> Machine:
+    def _restore(
+        self,
+        spec: VmSpec,
+        console: Path,
+        *,
+        ram: int | None = None,
+        serial: socket.socket | None = None,
+        carried: int | None = None,
+    ) -> Machine:
         start = time.monotonic()
         try:
             lock = cache.share(self.path)
@@ -104,12 +119,13 @@ class Snapshot:
             raise _Unusable(f"{self.path}: {error.strerror}") from error
         try:
             state = self._sound_state()
-            memory, fds = str(self.path / "ram"), []
+            memory, fds = str(self.path / "ram"), [] if carried is None else [carried]
             if ram is not None:
                 with (self.path / "ram").open("rb") as file:
                     _copy_sparse(file.fileno(), ram, self.manifest["ram"][0])
-                memory, fds = f"/proc/self/fd/{ram}", [ram]
-            command = virtme.substitute(self.manifest["argv"], {"ram": memory}, share=ram is not None)
+                memory, fds = f"/proc/self/fd/{ram}", [*fds, ram]
+            files = {"ram": memory, "carried": virtme.carried_drive(carried)}
+            command = virtme.substitute(self.manifest["argv"], files, share=ram is not None)
             machine = launch(spec, command, console, fds=fds, state=state, serial=serial)
         except BaseException:
             os.close(lock)

@@ -23,13 +23,16 @@ from kmatrix.host.errors import InfraError
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.vm.spec import VmSpec
 
-FORMAT = 2
+FORMAT = 3
 """Raised with every change here (or in snapshot.py) that makes old snapshots unfit."""
 
 PORT = "kmatrix"
 """The virtio-serial port that the agent answers on."""
 
 INIT = "/sbin/kmatrix-init"
+
+CARRIED_BYTES = 16 << 30
+"""The size of the disk for what a run brings along. A guest reads it once, at boot, so each file that stands behind the disk has it."""
 
 _FLAGS = frozenset(
     {"-no-reboot", "-no-shutdown", "-nodefaults", "-nographic", "-no-user-config", "-S", "-snapshot", "-no-acpi", "-no-hpet"}
@@ -46,8 +49,8 @@ _TIMEOUT = 60.0
 class Plan:
     """A machine's command line, but for what differs from run to run.
 
-    `argv` holds `{ram}` and `{share}` in the guest memory's backend, and `{kernel}` and `{initrd}` where one of `files` stands: what
-    virtme made of the kernel's image and modules.
+    `argv` holds `{ram}` and `{share}` in the guest memory's backend, `{carried}` for the drive behind the disk of what a run brings along
+    (see `carried_drive`), and `{kernel}` and `{initrd}` where one of `files` stands: what virtme made of the kernel's image and modules.
     """
 
     argv: tuple[str, ...]
@@ -81,6 +84,17 @@ def substitute(argv: Sequence[str], paths: Mapping[str, str], *, share: bool) ->
                 item = item.replace(placeholder, value)
         out.append(item)
     return out
+
+
+def carried_drive(fd: int | None) -> str:
+    """The drive behind the disk for what a run brings along: the file that is open as `fd`, CARRIED_BYTES long, or none (zeros).
+
+    virtio-mmio has no hot-plug, so the disk is there from the boot on, and nobody has read from it when a snapshot is taken: a restored
+    guest finds in it whatever file it is given.
+    """
+    if fd is None:
+        return f"if=none,id=kmatrix-carried,driver=null-co,size={CARRIED_BYTES},read-zeroes=on"
+    return f"if=none,id=kmatrix-carried,file=/proc/self/fd/{fd},format=raw,cache=unsafe"
 
 
 def quote(text: str) -> str:
@@ -198,12 +212,15 @@ def assemble(command: Sequence[str], spec: VmSpec, work: Path, initrd: Path | No
     ]
     if "-no-reboot" not in argv:
         argv.append("-no-reboot")
+    disks = [("kmatrix-carried", "{carried}")]
     if spec.kernel.modules_image is not None:
-        drive = f"if=none,id=kmatrix-modules,file={quote(str(spec.kernel.modules_image))},format=raw,readonly=on"
-        disk = ["-drive", drive, "-device", f"virtio-blk-{bus},drive=kmatrix-modules"]
-        # It must be /dev/vdb. The kernel finds virtio-mmio devices in the reverse of QEMU's order, PCI ones in the same.
+        modules = f"if=none,id=kmatrix-modules,file={quote(str(spec.kernel.modules_image))},format=raw,readonly=on"
+        disks.insert(0, ("kmatrix-modules", modules))
+    for name, drive in disks:
+        # The root must stay /dev/vda. The kernel finds virtio-mmio devices in the reverse of QEMU's order, PCI ones in the same.
+        # The others are found by their serial numbers.
         at = argv.index("-drive") if bus == "device" else len(argv)
-        argv[at:at] = disk
+        argv[at:at] = ["-drive", drive, "-device", f"virtio-blk-{bus},drive={name},serial={name}"]
     # romfile: no boot ROM to load for a card that nothing boots from.
     nic = f"virtio-net-{bus},netdev=ssh" + (",romfile=" if bus == "pci" else "")
     argv += [

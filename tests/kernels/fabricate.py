@@ -112,6 +112,20 @@ def deb(files: dict[str, bytes], *, compress: str = "xz") -> bytes:
 
 def kernel_deb(release: str = "6.1.0-9-amd64", image: bytes | None = None, *, suffix: str = "", prefix: str = "") -> bytes:
     """A kernel's package as Debian has it: an image, its config, and modules of which a VM can use some."""
+    return deb(kernel_files(release, image, suffix=suffix, prefix=prefix))
+
+
+def split_debs(release: str) -> dict[str, bytes]:
+    """The packages that Debian splits a kernel into from 6.19 on, by what their names begin with; the image stands among the modules."""
+    files = kernel_files(release, suffix=".xz", prefix="usr/")
+    image = {f"usr/lib/modules/{release}/vmlinuz": files.pop(f"boot/vmlinuz-{release}")}
+    config = {path: data for path, data in files.items() if path.startswith("boot/config-")}
+    rest = {path: data for path, data in files.items() if path not in config}
+    return {"linux-base": deb(config), "linux-binary": deb(image), "linux-modules": deb(rest)}
+
+
+def kernel_files(release: str, image: bytes | None = None, *, suffix: str = "", prefix: str = "") -> dict[str, bytes]:
+    """What is in it, by path."""
     if image is None:
         image = bzimage(release) if release.endswith("amd64") else arm64_image(release)
     pack = lzma.compress if suffix == ".xz" else bytes
@@ -124,17 +138,15 @@ def kernel_deb(release: str = "6.1.0-9-amd64", image: bytes | None = None, *, su
         "drivers/net/wireless/wifi": module("wifi", size=5000),
         "sound/core/snd": module("snd"),
     }
-    return deb(
-        {
-            f"boot/config-{release}": CONFIG.encode(),
-            f"boot/vmlinuz-{release}": image,
-            **{f"{tree}/kernel/{path}.ko{suffix}": pack(data) for path, data in modules.items()},
-            f"{tree}/modules.builtin": b"kernel/fs/ext4/ext4.ko\n",
-            f"{tree}/modules.builtin.modinfo": b"ext4.license=GPL\0",
-            f"{tree}/modules.order": b"".join(f"kernel/{path}.ko\n".encode() for path in modules),
-            f"usr/share/doc/linux-image-{release}/copyright": b"GPL-2",
-        }
-    )
+    return {
+        f"boot/config-{release}": CONFIG.encode(),
+        f"boot/vmlinuz-{release}": image,
+        **{f"{tree}/kernel/{path}.ko{suffix}": pack(data) for path, data in modules.items()},
+        f"{tree}/modules.builtin": b"kernel/fs/ext4/ext4.ko\n",
+        f"{tree}/modules.builtin.modinfo": b"ext4.license=GPL\0",
+        f"{tree}/modules.order": b"".join(f"kernel/{path}.ko\n".encode() for path in modules),
+        f"usr/share/doc/linux-image-{release}/copyright": b"GPL-2",
+    }
 
 
 def staged(folder: Path, release: str = "6.1.9", text: str = "image", *, files: dict[str, bytes] | None = None) -> StagedKernel:

@@ -10,7 +10,7 @@ import pytest
 
 from kmatrix.fetch import apt, gpgv
 from kmatrix.host.errors import InfraError
-from kmatrix.kernels.sources.debian import is_plain_kernel, select
+from kmatrix.kernels.sources.debian import flavour_of, select
 
 from .fabricate import Signer
 
@@ -145,24 +145,25 @@ def test_which_signatures_count(status: list[list[str]], fingerprints: tuple[str
 
 
 @pytest.mark.parametrize(
-    ("name", "plain"),
+    ("name", "flavour"),
     [
-        ("linux-image-6.1.0-56-amd64", True),
-        ("linux-image-6.1-amd64", True),
-        ("linux-image-6.1.0-0.deb11.21-amd64", True),
-        ("linux-image-6.1.107+deb13-amd64", True),
-        ("linux-image-6.12.107+deb13-amd64", False),
-        ("linux-image-6.1.0-56-cloud-amd64", False),
-        ("linux-image-6.1.0-56-rt-amd64", False),
-        ("linux-image-6.1.0-56-amd64-unsigned", False),
-        ("linux-image-6.1.0-56-amd64-dbg", False),
-        ("linux-image-6.1.107+deb13-cloud-amd64", False),
-        ("linux-image-6.1.0-56-16k-amd64", False),
-        ("linux-image-amd64", False),
+        ("linux-image-6.1.0-56-amd64", ""),
+        ("linux-image-6.1-amd64", ""),
+        ("linux-image-6.1.0-0.deb11.21-amd64", ""),
+        ("linux-image-6.1.107+deb13-amd64", ""),
+        ("linux-image-6.12.107+deb13-amd64", None),
+        ("linux-image-6.1.0-56-cloud-amd64", "cloud"),
+        ("linux-image-6.1.0-56-rt-amd64", "rt"),
+        ("linux-image-6.1.0-56-amd64-unsigned", None),
+        ("linux-image-6.1.0-56-amd64-dbg", None),
+        ("linux-image-6.1.107+deb13-cloud-amd64", "cloud"),
+        ("linux-image-6.1.107+deb13-amd64-16k", "16k"),
+        ("linux-image-6.1.0-56-16k-amd64", None),
+        ("linux-image-amd64", None),
     ],
 )
-def test_plain_kernels(name: str, plain: bool) -> None:
-    assert is_plain_kernel(name, "6.1", "amd64") is plain
+def test_flavours(name: str, flavour: str | None) -> None:
+    assert flavour_of(name, "6.1", "amd64") == flavour
 
 
 def _package(name: str, version: str, depends: str = "") -> dict[str, str]:

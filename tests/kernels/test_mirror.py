@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kmatrix import kernels
 from kmatrix.fetch import apt, download, network
-from kmatrix.host.errors import InfraError, Unavailable
+from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Quiet
 from kmatrix.kernels.entry import KernelEntry
+from kmatrix.kernels.layout import check_series
 from kmatrix.kernels.sources.debian import DebianSource
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.kernel import SourceSpec, Target
 
-from .fabricate import Archive, Served, Signer, apt_root, debian_archive, debian_kernel, kernel, kernel_deb, leftovers, serve
+from .fabricate import (
+    Archive,
+    Served,
+    Signer,
+    apt_root,
+    deb,
+    debian_archive,
+    debian_kernel,
+    kernel,
+    kernel_deb,
+    leftovers,
+    serve,
+    split_debs,
+)
 
 KERNEL = debian_kernel()
 
@@ -266,6 +281,61 @@ def test_trixies_layout(store: KernelStore, tmp_path: Path, signer: Signer) -> N
     assert entry.release == release
     assert entry.modules is not None
     assert sorted(path.suffix for path in entry.modules.rglob("*.ko*")) == [".ko"] * 4
+
+
+def _sid(root: Path, signer: Signer, release: str, *, without: str = "") -> Archive:
+    archive = Archive(root, signer, suite="sid")
+    parts = {name: data for name, data in split_debs(release).items() if name != without}
+    depends = ", ".join(f"{name}-{release} (= 7.2.9-1)" for name in ("linux-base", "linux-binary", "linux-modules"))
+    archive.add(f"linux-image-{release}", "7.2.9-1", "amd64", deb({}), depends=f"kmod, {depends}")
+    for name, data in parts.items():
+        archive.add(f"{name}-{release}", "7.2.9-1", "amd64", data)
+    archive.publish()
+    return archive
+
+
+def test_an_image_that_is_split_into_packages(store: KernelStore, tmp_path: Path, signer: Signer) -> None:
+    """From 6.19 on; and a name that moves: no series is asked for, and the kernel may be newer than declared."""
+    release = "7.2.9+deb14-amd64"
+    moving = replace(kernel("latest", (6, 19), SourceSpec("debian", options={"suite": "sid"})), moving=True)
+    with serve(_sid(tmp_path / "sid", signer, release).root) as server:
+        source = DebianSource(root=apt_root(tmp_path / "apt-sid", server.uri, signer.keyring))
+        entry = store.add("latest", "x86_64", lambda into: source.stage(moving.sources[0], moving, "x86_64", into, Quiet()))
+        assert server.count(".deb") == 4
+    assert (entry.release, entry.btf) == (release, True)
+    assert entry.config is not None
+    assert entry.modules is not None
+    assert [artifact["url"].rpartition("/")[2].partition("-7")[0] for artifact in entry.source["artifacts"]] == [
+        "linux-image",
+        "linux-base",
+        "linux-binary",
+        "linux-modules",
+    ]
+    check_series(moving, release)
+    with pytest.raises(InputError, match=r"says that 'latest' is a 7\.3"):
+        check_series(replace(moving, version=(7, 3)), release)
+
+
+def test_a_package_of_it_that_the_archive_lacks(store: KernelStore, tmp_path: Path, signer: Signer) -> None:
+    release = "7.2.9+deb14-amd64"
+    sid = kernel("7.2", (7, 2), SourceSpec("debian", options={"suite": "sid", "series": "7.2"}))
+    with serve(_sid(tmp_path / "sid", signer, release, without="linux-binary").root) as server:
+        source = DebianSource(root=apt_root(tmp_path / "apt-sid", server.uri, signer.keyring))
+        with pytest.raises(Unavailable, match=r"needs linux-binary-7\.2\.9.*, which the archive does not have"):
+            store.add("7.2", "x86_64", lambda into: source.stage(sid.sources[0], sid, "x86_64", into, Quiet()))
+    assert leftovers(store.root) == []
+
+
+def test_the_security_suite_stands_beside_the_main_archive(tmp_path: Path, signer: Signer) -> None:
+    """Where apt knows the main archive alone, the security archive of the same mirror is tried; one that apt knows comes first."""
+    root = apt_root(tmp_path / "apt", "http://mirror.example/debian/", signer.keyring)
+    assert [each.uri for each in apt.archives("bookworm-security", root=root)] == ["http://mirror.example/debian-security"]
+    (root / "sources.list").write_text("deb http://security.example/debian-security trixie-security main\n")
+    assert [each.uri for each in apt.archives("bookworm-security", root=root)] == [
+        "http://security.example/debian-security",
+        "http://mirror.example/debian-security",
+    ]
+    assert [each.uri for each in apt.archives("bookworm", root=root)] == ["http://mirror.example/debian/"]
 
 
 def test_several_side_by_side(store: KernelStore, archive: Archive) -> None:

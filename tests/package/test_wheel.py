@@ -56,6 +56,7 @@ def test_what_is_in_them(built: Path) -> None:
     with zipfile.ZipFile(*built.glob("*.whl")) as wheel:
         names = set(wheel.namelist())
     assert {"kmatrix/_data/kernels.toml", "kmatrix/_data/images/image.toml", "kmatrix/py.typed"} <= names
+    assert {f"kmatrix/report/page/{name}" for name in ("page.html", "page.css", "main.js")} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("tests/", "docs/"))]
     with tarfile.open(*built.glob("*.tar.gz")) as sdist:

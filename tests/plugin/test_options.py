@@ -94,7 +94,17 @@ def test_the_long_names_work(arguments: list[str], says: str, bare: dict[str, st
 def test_the_help_has_both_names(run_in: Shell) -> None:
     said = run_in("pytest", "--help").stdout.split("eBPF collectors over")[1].split("\n\n")[0].splitlines()
     names = {word.partition("=")[0].rstrip(",") for line in said for word in line.split()[:1] if word.startswith("--")}
-    short = {"--kernels", "--arch", "--collectors", "--accel", "--cold", "--offline", "--kernels-file"}
+    short = {
+        "--kernels",
+        "--arch",
+        "--collectors",
+        "--accel",
+        "--cold",
+        "--offline",
+        "--kernels-file",
+        "--shard",
+        "--shard-durations",
+    }
     assert names == short | {options.long(each) for each in short} | {"--kmatrix-dir"}
 
 

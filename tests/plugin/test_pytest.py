@@ -92,7 +92,7 @@ def test_a_run_side_by_side_leaves_records_junit_and_the_table(here: Path, run_i
     assert "✗ full→silent" in done.stdout
 
     record = json.loads((here / ".kmatrix/cells/sound@6.1-arm64.json").read_text())
-    assert record["schema"] == "kmatrix.runs.cell/1"
+    assert record["schema"] == "kmatrix.cell/1"
     assert (record["cell"], record["ok"], record["observed"]) == ("sound[6.1-arm64]", True, "full")
     assert record["timings"]["total"] > 0
     assert (here / ".kmatrix" / record["console"]).exists()

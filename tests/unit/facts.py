@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from kmatrix.manifest import schema
 from kmatrix.manifest.collector import Collector
 from kmatrix.runs.cell_records import Record
+from kmatrix.runs.test_records import TestRecord
+from kmatrix.suites.subtest import SubTest
 
 STOPPED = {"btf": "failed to find valid kernel BTF", "ringbuf": "map 'events': failed to create: Invalid argument(-22)"}
 """libbpf's words where a feature is not there."""
@@ -159,3 +161,29 @@ def record(collector: str = "openat", kernel: str = "5.4", arch: str = "arm64", 
         reproduce="pytest …",
     )
     return replace(good, **changes)  # type: ignore[arg-type]
+
+
+def command_record(target: str, subtests: Sequence[SubTest] = (), **changes: Any) -> TestRecord:
+    """The record of a test command that passed, unless one of its sub-tests is red; single things of it changed."""
+    kernel, arch = target.rsplit("-", 1)
+    red = [each for each in subtests if each.red]
+    made = TestRecord(
+        test="ring.test",
+        kernel=kernel,
+        arch=arch,
+        command=["./ring.test", "-test.v"],
+        ok=not red,
+        failure="test" if red else None,
+        reason=f"{len(red)} of {len(subtests)} sub-tests failed" if red else f"{len(subtests)} passed",
+        exit=1 if red else 0,
+        signal=None,
+        format="go test",
+        subtests=subtests,
+        output="PASS",
+        errors="",
+        timings={"command": 1.0, "total": 1.5},
+        console=None,
+        versions={"release": f"{kernel}.1", "kmatrix": "0.2.0"},
+        reproduce=f"kmatrix exec {target} -- ./ring.test -test.v",
+    )
+    return replace(made, **changes)

@@ -8,6 +8,8 @@ from typing import Any
 from kmatrix.report import causes as report
 from kmatrix.report import html, markdown, table
 from kmatrix.report.explain import explain
+from kmatrix.report.page import collectors
+from kmatrix.report.page.model import Finding
 from kmatrix.runs.cell_records import Record
 from kmatrix.verdict.diagnosis import causes, has_failed
 from tests.unit.test_report import record
@@ -148,8 +150,10 @@ def test_many_places_of_one_cause_are_cut() -> None:
 def test_reports_carry_the_class(tmp_path: Path) -> None:
     records = [red(attempt(enter=BAD))]
     page = html.render(records, tmp_path)
-    assert "<dt>cause</dt><dd><b>helper</b>: helper bpf_get_current_task_btf, since 5.11" in page
-    assert "at <code>task = bpf_get_current_task_btf(); @ tiny.bpf.c:9</code>" in page
+    assert '"text":"helper: helper bpf_get_current_task_btf, since 5.11","cells":["openat@5.10-x86_64"]' in page
+    (row,) = collectors.rows(records, tmp_path)
+    (told,) = [part for step in row.cells[0].story for part in step.parts if isinstance(part, Finding)]
+    assert told.places == ["task = bpf_get_current_task_btf(); @ tiny.bpf.c:9"]
     summary = markdown.render(records, tmp_path)
     assert "Why, by cause:" in summary
     assert "  openat on 5.10-x86_64: program enter" in summary

@@ -28,6 +28,8 @@ def names(expression: str) -> list[str]:
     return [kernel.name for kernel in SHIPPED.select(expression)]
 
 
+BETWEEN = ["6.16", "6.17", "7.2", "7.3"]
+NEWER = ["6.12", *BETWEEN[:2], "6.18", *BETWEEN[2:]]
 UPSTREAM = [
     "4.9-sim",
     "4.14",
@@ -43,7 +45,15 @@ UPSTREAM = [
     "6.1-nokprobes",
     "6.6",
     "6.12",
+    "6.12-16k",
+    "6.12-cloud",
+    "6.12-rt",
+    *BETWEEN[:2],
     "6.18",
+    "7.2",
+    "latest",
+    "7.3",
+    "next",
 ]
 DISTRIBUTIONS = [
     "amazon-2",
@@ -63,8 +73,8 @@ DISTRIBUTIONS = [
     [
         ("5.4,6.1", ["5.4", "6.1"]),
         ("6.1, 5.4", ["5.4", "6.1"]),
-        (">=5.8", ["5.10", "5.15", "6.1", "6.6", "6.12", "6.18"]),  # no distribution's
-        (">5.10", ["5.15", "6.1", "6.6", "6.12", "6.18"]),
+        (">=5.8", ["5.10", "5.15", "6.1", "6.6", *NEWER]),  # no distribution's
+        (">5.10", ["5.15", "6.1", "6.6", *NEWER]),
         ("<=5.4", ["4.14", "5.4"]),
         ("<5", ["4.14"]),
         ("5.4..6.1", ["5.4", "5.10", "5.15", "6.1"]),
@@ -99,7 +109,7 @@ def test_a_selection_that_makes_no_sense_says_so(expression: str, says: str) -> 
     assert "fix:" in str(error.value)
 
 
-REAL = [name for name, kernel in SHIPPED.kernels.items() if kernel.is_plain and kernel.distribution is None]
+REAL = [name for name, kernel in SHIPPED.kernels.items() if kernel.is_plain and kernel.distribution is None and not kernel.moving]
 
 
 @given(st.sampled_from(REAL), st.sampled_from(REAL))
@@ -137,11 +147,34 @@ def test_a_target_for_a_kernel_and_a_kernel_for_a_target_say_what_to_write() -> 
         assert error.value.fix == f"write {kernel}-x86_64 or {kernel}-arm64"
 
 
+def test_a_point_release_is_a_kernel_by_its_name() -> None:
+    """Debian's archive keeps several of a series, in a suite, its security suite and its backports."""
+    kernel = SHIPPED.kernel("6.1.172")
+    assert (kernel.name, kernel.version, kernel.image_of) == ("6.1.172", (6, 1), kernel)
+    assert [(each.kind, each.options["suite"], each.options["version"]) for each in kernel.sources] == [
+        ("debian", "bookworm", "6.1.172"),
+        ("debian", "bookworm-security", "6.1.172"),
+        ("debian", "bookworm-backports", "6.1.172"),
+    ]
+    assert names("6.1,6.1.172") == ["6.1", "6.1.172"]
+    with pytest.raises(InputError, match=r"unknown kernel '4\.14\.67'"):
+        SHIPPED.kernel("4.14.67")  # nothing in Debian has it
+
+
+def test_a_flavour_with_sources_of_its_own_has_an_image_of_its_own() -> None:
+    for name in ("6.12-rt", "6.12-cloud", "6.12-16k"):
+        kernel = SHIPPED.kernels[name]
+        assert kernel.image_of is kernel
+        assert not kernel.is_plain
+    assert [source.arches for source in SHIPPED.kernels["6.12-16k"].sources] == [("arm64",)]
+    assert SHIPPED.kernels["6.1-cgroup1"].image_of is SHIPPED.kernels["6.1"]
+
+
 def test_the_standards_feature_table_is_in_the_shipped_matrix() -> None:
     """CORE_STANDARDS.md, "Feature Matrix"."""
     for arch in ARCHES:
         found = {name: SHIPPED.kernels[name].status(arch) for name in REAL}
-        newer = dict.fromkeys(("5.10", "5.15", "6.1", "6.6", "6.12", "6.18"), "full")
+        newer = dict.fromkeys(("5.10", "5.15", "6.1", "6.6", *NEWER), "full")
         assert found == {"4.14": "fallback", "5.4": "partial"} | newer
         assert status(frozenset({"btf", "ringbuf"}), (4, 9)) == "unsupported"
 
@@ -192,7 +225,7 @@ def test_a_users_file_extends_the_shipped_one_or_replaces_it() -> None:
             "unknown feature 'ringbuff'; did you mean ringbuf",
         ),
         ({"kernels": {"5.9": {"version": "5.9", "sources": [{"kind": "debain"}]}}}, "did you mean debian?"),
-        ({"kernels": {"5.9": {"version": "5.9", "sources": [{"kind": "debian", "suite": "x"}]}}}, "needs series, suite"),
+        ({"kernels": {"5.9": {"version": "5.9", "sources": [{"kind": "debian", "series": "5.9"}]}}}, "needs suite"),
         ({"kernels": {"5.9": {"version": "5.9", "sources": [{"kind": "package"}]}}}, "needs one of url, repository"),
         (
             {"kernels": {"5.9": {"version": "5.9", "sources": [{"kind": "package", "repository": "x"}]}}},

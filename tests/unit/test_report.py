@@ -48,7 +48,7 @@ def test_records_that_cannot_be_written_are_an_error_with_the_fix_for_why(
     assert error.value.fix == fix
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "kmatrix.runs.cell/2"}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "kmatrix.cell/2"}'])
 def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(InputError):

@@ -1,9 +1,8 @@
-"""`kmatrix report`: Markdown, HTML and JSON of the records, and what it says of files that are none."""
+"""`kmatrix report`: Markdown, HTML (whose data tests/unit/test_page.py has) and JSON of the records, and what it says of files that are none."""
 
 from __future__ import annotations
 
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,10 @@ from click.testing import CliRunner, Result
 from kmatrix.cli import cli
 from kmatrix.host.errors import InputError
 from kmatrix.report import html, markdown
-from kmatrix.runs import cell_records
+from kmatrix.runs import cell_records, test_records
 from kmatrix.runs.cell_records import Record
-from tests.unit.facts import record
+from kmatrix.suites.subtest import SubTest
+from tests.unit.facts import command_record, record
 
 EVIL = "<script>alert('|`*')</script>"
 LOG = "0: (79) r1 = *(u64 *)(r1 +0)\n```\nR1 invalid mem access 'scalar' & so on"
@@ -33,74 +33,6 @@ RECORDS = [
     refused(),
     record("oom", ok=False, failure="infra", observed=None, reason="QEMU died"),
 ]
-
-
-class Page(HTMLParser):
-    """What is asserted of a page: that every tag is closed, the ids, links, classes and texts."""
-
-    VOID = ("meta", "link", "br", "img")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: dict[str, dict[str, str | None]] = {}
-        self.cells: dict[str, tuple[str, str]] = {}
-        self.pre: list[str] = []
-        self.scripts = 0
-        self.outside: list[str] = []
-        self._link: tuple[str, str] | None = None
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        if tag not in self.VOID:
-            self.open.append(tag)
-        if found.get("id"):
-            assert found["id"] not in self.ids
-            self.ids[str(found["id"])] = found
-        self.scripts += tag == "script"
-        self.outside += [f"{name}={value}" for name, value in attrs if name in ("src", "href") and not str(value).startswith("#")]
-        if tag == "a":
-            self._link = (str(found["href"]), str(found["class"]))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-        self._link = None if tag == "a" else self._link
-
-    def handle_data(self, data: str) -> None:
-        if self._link:
-            self.cells[self._link[0].removeprefix("#")] = (self._link[1], data)
-        if self.open and self.open[-1] == "pre":
-            self.pre.append(data)
-
-
-def test_a_page_is_one_file_and_every_cell_opens(tmp_path: Path) -> None:
-    page = Page(html.render(RECORDS, tmp_path))
-    assert page.open == []
-    assert page.outside == []
-    assert page.cells == {
-        "dns@5.4-arm64": ("cell bad", "✗ partial→refusal"),
-        "oom@5.4-arm64": ("cell infra", "✗ partial→infra"),
-        "openat@5.4-arm64": ("cell partial", "partial"),
-        "openat@5.4-x86_64": ("cell partial", "partial"),
-    }
-    assert set(page.cells) == set(page.ids)
-    assert [name for name, attributes in page.ids.items() if "open" in attributes] == ["dns@5.4-arm64", "oom@5.4-arm64"]
-
-
-def test_a_page_holds_what_was_said_and_runs_none_of_it(tmp_path: Path) -> None:
-    text = html.render(RECORDS, tmp_path, [InputError(EVIL, where="x.json")])
-    page = Page(text)
-    (said,) = page.pre
-    assert said.startswith(f"variant   core: failed to load: {EVIL}\n  program enter: Permission denied\n")
-    assert "R1 invalid mem access 'scalar' & so on" in said
-    assert page.scripts == 1  # the page's own
-    assert "restore 0.25, total 1.50" in text
-    assert "<dd>2026-11-24T23:59:59Z</dd>" in text
-    assert "<dd>after QEMU &lt;died&gt;</dd>" in text
-    assert "6.1 as of 5.4; hidden: ringbuf" in text
-    assert "<th>~5.4</th>" in text
 
 
 def test_markdown_has_a_table_an_arch_and_failures_folded(tmp_path: Path) -> None:
@@ -137,7 +69,7 @@ def test_the_command_says_by_its_status_whether_all_is_well(tmp_path: Path) -> N
     assert green.exit_code == 0
     assert "│ openat      │ partial │" in green.stdout
     assert "core-perf has all it needs" in green.stdout
-    (tmp_path / "cells" / "bad.json").write_text('{"schema": "kmatrix.runs.cell/1", "cell": 5}')
+    (tmp_path / "cells" / "bad.json").write_text('{"schema": "kmatrix.cell/1", "cell": 5}')
     half = report(tmp_path, "--format", "json")
     assert half.exit_code == 2
     assert "bad.json: not a whole record (missing or wrong: cell, collector," in half.stderr
@@ -146,8 +78,17 @@ def test_the_command_says_by_its_status_whether_all_is_well(tmp_path: Path) -> N
     cell_records.write(refused(), tmp_path)
     red = report(tmp_path, "--format", "html", "--output", str(tmp_path / "new" / "page.html"))
     assert (red.exit_code, red.stdout) == (1, "")
-    assert set(Page((tmp_path / "new" / "page.html").read_text()).cells) == {"dns@5.4-arm64", "openat@5.4-arm64"}
-    assert "bad.json" in (tmp_path / "new" / "page.html").read_text()
+    page = (tmp_path / "new" / "page.html").read_text()
+    assert "<title>kmatrix: 1 of 2 cells is not as promised</title>" in page
+    assert "bad.json" in page
+
+
+def test_the_page_has_test_commands_too_also_alone(tmp_path: Path) -> None:
+    test_records.write(command_record("5.4-arm64", [SubTest("TestRing", "failed", 0.1, "EINVAL")]), tmp_path)
+    red = report(tmp_path, "--format", "html")
+    assert red.exit_code == 1
+    assert "<title>kmatrix: 2 of 2 cells are not as promised</title>" in red.stdout
+    assert "TestRing: EINVAL" in red.stdout
 
 
 def test_without_records_or_a_place_for_the_file_it_is_wrong_input(tmp_path: Path) -> None:
@@ -179,16 +120,6 @@ def reds(folder: Path) -> list[Record]:
     return [*made, RECORDS[0]]
 
 
-def test_cells_that_fail_alike_are_one_card_with_the_others_in_it(tmp_path: Path) -> None:
-    text = html.render(reds(tmp_path), tmp_path)
-    page = Page(text)
-    assert page.open == []
-    assert {name for name in page.cells if "://" not in name} == set(page.ids)  # each can still be gone to
-    assert [name for name, attributes in page.ids.items() if "open" in attributes] == ["dns@5.4-arm64"]
-    assert "<b>dns on 5.4-arm64 6.1-arm64 6.12-arm64 (3 cells)</b>" in text
-    assert "2 more cells fail alike</summary>" in text
-
-
 def test_a_page_says_when_where_and_with_what(tmp_path: Path) -> None:
     text = html.render(reds(tmp_path), tmp_path)
     for name, said in (
@@ -197,22 +128,8 @@ def test_a_page_says_when_where_and_with_what(tmp_path: Path) -> None:
         ("kmatrix", "0.2.0"),
         ("VMs run by", "tcg (as asked)"),
     ):
-        assert f"<dt>{name}</dt><dd>{said}</dd>" in text
-    assert "<dt>host</dt>" not in html.render(RECORDS, tmp_path)  # records of before say nothing of it
-
-
-def test_the_console_log_is_linked_from_where_the_page_is(tmp_path: Path) -> None:
-    found = reds(tmp_path)
-    beside = Page(html.render(found, tmp_path, to=tmp_path / "page.html")).outside
-    assert beside[0] == "href=console/dns%405.4-arm64.log"
-    assert Page(html.render(found, tmp_path, to=tmp_path / "www" / "page.html")).outside[0].startswith("href=../console/dns")
-    assert Page(html.render(found, tmp_path)).outside[0] == f"href={(tmp_path / 'console' / 'dns@5.4-arm64.log').as_uri()}"
-    (tmp_path / "console" / "dns@5.4-arm64.log").unlink()
-    assert len(Page(html.render(found, tmp_path)).outside) == 2
-
-
-def test_a_table_that_is_too_wide_has_a_hint(tmp_path: Path) -> None:
-    assert html.render(RECORDS, tmp_path).count('<p class="hint" hidden>') == 2  # the page's script shows it where it is true
+        assert f'["{name}","{said}"]' in text
+    assert '["host",' not in html.render(RECORDS, tmp_path)  # records of before say nothing of it
 
 
 def test_markdown_folds_cells_that_fail_alike_into_one(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_cold_boot(spec: VmSpec, console: Path) -> None:
         assert machine.hello["release"] == spec.kernel.release
         assert machine.run(["cat", "/proc/cmdline"]).stdout.decode().strip().startswith("root=/dev/vda ro")
         mounts = machine.run(["cat", "/proc/mounts"]).stdout.decode()
-        assert "/dev/vda / ext4 ro" in mounts
+        assert "/dev/vda /usr ext4 ro" in mounts
         assert ("/dev/vdb /usr/lib/modules ext4 ro" in mounts) == (spec.kernel.modules_image is not None)
         assert machine.splat() is None
         pid = machine.pid

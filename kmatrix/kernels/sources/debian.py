@@ -21,32 +21,59 @@ from kmatrix.matrix.kernel import Kernel, SourceSpec
 Package = Mapping[str, str]
 
 
-def select(packages: Sequence[Package], series: str, arch: str, version: str | None = None) -> Package | None:
-    """The newest kernel of `series` ("6.1") for Debian's `arch` ("amd64") among Packages stanzas, or the one of `version`; or None.
+FLAVOURS = ("rt", "cloud", "16k")
+"""Debian's flavours beside the plain one: PREEMPT_RT, fewer drivers, and (of arm64) pages of 16 KiB."""
+_SPLIT = re.compile(r"linux-(?:base|binary|modules)-[^\s,(|]+")
+"""What an image's package is split into from 6.19 on: linux-image-X is empty there, and needs these three."""
 
-    What the metapackage linux-image-<arch> depends on, if it is of that series; else the one of the highest version (a suite may hold
-    several ABIs). Kernels of another flavour (-cloud, -rt, -16k), unsigned images and debug packages are no candidates.
+
+def select(
+    packages: Sequence[Package], series: str | None, arch: str, version: str | None = None, flavour: str | None = None
+) -> Package | None:
+    """The newest kernel of `series` ("6.1"; None for any) for Debian's `arch` ("amd64") among Packages stanzas; or None.
+
+    `version` holds it to one: the package's ("6.1.172-1"), or upstream's ("6.1.172"). Else it is what the metapackage linux-image-<arch>
+    depends on, if that is of the series, and the one of the highest version otherwise (a suite may hold several ABIs). `flavour` is one of
+    FLAVOURS, None the plain kernel. Unsigned images and debug packages are no candidates.
     """
     candidates = {
         p["Package"]: p
         for p in sorted(packages, key=lambda p: Version(p["Version"]))  # of one in several versions, the newest
-        if is_plain_kernel(p["Package"], series, arch) and version in (None, p["Version"])
+        if flavour_of(p["Package"], series, arch) == (flavour or "") and _is_version(p["Version"], version)
     }
     if not candidates:
         return None
+    meta_name = f"linux-image-{_with_flavour(arch, flavour)}"
     for meta in packages:
-        if meta["Package"] == f"linux-image-{arch}":
+        if meta["Package"] == meta_name:
             for name in re.findall(r"linux-image-[^\s,(|]+", meta.get("Depends", "")):
                 if name in candidates:
                     return candidates[name]
     return max(candidates.values(), key=lambda p: Version(p["Version"]))
 
 
-def is_plain_kernel(name: str, series: str, arch: str) -> bool:
-    """Whether a package is a kernel of `series` in the plain flavour: linux-image-6.1.0-56-amd64, linux-image-6.12.107+deb13-arm64."""
-    match = re.fullmatch(rf"linux-image-{re.escape(series)}((?:[.+~-][^-]*)*)-{arch}", name)
-    # After the version there may be parts such as "56" or "0.deb11.21"; a flavour's begins with a letter, or is a page size.
-    return match is not None and all(re.match(r"\d", part) and part != "16k" for part in match[1].split("-")[1:])
+def _is_version(found: str, wanted: str | None) -> bool:
+    return wanted is None or found == wanted or re.split("[-~]", found)[0] == wanted
+
+
+def _with_flavour(arch: str, flavour: str | None) -> str:
+    """How a package's name ends: `amd64`, `rt-amd64`, `arm64-16k`."""
+    if flavour is None:
+        return arch
+    return f"{arch}-{flavour}" if flavour == "16k" else f"{flavour}-{arch}"
+
+
+def flavour_of(name: str, series: str | None, arch: str) -> str | None:
+    """The flavour of a kernel's package of `series`, empty for the plain one; None for any other package.
+
+    Names are linux-image-6.1.0-56-amd64, linux-image-6.12.107+deb13-rt-arm64, linux-image-6.18.15+deb13-arm64-16k, linux-image-7.3-amd64.
+    """
+    number = re.escape(series) if series is not None else r"\d+\.\d+"
+    match = re.fullmatch(rf"linux-image-{number}((?:[.+~-][^-]*)*?)(?:-(rt|cloud))?-{arch}(?:-(16k))?", name)
+    # After the version there may be parts such as "56" or "0.deb11.21".
+    if match is None or not all(re.match(r"\d", part) and part != "16k" for part in match[1].split("-")[1:]):
+        return None
+    return match[2] or match[3] or ""
 
 
 class DebianSource:
@@ -75,21 +102,42 @@ class DebianSource:
         """
         label = f"{kernel.name}-{arch}"
         debian_arch = INFO[arch].debian
-        suite_name, series, version = spec.options["suite"], spec.options["series"], spec.options.get("version")
+        suite_name, series = spec.options["suite"], spec.options.get("series")
+        version, flavour = spec.options.get("version"), spec.options.get("flavour")
         with reporter.step(f"{label}: Debian {suite_name}'s package index") as step:
             suite = apt.open_suite(suite_name, mirror=self._mirror, root=self._root)
-            found = suite.find(debian_arch, rf"linux-image-(.*-)?{debian_arch}", advance=step.advance)
-        chosen = select(found, series, debian_arch, version)
+            found = suite.find(debian_arch, rf"linux-(image|base|binary|modules)-(.*-)?{debian_arch}(-16k)?", advance=step.advance)
+        chosen = select(found, series, debian_arch, version, flavour)
         if chosen is None:
-            raise Unavailable(f"Debian {suite_name} has no kernel {version or series} for {debian_arch}", where=suite.archive.uri)
-        file = into.parent / "package.deb"  # beside the tree, in the staging folder: gone with it
-        with reporter.step(f"{label}: fetching {chosen['Package']} {chosen['Version']}") as step:
-            url = without_credentials(suite.download(chosen, file, advance=step.advance))
-        with reporter.step(f"{label}: unpacking") as step:
-            laid_out = layout.lay_out([archive.deb(file, url)], arch, into, where=url, step=step)
-        file.unlink()
+            what = " ".join(filter(None, (version or series or "of any series", flavour)))
+            raise Unavailable(f"Debian {suite_name} has no kernel {what} for {debian_arch}", where=suite.archive.uri)
+        packages = [chosen, *_parts(chosen, found, suite.archive.uri)]
         vouched = "nobody ([trusted=yes])" if suite.archive.trusted else f"Debian {suite_name}'s signed Release"
-        artifact = Artifact(url, chosen["SHA256"], int(chosen["Size"]), vouched)
+        files, artifacts = [], []
+        for number, package in enumerate(packages):
+            file = into.parent / f"package-{number}.deb"  # beside the tree, in the staging folder: gone with it
+            with reporter.step(f"{label}: fetching {package['Package']} {package['Version']}") as step:
+                url = without_credentials(suite.download(package, file, advance=step.advance))
+            files.append((file, url))
+            artifacts.append(Artifact(url, package["SHA256"], int(package["Size"]), vouched))
+        with reporter.step(f"{label}: unpacking") as step:
+            unpacked = [archive.deb(file, url) for file, url in files]
+            laid_out = layout.lay_out(unpacked, arch, into, where=artifacts[0].url, step=step)
+        for file, _ in files:
+            file.unlink()
         about = {"suite": suite_name, "package": chosen["Package"], "version": chosen["Version"]}
-        source = provenance("debian", [artifact], {"version": chosen["Version"]}, **about, url=url, sha256=chosen["SHA256"])
+        source = provenance(
+            "debian", artifacts, {"version": chosen["Version"]}, **about, url=artifacts[0].url, sha256=chosen["SHA256"]
+        )
         return layout.staged(laid_out, source)
+
+
+def _parts(image: Package, packages: Sequence[Package], where: str) -> list[Package]:
+    """The packages that the image's is split into; none where it holds everything itself. Raises Unavailable where the suite lacks one."""
+    by_name = {p["Package"]: p for p in packages if p["Version"] == image["Version"]}
+    names = list(dict.fromkeys(_SPLIT.findall(image.get("Depends", ""))))
+    if not any(name.startswith("linux-binary-") for name in names):
+        return []
+    if missing := [name for name in names if name not in by_name]:
+        raise Unavailable(f"{image['Package']} {image['Version']} needs {missing[0]}, which the archive does not have", where=where)
+    return [by_name[name] for name in names]

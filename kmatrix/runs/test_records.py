@@ -1,0 +1,112 @@
+"""The record of a test command on one target: one JSON file, beside those of cells. docs/record.md describes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from kmatrix.host import paths
+from kmatrix.host.errors import InputError
+from kmatrix.runs.cell_records import unwritable
+from kmatrix.suites.subtest import SubTest
+
+SCHEMA = "kmatrix.test/1"
+FOLDER = "tests"
+"""Where the records stand under the kmatrix directory."""
+
+
+@dataclass(frozen=True)
+class TestRecord:
+    """Everything that is known of a test command on one target after it ran."""
+
+    __test__ = False  # not for pytest to collect
+
+    test: str
+    """The name: the manifest's, that of --name, or the program's file name."""
+    kernel: str
+    arch: str
+    command: Sequence[str]
+    """As it ran on the target."""
+    ok: bool
+    failure: str | None
+    """The class of what went wrong (kmatrix.suites.judge.FAILURES); null where nothing did."""
+    reason: str
+    exit: int | None
+    signal: int | None
+    format: str | None
+    """In which format its output named sub-tests; null where none was recognised."""
+    subtests: Sequence[SubTest]
+    output: str
+    """The last lines of standard output."""
+    errors: str
+    """The last lines of standard error."""
+    timings: Mapping[str, float]
+    """Seconds by stage, and `total`."""
+    console: str | None
+    """The console's log, relative to the kmatrix directory; null where nothing was wrong."""
+    versions: Mapping[str, str]
+    reproduce: str = ""
+    """The command that replays it."""
+    simulated: Mapping[str, Any] | None = None
+    """As in a cell's record."""
+    started: str = ""
+    """When, in UTC: 2026-11-24T23:59:59Z."""
+    brought: Sequence[str] = field(default_factory=list)
+    """Files that came back out of the guest: core dumps, coverage; paths on the host."""
+    schema: str = SCHEMA
+
+    @property
+    def target(self) -> str:
+        """Kernel × arch, as it is written everywhere."""
+        return f"{self.kernel}-{self.arch}"
+
+
+_RECORD = TypeAdapter(TestRecord)
+
+
+def path_of(directory: Path, test: str, target: str) -> Path:
+    """Where the record of a test command on a target stands under the kmatrix directory."""
+    return directory / FOLDER / f"{test}@{target}.json"
+
+
+def write(record: TestRecord, directory: Path) -> Path:
+    """Write the record, whole or not at all; returns its path. Raises InfraError."""
+    path = path_of(directory, record.test, record.target)
+    try:
+        paths.write_whole(path, json.dumps(asdict(record), indent=1, ensure_ascii=False, default=str) + "\n")
+    except OSError as error:
+        raise unwritable(error, directory) from None
+    return path
+
+
+def read(path: Path) -> TestRecord:
+    """The record at `path`; raises InputError where it is none, or of a schema that this version does not know."""
+    fix = "remove the file and run the test again"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"not a test's record ({error})", where=str(path), fix=fix) from None
+    found = data.get("schema") if isinstance(data, dict) else None
+    if found != SCHEMA:
+        raise InputError(f"the record has schema {found!r}, and this kmatrix reads {SCHEMA}", where=str(path), fix=fix)
+    try:
+        return _RECORD.validate_python(data)
+    except ValidationError as error:
+        wrong = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
+        raise InputError(f"not a whole record (missing or wrong: {wrong})", where=str(path), fix=fix) from None
+
+
+def read_all(directory: Path, bad: list[InputError] | None = None) -> Iterator[TestRecord]:
+    """The records under the kmatrix directory, by file name. What is no record is raised, or, where `bad` is given, put there."""
+    for path in sorted((directory / FOLDER).glob("*.json")):
+        try:
+            yield read(path)
+        except InputError as error:
+            if bad is None:
+                raise
+            bad.append(error)

@@ -1,0 +1,123 @@
+"""Whether a test command did on one target what it should: how it ended, what its sub-tests say, and which of them count there."""
+
+from __future__ import annotations
+
+import fnmatch
+import signal as signals
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from kmatrix.suites.read import Suite
+from kmatrix.suites.subtest import SubTest
+
+Failure = Literal["test", "crash", "hang", "kernel", "infra"]
+FAILURES: Mapping[Failure, str] = {
+    "test": "a sub-test failed, or the command ended with an exit status other than 0",
+    "crash": "a signal ended the command",
+    "hang": "the command took longer than its timeout",
+    "kernel": "the kernel panicked, oopsed, warned or locked up",
+    "infra": "the machine room failed; says nothing about the command",
+}
+"""The classes of what goes wrong with a test command."""
+assert set(FAILURES) == set(get_args(Failure))
+
+_NAMED = 4
+"""Sub-tests that one reason names."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the command ended: one of exit status, signal, or the timeout in seconds."""
+
+    exit: int | None = None
+    signal: int | None = None
+    timed_out: float | None = None
+    """The timeout in seconds, where the command was still at work after it."""
+
+    def __str__(self) -> str:
+        if self.timed_out is not None:
+            return f"still at work after {self.timed_out:g} s"
+        if self.signal is not None:
+            return f"ended by {signal_name(self.signal)}"
+        return f"exit status {self.exit}"
+
+
+def signal_name(number: int) -> str:
+    """`SIGSEGV (signal 11)`."""
+    try:
+        return f"{signals.Signals(number).name} (signal {number})"
+    except ValueError:
+        return f"signal {number}"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is said of the command on the target."""
+
+    ok: bool
+    failure: Failure | None
+    reason: str
+    subtests: tuple[SubTest, ...]
+    """With what does not count there turned into `skipped`."""
+
+
+def judge(ended: Ended, suite: Suite, not_counted: Mapping[str, str], splat: str | None = None) -> Judgement:
+    """`not_counted`: patterns of sub-tests' names whose failures do not count on the target, with why; `splat`: what the kernel complained of."""
+    subtests = tuple(_excused(each, not_counted) for each in suite.subtests)
+    excused = sum(before.red and not after.red for before, after in zip(suite.subtests, subtests, strict=True))
+    reds = leaves([each for each in subtests if each.red])
+    began = [each.name for each in reds if each.ending == "unfinished"]
+    during = f", while {began[-1]} was at work" if began and suite.format != "TAP" else ""
+    if splat is not None:
+        return Judgement(False, "kernel", splat, subtests)
+    if ended.timed_out is not None:
+        return Judgement(False, "hang", f"{ended}{during}", subtests)
+    if ended.signal is not None:
+        return Judgement(False, "crash", f"{ended}{during}", subtests)
+    if reds:
+        return Judgement(False, "test", _which(reds, subtests, ended), subtests)
+    if ended.exit != 0 and not excused:
+        told = ", though no sub-test failed" if subtests else ""
+        return Judgement(False, "test", f"{ended}{told}", subtests)
+    return Judgement(True, None, _passed(suite, subtests), subtests)
+
+
+def _excused(subtest: SubTest, not_counted: Mapping[str, str]) -> SubTest:
+    """A red sub-test that does not count, as one that was skipped. A pattern takes the sub-tests of a test with it."""
+    if not subtest.red:
+        return subtest
+    for pattern, why in not_counted.items():
+        if fnmatch.fnmatchcase(subtest.name, pattern) or fnmatch.fnmatchcase(subtest.name, f"{pattern}/*"):
+            return replace(subtest, ending="skipped", message=f"{subtest.ending}, does not count: {why}")
+    return subtest
+
+
+def leaves(subtests: Sequence[SubTest]) -> list[SubTest]:
+    """Those below which there is no other: a Go test fails with each of its sub-tests, which say more."""
+    above = {name.rpartition("/")[0] for name in (each.name for each in subtests)}
+    above |= {parent for name in above for parent in _parents(name)}
+    return [each for each in subtests if each.name not in above]
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _which(reds: Sequence[SubTest], subtests: Sequence[SubTest], ended: Ended) -> str:
+    shown = ", ".join(each.name for each in reds[:_NAMED])
+    more = f" and {len(reds) - _NAMED} more" if len(reds) > _NAMED else ""
+    count = len(leaves(subtests))
+    status = f" ({ended})" if ended.exit == 0 else ""
+    return f"{len(reds)} of {count} sub-test{'' if count == 1 else 's'} failed: {shown}{more}{status}"
+
+
+def _passed(suite: Suite, subtests: Sequence[SubTest]) -> str:
+    if suite.format is None:
+        return "exit status 0; its output names no sub-tests"
+    found = leaves(subtests)
+    passed, skipped = (sum(each.ending == ending for each in found) for ending in ("passed", "skipped"))
+    if not passed and not skipped:
+        return "exit status 0, and not one sub-test ran"
+    return f"{passed} passed" + (f", {skipped} skipped" if skipped else "")
