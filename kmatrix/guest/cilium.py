@@ -43,7 +43,6 @@ class Process:
     """A cilium loader that runs."""
 
     def __init__(self) -> None:
-        _unpack()
         self._socket, theirs = socket.socketpair()
         self._stderr = os.memfd_create("cilium")
         with theirs:
@@ -196,6 +195,7 @@ class Object:
     """An opened object; after `load`, its programs and maps are in the kernel until `close`."""
 
     def __init__(self, data: bytes, btf: str | None) -> None:
+        _unpack()
         with open(OBJECT, "wb") as file:
             file.write(data)
         self.process = Process()
