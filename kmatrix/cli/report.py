@@ -94,26 +94,26 @@ def command(
     """
     _check(directories, form, merge, into, against)
     incomplete = False
+    directory = directories[0] if directories else Path(cell_records.DEFAULT_DIRECTORY)
     if merge:
         joined = merging.merge(merging.expand(directories), into or merging.INTO)
-        found, incomplete = _Found(joined.directory, joined.records, joined.commands), bool(joined.lacks)
         for line in (*joined.notes, *joined.lacks):
             click.echo(f"kmatrix: {line}", err=True)
-        if not (found.records or found.commands):
-            raise InputError("there are no records", where=", ".join(map(str, directories)), fix="run the shards again")
-        if not incomplete:
-            with suppress(OSError, KmatrixError):  # of use for later shards alone
-                shards.keep_durations(found.records)
-    else:
-        found = _read(directories[0] if directories else Path(cell_records.DEFAULT_DIRECTORY))
-        incomplete = bool(found.bad)
+        directory, incomplete = joined.directory, bool(joined.lacks)
+    found = _read(directory)
+    if merge and not incomplete:
+        with suppress(OSError, KmatrixError):  # of use for later shards alone
+            shards.keep_durations([*found.records, *found.commands])
     colour = terminal.coloured(color) if output is None else color == "always"
     if against is not None:
         status = _against(found, against, form, output, colour)
     else:
+        if form == "support" and not found.records:
+            fix = "run pytest where your collectors are, or choose another --format"
+            raise InputError("there are no records of cells, of which the page is made", where=str(directory), fix=fix)
         _put(_FORMATS[form](found, colour), output)
         status = 0 if found.ok else 1
-    if status or incomplete:
+    if status or incomplete or found.bad:
         raise click.exceptions.Exit(status or 2)
 
 

@@ -8,7 +8,7 @@ A cell runs in its item's setup and is judged in its call: trouble of the machin
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,23 +23,16 @@ from kmatrix.manifest.load import load_collector
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects import compiled
 from kmatrix.objects.described import described
-from kmatrix.plugin import TEST_RECORD, guest_tests, options, reds, sharding
+from kmatrix.plugin import guest_tests, options, sharding, summary
 from kmatrix.plugin.guest_tests import TestItem
 from kmatrix.plugin.run import Run
-from kmatrix.report import differences, grid, table
-from kmatrix.report import tests as test_report
+from kmatrix.plugin.summary import RECORD, SKIPPED
 from kmatrix.report.causes import classes, headlines
 from kmatrix.report.explain import explain
 from kmatrix.runs import cell as cells
-from kmatrix.runs import cell_records, guest_test, shards, test_records
+from kmatrix.runs import cell_records, guest_test, shards
 from kmatrix.runs.cell_records import DEFAULT_DIRECTORY, Record
 from kmatrix.vm.machine import Machine
-
-RECORD = "kmatrix_record"
-"""The property that carries a record's path from an xdist worker to the terminal."""
-_SKIPPED = "kmatrix_skipped"
-"""The property that carries why there was nothing to try."""
-
 
 _RUN = pytest.StashKey[Run]()
 
@@ -106,7 +99,7 @@ class CellItem(pytest.Item):
         run = started(self.config)
         if why := compiled.nothing_for(self.collector, self.target.arch):
             self.user_properties += [("collector", self.collector.name), ("kernel", self.target.kernel.name)]
-            self.user_properties += [("arch", self.target.arch), (_SKIPPED, why)]
+            self.user_properties += [("arch", self.target.arch), (SKIPPED, why)]
             cell_records.forget(run.directory, self.collector.name, str(self.target))  # of when there was a variant
             pytest.skip(why)
         with _said_plainly():
@@ -258,23 +251,14 @@ def run_cell(path: Path | str, target: Target, config: pytest.Config) -> Record:
         return cells.run(collector, target, run.room, run.directory, options=run.options(), spelled=run.spelled)
 
 
-_FOLDED = pytest.StashKey[dict[str, list[Any]]]()
-
-
 def fold_reds(terminalreporter: Any, config: pytest.Config) -> None:
     """Have pytest tell once of cells that fail alike (with -vv, of each)."""
-    directory, each = started(config).directory, config.option.verbose >= 2
-    config.stash[_FOLDED] = reds.fold(terminalreporter.stats, _record_of, directory, each=each)
+    summary.fold_reds(terminalreporter, config, started(config).directory)
 
 
 def unfold_reds(terminalreporter: Any, config: pytest.Config) -> None:
     """Have all of them counted again, and listed in the short summary."""
-    terminalreporter.stats.update(config.stash.get(_FOLDED, {}))
-
-
-def _record_of(report: Any) -> Record | None:
-    path = _properties(report).get(RECORD)
-    return cell_records.read(Path(path)) if path is not None else None
+    summary.unfold_reds(terminalreporter, config)
 
 
 def tell_subtests(config: pytest.Config, report: pytest.TestReport) -> None:
@@ -291,40 +275,5 @@ def tell_subtests(config: pytest.Config, report: pytest.TestReport) -> None:
 
 
 def summarise(terminalreporter: Any, config: pytest.Config) -> None:
-    """The table, and what this run's options could not be called."""
-    if said := options.clash(config):
-        terminalreporter.write_line(said)
-    properties = [_properties(report) for reports in terminalreporter.stats.values() for report in reports]
-    run = started(config)
-    records = [cell_records.read(Path(path)) for path in dict.fromkeys(p[RECORD] for p in properties if RECORD in p)]
-    skipped = {(p["collector"], f"{p['kernel']}-{p['arch']}"): p[_SKIPPED] for p in properties if _SKIPPED in p}
-    left_out: Mapping[str, str] = {}
-    if run.error is None and (records or run.collected):
-        with suppress(KmatrixError):  # a wrong kernels.toml was said at collection
-            left_out = {} if run.asked is not None else run.unavailable
-    tests = [test_records.read(Path(path)) for path in dict.fromkeys(p[TEST_RECORD] for p in properties if TEST_RECORD in p)]
-    if tests:
-        terminalreporter.section("kmatrix: tests in guests")
-        told = config.option.tbstyle != "no"
-        colour, width = terminalreporter._tw.hasmarkup, grid.terminal_width()
-        terminalreporter.write_line(test_report.render(tests, {}, colour=colour, width=width, brief=told))
-    if records or skipped or (left_out and run.collected):
-        terminalreporter.section("kmatrix")
-        writer, told = terminalreporter._tw, config.option.tbstyle != "no"
-        said = table.render(records, left_out, skipped=skipped, colour=writer.hasmarkup, width=grid.terminal_width(), brief=told)
-        terminalreporter.write_line(said)
-        if differ := differences.of_records(records, width=grid.terminal_width()):
-            terminalreporter.write_line(f"\n{differ}")
-        if ran := table.accelerators(records):
-            terminalreporter.write_line(f"\nVMs: {ran}")
-    if run.shard is None:
-        with suppress(OSError, KmatrixError):  # of use for later shards alone
-            shards.keep_durations(records)
-    elif run.chosen is not None:
-        terminalreporter.write_line(str(run.chosen))
-    if run.error is not None:
-        terminalreporter.write_line(f"ERROR: {run.error}", red=True)
-
-
-def _properties(report: Any) -> dict[str, str]:
-    return dict(getattr(report, "user_properties", ()))
+    """The tables, and what else is to be said at the end."""
+    summary.summarise(terminalreporter, config, started(config))

@@ -19,6 +19,8 @@ from kmatrix.runs.test_records import TestRecord
 INTO = Path(cell_records.DEFAULT_DIRECTORY) / "merged"
 """Where joined records go, where not said otherwise."""
 SCHEMA = "kmatrix.merged/1"
+_MARKS = ("cells/*.json", f"{test_records.FOLDER}/*.json", shards.FILE)
+"""What a kmatrix directory has one of."""
 _FILE = "merged.json"
 """Marks a folder that a merge made, and may make anew."""
 
@@ -27,13 +29,13 @@ _FILE = "merged.json"
 class Found:
     """A record, and the directory that it is from."""
 
-    record: Record
+    record: Record | TestRecord
     directory: Path
 
     @property
-    def cell(self) -> tuple[str, str]:
-        """What cell it is of."""
-        return self.record.collector, self.record.target
+    def cell(self) -> str:
+        """What cell it is of, or what test on what target."""
+        return self.record.cell if isinstance(self.record, Record) else test_records.item_of(self.record)
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,6 @@ class Merged:
 
     directory: Path
     """Where they are now, with their consoles."""
-    records: Sequence[Record]
-    commands: Sequence[TestRecord]
     notes: Sequence[str]
     """What a reader should know: cells that were there twice."""
     lacks: Sequence[str]
@@ -61,7 +61,7 @@ def merge(directories: Sequence[Path], into: Path) -> Merged:
         if _inside(directory, into):
             fix = "name another folder with --into"
             raise InputError("the records of a merge cannot be merged into the same folder", where=str(into), fix=fix)
-    newest: dict[tuple[str, str], Found] = {}
+    newest: dict[str, Found] = {}
     notes = []
     for each in found:
         if (other := newest.get(each.cell)) is not None:
@@ -69,39 +69,23 @@ def merge(directories: Sequence[Path], into: Path) -> Merged:
             notes.append(_twice(newer, older))
             each = newer
         newest[each.cell] = each
-    commands: dict[tuple[str, str], tuple[TestRecord, Path]] = {}
-    for command, directory in sorted(_commands(directories), key=lambda each: each[0].started):
-        if (command.test, command.target) in commands:
-            before = commands[command.test, command.target][1]
-            notes.append(
-                f"{command.test} on {command.target} is in {before} and in {directory}: the newer record of {directory} is taken"
-            )
-        commands[command.test, command.target] = command, directory
     lacks = [*_missing_shards(directories)]
     try:
         _renew(into)
         for each in newest.values():
             _copy(each, into)
-        for command, directory in commands.values():
-            _copy_command(command, directory, into)
         marker = {"schema": SCHEMA, "from": [str(directory) for directory in directories], "notes": notes, "lacks": lacks}
         paths.write_whole(into / _FILE, json.dumps(marker, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         fix = "name another folder with --into"
         raise InfraError(f"the merged records cannot be written: {error.strerror}", where=str(into), fix=fix) from None
-    return Merged(into, list(cell_records.read_all(into)), list(test_records.read_all(into)), notes, lacks)
-
-
-def _commands(directories: Sequence[Path]) -> Iterator[tuple[TestRecord, Path]]:
-    """The records of test commands, each with the directory that it is from."""
-    for directory in directories:
-        yield from ((record, directory) for record in test_records.read_all(directory))
+    return Merged(into, notes, lacks)
 
 
 def _read(directory: Path) -> Iterator[Found]:
-    records = list(cell_records.read_all(directory))
+    records: list[Record | TestRecord] = [*cell_records.read_all(directory), *test_records.read_all(directory)]
     # A shard of which nothing was left to do has an account, and no record.
-    if not records and shards.read_account(directory) is None and not any((directory / test_records.FOLDER).glob("*.json")):
+    if not records and shards.read_account(directory) is None:
         fix = "name the folders that were the shards' --kmatrix-dir"
         raise InputError("there are no records", where=str(directory), fix=fix)
     yield from (Found(record, directory) for record in records)
@@ -109,7 +93,7 @@ def _read(directory: Path) -> Iterator[Found]:
 
 def _twice(newer: Found, older: Found) -> str:
     when = f", of {newer.record.started}," if newer.record.started else ""
-    return f"{newer.record.cell} is in {older.directory} and in {newer.directory}: the newer record{when} of {newer.directory} is taken"
+    return f"{newer.cell} is in {older.directory} and in {newer.directory}: the newer record{when} of {newer.directory} is taken"
 
 
 def _missing_shards(directories: Sequence[Path]) -> Iterator[str]:
@@ -138,7 +122,7 @@ def _renew(into: Path) -> None:
         raise InputError("this is not a folder that an earlier merge made, and is left alone", where=str(into), fix=fix)
     if into == INTO:
         cell_records.check_directory(INTO.parent)  # git leaves it alone
-    for name in ("cells", "console", test_records.FOLDER, "consoles"):
+    for name in ("cells", test_records.FOLDER, "console"):
         shutil.rmtree(into / name, ignore_errors=True)
     into.mkdir(parents=True, exist_ok=True)
 
@@ -146,20 +130,15 @@ def _renew(into: Path) -> None:
 def _copy(found: Found, into: Path) -> None:
     record = found.record
     if record.console is not None:
-        source, name = found.directory / record.console, f"console/{record.collector}@{record.target}.log"
+        name = f"console/{record.collector if isinstance(record, Record) else f'test:{record.test}'}@{record.target}.log"
         with suppress(FileNotFoundError):  # consoles are not always kept
             (into / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source, into / name)
+            shutil.copyfile(found.directory / record.console, into / name)
         record = replace(record, console=name)
-    cell_records.write(record, into)
-
-
-def _copy_command(record: TestRecord, directory: Path, into: Path) -> None:
-    if record.console is not None:
-        with suppress(FileNotFoundError):  # consoles are not always kept
-            (into / record.console).parent.mkdir(exist_ok=True)
-            shutil.copyfile(directory / record.console, into / record.console)
-    test_records.write(record, into)
+    if isinstance(record, Record):
+        cell_records.write(record, into)
+    else:
+        test_records.write(record, into)
 
 
 def expand(directories: Sequence[Path]) -> list[Path]:
@@ -169,7 +148,7 @@ def expand(directories: Sequence[Path]) -> list[Path]:
     """
     found = []
     for directory in directories:
-        inner = sorted(each.parent for name in ("cells", test_records.FOLDER, shards.FILE) for each in directory.glob(f"*/{name}"))
-        own = any((directory / name).exists() for name in ("cells", test_records.FOLDER, shards.FILE))
-        found += [directory] if own or not inner else inner
+        here = any(any(directory.glob(mark)) for mark in _MARKS)
+        inner = [each for each in sorted(directory.glob("*/")) if any(any(each.glob(mark)) for mark in _MARKS)]
+        found += [directory] if here or not inner else inner
     return list({os.path.realpath(directory): directory for directory in found}.values())

@@ -19,7 +19,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from kmatrix.host import paths
 from kmatrix.host.errors import InputError
-from kmatrix.runs import cell_records
+from kmatrix.runs import cell_records, test_records
+from kmatrix.runs.cell_records import Record
+from kmatrix.runs.test_records import TestRecord
 
 OPTION = "--shard"
 SCHEMA = "kmatrix.shard/1"
@@ -137,7 +139,7 @@ def durations(directory: Path | None = None) -> dict[str, float]:
     Raises InputError where a `directory` is given that has no records.
     """
     if directory is not None:
-        found = _of_records(cell_records.read_all(directory))
+        found = _of_records([*cell_records.read_all(directory), *test_records.read_all(directory)])
         if not found:
             fix = "name the folder that was an earlier run's --kmatrix-dir"
             raise InputError("there are no records", where=f"--shard-durations: {directory}", fix=fix)
@@ -149,8 +151,8 @@ def durations(directory: Path | None = None) -> dict[str, float]:
         return {}  # no run yet, or one of another version: shards are then cut by count
 
 
-def keep_durations(records: Iterable[cell_records.Record]) -> None:
-    """Keep how long these cells took, for later runs to be cut by.
+def keep_durations(records: Iterable[Record | TestRecord]) -> None:
+    """Keep how long these cells and tests took, for later runs to be cut by.
 
     A shard keeps nothing: the next shard of its run, on the same machine, must be cut by the same durations.
     """
@@ -168,10 +170,12 @@ _ONCE = ("prepare", "restore")
 """Stages that depend on what the cache had, and not on the cell."""
 
 
-def _of_records(records: Iterable[cell_records.Record]) -> dict[str, float]:
-    """What machines failed at says nothing, and is left out."""
+def _of_records(records: Iterable[Record | TestRecord]) -> dict[str, float]:
+    """By the name of the pytest item. What machines failed at says nothing, and is left out."""
     return {
-        record.cell: max(0.0, record.timings["total"] - sum(record.timings.get(stage, 0.0) for stage in _ONCE))
+        record.cell if isinstance(record, Record) else test_records.item_of(record): max(
+            0.0, record.timings["total"] - sum(record.timings.get(stage, 0.0) for stage in _ONCE)
+        )
         for record in records
         if "total" in record.timings and record.failure != "infra"
     }

@@ -69,6 +69,11 @@ class TestRecord:
 _RECORD = TypeAdapter(TestRecord)
 
 
+def item_of(record: TestRecord) -> str:
+    """The name of its pytest item, if it were one: `test:loader[5.4-arm64]`."""
+    return f"test:{record.test}[{record.target}]"
+
+
 def path_of(directory: Path, test: str, target: str) -> Path:
     """Where the record of a test command on a target stands under the kmatrix directory."""
     return directory / FOLDER / f"{test}@{target}.json"

@@ -37,12 +37,17 @@ class Runner:
     """The other actions that would have been used, each with what it was given."""
     log: list[subprocess.CompletedProcess[str]] = field(default_factory=list)
 
-    def run(self) -> int:
-        """Run the steps; returns the status of the first that failed, else 0. Once one failed, others run only if they ask for it."""
+    def run(self, *names: str) -> int:
+        """Run the steps (those of these names); returns the status of the first that failed, else 0.
+
+        Once one failed, others run only if they ask for it.
+        """
         action = load(ROOT / "action.yml")
         given = {name: str(value.get("default", "")) for name, value in action["inputs"].items()} | dict(self.inputs)
         failed = 0
         for step in action["runs"]["steps"]:
+            if names and step["name"] not in names:
+                continue
             condition = str(step.get("if", "true"))
             wanted = self._value(condition.removeprefix("${{").removesuffix("}}"), given) not in ("", "false")
             if not wanted or (failed and "cancelled()" not in condition):

@@ -74,6 +74,22 @@ def test_a_job_runs_reports_and_fails_as_its_cells_do(workspace: Path) -> None:
     assert job.outputs["report"]["status"] == "1"
 
 
+@pytest.mark.slow
+def test_kmatrix_is_installed_where_there_is_none(workspace: Path) -> None:
+    """Into an environment of its own, which later steps find. It fetches what kmatrix depends on."""
+    without = ":".join(folder for folder in os.environ["PATH"].split(":") if not (Path(folder) / "kmatrix").exists())
+    temp = workspace.parent / "bare"
+    temp.mkdir()
+    job = Runner(workspace, temp, {}, {"PATH": without})
+    status = job.run("Install kmatrix")
+    if status and "No matching distribution" in log_of(job):
+        pytest.skip("the package index cannot be reached")
+    assert status == 0, log_of(job)
+    assert job.outputs["PATH"]["added"] == f"{temp}/kmatrix/venv/bin:"
+    assert job.run("Install kmatrix", "Plan") == 0, log_of(job)  # there is one now, and it plans
+    assert job.outputs["plan"]["key"].startswith("kmatrix-")
+
+
 def test_inputs_arrive_as_they_were_written(workspace: Path) -> None:
     job = runner(workspace, "one", arch="x86_64", collectors="sound", cache="false")
     assert job.run() == 0, log_of(job)
@@ -93,6 +109,18 @@ def test_a_command_of_ones_own_is_run_in_place_of_pytest(workspace: Path) -> Non
     assert not (job.temp / "kmatrix/records").exists()
     failing = runner(workspace, "failing", command="exit 7")
     assert failing.run() == 7
+
+
+def test_a_test_program_of_ones_own_leaves_reports_too(workspace: Path) -> None:
+    program = workspace / "bpf" / "suite.sh"
+    program.write_text("#!/bin/sh\necho 1..2\necho ok 1 - loads\necho not ok 2 - attaches\nexit 1\n")
+    program.chmod(0o755)
+    command = 'kmatrix test --kernels="$KERNELS" --arch="$ARCH" --kmatrix-dir="$RECORDS" -- ./suite.sh'
+    job = runner(workspace, "suite", arch="x86_64", command=command)
+    assert job.run() == 1, log_of(job)
+    assert "attaches" in job.summary
+    suites = ElementTree.parse(job.temp / "kmatrix/records/matrix.xml").getroot()
+    assert [(case.get("name"), len(case)) for case in suites.iter("testcase")] == [("loads", 0), ("attaches", 1)]
 
 
 def test_shards_are_joined_and_only_what_is_worse_than_main_fails(workspace: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from click.testing import CliRunner, Result
 
 from kmatrix.cli import cli
 from kmatrix.host.errors import InputError
-from kmatrix.runs import cell_records, shards
+from kmatrix.runs import cell_records, shards, test_records
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.shards import Item, Shard
+from kmatrix.runs.test_records import TestRecord
 from tests.unit.facts import record
 
 
@@ -67,6 +69,33 @@ def test_consoles_come_along() -> None:
     joined = cell_records.read(Path("all/cells/openat@5.4-arm64.json"))
     assert joined.console is not None
     assert (Path("all") / joined.console).read_text() == "of a"
+
+
+def test_the_records_of_tests_are_joined_too() -> None:
+    def tested(folder: str, started: str, *, ok: bool) -> None:
+        test_records.write(
+            TestRecord(
+                test="pkg", kernel="5.4", arch="arm64", command=["./pkg"], ok=ok, failure=None if ok else "test", reason="", exit=int(not ok),
+                signal=None, format=None, subtests=[], output="", errors="", timings={"total": 1.0}, console=None, versions={}, started=started,
+            ),
+            Path(folder),
+        )  # fmt: skip
+
+    tested("a", "2026-11-25T00:00:00Z", ok=True)
+    tested("b", "2026-11-24T00:00:00Z", ok=False)
+    done = report("--merge", "a", "b", "--format", "json")
+    assert done.exit_code == 0
+    assert [test["ok"] for test in json.loads(done.stdout)["tests"]] == [True]
+    assert "test:pkg[5.4-arm64] is in b and in a" in done.stderr
+    folder("a", record())
+    assert report("--merge", "a", "b").exit_code == 0
+    suite = ElementTree.fromstring(report(".kmatrix/merged", "--format", "junit").stdout).find("testsuite")
+    assert suite is not None
+    assert [case.get("classname") for case in suite.iter("testcase")] == ["5.4-arm64", "5.4-arm64.pkg"]
+    assert "pkg" in report(".kmatrix/merged", "--format", "markdown").stdout
+    assert "pkg" in report(".kmatrix/merged").stdout
+    page = report("b", "--format", "support")
+    assert "there are no records of cells" in str(page.exception)
 
 
 def test_a_folder_of_artifacts_means_those_in_it() -> None:
