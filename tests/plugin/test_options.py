@@ -98,6 +98,7 @@ def test_the_help_has_both_names(run_in: Shell) -> None:
         "--kernels",
         "--arch",
         "--collectors",
+        "--loader",
         "--accel",
         "--cold",
         "--offline",
