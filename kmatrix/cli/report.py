@@ -15,8 +15,7 @@ from kmatrix.cli import terminal
 from kmatrix.host import paths
 from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.report import against as against_report
-from kmatrix.report import badge, cells_junit, changes, github, grid, html, markdown, support, table
-from kmatrix.report import tests as test_report
+from kmatrix.report import badge, changes, github, grid, html, junit, markdown, support, table, test_cells, tests
 from kmatrix.runs import cell_records, shards, test_records
 from kmatrix.runs import merge as merging
 from kmatrix.runs.cell_records import Record
@@ -24,21 +23,31 @@ from kmatrix.runs.test_records import TestRecord
 
 
 @dataclass(frozen=True)
-class _Read:
-    """What a report is made of."""
+class _Found:
+    """What is reported."""
 
     directory: Path
     records: Sequence[Record]
+    """Of cells."""
     commands: Sequence[TestRecord]
-    """Of `kmatrix test` and of [test]."""
-    bad: Sequence[InputError]
-    """The files that are no records."""
+    """Of test commands."""
+    bad: Sequence[InputError] = ()
+    """The files that are neither."""
 
     @property
     def ok(self) -> bool:
         return all(record.ok for record in self.records) and all(record.ok for record in self.commands)
 
+    @property
+    def infra(self) -> bool:
+        return "infra" in {record.failure for record in self.records} | {record.failure for record in self.commands}
 
+    def cells(self) -> list[Record]:
+        """The cells, and the sub-tests as such."""
+        return [*self.records, *test_cells.cells(self.commands)]
+
+
+_Renderer = Callable[[_Found, bool], str]
 _FORMATS_ALL = ("text", "markdown", "html", "json", "junit", "github", "badge", "support")
 _FORMATS_AGAINST = ("text", "markdown", "json")
 
@@ -85,26 +94,26 @@ def command(
     """
     _check(directories, form, merge, into, against)
     incomplete = False
+    directory = directories[0] if directories else Path(cell_records.DEFAULT_DIRECTORY)
     if merge:
         joined = merging.merge(merging.expand(directories), into or merging.INTO)
         for line in (*joined.notes, *joined.lacks):
             click.echo(f"kmatrix: {line}", err=True)
         directory, incomplete = joined.directory, bool(joined.lacks)
-    else:
-        directory = directories[0] if directories else Path(cell_records.DEFAULT_DIRECTORY)
-    read = _read(directory)
+    found = _read(directory)
     if merge and not incomplete:
         with suppress(OSError, KmatrixError):  # of use for later shards alone
-            shards.keep_durations([*read.records, *read.commands])
+            shards.keep_durations([*found.records, *found.commands])
     colour = terminal.coloured(color) if output is None else color == "always"
     if against is not None:
-        status = _against(read, against, form, output, colour)
+        status = _against(found, against, form, output, colour)
     else:
-        if not read.records and form in _OF_CELLS:
-            raise InputError(f"there are no records of cells, of which the format {form} is made", where=str(directory))
-        _put(_FORMATS[form](read, colour), output)
-        status = 0 if read.ok else 1
-    if status or incomplete or read.bad:
+        if form == "support" and not found.records:
+            fix = "run pytest where your collectors are, or choose another --format"
+            raise InputError("there are no records of cells, of which the page is made", where=str(directory), fix=fix)
+        _put(_FORMATS[form](found, colour), output)
+        status = 0 if found.ok else 1
+    if status or incomplete or found.bad:
         raise click.exceptions.Exit(status or 2)
 
 
@@ -123,10 +132,10 @@ def _check(directories: Sequence[Path], form: str, merge: bool, into: Path | Non
         raise InputError(f"--against has no format {form}", where="--format", fix=fix)
 
 
-def _read(directory: Path) -> _Read:
-    """The records; files that are none are named on standard error."""
+def _read(directory: Path) -> _Found:
+    """The records. Files that are none are named on standard error. Raises InputError where there is no record."""
     bad: list[InputError] = []
-    found = _Read(directory, [*cell_records.read_all(directory, bad)], [*test_records.read_all(directory, bad)], bad)
+    found = _Found(directory, list(cell_records.read_all(directory, bad)), list(test_records.read_all(directory, bad)), bad)
     for error in bad:
         click.echo(f"kmatrix: {error}", err=True)
     if not found.records and not found.commands:
@@ -137,56 +146,59 @@ def _read(directory: Path) -> _Read:
     return found
 
 
-def _against(read: _Read, other: Path, form: str, output: Path | None, colour: bool) -> int:
-    """Print what changed of the cells; returns the exit status."""
-    before = list(cell_records.read_all(other))
-    if not before:
+def _against(found: _Found, other: Path, form: str, output: Path | None, colour: bool) -> int:
+    """Print what changed; returns the exit status."""
+    before = _Found(other, list(cell_records.read_all(other)), list(test_records.read_all(other)))
+    if not before.cells():
         fix = "name the folder of the other run's records, as its --kmatrix-dir or a merge left it"
         raise InputError("there are no records", where=f"--against: {other}", fix=fix)
-    found = changes.compare(before, read.records)
+    changed = changes.compare(before.cells(), found.cells())
     if form == "json":
-        text = against_report.as_json(found, other)
+        text = against_report.as_json(changed, other)
     elif form == "markdown":
-        text = against_report.in_markdown(found, other, read.directory.resolve())
+        text = against_report.in_markdown(changed, other, found.directory.resolve())
     else:
-        text = against_report.render(found, other, colour=colour)
+        text = against_report.render(changed, other, colour=colour)
     _put(text, output)
-    return 1 if found.worse else 3 if any(record.failure == "infra" for record in read.records) else 0
+    return 1 if changed.worse else 3 if found.infra else 0
 
 
-def _text(read: _Read, colour: bool) -> str:
+def _text(found: _Found, colour: bool) -> str:
     width = grid.terminal_width()
-    parts = [table.render(read.records, {}, colour=colour, width=width)] if read.records else []
-    parts += [test_report.render(read.commands, {}, colour=colour, width=width)] if read.commands else []
+    parts = [table.render(found.records, {}, colour=colour, width=width)] if found.records else []
+    parts += [tests.render(found.commands, {}, colour=colour, width=width)] if found.commands else []
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown(read: _Read, _colour: bool) -> str:
-    parts = [markdown.render(read.records, read.directory.resolve(), read.bad)] if read.records else []
-    if read.commands:
-        told = test_report.render(read.commands, {}, colour=False, width=grid.terminal_width())
-        parts.append("\n".join([f"### kmatrix test: {test_report.headline(read.commands)}", "", *markdown.fenced(told), ""]))
-    return "\n".join(parts)
+def _markdown(found: _Found, _colour: bool) -> str:
+    text = markdown.render(found.records, found.directory.resolve(), found.bad) if found.records or found.bad else ""
+    return text + (markdown.of_commands(found.commands) if found.commands else "")
 
 
-def _json(read: _Read, _colour: bool) -> str:
-    not_read = [{"file": error.where, "message": error.message} for error in read.bad]
-    cells, tests = ([asdict(record) for record in found] for found in (read.records, read.commands))
-    data = {"ok": read.ok, "cells": cells, "tests": tests, "not_read": not_read}
+def _json(found: _Found, _colour: bool) -> str:
+    data = {
+        "ok": found.ok,
+        "cells": [asdict(record) for record in found.records],
+        "tests": [asdict(record) for record in found.commands],
+        "not_read": [{"file": error.where, "message": error.message} for error in found.bad],
+    }
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
 
-_FORMATS: Mapping[str, Callable[[_Read, bool], str]] = {
+def _github(found: _Found, _colour: bool) -> str:
+    return github.render(found.records, _repository(), Path.cwd()) + github.of_commands(found.commands)
+
+
+_FORMATS: Mapping[str, _Renderer] = {
     "text": _text,
     "markdown": _markdown,
-    "html": lambda read, _colour: html.render(read.records, read.directory.resolve(), read.bad, commands=read.commands),
+    "html": lambda found, _: html.render(found.records, found.directory.resolve(), found.bad, commands=found.commands),
     "json": _json,
-    "junit": lambda read, _colour: cells_junit.render(read.records, read.directory.resolve(), read.commands),
-    "github": lambda read, _colour: github.render(read.records, _repository(), Path.cwd()),
-    "badge": lambda read, _colour: badge.render(read.records),
-    "support": lambda read, _colour: support.render(read.records),
+    "junit": lambda found, _: junit.render(found.records, found.commands, found.directory),
+    "github": _github,
+    "badge": lambda found, _: badge.render(found.cells()),
+    "support": lambda found, _: support.render(found.records),
 }
-_OF_CELLS = ("badge", "support")
 
 
 def _repository() -> Path:

@@ -120,7 +120,7 @@ def command(
     cell_records.check_directory(directory)
     records, unfit = guest_test.run_all(test, targets, room, directory, _Stream() if stream else None)
     if junit_file is not None:
-        paths.write_whole(junit_file, junit.render(records))
+        paths.write_whole(junit_file, junit.render([], records, directory))
     if as_json:
         click.echo(json.dumps({"tests": [asdict(record) for record in records], "not_run": {**missing, **unfit}}, indent=1))
     else:

@@ -25,6 +25,7 @@ from typing import Any
 
 from . import bpf, cilium_attach, limit
 from .confirm import Attachment
+from .libbpf import LibbpfError
 from .library import PACKED, CannotSet, Opened, Program, Refused, Report
 
 BINARY = "/run/kmatrix/loaders/cilium"
@@ -43,7 +44,6 @@ class Process:
     """A cilium loader that runs."""
 
     def __init__(self) -> None:
-        _unpack()
         self._socket, theirs = socket.socketpair()
         self._stderr = os.memfd_create("cilium")
         with theirs:
@@ -196,6 +196,7 @@ class Object:
     """An opened object; after `load`, its programs and maps are in the kernel until `close`."""
 
     def __init__(self, data: bytes, btf: str | None) -> None:
+        _unpack()
         with open(OBJECT, "wb") as file:
             file.write(data)
         self.process = Process()
@@ -302,8 +303,9 @@ class Object:
         program = Program(self.fd(name), self.section(name).lstrip("?"), bpf.prog_info(self.fd(name)).type, wanted["attach_type"])
         try:
             return cilium_attach.attach(self.process, self.version, name, program, resources, to), []
-        except OSError as error:
-            raise Refused(error.strerror or str(error), error.errno, lines=[]) from None
+        except (OSError, LibbpfError) as error:  # what is attached by hand goes through calls that libbpf has for it
+            words = error.strerror if isinstance(error, OSError) else None
+            raise Refused(words or str(error), error.errno, lines=[]) from None
 
     def close(self) -> None:
         """Everything of the object out of the kernel, but for what is pinned."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 
 from . import bpf
@@ -19,7 +19,7 @@ NLMSG_ERROR = 2
 NLA_F_NESTED = 0x8000
 RTM_NEWADDR, IFA_ADDRESS, IFA_LOCAL = 20, 1, 2
 IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_NET_NS_FD, VETH_INFO_PEER = 3, 18, 1, 2, 28, 1
-IFF_UP, SIOCGIFINDEX = 1, 0x8933
+IFF_UP = 1
 CLONE_NEWNET, MS_BIND = 0x40000000, 4096
 RTA_DST, RTA_OIF, RTA_ENCAP_TYPE, RTA_ENCAP = 1, 4, 21, 22
 
@@ -38,43 +38,63 @@ def pair() -> int:
         return socket.if_nametoindex(NEAR)
     except OSError:
         pass
+    make_namespace()
+    # In a thread that goes to the other namespace and ends there. ip(8) does the same, and takes half a second where the CPU is emulated.
+    _in_thread(_make_pair)
+    return socket.if_nametoindex(NEAR)
+
+
+def make_namespace() -> None:
+    """Make the namespace of the far end, unless it is there. Raises OSError where the kernel has no namespaces."""
+    if not os.path.exists(f"{_NAMESPACES}/{NAMESPACE}"):
+        _in_thread(_make_namespace)
+
+
+def _in_thread(make: Callable[[], None]) -> None:
     failed: list[OSError] = []
 
-    def make() -> None:
+    def attempt() -> None:
         try:
-            _make_pair()
+            make()
         except OSError as error:
             failed.append(error)
 
-    # In a thread that goes to the other namespace and ends there. ip(8) does the same, and takes half a second where the CPU is emulated.
-    thread = threading.Thread(target=make)
+    thread = threading.Thread(target=attempt)
     thread.start()
     thread.join()
     if failed:
         raise OSError(errno.EOPNOTSUPP, f"no veth pair can be made: {failed[0].strerror}")
-    return socket.if_nametoindex(NEAR)
+
+
+def _make_namespace() -> None:
+    """The calling thread ends up in it."""
+    _check(bpf.libc.unshare(CLONE_NEWNET))
+    os.makedirs(_NAMESPACES, exist_ok=True)
+    path = f"{_NAMESPACES}/{NAMESPACE}"
+    with open(path, "wb"):
+        pass
+    _check(bpf.libc.mount(b"/proc/thread-self/ns/net", path.encode(), b"", ctypes.c_ulong(MS_BIND), None))
+    with _netlink() as there:
+        _bring_up(there, socket.if_nametoindex("lo"), None)
 
 
 def _make_pair() -> None:
-    """Make it. The calling thread ends up in the namespace of the far end."""
-    with _netlink() as here:
-        if bpf.libc.unshare(CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        os.makedirs(_NAMESPACES, exist_ok=True)
-        with open(f"{_NAMESPACES}/{NAMESPACE}", "wb"):
-            pass
-        own = b"/proc/thread-self/ns/net"
-        if bpf.libc.mount(own, f"{_NAMESPACES}/{NAMESPACE}".encode(), b"", ctypes.c_ulong(MS_BIND), None) != 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        with _netlink() as there, open(own, "rb") as namespace:
-            far = _interface(0) + attribute(IFLA_IFNAME, FAR.encode() + b"\0")
-            far += attribute(IFLA_NET_NS_FD, struct.pack("=I", namespace.fileno()))
-            info = attribute(IFLA_INFO_KIND, b"veth\0") + attribute(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, far))
-            body = _interface(0) + attribute(IFLA_IFNAME, NEAR.encode() + b"\0") + attribute(IFLA_LINKINFO, info)
-            _ask(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, here)
-            _bring_up(there, socket.if_nametoindex("lo"), None)
+    """The calling thread ends up in the namespace of the far end."""
+    with _netlink() as here, open(f"{_NAMESPACES}/{NAMESPACE}", "rb") as namespace:
+        far = _interface(0) + attribute(IFLA_IFNAME, FAR.encode() + b"\0")
+        far += attribute(IFLA_NET_NS_FD, struct.pack("=I", namespace.fileno()))
+        info = attribute(IFLA_INFO_KIND, b"veth\0") + attribute(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, far))
+        body = _interface(0) + attribute(IFLA_IFNAME, NEAR.encode() + b"\0") + attribute(IFLA_LINKINFO, info)
+        _ask(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, here)
+        _bring_up(here, socket.if_nametoindex(NEAR), "192.0.2.1")
+        _check(bpf.libc.setns(namespace.fileno(), CLONE_NEWNET))
+        with _netlink() as there:
             _bring_up(there, socket.if_nametoindex(FAR), "192.0.2.2")
-            _bring_up(here, _index_in(here, NEAR), "192.0.2.1")
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _bring_up(netlink: socket.socket, index: int, address: str | None) -> None:
@@ -86,14 +106,6 @@ def _bring_up(netlink: socket.socket, index: int, address: str | None) -> None:
             RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, message + attribute(IFA_LOCAL, number) + attribute(IFA_ADDRESS, number), netlink
         )
     _ask(RTM_NEWLINK, 0, struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, IFF_UP, IFF_UP), netlink)
-
-
-def _index_in(netlink: socket.socket, name: str) -> int:
-    """The index of an interface in the socket's namespace, which need not be the caller's."""
-    request = bytearray(name.encode().ljust(40, b"\0"))  # struct ifreq
-    fcntl.ioctl(netlink, SIOCGIFINDEX, request)
-    index: int = struct.unpack_from("=i", request, 16)[0]
-    return index
 
 
 def add(kind: str, name: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import fnmatch
 import os
 import shutil
 from contextlib import suppress
@@ -48,8 +49,9 @@ def prepare(
     for source, target in sorted(places or (), key=lambda place: place[1].count("/")):
         _bind(f"{DISK}/files/{source}", target)
     for folder in folders or ():
+        there = os.path.isdir(folder)
         _make(folder)
-        if user and os.stat(folder).st_uid == 0 and not os.path.ismount(folder) and folder not in ("/", "/root"):
+        if user and not there:
             os.chmod(folder, 0o1777)
     if cores:
         os.makedirs(CORES, exist_ok=True)
@@ -66,11 +68,20 @@ def prepare(
 
 
 def gather(paths: list[str]) -> dict[str, Any]:
-    """Copy what is at `paths` to the disk, each to BACK/<its number>, and have it all on the disk. Which of them are there, and the cores."""
+    """Copy what is at `paths` to the disk, each to BACK/<its number>, and have it all on the disk. Which of them are there, and the cores.
+
+    A name with `*` stands for the files of its folder that match, which come into a folder.
+    """
     os.makedirs(BACK, exist_ok=True)
     found = []
     for number, path in enumerate(paths):
-        if os.path.isdir(path):
+        folder, name = os.path.split(path)
+        if "*" in name and os.path.isdir(folder):
+            os.makedirs(f"{BACK}/{number}")
+            for each in fnmatch.filter(os.listdir(folder), name):
+                if os.path.isfile(f"{folder}/{each}"):
+                    shutil.copy2(f"{folder}/{each}", f"{BACK}/{number}/{each}")
+        elif os.path.isdir(path):
             shutil.copytree(path, f"{BACK}/{number}", symlinks=True, dirs_exist_ok=True)
         elif os.path.isfile(path):
             shutil.copy2(path, f"{BACK}/{number}")

@@ -11,7 +11,7 @@ import resource
 import struct
 from contextlib import nullcontext, suppress
 
-from . import bpf, libbpf, limit, loader, simulate, trigger
+from . import bpf, libbpf, limit, loader, netdev, simulate, trigger
 from .observe import RUNS_ARE_COUNTED, Stream, inventory, settled
 
 NOTHING_HOOK = "tracepoint/syscalls/sys_enter_openat"
@@ -33,6 +33,7 @@ def warm_up() -> None:
         rehearse,
         simulate.prepare,
         _load_modules,
+        netdev.make_namespace,
     )
     for step in steps:
         with suppress(Exception):

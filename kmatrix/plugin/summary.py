@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from kmatrix.host.errors import KmatrixError
 from kmatrix.plugin import TEST_RECORD, options, reds
+from kmatrix.plugin.run import Run
 from kmatrix.report import differences, grid, table
 from kmatrix.report import tests as test_report
 from kmatrix.runs import cell_records, shards, test_records
 from kmatrix.runs.cell_records import Record
-
-if TYPE_CHECKING:
-    from kmatrix.plugin.session import Run
 
 RECORD = "kmatrix_record"
 """The property that carries a record's path from an xdist worker to the terminal."""

@@ -101,9 +101,13 @@ def _verdict(record: Record) -> tuple[str | None, ...]:
     return record.expected, record.observed, record.failure
 
 
+_RANKS: Sequence[str | None] = (None, *BEHAVIOURS, "skipped", "passed")
+"""From worst to best; a sub-test's two stand by themselves."""
+
+
 def _rank(record: Record) -> int:
     """How much of the collector runs; less than a refusal is where nothing could be seen."""
-    return [None, *BEHAVIOURS].index(record.observed)  # type: ignore[arg-type]
+    return _RANKS.index(record.observed)
 
 
 def diagnosis(record: Record) -> tuple[str, ...]:

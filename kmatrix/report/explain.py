@@ -46,6 +46,8 @@ def _lines(record: Record, directory: Path, *, logs: bool) -> Iterator[str]:
     if record.simulated is not None:
         yield f"  simulated {simulation(record.simulated)}"
     yield from (f"  {line}" for line in words(record, directory, logs=logs))
+    if loader := record.versions.get("loader"):
+        yield f"  loader    {loader}"
     yield f"  record    {path_of(directory, record.collector, record.target)}"
     if record.console is not None:
         yield f"  console   {directory / record.console}"

@@ -11,9 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmatrix.report import causes, reds, table
+from kmatrix.report import causes, reds, table, test_cells
 from kmatrix.report.causes import Cause
+from kmatrix.report.names import shorten
 from kmatrix.runs.cell_records import Record
+from kmatrix.runs.test_records import TestRecord
 
 _PLACE = re.compile(r"(?:(?P<text>.*) @ )?(?P<name>[^/:\s]+):(?P<number>\d+)")
 """`text @ file:line`, as kmatrix.objects.lines writes it."""
@@ -37,6 +39,20 @@ def render(records: Iterable[Record], root: Path, here: Path | None = None) -> s
     """
     found = table.ordered(records)
     return "".join(f"{line}\n" for group in reds.alike(found) for line in _of_group(group, root, here or root))
+
+
+def of_commands(commands: Iterable[TestRecord]) -> str:
+    """The annotations of test commands: each sub-test with one message once, with its targets. Their programs name lines without a folder."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for cell in test_cells.cells(commands):
+        if not cell.ok:
+            groups.setdefault((cell.collector, cell.reason), []).append(cell)
+    lines = []
+    for (name, reason), found in groups.items():
+        level = "warning" if found[0].failure == "infra" else "error"
+        title = f"{name} on {shorten([cell.target for cell in found])}"
+        lines.append(_command(level, None, title, f"{reason}\nreproduce: {found[0].reproduce}") + "\n")
+    return "".join(lines)
 
 
 def _of_group(group: Sequence[Record], root: Path, here: Path) -> Iterator[str]:

@@ -84,6 +84,7 @@ def _run(records: Sequence[Record | TestRecord]) -> list[tuple[str, str]]:
         ("kmatrix", said("kmatrix")),
         ("QEMU", said("qemu")),
         ("VMs run by", said("accel")),
+        ("objects loaded by", said("loader")),
     ]
     return [(name, text) for name, text in facts if text]
 

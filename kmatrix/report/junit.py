@@ -1,16 +1,22 @@
-"""JUnit's XML: one suite a target; in it one case for each sub-test, or for the command where there are none.
+"""JUnit's XML: one suite a target; in it a case for each cell, and for each sub-test of a test command (the command itself where it has none).
 
-GitHub and GitLab group cases by class name: here `TARGET.TEST`, so that one kernel's failures stand together.
+GitHub and GitLab group cases by class name. That of a cell is its target, so that one kernel's failures stand together; that of a sub-test
+is `TARGET.TEST`. A cell's case has the cell's id for a name, so that it stays the same from run to run, and no two are alike.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
+from kmatrix.report import causes, table
+from kmatrix.report.explain import explain
 from kmatrix.report.names import target_key
+from kmatrix.runs.cell_records import Record
 from kmatrix.runs.test_records import TestRecord
 from kmatrix.suites.judge import leaves
 from kmatrix.suites.subtest import SubTest
@@ -19,39 +25,57 @@ _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 """Characters that XML 1.0 cannot hold."""
 
 
-def render(records: Sequence[TestRecord]) -> str:
-    """The document."""
+def render(records: Iterable[Record], commands: Sequence[TestRecord], directory: Path) -> str:
+    """The document of the records of cells, and of test commands, under the kmatrix directory."""
+    found = table.ordered(records)
     document = JUnitXml("kmatrix")
-    for target in sorted({record.target for record in records}, key=target_key):
+    targets = {record.target for record in found} | {record.target for record in commands}
+    for target in sorted(targets, key=target_key):
+        cells = [record for record in found if record.target == target]
+        tests = sorted((record for record in commands if record.target == target), key=lambda record: record.test)
         suite = TestSuite(target)
-        of_target = [record for record in records if record.target == target]
-        for record in sorted(of_target, key=lambda record: record.test):
-            suite.add_testcases(cases(record))
-            if record.started:
-                suite.timestamp = record.started.removesuffix("Z")
-            for name, value in (("kernel", record.kernel), ("arch", record.arch), *record.versions.items()):
-                suite.add_property(name, clean(value))
+        suite.add_testcases([_cell(record, directory) for record in cells])
+        suite.add_testcases([case for record in tests for case in _cases(record)])
+        of_target: list[Record | TestRecord] = [*cells, *tests]
+        if begun := min((record.started for record in of_target if record.started), default=""):
+            suite.timestamp = begun.removesuffix("Z")
+        first = of_target[0]
+        for name, value in {**first.versions, "kernel": first.kernel, "arch": first.arch}.items():
+            suite.add_property(name, _clean(value))
         document.add_testsuite(suite)
     document.update_statistics()  # type: ignore[no-untyped-call]
     text: bytes = document.tostring()  # type: ignore[no-untyped-call]
-    return text.decode()
+    return text.decode() + "\n"
 
 
-def cases(record: TestRecord) -> list[TestCase]:
-    """Those of one record."""
+def _cell(record: Record, directory: Path) -> TestCase:
+    case = TestCase(record.cell, record.target, record.timings.get("total"))
+    words = shlex.split(record.reproduce)
+    if len(words) > 1 and "::" in words[1]:
+        case._elem.set("file", words[1].partition("::")[0])  # GitLab links it
+    if not record.ok:
+        kind = Error if record.failure == "infra" else Failure
+        why = causes.headlines(record) or record.reason.partition("\n")[0]
+        result = kind(_clean(f"{record.expected} was promised: {why}"), str(record.failure))
+        result.text = _clean(explain(record, directory))
+        case.result = [result]
+    return case
+
+
+def _cases(record: TestRecord) -> list[TestCase]:
     found = leaves(record.subtests)
-    made = [_case(record, each) for each in found]
+    cases = [_case(record, each) for each in found]
     if not found or (not record.ok and (record.failure != "test" or not any(each.red for each in found))):
-        made.append(_of_command(record))
-    return made
+        cases.append(_of_command(record))
+    return cases
 
 
 def _case(record: TestRecord, subtest: SubTest) -> TestCase:
-    case = TestCase(clean(subtest.name), f"{record.target}.{record.test}", subtest.seconds)
-    message = clean(subtest.message)
+    case = TestCase(_clean(subtest.name), f"{record.target}.{record.test}", subtest.seconds)
+    message = _clean(subtest.message)
     if subtest.red:
         failure = Failure(message or f"the sub-test is {subtest.ending}", subtest.ending)
-        failure.text = clean(subtest.output)
+        failure.text = _clean(subtest.output)
         case.result = [failure]
     elif subtest.ending == "skipped":
         case.result = [Skipped(message)]
@@ -63,12 +87,11 @@ def _of_command(record: TestRecord) -> TestCase:
     case = TestCase(record.test, f"{record.target}.{record.test}", record.timings.get("total"))
     if not record.ok:
         kind = Error if record.failure == "infra" else Failure
-        result = kind(clean(f"{record.failure}: {record.reason}"), record.failure)
-        result.text = clean("\n".join(part for part in (record.output, record.errors, f"reproduce: {record.reproduce}") if part))
+        result = kind(_clean(f"{record.failure}: {record.reason}"), record.failure)
+        result.text = _clean("\n".join(part for part in (record.output, record.errors, f"reproduce: {record.reproduce}") if part))
         case.result = [result]
     return case
 
 
-def clean(text: str) -> str:
-    """`text`, with what XML 1.0 cannot hold replaced."""
+def _clean(text: str) -> str:
     return _NOT_XML.sub("\ufffd", text)

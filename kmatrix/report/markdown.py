@@ -9,15 +9,25 @@ from pathlib import Path
 
 from kmatrix.host.errors import InputError
 from kmatrix.matrix.arch import ARCHES
-from kmatrix.report import causes, reds, table
+from kmatrix.report import causes, reds, table, tests
 from kmatrix.report.explain import explain
 from kmatrix.report.names import target_key
 from kmatrix.runs.cell_records import Record
+from kmatrix.runs.test_records import TestRecord
+
+_WIDTH = 110
+"""Columns that a summary page shows of a block."""
 
 
 def render(records: Iterable[Record], directory: Path, bad: Sequence[InputError] = ()) -> str:
     """The report of the records under the kmatrix directory; `bad` are the files there that are none."""
     return "\n".join(_lines(table.ordered(records), directory, bad)) + "\n"
+
+
+def of_commands(commands: Sequence[TestRecord]) -> str:
+    """The part of test commands: their table, and what failed."""
+    text = tests.render(commands, {}, colour=False, width=_WIDTH)
+    return "\n".join([f"### kmatrix: {tests.headline(commands)}", "", *fenced(text)]) + "\n"
 
 
 def _lines(records: Sequence[Record], directory: Path, bad: Sequence[InputError]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kmatrix.loaders import TITLES
 from kmatrix.report import causes
 from kmatrix.report.contract import paragraphs
 from kmatrix.report.explain import LOG_LINES
@@ -176,7 +177,11 @@ def _causes(outcomes: Sequence[Outcome], *, logs: bool) -> list[_Cause]:
     for outcome in outcomes:
         if outcome.error is not None:
             why = outcome.diagnosis
-            told = (outcome.error,) if why is None else (why["headline"], _remedy(why), f"libbpf said: {outcome.error}")
+            told = (
+                (outcome.error,)
+                if why is None
+                else (why["headline"], _remedy(why), f"{TITLES[outcome.library]} said: {outcome.error}")
+            )
             note("the object", outcome.target, told)
         for name, found in outcome.maps.items():
             if found.get("error"):

@@ -21,8 +21,11 @@ _ELSEWHERE = ("/proc", "/sys", "/dev", "/run")
 _GUESTS = ("/proc/", "/sys/", "/dev/", "/run/", "/tmp/", "/root/", "/var/")
 """Folders in which the guest may have files that its image has not: those of --file, or of the kernel's."""
 _GO_OUTPUT = re.compile(
-    r"--?test\.(?:coverprofile|cpuprofile|memprofile|blockprofile|mutexprofile|trace|gocoverdir|testlogfile|outputdir)=(.+)"
+    r"--?test\.(?:coverprofile|cpuprofile|memprofile|blockprofile|mutexprofile|trace|gocoverdir|testlogfile)=(.+)"
 )
+_GO_OUTPUT_DIR = re.compile(r"--?test\.outputdir=(.+)")
+_LLVM_PART = re.compile(r"%(?:\{\w+\}|\d*[a-zA-Z])")
+"""What LLVM_PROFILE_FILE has filled in when the file is written: %p, %m, %4m, %{hostname}."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Plan:
     folders: tuple[str, ...]
     """Folders that must be there in the guest."""
     back: tuple[Path, ...]
-    """Files and folders that come back to the same path of the host."""
+    """Files and folders that come back to the same path of the host. `*` in a name stands for any characters."""
 
 
 def plan(
@@ -105,19 +108,17 @@ def _go_test(path: Path) -> bool:
 def _back(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """What comes back, and the folders that programs expect to be there for it."""
     back, folders = [], []
+    base = next((match[1] for word in argv[1:] if (match := _GO_OUTPUT_DIR.fullmatch(word))), "")
     for word in argv[1:]:
         if match := _GO_OUTPUT.fullmatch(word):
-            path = Path(os.path.normpath(cwd / match[1]))
+            path = Path(os.path.normpath(cwd / base / match[1]))
             back.append(path)
             folders.append(str(path if path.is_dir() else path.parent))
     if env.get("GOCOVERDIR"):
-        path = Path(os.path.normpath(cwd / env["GOCOVERDIR"]))
-        back.append(path)
-        folders.append(str(path))
+        back.append(Path(os.path.normpath(cwd / env["GOCOVERDIR"])))
+        folders.append(str(back[-1]))
     if env.get("LLVM_PROFILE_FILE"):
         path = Path(os.path.normpath(cwd / env["LLVM_PROFILE_FILE"]))
-        back += [path] if "%" not in path.name else []
+        back.append(path.with_name(_LLVM_PART.sub("*", path.name)))
         folders.append(str(path.parent))
-        if "%" in path.name:
-            back.append(path.parent)
     return tuple(dict.fromkeys(back)), tuple(dict.fromkeys(folders))

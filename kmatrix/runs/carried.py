@@ -15,6 +15,8 @@ from kmatrix.vm import virtme
 
 _ROOM = 2 << 30
 """Bytes that a run can leave on its disk: core dumps, coverage, profiles. The file is sparse: it takes what is written."""
+_MOST = virtme.CARRIED_BYTES - _ROOM - (2 << 30)
+"""Bytes of files; the rest of the disk is for the file system's own."""
 _NOT_OURS = ("/proc", "/sys", "/dev")
 
 
@@ -71,9 +73,20 @@ class Disk:
 
 
 @contextmanager
-def disk(items: Iterable[Item], more: Iterable[Item] = ()) -> Iterator[Disk]:
-    """A disk that has `items` on it. Raises InputError for a place where nothing can be put, OSError, InfraError."""
-    chosen = {os.path.normpath(item.guest): item.path for item in (*more, *items)}
+def disk(items: Iterable[Item]) -> Iterator[Disk]:
+    """A disk that has `items` on it; of two for one place, the last. Raises InputError for what cannot be brought, InfraError."""
+    try:
+        fd, places = _make(items)
+    except OSError as error:
+        raise paths.cache_error(error, paths.cache_dir("carried")) or error from None
+    try:
+        yield Disk(fd, places)
+    finally:
+        os.close(fd)
+
+
+def _make(items: Iterable[Item]) -> tuple[int, tuple[tuple[str, str], ...]]:
+    chosen = {os.path.normpath(item.guest): item.path for item in items}
     with cache.staging(paths.cache_dir("carried")) as work:
         tree = work / "tree"
         files = tree / "files"
@@ -84,14 +97,17 @@ def disk(items: Iterable[Item], more: Iterable[Item] = ()) -> Iterator[Disk]:
                 raise InputError(f"{path} cannot be put at {guest} in the guest", fix="give it another place, as in PATH:/tmp/NAME")
             _copy(path, files / str(number))
             places.append((str(number), guest))
+        size = sum(path.lstat().st_size for path in tree.rglob("*"))
+        if size > _MOST:
+            raise InputError(
+                f"{size >> 20} MiB are to be brought, and the disk takes {_MOST >> 20}",
+                fix="bring the parts that the command needs",
+            )
         image = work / "disk"
         ext4.fill(tree, image, room=_ROOM, size=virtme.CARRIED_BYTES)
         fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
         image.unlink()
-    try:
-        yield Disk(fd, tuple(places))
-    finally:
-        os.close(fd)
+    return fd, tuple(places)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -221,6 +221,7 @@ def _gather(vm: Machine, plan: bring.Plan, options: Options, disk: Disk | None) 
     except KernelDied:
         return (), ()
     vm.kill()
-    back = disk.take_back(answer["found"], plan.back) if answer["found"] else []
+    targets = [path.parent if "*" in path.name else path for path in plan.back]
+    back = disk.take_back(answer["found"], targets) if answer["found"] else []
     cores = disk.take_cores(options.cores) if options.cores is not None and answer["cores"] else []
     return tuple(cores), tuple(back)

@@ -75,11 +75,15 @@ def test_a_test_of_go_has_its_test_data(image: GuestImage, tmp_path: Path) -> No
 
 def test_coverage_and_profiles_come_back(image: GuestImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOCOVERDIR", "cov")
-    monkeypatch.setenv("LLVM_PROFILE_FILE", str(tmp_path / "prof" / "%p.profraw"))
+    monkeypatch.setenv("LLVM_PROFILE_FILE", str(tmp_path / "prof" / "x-%p-%2m.profraw"))
     plan = bring.plan(["true", f"-test.coverprofile={tmp_path}/c.out"], tmp_path, image)
-    assert plan.back == (tmp_path / "c.out", tmp_path / "cov", tmp_path / "prof")
+    assert plan.back == (tmp_path / "c.out", tmp_path / "cov", tmp_path / "prof" / "x-*-*.profraw")
     assert plan.folders == (str(tmp_path), f"{tmp_path}/cov", f"{tmp_path}/prof")
     assert plan.env["GOCOVERDIR"] == "cov"
+    plan = bring.plan(
+        ["true", "-test.cpuprofile=cpu.out", f"-test.outputdir={tmp_path}/out"], tmp_path, image, env={"GOCOVERDIR": ""}
+    )
+    assert plan.back[0] == tmp_path / "out" / "cpu.out"
 
 
 def test_a_program_of_the_other_arch_is_refused(image_of: Callable[[Arch], GuestImage], build: Callable[..., Path]) -> None:
@@ -196,6 +200,16 @@ def test_what_cannot_be_brought_is_said(
 def test_a_place_of_the_kernels_takes_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be put at /proc/x"), carried.disk([Item(tmp_path / "file", "/proc/x")]):
+        pass
+
+
+def test_too_much_for_the_disk_is_said(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(carried._MOST + 1)
+    with (
+        pytest.raises(InputError, match=r"MiB are to be brought, and the disk takes 12288"),
+        carried.disk([Item(tmp_path / "file", "/x")]),
+    ):
         pass
 
 

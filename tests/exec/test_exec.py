@@ -130,7 +130,7 @@ def test_the_machine_is_as_asked_for(kmatrix: Kmatrix, tmp_path: Path) -> None:
     script = (
         "nproc; grep -o kmatrix.test=1 /proc/cmdline; cat /proc/sys/kernel/pid_max; echo $WORD; cat /usr/bin/given; ip -br link show kmatrix0;"
         "ip -n kmatrix -br addr show kmatrix1; findmnt 2>/dev/null; mount | grep -E ' (bpf|tracefs|debugfs|cgroup2) ' | wc -l; df -m /tmp;"
-        "echo '<0>words of the kernel' > /dev/kmsg; echo x > $GOCOVERDIR/out; modprobe dummy"
+        "echo '<0>words of the kernel' > /dev/kmsg; echo x > $GOCOVERDIR/out; touch prof/1.raw prof/other; modprobe dummy"
     )
     options = [
         "--cpus",
@@ -145,7 +145,7 @@ def test_the_machine_is_as_asked_for(kmatrix: Kmatrix, tmp_path: Path) -> None:
         "WORD=said",
     ]
     more = ["--file", "beside.txt:/usr/bin/given", "--console"]
-    done = kmatrix(*options, *more, "6.1-x86_64", "sh", "-c", script, env={"GOCOVERDIR": "cov"})
+    done = kmatrix(*options, *more, "6.1-x86_64", "sh", "-c", script, env={"GOCOVERDIR": "cov", "LLVM_PROFILE_FILE": "prof/%p.raw"})
     lines = done.stdout.decode().splitlines()
     assert lines[:5] == ["2", "kmatrix.test=1", "5000", "said", "given"]
     assert lines[5].startswith("kmatrix0@")
@@ -155,6 +155,7 @@ def test_the_machine_is_as_asked_for(kmatrix: Kmatrix, tmp_path: Path) -> None:
     assert b"words of the kernel" in done.stderr
     assert done.returncode == 0
     assert (tmp_path / "cov" / "out").read_text() == "x\n"
+    assert [path.name for path in (tmp_path / "prof").iterdir()] == ["1.raw"]
 
 
 def test_it_waits_for_gdb(tmp_path: Path) -> None:
@@ -222,6 +223,34 @@ def test_go_test_runs_its_tests_in_the_guest(tmp_path: Path) -> None:
     red = go_test("--env RED 6.1")
     assert red.returncode == 1
     assert "--- FAIL: TestRed" in red.stdout
+
+
+def test_cargo_and_ctest_run_their_tests_in_the_guest(tmp_path: Path) -> None:
+    need_programs("cargo", "cmake", "gcc")
+    launch = tmp_path / "launch"
+    launch.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from kmatrix.cli import main; main()" exec 6.1-x86_64 "$@"\n')
+    launch.chmod(0o755)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "Cargo.toml").write_text('[package]\nname = "demo"\nversion = "0.1.0"\nedition = "2021"\n')
+    (tmp_path / "src" / "lib.rs").write_text(
+        '#[test] fn guest() { assert_eq!(std::fs::read_to_string("/etc/hostname").unwrap().trim(), "kmatrix"); }\n#[test] fn red() { panic!("asked for"); }\n'
+    )
+    env = os.environ | {"CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER": str(launch)}
+    argv = ["cargo", "test", "--offline", "--lib", "--target", "x86_64-unknown-linux-gnu"]
+    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600, check=False)
+    assert "test guest ... ok" in done.stdout, done.stderr
+    assert "test red ... FAILED" in done.stdout
+    (tmp_path / "prog.c").write_text(PROGRAM)
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.20)\nproject(demo C)\nenable_testing()\nadd_executable(prog prog.c)\n"
+        f"set_property(TARGET prog PROPERTY CROSSCOMPILING_EMULATOR {launch})\n"
+        "add_test(NAME green COMMAND prog 0)\nadd_test(NAME red COMMAND prog 1)\n"
+    )
+    for step in (["cmake", "-S", ".", "-B", "build"], ["cmake", "--build", "build"]):
+        subprocess.run(step, cwd=tmp_path, capture_output=True, check=True)
+    done = subprocess.run(["ctest"], cwd=tmp_path / "build", capture_output=True, text=True, timeout=600, check=False)
+    assert "Test #1: green ............................   Passed" in done.stdout
+    assert "Test #2: red ..............................***Failed" in done.stdout
 
 
 @pytest.mark.parametrize(

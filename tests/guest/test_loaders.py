@@ -51,6 +51,16 @@ def left(guest: Guest) -> dict[str, Any]:
     return {name: facts["kernel"]["after"][name] for name in ("programs", "links", "pins", "kprobe_events")}
 
 
+EVENT = {
+    "match": {},
+    "min_count": 1,
+    "max_count": None,
+    "sizes": [],
+    "variants": [],
+    "from": None,
+    "contains": None,
+    "packed": False,
+}
 NOTHING = {"programs": [], "links": [], "pins": [], "kprobe_events": []}
 
 
@@ -67,7 +77,7 @@ def test_tracing_programs_are_attached_and_gone_afterwards(name: str, cilium: Ci
     assert (programs["cannot_attach"]["loaded"], programs["cannot_attach"]["attached"]) == (True, False)
     assert "there_is_no_such_function" in programs["cannot_attach"]["error"]
     assert not programs["cannot_load"]["loaded"]
-    assert "processed " in programs["cannot_load"]["log"]
+    assert "invalid mem access" in programs["cannot_load"]["log"]
     assert not report["together"]
     assert left(guest) == NOTHING
 
@@ -81,8 +91,9 @@ def test_each_kind_of_hook(cilium: Cilium, compiled: Compiled) -> None:
     assert via["sampled"].startswith("perf_event, a software clock")
     assert via["on_xdp"] == "link"
     assert "(generic), xdp of interface kmatrix0 (native)" in programs["on_xdp"]["hook"]
-    assert via["lookup"] == "link"
-    assert programs["lookup"]["hook"].startswith("sk_lookup of network namespace")
+    assert via["dissect"] == "link"
+    assert programs["dissect"]["hook"].startswith("flow_dissector of network namespace")
+    assert 'does not know SEC("sk_lookup")' in programs["lookup"]["error"]  # it knows sk_lookup/
     assert via["tasks"].startswith("iterator, ")
     assert "the first 'task'" in via["tasks"]
     assert "cilium/ebpf" in programs["tcx_in"]["error"]
@@ -103,22 +114,40 @@ programs = { 2 = "called" }
 
 @pytest.mark.parametrize("name", ["5.4-x86_64", "6.1-arm64"])
 def test_what_the_contract_sets(name: str, cilium: Cilium, compiled: Compiled, terms: Callable[..., Terms]) -> None:  # noqa: F811
-    """`checked` has a bad access behind a condition on the constant, which only the right one takes out of reach."""
+    """The program that is called sends the constant and the map's entry."""
     guest = cilium(name)
-    data = compiled("settings", guest.target)
-    report = survey(guest, data, contract=terms("settings", SET, guest.target))
-    programs = report["programs"]
-    assert report["error"] is None
-    assert {each: (found["loaded"], found["error"]) for each, found in programs.items()} == dict.fromkeys(programs, (True, None))
-    assert report["together"] is True
-    assert report["maps"]["table"]["max_entries"] == 1  # one CPU
-    assert programs["called"]["attached"] is None  # it is called
-    wrong = survey(guest, data, contract=terms("settings", SET.replace("42", "41"), guest.target), programs=["checked"])
-    assert not wrong["programs"]["checked"]["loaded"]
-    assert "invalid mem access" in wrong["programs"]["checked"]["log"]
+    data, contract = compiled("settings", guest.target), terms("settings", SET, guest.target)
+    fields = [{"name": "wanted", "type": "u32"}, {"name": "entry", "type": "u32"}]
+    event = {**EVENT, "name": "set", "match": {"wanted": 42, "entry": 77}, "min_size": 8, "fields": fields}
+    variant = {
+        "name": "only",
+        "object": "o",
+        "needs": [],
+        "transport": "perf",
+        "buffer": "events",
+        "maps": [],
+        "contract": contract,
+    }
+    programs = [{"name": "entry", "hook": "tracepoint/…"}, {"name": "called", "hook": "tracepoint/…", "attach": False}]
+    facts = guest.cell(data, library="cilium", programs=[], variants=[{**variant, "programs": programs}], events=[event])
+    assert facts["running"] == "only", facts["attempts"]
+    assert facts["counts"]["set"] >= 1, facts["unmatched_samples"]
     off = survey(guest, data, contract=terms("settings", SET + "[programs.entry]\nautoload = false\n", guest.target))
+    assert off["maps"]["table"]["max_entries"] == 1  # one CPU
     assert off["programs"]["entry"]["off"]
     assert not off["programs"]["entry"]["loaded"]
+
+
+def test_from_when_on_the_verifier_sees_constants(cilium: Cilium, compiled: Compiled, terms: Callable[..., Terms]) -> None:  # noqa: F811
+    """`checked` has a bad access behind a condition on the constant. Before 0.12, cilium/ebpf fills .rodata after it loads the programs."""
+    guest = cilium("6.1-x86_64")
+    data = compiled("settings", guest.target)
+    contract = terms("settings", SET, guest.target)
+    seen = survey(guest, data, contract=contract, programs=["checked"])["programs"]["checked"]
+    version = tuple(map(int, build.cilium("x86_64").version.split(".")[:2]))
+    assert seen["loaded"] is (version >= (0, 12))
+    by_libbpf = guest.call("object", name="o", data=base64.b64encode(data).decode(), contract=contract, programs=["checked"])
+    assert by_libbpf["programs"]["checked"]["loaded"]
 
 
 def test_a_configuration_is_nothing_that_it_takes(cilium: Cilium, compiled: Compiled, terms: Callable[..., Terms]) -> None:  # noqa: F811
@@ -161,8 +190,8 @@ def test_without_the_loader_in_the_guest_it_says_so(boot: Boot, compiled: Compil
 
 def test_what_is_no_object_is_refused_in_its_words(cilium: Cilium) -> None:
     guest = cilium("6.1-x86_64")
-    report = survey(guest, b"no ELF file")
-    assert "ELF" in report["error"]["text"]
+    report = survey(guest, b"no ELF file" * 100)
+    assert "bad magic number" in report["error"]["text"]
 
 
 def test_a_loader_that_dies_is_an_outcome(cilium: Cilium, compiled: Compiled) -> None:
@@ -171,15 +200,14 @@ def test_a_loader_that_dies_is_an_outcome(cilium: Cilium, compiled: Compiled) ->
     guest.vm.put("/run/kmatrix/loaders/cilium", b"#!/bin/sh\necho fatal error: out of memory >&2\nexit 2\n", 0o755)
     report = survey(guest, compiled("hooks", guest.target))
     assert report["error"]["text"] == "cilium/ebpf's process ended (exit status 2); fatal error: out of memory"
-    assert guest.vm.run(["true"]).ok
+    assert guest.vm.run(["true"]).exit == 0
 
 
 def test_a_cell(cilium: Cilium) -> None:
     """The events of a collector that cilium/ebpf loads are read and judged as those of any other."""
     guest = cilium("6.1-x86_64")
     data = (Path(__file__).parents[2] / "collectors/openat/build/openat_ringbuf_x86_bpfel.o").read_bytes()
-    event = {"name": "open", "match": {}, "min_count": 1, "max_count": None, "fields": [], "sizes": [], "variants": []}
-    event |= {"from": None, "contains": None, "packed": False, "min_size": None}
+    event = {**EVENT, "name": "open", "min_size": 4, "fields": [{"name": "pid", "type": "u32"}]}
     more = {"programs": ["enter_openat", "exit_openat"], "transport": "ringbuf", "buffer": "events", "events": [event]}
     facts = guest.cell(data, library="cilium", **more)
     assert facts["running"] == "only", facts["attempts"]

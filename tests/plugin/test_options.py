@@ -98,10 +98,12 @@ def test_the_help_has_both_names(run_in: Shell) -> None:
         "--kernels",
         "--arch",
         "--collectors",
+        "--loader",
         "--accel",
         "--cold",
         "--offline",
         "--kernels-file",
+        "--loader",
         "--shard",
         "--shard-durations",
     }

@@ -217,7 +217,7 @@ def test_a_command_without_subtests_shows_what_it_printed() -> None:
 def test_junit_has_a_suite_a_target_and_a_case_a_subtest() -> None:
     loud = Suite("go test", (SubTest("TestA", "failed", 0.2, "\x1b bad \x00", "out\x08"),), "")
     records = [record("6.1-x86_64", loud), record("5.4-x86_64"), record("5.4-arm64", Suite(None, (), ""), Ended(3))]
-    root = ET.fromstring(junit.render(records))
+    root = ET.fromstring(junit.render([], records, Path()))
     suites = root.findall("testsuite")
     assert [each.get("name") for each in suites] == ["5.4-x86_64", "6.1-x86_64", "5.4-arm64"]
     assert [(case.get("classname"), case.get("name")) for case in suites[0].findall("testcase")] == [
@@ -236,5 +236,5 @@ def test_junit_has_a_suite_a_target_and_a_case_a_subtest() -> None:
 
 def test_a_crash_is_a_case_of_its_own() -> None:
     """Its sub-tests say that one did not end, and not why."""
-    root = ET.fromstring(junit.render([record("5.4-x86_64", CUT, Ended(signal=11))]))
+    root = ET.fromstring(junit.render([], [record("5.4-x86_64", CUT, Ended(signal=11))], Path()))
     assert [case.get("name") for case in root.iter("testcase")] == ["TestA", "TestB", "a"]

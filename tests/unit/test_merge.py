@@ -94,8 +94,8 @@ def test_the_records_of_tests_are_joined_too() -> None:
     assert [case.get("classname") for case in suite.iter("testcase")] == ["5.4-arm64", "5.4-arm64.pkg"]
     assert "pkg" in report(".kmatrix/merged", "--format", "markdown").stdout
     assert "pkg" in report(".kmatrix/merged").stdout
-    badge = report("b", "--format", "badge")
-    assert "there are no records of cells" in str(badge.exception)
+    page = report("b", "--format", "support")
+    assert "there are no records of cells" in str(page.exception)
 
 
 def test_a_folder_of_artifacts_means_those_in_it() -> None:

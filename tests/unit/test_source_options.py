@@ -92,7 +92,7 @@ def test_a_wrong_source(source: dict[str, Any], says: str) -> None:
 def test_the_keys_of_a_kind() -> None:
     with pytest.raises(InputError) as caught:
         parse({"kind": "debian", "suite": "x", "series": "5.4", "ref": "y"})
-    assert caught.value.fix == "its keys: arches, kind, series, suite, untried, version"
+    assert caught.value.fix == "its keys: arches, flavour, kind, series, suite, untried, version"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_what_nobody_vouches_for_is_the_last_resort() -> None:
         ({"suite": "x", "series": "5.4"}, "sources[0]", "says no kind"),
         ({"kind": "debain", "suite": "x"}, "sources[0]", "did you mean debian"),
         ({"kind": 5}, "sources[0]", "unknown source kind 5"),
-        ({"kind": "debian", "suite": "x"}, "sources[0]", "a debian source needs series, suite"),
+        ({"kind": "debian", "series": "5.4"}, "sources[0]", "a debian source needs suite"),
         ({"kind": "package", "sha256": SHA}, "sources[0]", "a package source needs one of url, repository"),
         ({"kind": "package", "url": URL, "repository": URL, "packages": "k"}, "sources[0]", "needs one of url, repository"),
         ({"kind": "git", "url": "~/linux", "ref": "v5", "commit": "abc"}, "sources[0].commit", "match pattern"),

@@ -49,6 +49,25 @@ def test_messages_arrive_whole_however_they_are_cut(messages: list[dict[str, Any
     far.close()
 
 
+@given(st.lists(st.binary()), st.data())
+def test_raw_bytes_stay_with_their_message_however_they_are_cut(pieces: list[bytes], data: st.DataObject) -> None:
+    near, far = socket.socketpair()
+    sender, channel = Channel(far), Channel(near)
+    for number, piece in enumerate(pieces):
+        sender.send({"number": number}, piece)
+    stream, got = near.recv(1 << 20) if pieces else b"", []
+    while stream:
+        cut = data.draw(st.integers(1, len(stream)))
+        far.sendall(stream[:cut])
+        stream = stream[cut:]
+        channel.fill()
+        while (message := channel.take()) is not None:
+            got.append((message["number"], message.get("data", b"")))
+    assert got == list(enumerate(pieces))
+    sender.close()
+    channel.close()
+
+
 def test_a_message_larger_than_the_socket_goes_out_in_pieces(pair: tuple[Channel, socket.socket]) -> None:
     channel, far = pair
     text = "x" * (4 << 20)

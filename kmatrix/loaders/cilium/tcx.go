@@ -9,7 +9,7 @@ import (
 	"github.com/cilium/ebpf/link"
 )
 
-// attachTCX needs link.AttachTCX, which cilium/ebpf has since 0.12.
+// attachTCX needs link.AttachTCX, which cilium/ebpf has since 0.13.
 func attachTCX(program *ebpf.Program, _, target string, index int) (io.Closer, error) {
 	at := ebpf.AttachTCXIngress
 	if target == "egress" {

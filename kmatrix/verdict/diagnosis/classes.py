@@ -48,7 +48,7 @@ CLASSES: Mapping[str, str] = {
     "library": "the loading library cannot do it, in the version at hand",
     "struct-ops": "the kernel does not have this set of operations",
     "extern": "an external variable is not in the kernel, or its configuration cannot be read",
-    "object": "libbpf cannot read the object",
+    "object": "the loading library cannot read the object",
     "object-btf": "the kernel does not take the object's BTF",
     "busy": "the hook has room for one program, and another has it",
     "stack": "stack is used that nothing wrote",

@@ -26,6 +26,18 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
         "compile with -g, and strip no more than llvm-strip -g does",
     ),
     (
+        r"relocating instruction: call: \w+: unsupported binding|possible erroneous static qualifier",
+        "object",
+        "its programs call weak functions, such as those of libbpf's USDT header, and cilium/ebpf does not take that",
+        "leave them out of an object that cilium/ebpf loads",
+    ),
+    (
+        r"bad magic number|^(?:unexpected )?EOF$",
+        "object",
+        "this is not a BPF object",
+        "compile it with clang -target bpf -g -O2",
+    ),
+    (
         r"invalid ELF|not a valid|failed to (?:open|get) ELF|elf: failed|Format not supported|elf: .* not supported",
         "object",
         "this is not a BPF object that libbpf can read",

@@ -13,11 +13,17 @@ struct {
 } table SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(type, 3); /* BPF_MAP_TYPE_PROG_ARRAY */
 	__uint(max_entries, 4);
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, sizeof(__u32));
 } jumps SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} events SEC(".maps");
 
 SEC("tracepoint/syscalls/sys_enter_swapon")
 int checked(void *ctx)
@@ -31,17 +37,18 @@ int checked(void *ctx)
 SEC("tracepoint/syscalls/sys_enter_openat")
 int entry(void *ctx)
 {
-	__u32 key = 1;
-
-	if (bpf_map_lookup_elem(&table, &key))
-		bpf_tail_call(ctx, &jumps, 2);
+	bpf_tail_call(ctx, &jumps, 2);
 	return 0;
 }
 
-SEC("tracepoint/syscalls/sys_exit_openat")
+SEC("tracepoint/syscalls/sys_enter_openat")
 int called(void *ctx)
 {
-	(void)ctx;
+	__u32 key = 1;
+	__u64 *entry = bpf_map_lookup_elem(&table, &key);
+	__u32 event[2] = {wanted, entry ? *entry : 0};
+
+	bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU, event, sizeof(event));
 	return 0;
 }
 
