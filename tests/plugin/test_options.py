@@ -103,7 +103,6 @@ def test_the_help_has_both_names(run_in: Shell) -> None:
         "--cold",
         "--offline",
         "--kernels-file",
-        "--loader",
         "--shard",
         "--shard-durations",
     }
