@@ -9,7 +9,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import bpf
+from . import bpf, verifier_log
 
 Question = Mapping[str, Any]
 LOG_SIZE = 1 << 16
@@ -75,7 +75,7 @@ def _load(program: Mapping[str, Any], array: int, words: list[str]) -> int:
     try:
         return bpf.bpf(bpf.PROG_LOAD, attr.rstrip(b"\0").ljust(48, b"\0"))
     except OSError:
-        lines = [line for line in log.value.decode("utf-8", "replace").splitlines() if line and not line.startswith("processed ")]
+        lines = verifier_log.lines(log.value.decode("utf-8", "replace"))
         words.append(lines[-1][:120] if lines else "")
         raise
 

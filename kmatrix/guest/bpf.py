@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from . import table_types
+from . import table_types, verifier_log
 from .table_types import names
 
 _SYSCALLS = {  # (bpf, perf_event_open, openat)
@@ -339,7 +339,7 @@ def prog_load(
         try:
             return attempt(1)
         except OSError as error:
-            words = [line for line in _text(log.raw).splitlines() if line and not line.startswith("processed ")]
+            words = verifier_log.lines(_text(log.raw))
             if words:
                 raise OSError(error.errno, f"{error.strerror}: {words[-1]}") from None
             raise refused from None

@@ -50,16 +50,16 @@ def attach(loader: Loader, version: str, name: str, program: Program, resources:
         check_lsm()
     if kind == "struct_ops":
         raise OSError(errno.EOPNOTSUPP, f"cilium/ebpf {version} registers no structure of functions (struct_ops)")
-    if kind == "sched_cls" and section.startswith("netkit/"):
-        raise OSError(errno.EOPNOTSUPP, f"the cilium loader attaches no netkit programs (cilium/ebpf {version})")
     if kind == "perf_event":
         return _perf_event(program, resources)
     if kind == "xdp":
         return _xdp(loader, name, program, resources)
     way = by_hand.WAYS.get(kind)
-    if way is not None and kind not in _LINKED and not section.startswith("tcx/"):
+    if way is not None and kind not in _LINKED and not section.startswith(("tcx/", "netkit/")):
         return way(program, resources)
     more: dict[str, Any] = {"to": to or _whole_path(section), "index": interfaces.LOOPBACK}
+    if section.startswith("netkit/"):
+        more["index"] = interfaces.netkit(section.replace("/", "_"), "6.7", resources)
     if kind in ON_CGROUPS or (kind == "lsm" and program.attach_type == bpf.LSM_CGROUP):
         more["cgroup"] = cgroup_root()
         if more["cgroup"] is None:
@@ -68,7 +68,9 @@ def attach(loader: Loader, version: str, name: str, program: Program, resources:
     try:
         told, _ = loader.ask("attach", program=name, **more)
     except Refused as error:
-        if error.errno == errno.EOPNOTSUPP and way is not None:  # before 5.8 and 5.9 there are no links for network namespaces
+        if (
+            error.errno == errno.EOPNOTSUPP and kind in _LINKED and way is not None
+        ):  # before 5.8 and 5.9 there are no links for network namespaces
             return way(program, resources)
         if error.errno in (errno.ENOENT, errno.ESRCH) and (binary := absent_binary(section)) is not None:
             raise OSError(errno.ENOENT, f"its binary {binary} is not in the guest") from None

@@ -61,20 +61,22 @@ def device(program: Program, resources: ExitStack) -> Attachment:
     """tcx (e420bed02507, 6.6) and netkit (35dfaad7188c, 6.7): links only, never clsact in their place."""
     where = program.attach_type
     name, since = _DEVICE_HOOKS[where]
-    index = LOOPBACK
-    if name.startswith("netkit"):
-        try:
-            index = netdev.add("netkit", f"netkit{next(_devices)}")
-        except OSError as error:
-            raise OSError(
-                error.errno, f"attach type {name}, since {since}: no netkit device can be made ({error.strerror})"
-            ) from None
-        resources.callback(netdev.remove, index)
+    index = netkit(name, since, resources) if name.startswith("netkit") else LOOPBACK
     hook = by_link(program, resources, index, name, since)
     # A link on the far end of a netkit pair is on another interface.
     if where != bpf.NETKIT_PEER and hook != f"{name} of interface {confirm.interface(index)}":
         raise OSError(errno.ENOENT, f"the kernel has the program at {hook}, not at {name} of interface {confirm.interface(index)}")
     return Attachment(f"{name} link", hook)
+
+
+def netkit(name: str, since: str, resources: ExitStack) -> int:
+    """A netkit device made for the purpose, by its index. Raises OSError where the kernel makes none."""
+    try:
+        index = netdev.add("netkit", f"netkit{next(_devices)}")
+    except OSError as error:
+        raise OSError(error.errno, f"attach type {name}, since {since}: no netkit device can be made ({error.strerror})") from None
+    resources.callback(netdev.remove, index)
+    return index
 
 
 _DEVICE_HOOKS = {

@@ -217,13 +217,18 @@ def _build(library: Library, arch: Arch, scratch: Path) -> None:
         shutil.copyfileobj(program, packed)
 
 
-_SINCE = {"tcx": "AttachTCX", "kprobe_multi": "KprobeMulti"}
-"""Build tag → the function of cilium/ebpf's link package that the files with the tag need."""
+_SINCE = {
+    "tcx": "func AttachTCX(",
+    "kprobe_multi": "func KprobeMulti(",
+    "uprobe_multi": ") UprobeMulti(",
+    "netkit": "func AttachNetkit(",
+}
+"""Build tag → the function of cilium/ebpf's link package that the files with the tag need, as it is declared."""
 
 
 def _tags(folder: Path) -> list[str]:
     text = "\n".join(path.read_text(encoding="utf-8") for path in (folder / "link").glob("*.go"))
-    return [tag for tag, function in _SINCE.items() if f"func {function}(" in text]
+    return [tag for tag, function in _SINCE.items() if function in text]
 
 
 def _unpacked(library: Library, path: Path) -> Path:

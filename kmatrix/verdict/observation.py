@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from kmatrix.guest import verifier_log
 from kmatrix.guest.cell_facts import AttemptReport, Entry, ProgramReport
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.types import Behaviour
@@ -267,5 +268,5 @@ _VERIFIER_CHATTER = ("processed ", "verification time", "stack depth", "-- END",
 
 def last_words(log: str) -> str:
     """The line of a verifier log that says why: the last that is not a statistic."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    lines = [line.strip() for line in verifier_log.plain(log).splitlines() if line.strip()]
     return next((line for line in reversed(lines) if not line.startswith(_VERIFIER_CHATTER)), "")

@@ -11,7 +11,7 @@ from kmatrix.guest.table_kfuncs import MODULES
 from kmatrix.matrix.arch import ARCHES
 from tests.guest.conftest import Guest
 
-KERNELS = ("4.14", "5.4", "5.10", "5.15", "6.1", "6.12", "6.18")
+KERNELS = ("4.14", "5.4", "5.10", "5.15", "6.1", "6.12", "6.18", "latest", "next")
 NAMES = [f"{kind}:{name}" for kind, rows in FACTS.items() for name in rows]
 UNDECIDED = {f"kfunc:{name}" for name in MODULES}
 """Kernel functions of a module: its BTF is there when it is loaded."""
@@ -19,7 +19,7 @@ UNDECIDED = {f"kfunc:{name}" for name in MODULES}
 
 def test_every_release_has_a_kernel_on_either_side() -> None:
     """The newest of KERNELS is not older than the newest row: else nothing would show that a row is there at all."""
-    newest = tuple(map(int, KERNELS[-1].split(".")))
+    newest = (6, 18)
     for kind, rows in FACTS.items():
         for name, row in rows.items():
             assert max(row.since, *row.arches.values(), row.since) <= newest, f"{kind}:{name}"

@@ -64,7 +64,10 @@ func (s *session) attached(asked *request, spec *ebpf.ProgramSpec, program *ebpf
 		return link.AttachLSM(link.LSMOptions{Program: program})
 	case ebpf.Extension:
 		return link.AttachFreplace(nil, "", program)
-	case ebpf.SchedCLS: // tcx: what goes through clsact never comes here
+	case ebpf.SchedCLS: // tcx and netkit: what goes through clsact never comes here
+		if prefix == "netkit" {
+			return attachNetkit(program, target, asked.Index)
+		}
 		return attachTCX(program, prefix, target, asked.Index)
 	case ebpf.XDP:
 		options := link.XDPOptions{Program: program, Interface: asked.Index}
@@ -89,13 +92,17 @@ func (s *session) attached(asked *request, spec *ebpf.ProgramSpec, program *ebpf
 // attachProbe is for kprobes and uprobes, which are one type of program.
 func attachProbe(prefix, target string, program *ebpf.Program) (io.Closer, error) {
 	switch prefix {
-	case "kprobe.multi", "kretprobe.multi":
-		return attachMulti(program, target, prefix == "kretprobe.multi")
+	case "kprobe.multi", "kretprobe.multi", "kprobe.session":
+		return attachMulti(program, prefix, target)
+	case "ksyscall": // the arch's prefix of a system call's function is put before it
+		return link.Kprobe("sys_"+target, program, nil)
+	case "kretsyscall":
+		return link.Kretprobe("sys_"+target, program, nil)
 	case "kprobe":
 		return link.Kprobe(target, program, nil)
 	case "kretprobe":
 		return link.Kretprobe(target, program, nil)
-	case "uprobe", "uretprobe":
+	case "uprobe", "uretprobe", "uprobe.multi", "uretprobe.multi":
 		path, function, found := cut(target, ":")
 		if !found {
 			return nil, fmt.Errorf("%s is not path:function", target)
@@ -104,10 +111,13 @@ func attachProbe(prefix, target string, program *ebpf.Program) (io.Closer, error
 		if err != nil {
 			return nil, err
 		}
-		if prefix == "uretprobe" {
+		switch prefix {
+		case "uprobe":
+			return executable.Uprobe(function, program, nil)
+		case "uretprobe":
 			return executable.Uretprobe(function, program, nil)
 		}
-		return executable.Uprobe(function, program, nil)
+		return attachUprobeMulti(executable, function, program, prefix == "uretprobe.multi")
 	}
 	return nil, lacks(fmt.Sprintf("SEC(\"%s/…\")", prefix))
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"reflect"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -15,13 +16,20 @@ import (
 )
 
 // attachMulti needs link.KprobeMulti, which cilium/ebpf has since 0.10. It takes names: an application finds those of a pattern itself.
-func attachMulti(program *ebpf.Program, pattern string, isReturn bool) (io.Closer, error) {
+func attachMulti(program *ebpf.Program, prefix, pattern string) (io.Closer, error) {
 	symbols, err := functions(pattern)
 	if err != nil {
 		return nil, err
 	}
 	options := link.KprobeMultiOptions{Symbols: symbols}
-	if isReturn {
+	if prefix == "kprobe.session" {
+		session := reflect.ValueOf(&options).Elem().FieldByName("Session") // since 0.18
+		if !session.IsValid() {
+			return nil, lacks(`SEC("kprobe.session/…")`)
+		}
+		session.SetBool(true)
+	}
+	if prefix == "kretprobe.multi" {
 		return link.KretprobeMulti(program, options)
 	}
 	return link.KprobeMulti(program, options)

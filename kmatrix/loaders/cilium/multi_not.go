@@ -9,6 +9,6 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-func attachMulti(_ *ebpf.Program, pattern string, _ bool) (io.Closer, error) {
-	return nil, lacks(fmt.Sprintf("SEC(\"kprobe.multi/%s\")", pattern))
+func attachMulti(_ *ebpf.Program, prefix, pattern string) (io.Closer, error) {
+	return nil, lacks(fmt.Sprintf("SEC(\"%s/%s\")", prefix, pattern))
 }

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from kmatrix.guest import verifier_log
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import Version
 from kmatrix.objects.source_lines import SourceLines
@@ -95,7 +96,7 @@ def _of_program(
 ) -> dict[str, Any] | None:
     if not report.get("error"):
         return None
-    whole = str(report.get("log") or "")
+    whole = verifier_log.plain(str(report.get("log") or ""))
     log = whole[-LOG_END:]
     without = _WITHOUT_MAP.search(log) or _MISSING_MAP.search(str(report["error"]))
     if without and (cause := maps.get(without[1], {}).get("diagnosis")) is not None:
