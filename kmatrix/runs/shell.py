@@ -25,7 +25,7 @@ import paramiko
 
 from kmatrix.host.errors import InfraError
 from kmatrix.manifest.collector import Collector
-from kmatrix.matrix.arch import ARCHES, INFO, Arch, host_arch
+from kmatrix.matrix.arch import INFO
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects import compiled
 from kmatrix.runs import loader_files
@@ -36,11 +36,6 @@ CONNECT_TIMEOUT = 120.0
 SESSION_TIMEOUT = 24 * 3600.0
 """Seconds a shell on the console may live."""
 _CHUNK = 1 << 14
-
-
-def default_arch() -> Arch:
-    """The host's arch, or the first where the host is neither."""
-    return host_arch() or ARCHES[0]
 
 
 def lay_out(vm: Machine, collector: Collector, target: Target, *, mirrors: Mapping[str, str] | None = None) -> str:
