@@ -16,9 +16,9 @@ from kmatrix.matrix.arch import ARCHES, host_arch, parse_arch
 from kmatrix.matrix.kernel import FLAVOURS
 from kmatrix.matrix.load import load_matrix
 from kmatrix.objects import compiled
-from kmatrix.runs import bisect, bisect_commits, cell_records
+from kmatrix.runs import bisect, bisect_commits, record_files
 from kmatrix.runs.bisect import Found, Outcome, Search
-from kmatrix.runs.cell_records import DEFAULT_DIRECTORY
+from kmatrix.runs.record_files import DEFAULT_DIRECTORY
 
 _PATH = click.Path(path_type=Path)
 
@@ -73,7 +73,7 @@ def command(
     if (why := compiled.nothing_for(found, chosen)) is not None:
         raise InputError(why, where="--arch", fix="choose the other arch")
     directory = kmatrix_dir.resolve()
-    cell_records.check_directory(directory)
+    record_files.check_directory(directory)
     if tree is None and (fragments or variants or jobs):
         raise InputError("--fragment, --variant and --jobs go with --tree", where="bisect", fix="leave them out")
     search = Search(found, chosen, directory, accel, cold, Terminal(), lambda text: click.echo(text, err=as_json))

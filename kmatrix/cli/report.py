@@ -16,7 +16,7 @@ from kmatrix.host import paths
 from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.report import against as against_report
 from kmatrix.report import badge, changes, github, grid, html, junit, markdown, support, table, test_cells, tests
-from kmatrix.runs import cell_records, shards, test_records
+from kmatrix.runs import cell_records, record_files, shards, test_records
 from kmatrix.runs import merge as merging
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.test_records import TestRecord
@@ -94,7 +94,7 @@ def command(
     """
     _check(directories, form, merge, into, against)
     incomplete = False
-    directory = directories[0] if directories else Path(cell_records.DEFAULT_DIRECTORY)
+    directory = directories[0] if directories else Path(record_files.DEFAULT_DIRECTORY)
     if merge:
         joined = merging.merge(merging.expand(directories), into or merging.INTO)
         for line in (*joined.notes, *joined.lacks):

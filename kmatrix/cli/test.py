@@ -16,7 +16,7 @@ from kmatrix.host.errors import InputError
 from kmatrix.host.validation import validate
 from kmatrix.manifest.test_command import TestCommand
 from kmatrix.report import grid, junit, tests
-from kmatrix.runs import cell_records, guest_test
+from kmatrix.runs import guest_test, record_files
 from kmatrix.runs.command import Options
 from kmatrix.runs.guest_test import GuestTest
 from kmatrix.suites.read import FORMATS
@@ -59,7 +59,7 @@ def _skips(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -
     "--kmatrix-dir",
     "directory",
     type=click.Path(path_type=Path),
-    default=cell_records.DEFAULT_DIRECTORY,
+    default=record_files.DEFAULT_DIRECTORY,
     show_default=True,
     help="Where records and consoles go.",
 )
@@ -117,7 +117,7 @@ def command(
         options=given,
         spelled=guest_options.spelled(given, files, dirs),
     )
-    cell_records.check_directory(directory)
+    record_files.check_directory(directory)
     records, unfit = guest_test.run_all(test, targets, room, directory, _Stream() if stream else None)
     if junit_file is not None:
         paths.write_whole(junit_file, junit.render([], records, directory))

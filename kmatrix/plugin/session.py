@@ -30,8 +30,9 @@ from kmatrix.plugin.summary import RECORD, SKIPPED
 from kmatrix.report.causes import classes, headlines
 from kmatrix.report.explain import explain
 from kmatrix.runs import cell as cells
-from kmatrix.runs import cell_records, guest_test, shards
-from kmatrix.runs.cell_records import DEFAULT_DIRECTORY, Record
+from kmatrix.runs import cell_records, guest_test, record_files, shards
+from kmatrix.runs.cell_records import Record
+from kmatrix.runs.record_files import DEFAULT_DIRECTORY
 from kmatrix.vm.machine import Machine
 
 _RUN = pytest.StashKey[Run]()
@@ -180,7 +181,7 @@ def configure(config: pytest.Config) -> None:
         if run.explicit:
             run.check_explicit()
         if config.option.kmatrix_dir != DEFAULT_DIRECTORY:
-            cell_records.check_directory(run.directory)
+            record_files.check_directory(run.directory)
     except KmatrixError as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -191,7 +192,7 @@ def check_items(config: pytest.Config, items: list[pytest.Item]) -> None:
     try:
         run.check_collectors()
         if not config.getoption("collectonly") and any(_leaves_records(item) for item in items):
-            cell_records.check_directory(run.directory)
+            record_files.check_directory(run.directory)
             if run.shard is None and run.speaks:
                 shards.forget_account(run.directory)
     except KmatrixError as error:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from kmatrix.host import paths
 from kmatrix.host.errors import InfraError, InputError
-from kmatrix.runs import cell_records, shards, test_records
+from kmatrix.runs import cell_records, record_files, shards, test_records
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.test_records import TestRecord
 
-INTO = Path(cell_records.DEFAULT_DIRECTORY) / "merged"
+INTO = Path(record_files.DEFAULT_DIRECTORY) / "merged"
 """Where joined records go, where not said otherwise."""
 SCHEMA = "kmatrix.merged/1"
 _MARKS = ("cells/*.json", f"{test_records.FOLDER}/*.json", shards.FILE)
@@ -121,7 +121,7 @@ def _renew(into: Path) -> None:
         fix = "name an empty folder, or a new one, with --into"
         raise InputError("this is not a folder that an earlier merge made, and is left alone", where=str(into), fix=fix)
     if into == INTO:
-        cell_records.check_directory(INTO.parent)  # git leaves it alone
+        record_files.check_directory(INTO.parent)  # git leaves it alone
     for name in ("cells", test_records.FOLDER, "console"):
         shutil.rmtree(into / name, ignore_errors=True)
     into.mkdir(parents=True, exist_ok=True)

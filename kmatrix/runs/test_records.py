@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from kmatrix.host import paths
 from kmatrix.host.errors import InputError
-from kmatrix.runs.cell_records import unwritable
+from kmatrix.runs import record_files
 from kmatrix.suites.subtest import SubTest
 
 SCHEMA = "kmatrix.test/1"
@@ -81,37 +79,14 @@ def path_of(directory: Path, test: str, target: str) -> Path:
 
 def write(record: TestRecord, directory: Path) -> Path:
     """Write the record, whole or not at all; returns its path. Raises InfraError."""
-    path = path_of(directory, record.test, record.target)
-    try:
-        paths.write_whole(path, json.dumps(asdict(record), indent=1, ensure_ascii=False, default=str) + "\n")
-    except OSError as error:
-        raise unwritable(error, directory) from None
-    return path
+    return record_files.write(record, path_of(directory, record.test, record.target), directory)
 
 
 def read(path: Path) -> TestRecord:
     """The record at `path`; raises InputError where it is none, or of a schema that this version does not know."""
-    fix = "remove the file and run the test again"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"not a test's record ({error})", where=str(path), fix=fix) from None
-    found = data.get("schema") if isinstance(data, dict) else None
-    if found != SCHEMA:
-        raise InputError(f"the record has schema {found!r}, and this kmatrix reads {SCHEMA}", where=str(path), fix=fix)
-    try:
-        return _RECORD.validate_python(data)
-    except ValidationError as error:
-        wrong = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
-        raise InputError(f"not a whole record (missing or wrong: {wrong})", where=str(path), fix=fix) from None
+    return record_files.read(path, _RECORD, SCHEMA, "test")
 
 
 def read_all(directory: Path, bad: list[InputError] | None = None) -> Iterator[TestRecord]:
     """The records under the kmatrix directory, by file name. What is no record is raised, or, where `bad` is given, put there."""
-    for path in sorted((directory / FOLDER).glob("*.json")):
-        try:
-            yield read(path)
-        except InputError as error:
-            if bad is None:
-                raise
-            bad.append(error)
+    return record_files.read_all(directory / FOLDER, read, bad)

@@ -203,6 +203,8 @@ def assemble(command: Sequence[str], spec: VmSpec, work: Path, initrd: Path | No
     if initrd is not None:
         files["initrd"] = initrd.read_bytes()
         argv += ["-initrd", "{initrd}"]
+    if _CPU_OF_4K in argv and _has_other_pages(spec):
+        argv[argv.index(_CPU_OF_4K)] = _CPU_OF_ANY
     bus = _bus(argv)
     argv += [
         # tb-size, in MiB: QEMU would otherwise let the translated code grow to an eighth of the host's memory.
@@ -230,6 +232,18 @@ def assemble(command: Sequence[str], spec: VmSpec, work: Path, initrd: Path | No
         *("-mon", "chardev=qmp,mode=control"),
     ]
     return Plan(tuple(argv), files)
+
+
+_CPU_OF_4K, _CPU_OF_ANY = "cortex-a57", "cortex-a76"
+"""The arm64 CPU that virtme emulates, which has pages of 4 and 64 KiB, and one that has those of 16 KiB too. (ID_AA64MMFR0_EL1.TGran16; on the
+first, a kernel of 16 KiB stops before it has a console.)"""
+_OTHER_PAGES = ("CONFIG_ARM64_16K_PAGES=y", "CONFIG_ARM64_64K_PAGES=y")
+
+
+def _has_other_pages(spec: VmSpec) -> bool:
+    """Whether the kernel's configuration has pages of another size than 4 KiB."""
+    config = spec.kernel.config
+    return config is not None and any(option in _OTHER_PAGES for option in config.read_text(errors="replace").splitlines())
 
 
 def _kept(options: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import Shell
 from kmatrix.plugin import options
-from kmatrix.runs.cell_records import DEFAULT_DIRECTORY
+from kmatrix.runs.record_files import DEFAULT_DIRECTORY
 from tests.cells import broken
 
 THEIRS = 'def pytest_addoption(parser):\n    parser.addoption("--arch", default="theirs")\n'

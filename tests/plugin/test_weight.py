@@ -10,7 +10,7 @@ from conftest import Shell
 from kmatrix import plugin
 from kmatrix.manifest import load
 from kmatrix.plugin import options
-from kmatrix.runs import cell_records
+from kmatrix.runs import record_files
 from kmatrix.vm import spec
 
 HEAVY = ("pydantic", "requests", "elftools", "jinja2", "rich", "tabulate", "kmatrix.matrix", "kmatrix.runs", "kmatrix.vm")
@@ -56,4 +56,4 @@ def test_what_the_entry_point_repeats_is_what_it_stands_for() -> None:
     """It cannot import these: that is what it is light for."""
     assert plugin.DEFAULT_MEMORY_MIB == spec.DEFAULT_MEMORY_MIB
     assert plugin.COLLECTOR_FILE == load.COLLECTOR_FILE
-    assert options.DEFAULT_DIRECTORY == cell_records.DEFAULT_DIRECTORY
+    assert options.DEFAULT_DIRECTORY == record_files.DEFAULT_DIRECTORY

@@ -186,7 +186,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     path.with_name("b@5.4-arm64.json").write_text('{"schema": "kmatrix.test/9"}')
     bad: list[InputError] = []
     assert len([*test_records.read_all(tmp_path, bad)]) == 1
-    assert "has schema 'kmatrix.test/9', and this kmatrix reads kmatrix.test/1" in str(bad[0])
+    assert "schema 'kmatrix.test/9', this kmatrix reads kmatrix.test/1" in str(bad[0])
 
 
 def test_the_report_names_what_differs() -> None:

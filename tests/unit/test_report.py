@@ -12,7 +12,7 @@ import pytest
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.plugin import workers
 from kmatrix.report import explain, table
-from kmatrix.runs import cell_records
+from kmatrix.runs import cell_records, record_files
 from kmatrix.runs.cell_records import Record
 from tests.unit.facts import record
 
@@ -44,7 +44,7 @@ def test_records_that_cannot_be_written_are_an_error_with_the_fix_for_why(
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(InfraError, match=os.strerror(number)) as error:
-        cell_records.check_directory(tmp_path / "records")
+        record_files.check_directory(tmp_path / "records")
     assert error.value.fix == fix
 
 
@@ -125,7 +125,7 @@ def test_git_leaves_the_records_alone_and_nothing_else(name: str, there: bool, w
     if there:
         folder.mkdir()
     for _ in range(2):
-        cell_records.check_directory(folder)
+        record_files.check_directory(folder)
     assert (folder / ".gitignore").exists() is written
     assert not written or (folder / ".gitignore").read_text().endswith("\n*\n")
 
@@ -133,7 +133,7 @@ def test_git_leaves_the_records_alone_and_nothing_else(name: str, there: bool, w
 def test_a_gitignore_that_somebody_wrote_stays(tmp_path: Path) -> None:
     (tmp_path / ".kmatrix").mkdir()
     (tmp_path / ".kmatrix" / ".gitignore").write_text("console/\n")
-    cell_records.check_directory(tmp_path / ".kmatrix")
+    record_files.check_directory(tmp_path / ".kmatrix")
     assert (tmp_path / ".kmatrix" / ".gitignore").read_text() == "console/\n"
 
 

@@ -110,6 +110,23 @@ def test_the_root_disk_is_vda_and_the_modules_vdb(arch: Arch, command: str, orde
     assert carried == "{carried}"
 
 
+@pytest.mark.parametrize(
+    ("command", "config", "cpu"),
+    [
+        (ARM_TCG, "CONFIG_ARM64_16K_PAGES=y\n", "cortex-a76"),
+        (ARM_TCG, "CONFIG_ARM64_4K_PAGES=y\n# CONFIG_ARM64_16K_PAGES is not set\n", "cortex-a57"),
+        (ARM_TCG, None, "cortex-a57"),
+        (ARM_KVM, "CONFIG_ARM64_16K_PAGES=y\n", "host"),
+    ],
+)
+def test_a_kernel_of_other_pages_gets_a_cpu_that_has_them(command: str, config: str | None, cpu: str, tmp_path: Path) -> None:
+    spec = a_spec("arm64")
+    if config is not None:
+        (tmp_path / "config").write_text(config)
+        spec = dataclasses.replace(spec, kernel=dataclasses.replace(spec.kernel, config=tmp_path / "config"))
+    assert values(assembled(command, spec, tmp_path, None), "-cpu") == [cpu]
+
+
 def test_what_virtme_may_add_one_day_stays(tmp_path: Path) -> None:
     argv = assembled(X86_TCG.replace("-smp 1", "-smp 1 -device new-thing,id=x -no-acpi"), a_spec(), tmp_path, None)
     assert "new-thing,id=x" in values(argv, "-device")
