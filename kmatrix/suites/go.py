@@ -16,6 +16,10 @@ _ENDS = re.compile(r"--- (PASS|FAIL|SKIP): (\S+) \((\d+(?:\.\d+)?)s\)$")
 _LEVEL = "    "
 _LOCATED = re.compile(r"(?:^|\s)([\w.-]+\.go:\d+: .*)$")
 """A line of a test's log. It may stand behind output that did not end its line."""
+_ALONE = re.compile(r"^\s*[\w.-]+\.go:\d+:\s*$")
+_TRACE = re.compile(r"^\s*(stack:|Error Trace:|Test:|/|[\w.-]+\.go:\d+)")
+_TOLD = 4
+"""Lines that are told of what follows a place."""
 _PANIC = re.compile(r"^(panic: |fatal error: )")
 _WORDS: dict[str, Ending] = {
     "PASS": "passed",
@@ -131,6 +135,27 @@ class GoJson:
         ]
 
 
+def _told_below(lines: list[str]) -> str:
+    """What follows a place that stands alone in its line, as testify and quicktest write it, without their traces; empty where there is none."""
+    places = [number for number, line in enumerate(lines) if _ALONE.match(line)]
+    if not places:
+        return ""
+    at = places[-1]
+    words: list[str] = []
+    for line in lines[at + 1 :]:
+        if _TRACE.match(line):
+            if words:
+                break
+            continue
+        said = " ".join(line.split())
+        if words and words[-1].endswith(":"):
+            words[-1] += f" {said}"
+        else:
+            words.append(said)
+    place = lines[at].strip()
+    return f"{place} {'; '.join(words[:_TOLD])}" if words else place.rstrip(":")
+
+
 def subtest(name: str, ending: Ending, seconds: float | None, said: str) -> SubTest:
     """A Go test; what it said last with a place in the source is why it failed or was skipped."""
     if ending == "passed":
@@ -138,5 +163,5 @@ def subtest(name: str, ending: Ending, seconds: float | None, said: str) -> SubT
     lines = [line for line in said.splitlines() if line.strip()]
     located = [found[1] for line in lines if (found := _LOCATED.search(line)) is not None]
     panics = [line.strip() for line in lines if _PANIC.match(line)]
-    message = (panics or located[-1:] or [""])[0]
+    message = (panics or located[-1:] or [_told_below(lines)])[0]
     return SubTest(name, ending, seconds, message, said)

@@ -130,7 +130,7 @@ def test_the_machine_is_as_asked_for(kmatrix: Kmatrix, tmp_path: Path) -> None:
     script = (
         "nproc; grep -o kmatrix.test=1 /proc/cmdline; cat /proc/sys/kernel/pid_max; echo $WORD; cat /usr/bin/given; ip -br link show kmatrix0;"
         "ip -n kmatrix -br addr show kmatrix1; findmnt 2>/dev/null; mount | grep -E ' (bpf|tracefs|debugfs|cgroup2) ' | wc -l; df -m /tmp;"
-        "echo '<0>words of the kernel' > /dev/kmsg; echo x > $GOCOVERDIR/out; touch prof/1.raw prof/other; modprobe dummy"
+        "cat /proc/sys/kernel/bpf_stats_enabled; echo '<0>words of the kernel' > /dev/kmsg; echo x > $GOCOVERDIR/out; touch prof/1.raw prof/other; modprobe dummy"
     )
     options = [
         "--cpus",
@@ -152,6 +152,7 @@ def test_the_machine_is_as_asked_for(kmatrix: Kmatrix, tmp_path: Path) -> None:
     assert "192.0.2.2/24" in lines[6]
     assert int(lines[7]) >= 4
     assert 120 < int(lines[9].split()[1]) < 161, "half of the memory"
+    assert lines[10] == "0", "kmatrix counts runs for its own cells alone"
     assert b"words of the kernel" in done.stderr
     assert done.returncode == 0
     assert (tmp_path / "cov" / "out").read_text() == "x\n"

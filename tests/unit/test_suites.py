@@ -169,3 +169,24 @@ def test_one_format_asked_for() -> None:
     assert read(b"ok 1 - a\n", only="go").format is None
     assert read(b"ok 1 - a\n", only="tap").format == "TAP"
     assert set(FORMATS) == {"go", "go-json", "libtest", "tap", "pytest", "gtest", "test_progs"}
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            '    perf_event_test.go:32:\n        error:\n          got non-nil error\n        got:\n          e"no such file"\n'
+            "        stack:\n          /src/link/perf_event_test.go:32\n            <cannot parse>\n",
+            'perf_event_test.go:32: error: got non-nil error; got: e"no such file"',
+        ),
+        (
+            "    a_test.go:9: \n        \tError Trace:\t/src/a_test.go:9\n        \tError:      \tNot equal: \n        \t            \texpected: 1\n"
+            "        \tTest:       \tTestA\n",
+            "a_test.go:9: Error: Not equal: expected: 1",
+        ),
+    ],
+)
+def test_what_assertion_libraries_write_below_the_place(said: str, message: str) -> None:
+    """quicktest and testify."""
+    (only,) = read(f"=== RUN   TestA\n{said}--- FAIL: TestA (0.00s)\n".encode()).subtests
+    assert only.message == message
