@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from kmatrix.host.errors import InputError
+from kmatrix.matrix.circumstances import LEAST_MIB
 from kmatrix.runs.command import Options
 from kmatrix.runs.machine_room import Shape
 
@@ -66,7 +67,9 @@ _OPTIONS = (
     click.option(
         "--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0, show_default=True, help="Seconds for it."
     ),
-    click.option("--memory", type=click.IntRange(min=128), metavar="MIB", help="The VM's memory. Half of it is the limit of /tmp."),
+    click.option(
+        "--memory", type=click.IntRange(min=LEAST_MIB), metavar="MIB", help="The VM's memory. Half of it is the limit of /tmp."
+    ),
     click.option("--cpus", type=click.IntRange(min=1, max=64), metavar="N", help="The VM's CPUs."),
     click.option("--cmdline", multiple=True, metavar="PARAMETER", help="A kernel parameter: the VM boots with it."),
     click.option("--sysctl", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="Set a sysctl before the command starts."),

@@ -11,9 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from kmatrix.host.validation import Strict
 from kmatrix.manifest.types import Arches, Names, check_features
 from kmatrix.matrix.arch import ARCHES, INFO, Arch
-
-_GUEST_MIB = 64
-"""The least memory in MiB that a guest boots with."""
+from kmatrix.matrix.circumstances import LEAST_MIB
 
 
 class TestCommand(Strict):
@@ -32,7 +30,7 @@ class TestCommand(Strict):
     """Seconds that the command may take."""
     format: str | None = None
     """The format of its output (a name of kmatrix.suites.read.FORMATS); None: it is recognised."""
-    memory: Annotated[int, Field(ge=_GUEST_MIB)] | None = None
+    memory: Annotated[int, Field(ge=LEAST_MIB)] | None = None
     """MiB of the guest."""
     cpus: Annotated[int, Field(ge=1, le=64)] | None = None
     arches: Arches = ARCHES

@@ -132,7 +132,9 @@ class Kernel:
     """Kernel options known to be on or off, where that differs from what the features expect."""
     cmdline: tuple[str, ...] = ()
     memory_mib: int | None = None
-    """Guest memory, where this kernel needs more than the default."""
+    """Guest memory, where this kernel needs another amount than the default."""
+    cpus: int | None = None
+    """CPUs of the guest, where they are not the default."""
     declared_in: str = "kernels.toml"
     distribution: str | None = None
     """Whose build it is, where it is a distribution's with features ported back: its version says less of it than of an upstream kernel."""
@@ -159,7 +161,7 @@ class Kernel:
     def image_of(self) -> Kernel:
         """The kernel whose image is booted: of one that is only set up differently, the one it is a flavour of."""
         real, of = self.real, self.real.flavour_of
-        return of.image_of if of is not None and not real.build and real.sources == of.sources else real
+        return of.image_of if of is not None and real.build == of.build and real.sources == of.sources else real
 
     def features(self, arch: Arch) -> frozenset[str]:
         """The declared features on `arch`: the overrides, and for the rest what version, config and arch imply.

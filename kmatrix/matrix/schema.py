@@ -18,6 +18,7 @@ from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, validate
 from kmatrix.matrix.arch import ARCHES, parse_arch
+from kmatrix.matrix.circumstances import SEPARATOR, Circumstance
 from kmatrix.matrix.definitions import DefinitionModel, define
 from kmatrix.matrix.kernel import FLAVOURS, Kernel, Simulation, SourceSpec, Variation, vary
 from kmatrix.matrix.parameters import Definition, feature
@@ -128,8 +129,33 @@ class _KernelModel(Strict):
         return value
 
 
+class _CircumstanceModel(Strict):
+    summary: str = ""
+    cmdline: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    cgroup: Literal["v1"] | None = None
+    takes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Features that a kernel does not have under it."""
+    since: str | None = None
+    excludes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+    @field_validator("takes")
+    @classmethod
+    def _known_features(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            feature(name)  # an unknown name is an error, with the nearest
+        return value
+
+    @field_validator("since")
+    @classmethod
+    def _is_version(cls, value: str | None) -> str | None:
+        if value is not None and not _VERSION.fullmatch(value):
+            raise ValueError(f'{value!r} is not an upstream series; write it as major.minor, such as "5.4"')
+        return value
+
+
 class _FileModel(Strict):
     schema_version: Annotated[Literal[1], Field(alias="schema")]
+    circumstances: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")], _CircumstanceModel] = {}
     extends: bool = True
     sets: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = {}
     mirrors: dict[str, str] = {}
@@ -182,6 +208,7 @@ def parse(*documents: Document) -> Matrix:
     set_in: dict[str, str] = {}
     mirrors: dict[str, str] = {}
     defined: dict[str, Definition] = {}
+    circumstances: dict[str, Circumstance] = {}
     for number, (where, data) in enumerate(documents):
         model = validate(_FileModel, data, where=where)
         if not model.extends:
@@ -190,6 +217,7 @@ def parse(*documents: Document) -> Matrix:
         sets |= model.sets
         set_in |= dict.fromkeys(model.sets, where)
         mirrors |= model.mirrors
+        circumstances |= {name: _circumstance(name, entry) for name, entry in model.circumstances.items()}
         defined = define(model.features, defined, where)
     kernels = _derive(declared)
     last = documents[-1].where
@@ -198,7 +226,14 @@ def parse(*documents: Document) -> Matrix:
     if DEFAULT_SET not in sets:
         sets[DEFAULT_SET] = tuple(kernels)
     ordered = dict(sorted(kernels.items(), key=lambda item: (item[1].distribution is not None, item[1].version, item[0])))
-    return Matrix(ordered, sets, mirrors, last, defined=defined)
+    return Matrix(ordered, sets, mirrors, last, defined=defined, circumstances=circumstances)
+
+
+def _circumstance(name: str, entry: _CircumstanceModel) -> Circumstance:
+    variation = Variation(
+        cgroup_v1=entry.cgroup == "v1", cmdline=entry.cmdline, features=dict.fromkeys(entry.takes, False), summary=entry.summary
+    )
+    return Circumstance(name, variation, versions.parse(entry.since) if entry.since else None, entry.excludes)
 
 
 class _OwnNames(Strict):
@@ -350,7 +385,7 @@ def _check_set(name: str, members: tuple[str, ...], kernels: Mapping[str, Kernel
     if not members:
         raise InputError("the set is empty", where=place, fix="name at least one kernel")
     for member in members:
-        if member not in kernels:
+        if member.partition(SEPARATOR)[0] not in kernels:  # circumstances are looked at where the set is used
             raise InputError(
                 f"unknown kernel {member!r}{did_you_mean(member, kernels)}", where=place, fix=f"known kernels: {', '.join(kernels)}"
             )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from kmatrix.host import version as versions
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.version import Version
+from kmatrix.matrix import circumstances
 from kmatrix.matrix.arch import ARCHES, parse_arch, parse_arches
+from kmatrix.matrix.circumstances import Known
 from kmatrix.matrix.kernel import FLAVOURS, Kernel, Target, Variation, vary
 from kmatrix.matrix.lockfile import Lock
 from kmatrix.matrix.parameters import Definitions
@@ -37,9 +40,18 @@ class Matrix:
     """What the kernels are held to, where there is a kernels.lock."""
     defined: Definitions = field(default_factory=dict)
     """The project's own names for features: [features.NAME]."""
+    circumstances: Known = field(default_factory=dict)
+    """What a kernel can be run under: [circumstances.NAME]."""
 
     def flavour(self, name: str) -> Kernel | None:
-        """The kernel that a name means without standing in kernels.toml: 5.4-nobtf, 5.4 built as that flavour; 6.1.172, a point release."""
+        """The kernel that a name means without standing in kernels.toml. None where there is none.
+
+        5.4-nobtf is 5.4 built as that flavour, 6.1.172 a point release, 6.1+lockdown 6.1 under a circumstance.
+        """
+        if circumstances.SEPARATOR in name:
+            with suppress(InputError):
+                return self._under(name, name)
+            return None
         if (point := _POINT.fullmatch(name)) is not None and (base := self.kernels.get(point[1])) is not None:
             return _point_release(base, name)
         for base in self.kernels.values():
@@ -47,6 +59,11 @@ class Matrix:
                 if name == f"{base.name}-{flavour}" and base.is_plain:
                     return vary(base, name, Variation(build=(flavour,)), base.declared_in)
         return None
+
+    def _under(self, text: str, where: str) -> Kernel:
+        """The kernel under circumstances that `text` names. Raises InputError."""
+        base, names = circumstances.parts(text)
+        return circumstances.under(self.kernel(base, where=where), names, self.circumstances, where=where)
 
     def select(self, expression: str, *, where: str = "--kernels") -> tuple[Kernel, ...]:
         """The kernels that `expression` means, in the matrix's order.
@@ -90,6 +107,8 @@ class Matrix:
         if name not in self.kernels:
             if (flavour := self.flavour(name)) is not None:
                 return flavour
+            if circumstances.SEPARATOR in name and not any(name.endswith(f"-{arch}") for arch in ARCHES):
+                return self._under(name, where)
             if (target := self.as_target(name)) is not None:
                 option = "--kernels=" if where == "--kernels" else ""
                 fix = f"write {option}{target.kernel.name} --arch={target.arch}"

@@ -199,6 +199,7 @@ class MachineRoom:
                 image,
                 accel=chosen.name,
                 memory_mib=target.kernel.memory_mib or DEFAULT_MEMORY_MIB,
+                cpus=target.kernel.cpus or 1,
                 cmdline=target.kernel.cmdline,
                 simulate=json.dumps(target.simulated.request(target.arch), sort_keys=True) if target.simulated else None,
             )

@@ -10,6 +10,7 @@ UNCLASSIFIED = "unclassified"
 CLASSES: Mapping[str, str] = {
     "helper": "the kernel does not have the helper yet",
     "helper-type": "the kernel has the helper, and not for this type of program",
+    "lockdown": "the kernel is locked down, and takes a helper away for that",
     "helper-place": "the kernel has the helper, and not for the function that the program is attached to",
     "kfunc": "the kernel does not have the kernel function, or it is in a module that is not loaded",
     "kfunc-type": "the kernel function is not for this type of program",

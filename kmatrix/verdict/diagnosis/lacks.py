@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kmatrix.guest.facts import FACTS
@@ -16,6 +16,15 @@ _MAY_SLEEP = ("bpf_copy_from_user", "bpf_copy_from_user_task", "bpf_ima_inode_ha
 """Helpers that only a sleepable program may call (might_sleep in kernel/bpf/helpers.c and kernel/bpf/bpf_lsm.c)."""
 _ONLY_SYSCALL = ("bpf_sys_bpf", "bpf_btf_find_by_name_kind", "bpf_sys_close", "bpf_kallsyms_lookup_name")
 """Helpers of programs of type syscall (syscall_prog_func_proto in kernel/bpf/syscall.c)."""
+
+
+_READS, _WRITES = "read the kernel's memory by an address", "write to a process' memory"
+_LOCKED: Mapping[str, str] = {
+    **dict.fromkeys(("bpf_probe_read", "bpf_probe_read_str", "bpf_probe_read_kernel", "bpf_probe_read_kernel_str"), _READS),
+    "bpf_probe_write_user": _WRITES,
+}
+"""Helpers that lockdown takes from tracing programs (9d1f8be5cf42, 5.4; 51e1bb9eeaf7, 5.15), which are allowed in each of them otherwise."""
+_TRACING = ("kprobe", "tracepoint", "raw_tracepoint", "raw_tracepoint_writable", "perf_event", "tracing")
 
 
 def helper(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
@@ -35,6 +44,14 @@ def helper(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     if name in _MAY_SLEEP and not re.match(r"[\w.]+\.s(/|$)", failing.section):
         return _sleeps(failing, name)
     kind = failing.wants.get("type") or "this type"
+    if name in _LOCKED and kind in _TRACING:
+        return Diagnosis(
+            "lockdown",
+            f"helper {name}: this kernel is locked down, and lets no program {_LOCKED[name]}",
+            "let the agent say that the kernel is locked down (/sys/kernel/security/lockdown), or read by BTF (fentry, tp_btf), which lockdown allows",
+            None,
+            where(failing),
+        )
     only = "; it is for programs of type syscall" if name in _ONLY_SYSCALL else ""
     return Diagnosis(
         "helper-type",
