@@ -96,10 +96,13 @@ class Matrix:
 
     def as_target(self, text: str) -> Target | None:
         """The target that `text` would be; None where it is none."""
-        kernel, _, arch = text.rpartition("-")
+        name, _, arch = text.rpartition("-")
+        kernel = self.kernels.get(name) or self.flavour(name)
+        if kernel is None:
+            return None
         try:
-            return Target(self.kernels[kernel], parse_arch(arch))
-        except (KeyError, InputError):
+            return Target(kernel, parse_arch(arch))
+        except InputError:
             return None
 
     def kernel(self, name: str, *, where: str = "--kernels") -> Kernel:

@@ -26,6 +26,9 @@ def test_what_a_circumstance_changes() -> None:
 def test_it_stands_where_kernels_and_targets_do() -> None:
     assert [each.name for each in SHIPPED.select("6.1,6.1+nolsm")] == ["6.1", "6.1+nolsm"]
     assert str(SHIPPED.target("6.1+cgroup1+cpus=2-arm64")) == "6.1+cgroup1+cpus=2-arm64"
+    target = SHIPPED.as_target("6.1+lockdown-arm64")
+    assert target is not None
+    assert target.kernel.name == "6.1+lockdown"
     assert SHIPPED.kernel("6.1+cgroup1").has("cgroup_v2", "x86_64") is False
     assert "+nolsm" not in ",".join(each.name for each in SHIPPED.select("all"))
     built = SHIPPED.kernel("5.15-nobtf+cpus=2")
