@@ -42,8 +42,8 @@ def completed(here: Path, words: str) -> set[str]:
     ("words", "offered"),
     [
         ("kmatrix fea", {"features"}),
-        ("kmatrix features 6.12-", {"6.12-x86_64", "6.12-arm64"}),
-        ("kmatrix shell 6.12", {"6.12", "6.12-x86_64", "6.12-arm64"}),
+        ("kmatrix features 6.18-", {"6.18-x86_64", "6.18-arm64"}),
+        ("kmatrix shell 6.18", {"6.18", "6.18-x86_64", "6.18-arm64"}),
         ("kmatrix kernels fetch 4.14", {"4.14", "4.14-sim", "4.14-x86_64", "4.14-arm64", "4.14-sim-x86_64", "4.14-sim-arm64"}),
         ("kmatrix run x.o --kernels 5.4,sto", {"5.4,store"}),
         ("kmatrix run x.o --arch ar", {"arm64"}),

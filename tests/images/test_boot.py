@@ -51,9 +51,9 @@ def python(vm: Machine, program: str) -> str:
 def test_everything_is_mounted(vm: Machine) -> None:
     mounts = {line.split()[1]: line.split()[2:4] for line in output(vm, "cat /proc/mounts").splitlines()}
     kinds = {where: kind for where, (kind, _) in mounts.items()}
-    assert kinds["/"] == "ext4"
-    assert mounts["/"][1].split(",")[0] == "ro"
-    tmpfs = ("/run", "/tmp", "/var/tmp", "/root", "/dev/shm")
+    assert kinds["/usr"] == "ext4"
+    assert mounts["/usr"][1].split(",")[0] == "ro"
+    tmpfs = ("/", "/run", "/tmp", "/var/tmp", "/root", "/dev/shm")
     expected = {"/dev": "devtmpfs", "/dev/pts": "devpts", "/proc": "proc", "/sys": "sysfs"} | dict.fromkeys(tmpfs, "tmpfs")
     expected |= {
         "/sys/fs/bpf": "bpf",
@@ -66,7 +66,7 @@ def test_everything_is_mounted(vm: Machine) -> None:
 
 def test_what_must_be_writable_is(vm: Machine) -> None:
     output(vm, "for d in /root /tmp /run /var/tmp /dev/shm /sys/fs/cgroup; do mkdir $d/x && rmdir $d/x || exit 1; done")
-    assert vm.run(["touch", "/etc/x"]).exit != 0
+    assert vm.run(["touch", "/usr/x"]).exit != 0
 
 
 def test_loopback_is_up(vm: Machine) -> None:
