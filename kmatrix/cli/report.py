@@ -15,11 +15,11 @@ from kmatrix.cli import terminal
 from kmatrix.host import paths
 from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.report import against as against_report
-from kmatrix.report import badge, changes, github, grid, html, junit, markdown, support, table, test_cells, tests
-from kmatrix.runs import cell_records, record_files, shards, test_records
+from kmatrix.report import badge, changes, github, grid, html, junit, markdown, subtests, support, table, tests
+from kmatrix.runs import cell_records, guest_test_records, record_files, shards
 from kmatrix.runs import merge as merging
 from kmatrix.runs.cell_records import Record
-from kmatrix.runs.test_records import TestRecord
+from kmatrix.runs.guest_test_records import TestRecord
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class _Found:
 
     def cells(self) -> list[Record]:
         """The cells, and the sub-tests as such."""
-        return [*self.records, *test_cells.cells(self.commands)]
+        return [*self.records, *subtests.cells(self.commands)]
 
 
 _Renderer = Callable[[_Found, bool], str]
@@ -135,7 +135,7 @@ def _check(directories: Sequence[Path], form: str, merge: bool, into: Path | Non
 def _read(directory: Path) -> _Found:
     """The records. Files that are none are named on standard error. Raises InputError where there is no record."""
     bad: list[InputError] = []
-    found = _Found(directory, list(cell_records.read_all(directory, bad)), list(test_records.read_all(directory, bad)), bad)
+    found = _Found(directory, list(cell_records.read_all(directory, bad)), list(guest_test_records.read_all(directory, bad)), bad)
     for error in bad:
         click.echo(f"kmatrix: {error}", err=True)
     if not found.records and not found.commands:
@@ -148,7 +148,7 @@ def _read(directory: Path) -> _Found:
 
 def _against(found: _Found, other: Path, form: str, output: Path | None, colour: bool) -> int:
     """Print what changed; returns the exit status."""
-    before = _Found(other, list(cell_records.read_all(other)), list(test_records.read_all(other)))
+    before = _Found(other, list(cell_records.read_all(other)), list(guest_test_records.read_all(other)))
     if not before.cells():
         fix = "name the folder of the other run's records, as its --kmatrix-dir or a merge left it"
         raise InputError("there are no records", where=f"--against: {other}", fix=fix)

@@ -14,7 +14,7 @@ from kmatrix.cli import guest_options, options, terminal
 from kmatrix.host import paths
 from kmatrix.host.errors import InputError
 from kmatrix.host.validation import validate
-from kmatrix.manifest.test_command import TestCommand
+from kmatrix.manifest.guest_test import TestCommand
 from kmatrix.report import grid, junit, tests
 from kmatrix.runs import guest_test, record_files
 from kmatrix.runs.command import Options

@@ -7,9 +7,9 @@ from typing import Literal, get_args
 
 from kmatrix.host.validation import Strict
 from kmatrix.manifest.event import Event, EventField, layout, whole
+from kmatrix.manifest.guest_test import TestCommand
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.manifest.sink import TestRun
-from kmatrix.manifest.test_command import TestCommand
 from kmatrix.manifest.trigger import Trigger
 from kmatrix.manifest.variant import Expect, Map, Program, Variant, applies
 from kmatrix.matrix.arch import Arch

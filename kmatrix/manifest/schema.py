@@ -18,9 +18,9 @@ from kmatrix.manifest.event import Event, layout, whole
 from kmatrix.manifest.event_rules import check_event
 from kmatrix.manifest.event_rules import refer as _refer
 from kmatrix.manifest.event_rules import unique as _unique
+from kmatrix.manifest.guest_test import TestCommand
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.manifest.sink import TestRun
-from kmatrix.manifest.test_command import TestCommand
 from kmatrix.manifest.trigger import Trigger, check_known
 from kmatrix.manifest.variant import Expect, Map, Program, Variant, applies
 from kmatrix.matrix.definitions import DefinitionModel, define

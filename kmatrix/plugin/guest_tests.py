@@ -16,10 +16,10 @@ from kmatrix.host.errors import KmatrixError
 from kmatrix.matrix.kernel import Target
 from kmatrix.plugin import TEST_RECORD
 from kmatrix.report import tests
-from kmatrix.runs import guest_test, test_records
+from kmatrix.runs import guest_test, guest_test_records
 from kmatrix.runs.guest_test import GuestTest
+from kmatrix.runs.guest_test_records import TestRecord
 from kmatrix.runs.machine_room import MachineRoom
-from kmatrix.runs.test_records import TestRecord
 from kmatrix.suites.judge import leaves
 from kmatrix.suites.subtest import SubTest
 
@@ -65,7 +65,7 @@ class TestItem(pytest.Item):
         except KmatrixError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
         self.user_properties += [("kernel", self.target.kernel.name), ("arch", self.target.arch)]
-        path = test_records.path_of(run.directory, self.record.test, self.record.target)
+        path = guest_test_records.path_of(run.directory, self.record.test, self.record.target)
         self.user_properties.append((TEST_RECORD, str(path)))
         if self.record.failure == "infra":
             pytest.fail(f"infra: {self.record.reason}\n  reproduce {self.record.reproduce}", pytrace=False)
@@ -93,7 +93,7 @@ class TestItem(pytest.Item):
 def record_of(report: pytest.TestReport) -> TestRecord | None:
     """The record that an item's report brings, when the item was judged; None for any other report."""
     path = dict(report.user_properties).get(TEST_RECORD)
-    return test_records.read(Path(str(path))) if report.when == "call" and path is not None else None
+    return guest_test_records.read(Path(str(path))) if report.when == "call" and path is not None else None
 
 
 def subtest_reports(report: pytest.TestReport, record: TestRecord) -> Iterator[pytest.TestReport]:

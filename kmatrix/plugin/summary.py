@@ -14,7 +14,7 @@ from kmatrix.plugin import TEST_RECORD, options, reds
 from kmatrix.plugin.run import Run
 from kmatrix.report import differences, grid, table
 from kmatrix.report import tests as test_report
-from kmatrix.runs import cell_records, shards, test_records
+from kmatrix.runs import cell_records, guest_test_records, shards
 from kmatrix.runs.cell_records import Record
 
 RECORD = "kmatrix_record"
@@ -51,7 +51,7 @@ def summarise(terminalreporter: Any, config: pytest.Config, run: Run) -> None:
     if run.error is None and (records or run.collected):
         with suppress(KmatrixError):  # a wrong kernels.toml was said at collection
             left_out = {} if run.asked is not None else run.unavailable
-    tests = [test_records.read(Path(path)) for path in dict.fromkeys(p[TEST_RECORD] for p in properties if TEST_RECORD in p)]
+    tests = [guest_test_records.read(Path(path)) for path in dict.fromkeys(p[TEST_RECORD] for p in properties if TEST_RECORD in p)]
     if tests:
         terminalreporter.section("kmatrix: tests in guests")
         told = config.option.tbstyle != "no"

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmatrix.report import causes, reds, table, test_cells
+from kmatrix.report import causes, reds, subtests, table
 from kmatrix.report.causes import Cause
 from kmatrix.report.names import shorten
 from kmatrix.runs.cell_records import Record
-from kmatrix.runs.test_records import TestRecord
+from kmatrix.runs.guest_test_records import TestRecord
 
 _PLACE = re.compile(r"(?:(?P<text>.*) @ )?(?P<name>[^/:\s]+):(?P<number>\d+)")
 """`text @ file:line`, as kmatrix.objects.lines writes it."""
@@ -44,7 +44,7 @@ def render(records: Iterable[Record], root: Path, here: Path | None = None) -> s
 def of_commands(commands: Iterable[TestRecord]) -> str:
     """The annotations of test commands: each sub-test with one message once, with its targets. Their programs name lines without a folder."""
     groups: dict[tuple[str, str], list[Record]] = {}
-    for cell in test_cells.cells(commands):
+    for cell in subtests.cells(commands):
         if not cell.ok:
             groups.setdefault((cell.collector, cell.reason), []).append(cell)
     lines = []

@@ -19,7 +19,7 @@ from kmatrix.report.page import collectors, guest_tests
 from kmatrix.report.page.data import build
 from kmatrix.report.page.model import RED, Row
 from kmatrix.runs.cell_records import Record
-from kmatrix.runs.test_records import TestRecord
+from kmatrix.runs.guest_test_records import TestRecord
 
 _PARTS = Path(__file__).parent / "page"
 _STYLES = ("colours.css", "page.css", "story.css")

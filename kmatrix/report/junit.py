@@ -17,7 +17,7 @@ from kmatrix.report import causes, table
 from kmatrix.report.explain import explain
 from kmatrix.report.names import target_key
 from kmatrix.runs.cell_records import Record
-from kmatrix.runs.test_records import TestRecord
+from kmatrix.runs.guest_test_records import TestRecord
 from kmatrix.suites.judge import leaves
 from kmatrix.suites.subtest import SubTest
 

@@ -13,7 +13,7 @@ from kmatrix.report import causes, reds, table, tests
 from kmatrix.report.explain import explain
 from kmatrix.report.names import target_key
 from kmatrix.runs.cell_records import Record
-from kmatrix.runs.test_records import TestRecord
+from kmatrix.runs.guest_test_records import TestRecord
 
 _WIDTH = 110
 """Columns that a summary page shows of a block."""

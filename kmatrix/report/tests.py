@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from kmatrix.report.grid import Column, prose
 from kmatrix.report.names import shorten, target_key
 from kmatrix.report.table import BOLD, DIM, GREEN, RED, RESET, YELLOW, across, missing, simulated
-from kmatrix.runs.test_records import TestRecord
+from kmatrix.runs.guest_test_records import TestRecord
 from kmatrix.suites.again import alone
 from kmatrix.suites.judge import leaves
 from kmatrix.suites.subtest import SubTest

@@ -15,15 +15,15 @@ from kmatrix.host import paths
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.threads import results
 from kmatrix.manifest.collector import Collector
-from kmatrix.manifest.test_command import filled
+from kmatrix.manifest.guest_test import filled
 from kmatrix.matrix.arch import ARCHES, Arch
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects import program
-from kmatrix.runs import command, test_records
+from kmatrix.runs import command, guest_test_records
 from kmatrix.runs.carried import Item
 from kmatrix.runs.command import Options, Result, Streams
+from kmatrix.runs.guest_test_records import TestRecord
 from kmatrix.runs.machine_room import MachineRoom, Shape
-from kmatrix.runs.test_records import TestRecord
 from kmatrix.suites.judge import Ended, Judgement, judge
 from kmatrix.suites.read import FORMATS, Reader, Suite
 from kmatrix.suites.subtest import SubTest
@@ -154,7 +154,7 @@ def run_all(
 
 def run(test: GuestTest, target: Target, room: MachineRoom, directory: Path, watch: Watch | None = None) -> TestRecord:
     """Run the test on one target and write its record under `directory`. Raises InputError for what is wrong with the command."""
-    test_records.path_of(directory, test.name, str(target)).unlink(missing_ok=True)
+    guest_test_records.path_of(directory, test.name, str(target)).unlink(missing_ok=True)
     started, start = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
     heard = _Heard(test.format, None if watch is None else lambda data: watch(str(target), data))
     options = replace(test.options, files=(*test.options.files, *test.items(target)), cwd=test.folder)
@@ -188,7 +188,7 @@ def run(test: GuestTest, target: Target, room: MachineRoom, directory: Path, wat
         started=started,
         brought=[str(path) for path in (*result.cores, *result.brought_back)] if result is not None else [],
     )
-    test_records.write(record, directory)
+    guest_test_records.write(record, directory)
     return record
 
 

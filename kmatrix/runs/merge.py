@@ -12,14 +12,14 @@ from pathlib import Path
 
 from kmatrix.host import paths
 from kmatrix.host.errors import InfraError, InputError
-from kmatrix.runs import cell_records, record_files, shards, test_records
+from kmatrix.runs import cell_records, guest_test_records, record_files, shards
 from kmatrix.runs.cell_records import Record
-from kmatrix.runs.test_records import TestRecord
+from kmatrix.runs.guest_test_records import TestRecord
 
 INTO = Path(record_files.DEFAULT_DIRECTORY) / "merged"
 """Where joined records go, where not said otherwise."""
 SCHEMA = "kmatrix.merged/1"
-_MARKS = ("cells/*.json", f"{test_records.FOLDER}/*.json", shards.FILE)
+_MARKS = ("cells/*.json", f"{guest_test_records.FOLDER}/*.json", shards.FILE)
 """What a kmatrix directory has one of."""
 _FILE = "merged.json"
 """Marks a folder that a merge made, and may make anew."""
@@ -35,7 +35,7 @@ class Found:
     @property
     def cell(self) -> str:
         """What cell it is of, or what test on what target."""
-        return self.record.cell if isinstance(self.record, Record) else test_records.item_of(self.record)
+        return self.record.cell if isinstance(self.record, Record) else guest_test_records.item_of(self.record)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def merge(directories: Sequence[Path], into: Path) -> Merged:
 
 
 def _read(directory: Path) -> Iterator[Found]:
-    records: list[Record | TestRecord] = [*cell_records.read_all(directory), *test_records.read_all(directory)]
+    records: list[Record | TestRecord] = [*cell_records.read_all(directory), *guest_test_records.read_all(directory)]
     # A shard of which nothing was left to do has an account, and no record.
     if not records and shards.read_account(directory) is None:
         fix = "name the folders that were the shards' --kmatrix-dir"
@@ -122,7 +122,7 @@ def _renew(into: Path) -> None:
         raise InputError("this is not a folder that an earlier merge made, and is left alone", where=str(into), fix=fix)
     if into == INTO:
         record_files.check_directory(INTO.parent)  # git leaves it alone
-    for name in ("cells", test_records.FOLDER, "console"):
+    for name in ("cells", guest_test_records.FOLDER, "console"):
         shutil.rmtree(into / name, ignore_errors=True)
     into.mkdir(parents=True, exist_ok=True)
 
@@ -138,7 +138,7 @@ def _copy(found: Found, into: Path) -> None:
     if isinstance(record, Record):
         cell_records.write(record, into)
     else:
-        test_records.write(record, into)
+        guest_test_records.write(record, into)
 
 
 def expand(directories: Sequence[Path]) -> list[Path]:

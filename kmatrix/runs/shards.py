@@ -19,9 +19,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from kmatrix.host import paths
 from kmatrix.host.errors import InputError
-from kmatrix.runs import cell_records, test_records
+from kmatrix.runs import cell_records, guest_test_records
 from kmatrix.runs.cell_records import Record
-from kmatrix.runs.test_records import TestRecord
+from kmatrix.runs.guest_test_records import TestRecord
 
 OPTION = "--shard"
 SCHEMA = "kmatrix.shard/1"
@@ -139,7 +139,7 @@ def durations(directory: Path | None = None) -> dict[str, float]:
     Raises InputError where a `directory` is given that has no records.
     """
     if directory is not None:
-        found = _of_records([*cell_records.read_all(directory), *test_records.read_all(directory)])
+        found = _of_records([*cell_records.read_all(directory), *guest_test_records.read_all(directory)])
         if not found:
             fix = "name the folder that was an earlier run's --kmatrix-dir"
             raise InputError("there are no records", where=f"--shard-durations: {directory}", fix=fix)
@@ -173,7 +173,7 @@ _ONCE = ("prepare", "restore")
 def _of_records(records: Iterable[Record | TestRecord]) -> dict[str, float]:
     """By the name of the pytest item. What machines failed at says nothing, and is left out."""
     return {
-        record.cell if isinstance(record, Record) else test_records.item_of(record): max(
+        record.cell if isinstance(record, Record) else guest_test_records.item_of(record): max(
             0.0, record.timings["total"] - sum(record.timings.get(stage, 0.0) for stage in _ONCE)
         )
         for record in records

@@ -11,7 +11,7 @@ from typing import Any
 from kmatrix.manifest import schema
 from kmatrix.manifest.collector import Collector
 from kmatrix.runs.cell_records import Record
-from kmatrix.runs.test_records import TestRecord
+from kmatrix.runs.guest_test_records import TestRecord
 from kmatrix.suites.subtest import SubTest
 
 STOPPED = {"btf": "failed to find valid kernel BTF", "ringbuf": "map 'events': failed to create: Invalid argument(-22)"}

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from kmatrix.host.errors import InputError
+from kmatrix.manifest.guest_test import filled
 from kmatrix.manifest.schema import parse
-from kmatrix.manifest.test_command import filled
 from kmatrix.report import junit, tests
-from kmatrix.runs import test_records
+from kmatrix.runs import guest_test_records
 from kmatrix.runs.guest_test import GuestTest, check_name, name_of, of_collector
-from kmatrix.runs.test_records import TestRecord
+from kmatrix.runs.guest_test_records import TestRecord
 from kmatrix.suites.again import alone
 from kmatrix.suites.judge import Ended, judge
 from kmatrix.suites.read import Suite
@@ -180,12 +180,12 @@ def record(target: str, read: Suite = MIXED, ended: Ended | None = None, **more:
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     one = record("5.4-arm64")
-    path = test_records.write(one, tmp_path)
+    path = guest_test_records.write(one, tmp_path)
     assert path == tmp_path / "tests" / "a@5.4-arm64.json"
-    assert test_records.read(path) == replace(one, subtests=list(one.subtests))
+    assert guest_test_records.read(path) == replace(one, subtests=list(one.subtests))
     path.with_name("b@5.4-arm64.json").write_text('{"schema": "kmatrix.test/9"}')
     bad: list[InputError] = []
-    assert len([*test_records.read_all(tmp_path, bad)]) == 1
+    assert len([*guest_test_records.read_all(tmp_path, bad)]) == 1
     assert "schema 'kmatrix.test/9', this kmatrix reads kmatrix.test/1" in str(bad[0])
 
 

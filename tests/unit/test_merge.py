@@ -11,10 +11,10 @@ from click.testing import CliRunner, Result
 
 from kmatrix.cli import cli
 from kmatrix.host.errors import InputError
-from kmatrix.runs import cell_records, shards, test_records
+from kmatrix.runs import cell_records, guest_test_records, shards
 from kmatrix.runs.cell_records import Record
+from kmatrix.runs.guest_test_records import TestRecord
 from kmatrix.runs.shards import Item, Shard
-from kmatrix.runs.test_records import TestRecord
 from tests.unit.facts import record
 
 
@@ -73,7 +73,7 @@ def test_consoles_come_along() -> None:
 
 def test_the_records_of_tests_are_joined_too() -> None:
     def tested(folder: str, started: str, *, ok: bool) -> None:
-        test_records.write(
+        guest_test_records.write(
             TestRecord(
                 test="pkg", kernel="5.4", arch="arm64", command=["./pkg"], ok=ok, failure=None if ok else "test", reason="", exit=int(not ok),
                 signal=None, format=None, subtests=[], output="", errors="", timings={"total": 1.0}, console=None, versions={}, started=started,

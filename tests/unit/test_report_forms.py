@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from kmatrix.cli import cli
 from kmatrix.host.errors import InputError
 from kmatrix.report import html, markdown
-from kmatrix.runs import cell_records, test_records
+from kmatrix.runs import cell_records, guest_test_records
 from kmatrix.runs.cell_records import Record
 from kmatrix.suites.subtest import SubTest
 from tests.unit.facts import command_record, record
@@ -84,7 +84,7 @@ def test_the_command_says_by_its_status_whether_all_is_well(tmp_path: Path) -> N
 
 
 def test_the_page_has_test_commands_too_also_alone(tmp_path: Path) -> None:
-    test_records.write(command_record("5.4-arm64", [SubTest("TestRing", "failed", 0.1, "EINVAL")]), tmp_path)
+    guest_test_records.write(command_record("5.4-arm64", [SubTest("TestRing", "failed", 0.1, "EINVAL")]), tmp_path)
     red = report(tmp_path, "--format", "html")
     assert red.exit_code == 1
     assert "<title>kmatrix: 2 of 2 cells are not as promised</title>" in red.stdout

@@ -10,7 +10,7 @@ from kmatrix.report import tests
 from kmatrix.report.names import target_key
 from kmatrix.report.page.model import Cell, Commands, Log, Pairs, Part, Row, Say, Table, Tone
 from kmatrix.report.page.shared import bars, chapters, file_text, versions
-from kmatrix.runs.test_records import TestRecord, path_of
+from kmatrix.runs.guest_test_records import TestRecord, path_of
 from kmatrix.suites.judge import FAILURES, leaves, signal_name
 from kmatrix.suites.subtest import ENDINGS, Ending, SubTest
 
