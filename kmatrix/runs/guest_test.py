@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -148,19 +151,67 @@ def run_all(
     for target in fit:
         test.items(target)  # what is not there is said before a VM runs
     # The VMs of one target's first run make its snapshot one at a time: the store's lock sees to it.
+    stop = Stop()
     with ThreadPoolExecutor(max_workers=max(1, min(len(fit), len(os.sched_getaffinity(0))))) as pool:
-        return results([pool.submit(run, test, target, room, directory, watch) for target in fit]), unfit
+        futures = [pool.submit(run, test, target, room, directory, watch, stop) for target in fit]
+        try:
+            return results(futures), unfit
+        except BaseException:
+            stop.now()
+            raise
 
 
-def run(test: GuestTest, target: Target, room: MachineRoom, directory: Path, watch: Watch | None = None) -> TestRecord:
-    """Run the test on one target and write its record under `directory`. Raises InputError for what is wrong with the command."""
+class Stop:
+    """Ends the commands of several threads: an interrupt reaches the main thread alone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pipes: list[int] = []
+        self.is_set = False
+
+    @contextmanager
+    def signals(self) -> Iterator[int]:
+        """A descriptor of signals for one command (kmatrix.runs.command.Streams.signals)."""
+        read, write = os.pipe()
+        with self._lock:
+            self._pipes.append(write)
+            if self.is_set:
+                os.write(write, _KILLS)
+        try:
+            yield read
+        finally:
+            with self._lock:
+                self._pipes.remove(write)
+            os.close(read)
+            os.close(write)
+
+    def now(self) -> None:
+        """Kill the commands that run, and those that are about to."""
+        with self._lock:
+            self.is_set = True
+            for write in self._pipes:
+                os.write(write, _KILLS)
+
+
+_KILLS = bytes([signal.SIGINT] * 3)
+"""The third signal is one that nothing survives (kmatrix.vm.stream)."""
+
+
+def run(
+    test: GuestTest, target: Target, room: MachineRoom, directory: Path, watch: Watch | None = None, stop: Stop | None = None
+) -> TestRecord:
+    """Run the test on one target and write its record under `directory`. Raises InputError for what is wrong with the command.
+
+    `stop` ends it early; then there is no record.
+    """
     guest_test_records.path_of(directory, test.name, str(target)).unlink(missing_ok=True)
     started, start = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.monotonic()
     heard = _Heard(test.format, None if watch is None else lambda data: watch(str(target), data))
     options = replace(test.options, files=(*test.options.files, *test.items(target)), cwd=test.folder)
     words = test.words(target)
     try:
-        result = command.run(room, target, words, Streams(heard.output, heard.error), options)
+        signals = stop.signals() if stop is not None else None
+        result = command.run(room, target, words, Streams(heard.output, heard.error, signals=signals), options)
         judgement, infra = _judge(result, heard, test.not_counted(target), options.timeout), None
         judgement = replace(judgement, subtests=tuple(_left_at_home(each, test.folder) for each in judgement.subtests))
     except InfraError as error:
@@ -188,7 +239,8 @@ def run(test: GuestTest, target: Target, room: MachineRoom, directory: Path, wat
         started=started,
         brought=[str(path) for path in (*result.cores, *result.brought_back)] if result is not None else [],
     )
-    guest_test_records.write(record, directory)
+    if stop is None or not stop.is_set:
+        guest_test_records.write(record, directory)
     return record
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -91,6 +92,21 @@ def test_how_a_command_ends(kmatrix: Kmatrix, script: str, failure: str | None, 
         assert record["console"] is not None
     if "to stderr" in script:
         assert (record["output"], record["errors"]) == ("to stdout", "to stderr")
+
+
+def test_an_interrupt_ends_the_commands_on_all_targets(tmp_path: Path) -> None:
+    """It reaches the main thread alone, and the commands run in others. There is no record: nothing was found out."""
+    words = ["test", "--kernels=6.1", "--stream", "--", "sh", "-c", "echo begun; exec sleep 300"]
+    process = subprocess.Popen(
+        [sys.executable, *CLI, *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    said = (line for line in process.stderr if "begun" in line)
+    begun = [next(said), next(said)]
+    assert sorted(begun) == ["6.1-arm64  begun\n", "6.1-x86_64  begun\n"]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert list((tmp_path / ".kmatrix").glob("tests/*")) == []
 
 
 @pytest.mark.usefixtures("program")
