@@ -17,7 +17,7 @@ _BETWEEN: Mapping[str, int] = {OUTLINE: 3, PLAIN: 2, BARE: 2}
 """Columns of the terminal that a style takes beside each column's text."""
 _ELSEWHERE = 120
 """Columns where there is no terminal, and $COLUMNS does not say."""
-_NARROWEST = 16
+_NARROWEST = 12
 """Columns that wrapped prose gets at least, however narrow the terminal is."""
 _HEAD = 2
 """Columns that tabulate leaves free beside a head, and not beside a cell."""
