@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,17 +92,3 @@ def guest(function: F) -> F:
     for option in reversed(_OPTIONS):
         decorated = option(decorated)
     return decorated  # type: ignore[no-any-return]
-
-
-def spelled(given: Options, files: Sequence[str] = (), dirs: Sequence[str] = ()) -> tuple[str, ...]:
-    """The options that say the same, for a command that reproduces. The timeout is left out."""
-    shape = given.shape
-    words = [f"--file={text}" for text in files] + [f"--dir={text}" for text in dirs]
-    words += [f"--env={name}={value}" for name, value in given.env.items()]
-    words += [f"--memory={shape.memory_mib}"] if shape.memory_mib else []
-    words += [f"--cpus={shape.cpus}"] if shape.cpus else []
-    words += [f"--cmdline={text}" for text in shape.cmdline]
-    words += [f"--sysctl={name}={value}" for name, value in given.sysctl.items()]
-    words += [f"--user={given.user}"] if given.user else []
-    words += [f"--cap={','.join(given.caps) or 'none'}"] if given.caps is not None else []
-    return tuple(words)

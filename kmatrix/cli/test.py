@@ -17,7 +17,7 @@ from kmatrix.host.validation import validate
 from kmatrix.manifest.guest_test import TestCommand
 from kmatrix.report import grid, junit, tests
 from kmatrix.runs import guest_test, record_files
-from kmatrix.runs.command import Options
+from kmatrix.runs.command import Options, spelled
 from kmatrix.runs.guest_test import GuestTest
 from kmatrix.suites.read import FORMATS
 
@@ -115,7 +115,7 @@ def command(
         format=suite_format,
         not_counted=lambda target: rules.not_counted(target.has),
         options=given,
-        spelled=guest_options.spelled(given, files, dirs),
+        spelled=spelled(given, files, dirs),
     )
     record_files.check_directory(directory)
     records, unfit = guest_test.run_all(test, targets, room, directory, _Stream() if stream else None)

@@ -73,6 +73,20 @@ class Options:
     """A port of 127.0.0.1 on which the machine waits for gdb before the command starts; there is no time limit then."""
 
 
+def spelled(options: Options, files: Sequence[str] = (), dirs: Sequence[str] = ()) -> tuple[str, ...]:
+    """The options of `kmatrix exec` that say the same, for a command that reproduces; without the timeout, core dumps and gdb."""
+    shape = options.shape
+    words = [f"--file={text}" for text in files] + [f"--dir={text}" for text in dirs]
+    words += [f"--env={name}={value}" for name, value in options.env.items()]
+    words += [f"--memory={shape.memory_mib}"] if shape.memory_mib else []
+    words += [f"--cpus={shape.cpus}"] if shape.cpus else []
+    words += [f"--cmdline={text}" for text in shape.cmdline]
+    words += [f"--sysctl={name}={value}" for name, value in options.sysctl.items()]
+    words += [f"--user={options.user}"] if options.user else []
+    words += [f"--cap={','.join(options.caps) or 'none'}"] if options.caps is not None else []
+    return tuple(words)
+
+
 @dataclass(frozen=True)
 class Result:
     """How a command ended, and what came of it."""

@@ -116,12 +116,8 @@ def of_collector(collector: Collector, cwd: Path) -> GuestTest | None:
     said = collector.test
     if said is None:
         return None
-    shape = Shape(memory_mib=said.memory, cpus=said.cpus)
     folder = collector.path.absolute().parent
-    spelled = [*(f"--file={each}" for each in said.files), *(f"--dir={each}" for each in said.dirs)]
-    spelled += [f"--env={name}={value}" for name, value in said.env.items()]
-    spelled += [f"--memory={said.memory}"] if said.memory else []
-    spelled += [f"--cpus={said.cpus}"] if said.cpus else []
+    options = Options(env=said.env, timeout=said.timeout, shape=Shape(memory_mib=said.memory, cpus=said.cpus))
     return GuestTest(
         name=collector.name,
         command=said.command,
@@ -131,8 +127,8 @@ def of_collector(collector: Collector, cwd: Path) -> GuestTest | None:
         format=said.format,
         arches=said.arches,
         not_counted=lambda target: said.not_counted(target.has),
-        options=Options(env=said.env, timeout=said.timeout, shape=shape),
-        spelled=tuple(spelled),
+        options=options,
+        spelled=command.spelled(options, said.files, said.dirs),
         asked_in=cwd,
     )
 
