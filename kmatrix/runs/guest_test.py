@@ -315,9 +315,9 @@ def _console(result: Result | None, test: GuestTest, target: Target, directory: 
     """Keep the guest's console; its path under the kmatrix directory."""
     if result is None or not result.console:
         return None
-    path = directory / "consoles" / f"{test.name}@{target}.log"
-    paths.write_whole(path, result.console)
-    return str(path.relative_to(directory))
+    kept = guest_test_records.console_of(test.name, str(target))
+    paths.write_whole(directory / kept, result.console)
+    return kept
 
 
 def reproduce(test: GuestTest, target: Target) -> str:

@@ -77,6 +77,11 @@ def path_of(directory: Path, test: str, target: str) -> Path:
     return directory / FOLDER / f"{test}@{target}.json"
 
 
+def console_of(test: str, target: str) -> str:
+    """Where the guest's console is kept, below the kmatrix directory: beside those of cells, and by no name of theirs."""
+    return f"console/test:{test}@{target}.log"
+
+
 def write(record: TestRecord, directory: Path) -> Path:
     """Write the record, whole or not at all; returns its path. Raises InfraError."""
     return record_files.write(record, path_of(directory, record.test, record.target), directory)

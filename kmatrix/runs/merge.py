@@ -130,7 +130,10 @@ def _renew(into: Path) -> None:
 def _copy(found: Found, into: Path) -> None:
     record = found.record
     if record.console is not None:
-        name = f"console/{record.collector if isinstance(record, Record) else f'test:{record.test}'}@{record.target}.log"
+        if isinstance(record, Record):
+            name = f"console/{record.collector}@{record.target}.log"
+        else:
+            name = guest_test_records.console_of(record.test, record.target)
         with suppress(FileNotFoundError):  # consoles are not always kept
             (into / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(found.directory / record.console, into / name)

@@ -82,14 +82,15 @@ def test_a_table_a_record_and_junit(kmatrix: Kmatrix, tmp_path: Path) -> None:
         ("head -c 400M /dev/zero > /tmp/big", "test", "/tmp was full"),
     ],
 )
-def test_how_a_command_ends(kmatrix: Kmatrix, script: str, failure: str | None, reason: str) -> None:
+def test_how_a_command_ends(kmatrix: Kmatrix, tmp_path: Path, script: str, failure: str | None, reason: str) -> None:
     done = kmatrix("test", *X86, "--timeout=2" if "Hang" in script else "--timeout=60", "--json", "--", "sh", "-c", script)
     assert done.returncode == (0 if failure is None else 1), done.stderr
     (record,) = json.loads(done.stdout)["tests"]
     assert record["failure"] == failure
     assert reason in record["reason"]
     if failure == "kernel":
-        assert record["console"] is not None
+        assert record["console"] == "console/test:sh@6.1-x86_64.log"
+        assert "Kernel panic" in (tmp_path / ".kmatrix" / record["console"]).read_text()
     if "to stderr" in script:
         assert (record["output"], record["errors"]) == ("to stdout", "to stderr")
 
