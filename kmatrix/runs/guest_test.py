@@ -28,7 +28,7 @@ from kmatrix.runs.command import Options, Result, Streams
 from kmatrix.runs.guest_test_records import TestRecord
 from kmatrix.runs.machine_room import MachineRoom, Shape
 from kmatrix.suites.judge import Ended, Judgement, judge
-from kmatrix.suites.read import FORMATS, Reader, Suite
+from kmatrix.suites.read import FORMATS, Lines, Reader, Suite
 from kmatrix.suites.subtest import SubTest
 
 TIMEOUT = 600.0
@@ -245,7 +245,7 @@ class _Heard:
 
     def __init__(self, suite_format: str | None, watch: Callable[[bytes], None] | None) -> None:
         self._reader = Reader(suite_format)
-        self._errors = Reader("tap")  # for its lines alone
+        self._errors = Lines()
         self._watch = watch
         self._suite: Suite | None = None
 
@@ -272,7 +272,7 @@ class _Heard:
 
     def errors(self) -> str:
         """The last lines of standard error."""
-        return self._errors.end().tail
+        return self._errors.end()
 
 
 def _broken(subtest: SubTest, message: str, said: str) -> SubTest:

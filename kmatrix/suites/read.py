@@ -40,12 +40,12 @@ class Suite:
     """The last lines of the whole output."""
 
 
-class Reader:
-    """Reads an output while it comes."""
+class Lines:
+    """The lines of an output while it comes; the last of them are kept."""
 
-    def __init__(self, only: str | None = None) -> None:
-        """`only`: a name of FORMATS that the output is known to be in; otherwise each is tried."""
-        self._formats = [make() for name, make in FORMATS.items() if only in (None, name)]
+    def __init__(self, each: Callable[[str], None] | None = None) -> None:
+        """`each` is given every line, without its end and without colours."""
+        self._each = each
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
         self._tail = Kept()
@@ -63,13 +63,35 @@ class Reader:
     def _line(self, line: str) -> None:
         line = _ESCAPES.sub("", line.rstrip("\r")) if "\x1b" in line or line.endswith("\r") else line
         self._tail.add(line)
+        if self._each is not None:
+            self._each(line)
+
+    def end(self) -> str:
+        """All was fed: the last lines."""
+        self.feed(b"\n" if self._rest else b"")
+        return self._tail.text()
+
+
+class Reader:
+    """Reads an output as sub-tests while it comes."""
+
+    def __init__(self, only: str | None = None) -> None:
+        """`only`: a name of FORMATS that the output is known to be in; otherwise each is tried."""
+        self._formats = [make() for name, make in FORMATS.items() if only in (None, name)]
+        self._lines = Lines(self._line)
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes."""
+        self._lines.feed(data)
+
+    def _line(self, line: str) -> None:
         for each in self._formats:
             each.line(line)
 
     def end(self) -> Suite:
-        """All was read: the sub-tests by the format that recognised most lines."""
-        self.feed(b"\n" if self._rest else b"")
+        """All was fed: the sub-tests by the format that recognised most lines."""
+        tail = self._lines.end()
         best = max(self._formats, key=lambda each: each.recognised)
         if not best.recognised:
-            return Suite(None, (), self._tail.text())
-        return Suite(best.name, tuple(best.results()), self._tail.text())
+            return Suite(None, (), tail)
+        return Suite(best.name, tuple(best.results()), tail)
