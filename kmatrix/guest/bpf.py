@@ -263,12 +263,6 @@ def task_fd_query(pid: int, fd: int) -> tuple[int, str] | None:
     return ident, name.value.decode("utf-8", "replace")
 
 
-def attached_program(fd: int) -> int | None:
-    """The id of the program at a perf event or raw tracepoint of this process; None where the kernel does not tell (before 4.18)."""
-    answer = task_fd_query(os.getpid(), fd)
-    return answer[0] if answer is not None else None
-
-
 def programs_on_cgroup(cgroup_fd: int, attach_type: int) -> list[int] | None:
     """The ids of the programs attached to a cgroup itself; None where the kernel does not tell (before 4.15, 468e2f64d220)."""
     ids = (ctypes.c_uint32 * 64)()  # BPF_CGROUP_MAX_PROGS

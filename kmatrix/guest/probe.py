@@ -24,7 +24,7 @@ from .probing import HARMLESS, INT, SYMBOL, Answer, Kernel, load_btf, words_of, 
 Probe = Callable[[Kernel], Answer]
 
 # enum bpf_prog_type, enum bpf_map_type, enum bpf_attach_type, helper numbers (include/uapi/linux/bpf.h)
-SOCKET_FILTER, KPROBE, SCHED_CLS, TRACEPOINT, XDP, RAW_TRACEPOINT, TRACING, LSM = 1, 2, 3, 5, 6, 17, 26, 29
+SOCKET_FILTER, KPROBE, SCHED_CLS, TRACEPOINT, RAW_TRACEPOINT, TRACING, LSM = 1, 2, 3, 5, 17, 26, 29
 ARRAY, PERF_EVENT_ARRAY, RINGBUF, TASK_STORAGE = 2, 4, 27, 29
 TRACE_FENTRY, LSM_MAC, PERF_EVENT, KPROBE_MULTI = 24, 27, 41, 42
 GET_CURRENT_CGROUP_ID, PROBE_READ_KERNEL, GET_CURRENT_TASK_BTF = 80, 113, 158

@@ -20,7 +20,7 @@ Options = Mapping[str, Any]
 """What bpf.prog_load takes beside kind and instructions."""
 
 SLEEPABLE = 1 << 4
-TRACING, STRUCT_OPS, LSM, SYSCALL = 26, 27, 29, 31
+TRACING, STRUCT_OPS, LSM = 26, 27, 29
 TRACE_FENTRY, LSM_MAC, TRACE_ITER = 24, 27, 28
 PROG_ARRAY, TAIL_CALL = 3, 12
 

@@ -21,8 +21,6 @@ from kmatrix.matrix.kernel import Kernel, SourceSpec
 Package = Mapping[str, str]
 
 
-FLAVOURS = ("rt", "cloud", "16k")
-"""Debian's flavours beside the plain one: PREEMPT_RT, fewer drivers, and (of arm64) pages of 16 KiB."""
 _SPLIT = re.compile(r"linux-(?:base|binary|modules)-[^\s,(|]+")
 """What an image's package is split into from 6.19 on: linux-image-X is empty there, and needs these three."""
 
@@ -33,8 +31,8 @@ def select(
     """The newest kernel of `series` ("6.1"; None for any) for Debian's `arch` ("amd64") among Packages stanzas; or None.
 
     `version` holds it to one: the package's ("6.1.172-1"), or upstream's ("6.1.172"). Else it is what the metapackage linux-image-<arch>
-    depends on, if that is of the series, and the one of the highest version otherwise (a suite may hold several ABIs). `flavour` is one of
-    FLAVOURS, None the plain kernel. Unsigned images and debug packages are no candidates.
+    depends on, if that is of the series, and the one of the highest version otherwise (a suite may hold several ABIs). `flavour` is
+    rt (PREEMPT_RT), cloud (fewer drivers) or 16k (arm64, pages of 16 KiB), None the plain kernel. Unsigned images and debug packages are no candidates.
     """
     candidates = {
         p["Package"]: p
