@@ -40,6 +40,8 @@ class ArchInfo:
     """The kernel's name of the serial console that QEMU's machine has."""
     elf_machine: str
     """e_machine of programs of this arch."""
+    most_cpus: int
+    """CPUs that QEMU's machine has at most, as virtme sets it up (arm64's has a GICv2, which serves 8)."""
 
 
 INFO: Mapping[Arch, ArchInfo] = {
@@ -56,6 +58,7 @@ INFO: Mapping[Arch, ArchInfo] = {
         qemu_package="qemu-system-x86",
         console="ttyS0",
         elf_machine="EM_X86_64",
+        most_cpus=64,
     ),
     "arm64": ArchInfo(
         name="arm64",
@@ -70,6 +73,7 @@ INFO: Mapping[Arch, ArchInfo] = {
         qemu_package="qemu-system-arm",
         console="ttyAMA0",
         elf_machine="EM_AARCH64",
+        most_cpus=8,
     ),
 }
 

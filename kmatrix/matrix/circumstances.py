@@ -17,7 +17,7 @@ from kmatrix.host.version import Version
 from kmatrix.matrix.kernel import Kernel, Variation, vary
 
 SEPARATOR = "+"
-_SIZED = {"cpus": re.compile(r"([1-9]\d?)"), "mem": re.compile(r"([1-9]\d*)([MG])")}
+_SIZED = {"cpus": re.compile(r"([1-9]|[1-5]\d|6[0-4])"), "mem": re.compile(r"([1-9]\d*)([MG])")}
 """Those that take a value, and what it looks like."""
 LEAST_MIB = 160
 """The least memory in MiB of a guest: with it, 6.1 and 6.12 came up on both arches, and 20 MiB were left. With 128, 6.1 did not."""

@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from kmatrix.matrix.arch import Arch
+from kmatrix.host.errors import InputError
+from kmatrix.matrix.arch import INFO, Arch
 
 if TYPE_CHECKING:
     from kmatrix.kernels.entry import KernelEntry
@@ -34,6 +35,14 @@ class VmSpec:
     """Kernel parameters added to kmatrix's own."""
     simulate: str | None = None
     """The kernel that the guest's programs are to see instead, as JSON (kmatrix.matrix.simulation); None for the one that is booted."""
+
+    def __post_init__(self) -> None:
+        """Raises InputError where the machine cannot have that many CPUs."""
+        most = INFO[self.arch].most_cpus
+        if self.cpus > most:
+            raise InputError(
+                f"a machine of {self.arch} has {most} CPUs at most, not {self.cpus}", where="cpus", fix=f"ask for {most} or fewer"
+            )
 
     @property
     def arch(self) -> Arch:

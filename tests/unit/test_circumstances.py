@@ -43,6 +43,7 @@ def test_it_stands_where_kernels_and_targets_do() -> None:
         ("6.1+lockdown+lockdown", "has lockdown twice"),
         ("6.1+cpus=2+cpus=4", "has cpus twice"),
         ("6.1+cpus=0", "write cpus=4"),
+        ("6.1+cpus=65", "write cpus=4"),
         ("6.1+cpus", "write cpus=4"),
         ("6.1+mem=64M", "a guest has 160M to 64G"),
         ("6.1+mem=lots", "write mem=256M, or mem=2G"),

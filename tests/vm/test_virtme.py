@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix.host.errors import InfraError
+from kmatrix.host.errors import InfraError, InputError
 from kmatrix.kernels.entry import KernelEntry
 from kmatrix.matrix.arch import Arch
 from kmatrix.vm import VmSpec, footprint_mib, virtme
@@ -125,6 +125,13 @@ def test_a_kernel_of_other_pages_gets_a_cpu_that_has_them(command: str, config: 
         (tmp_path / "config").write_text(config)
         spec = dataclasses.replace(spec, kernel=dataclasses.replace(spec.kernel, config=tmp_path / "config"))
     assert values(assembled(command, spec, tmp_path, None), "-cpu") == [cpu]
+
+
+def test_more_cpus_than_the_machine_has_are_one_error() -> None:
+    assert dataclasses.replace(a_spec("x86_64"), cpus=64).cpus == 64
+    assert dataclasses.replace(a_spec("arm64"), cpus=8).cpus == 8
+    with pytest.raises(InputError, match="a machine of arm64 has 8 CPUs at most, not 9"):
+        dataclasses.replace(a_spec("arm64"), cpus=9)
 
 
 def test_what_virtme_may_add_one_day_stays(tmp_path: Path) -> None:
