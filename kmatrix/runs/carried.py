@@ -42,11 +42,6 @@ class Item:
             raise InputError(f"{guest} is not an absolute path", where=option, fix=f"{option} {path}:/{guest}")
         return cls(there, guest or str(there.absolute()))
 
-    @classmethod
-    def same(cls, path: Path) -> Item:
-        """`path`, at the same absolute path in the guest."""
-        return cls(path, os.path.normpath(path.absolute()))
-
 
 @dataclass(frozen=True)
 class Disk:
