@@ -73,7 +73,7 @@ def _of_kind(name: str) -> list[str]:
 
 def _target(matrix: Matrix, text: str, arch: str) -> Target:
     """The target meant; a kernel without an arch is that of --arch, else of this machine."""
-    is_kernel = text in matrix.kernels or matrix.flavour(text) is not None
+    is_kernel = matrix.find(text) is not None
     if not is_kernel and (matrix.as_target(text) is not None or text.rpartition("-")[0] in matrix.kernels):
         return matrix.target(text)
     chosen = (host_arch() or ARCHES[0]) if arch == "all" else parse_arch(arch)

@@ -288,7 +288,7 @@ def real_targets(targets: Iterable[Target]) -> list[Target]:
 
 
 def _one(matrix: Matrix, kernel: str, arch: str) -> Target:
-    if kernel not in matrix.kernels and matrix.flavour(kernel) is None and matrix.as_target(kernel) is None:
+    if matrix.find(kernel) is None and matrix.as_target(kernel) is None:
         raise InputError(
             f"unknown kernel {kernel!r}{did_you_mean(kernel, matrix.kernels)}",
             where="KERNEL",

@@ -104,7 +104,7 @@ def _source_fetches(target: Target) -> bool:
 
 def _kept(lock: Lock, matrix: Matrix) -> dict[tuple[str, Arch], Locked]:
     """What stays: the kernels that kernels.toml still has, with an image of their own."""
-    known = {name: matrix.kernels.get(name) or matrix.flavour(name) for name, _ in lock.kernels}
+    known = {name: matrix.find(name) for name, _ in lock.kernels}
     return {
         key: each for key, each in lock.kernels.items() if (kernel := known[each.kernel]) is not None and kernel.image_of is kernel
     }

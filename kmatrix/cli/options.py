@@ -65,7 +65,7 @@ def select(
 
 def target(matrix: Matrix, text: str, arch: str | None = None) -> Target:
     """`5.4 --arch arm64`, `5.4-arm64`, or `5.4` on the host's arch. Raises InputError."""
-    if arch is None and text not in matrix.kernels and matrix.flavour(text) is None and "-" in text:
+    if arch is None and matrix.find(text) is None and "-" in text:
         return matrix.target(text, where="KERNEL")
     known = matrix.kernel(text, where="KERNEL")
     if arch is None:

@@ -43,11 +43,13 @@ class Matrix:
     circumstances: Known = field(default_factory=dict)
     """What a kernel can be run under: [circumstances.NAME]."""
 
-    def flavour(self, name: str) -> Kernel | None:
-        """The kernel that a name means without standing in kernels.toml. None where there is none.
+    def find(self, name: str) -> Kernel | None:
+        """The kernel of that name; None where there is none.
 
-        5.4-nobtf is 5.4 built as that flavour, 6.1.172 a point release, 6.1+lockdown 6.1 under a circumstance.
+        Some stand in no kernels.toml: 5.4-nobtf is 5.4 built as that flavour, 6.1.172 a point release, 6.1+lockdown 6.1 under a circumstance.
         """
+        if name in self.kernels:
+            return self.kernels[name]
         if circumstances.SEPARATOR in name:
             with suppress(InputError):
                 return self._under(name, name)
@@ -86,7 +88,7 @@ class Matrix:
 
     def target(self, text: str, *, where: str = "target") -> Target:
         """The target written `5.4-arm64` (arch aliases understood)."""
-        if self.as_target(text) is None and (text in self.kernels or self.flavour(text) is not None):
+        if self.as_target(text) is None and self.find(text) is not None:
             written = " or ".join(f"{text}-{arch}" for arch in ARCHES)
             raise InputError(f"{text!r} is a kernel, and a target (kernel × arch) is wanted", where=where, fix=f"write {written}")
         name, _, arch = text.rpartition("-")
@@ -97,7 +99,7 @@ class Matrix:
     def as_target(self, text: str) -> Target | None:
         """The target that `text` would be; None where it is none."""
         name, _, arch = text.rpartition("-")
-        kernel = self.kernels.get(name) or self.flavour(name)
+        kernel = self.find(name)
         if kernel is None:
             return None
         try:
@@ -107,21 +109,19 @@ class Matrix:
 
     def kernel(self, name: str, *, where: str = "--kernels") -> Kernel:
         """The kernel of that name; raises InputError with the nearest names."""
-        if name not in self.kernels:
-            if (flavour := self.flavour(name)) is not None:
-                return flavour
-            if circumstances.SEPARATOR in name and not any(name.endswith(f"-{arch}") for arch in ARCHES):
-                return self._under(name, where)
-            if (target := self.as_target(name)) is not None:
-                option = "--kernels=" if where == "--kernels" else ""
-                fix = f"write {option}{target.kernel.name} --arch={target.arch}"
-                raise InputError(f"{name!r} is a target (kernel × arch), and a kernel is wanted", where=where, fix=fix)
-            known = [*self.kernels, *self.sets, *_words(where)]
-            fix = self._choices(where)
-            if re.fullmatch(r"\d+\.\d+", name):
-                fix = f'to add it, declare [kernels."{name}"] with its sources in a kernels.toml of your own (docs/kernels-toml.md); known are {fix}'
-            raise InputError(f"unknown kernel {name!r}{did_you_mean(name, known)}", where=where, fix=fix)
-        return self.kernels[name]
+        if (found := self.find(name)) is not None:
+            return found
+        if circumstances.SEPARATOR in name and not any(name.endswith(f"-{arch}") for arch in ARCHES):
+            return self._under(name, where)
+        if (target := self.as_target(name)) is not None:
+            option = "--kernels=" if where == "--kernels" else ""
+            fix = f"write {option}{target.kernel.name} --arch={target.arch}"
+            raise InputError(f"{name!r} is a target (kernel × arch), and a kernel is wanted", where=where, fix=fix)
+        known = [*self.kernels, *self.sets, *_words(where)]
+        fix = self._choices(where)
+        if re.fullmatch(r"\d+\.\d+", name):
+            fix = f'to add it, declare [kernels."{name}"] with its sources in a kernels.toml of your own (docs/kernels-toml.md); known are {fix}'
+        raise InputError(f"unknown kernel {name!r}{did_you_mean(name, known)}", where=where, fix=fix)
 
     def _term(self, term: str, where: str) -> Iterable[str]:
         if term == "all":

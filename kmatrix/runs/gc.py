@@ -68,7 +68,7 @@ def _kernels(matrix: Matrix, days: float) -> Iterator[Item]:
             if entry is not None and (entry.content in held or _meant(matrix, name, arch, entry)):
                 continue
         except InfraError:  # a damaged one goes, unless kernels.toml has it: then who uses it is told
-            if name in matrix.kernels or matrix.flavour(name) is not None:
+            if matrix.find(name) is not None:
                 continue
 
         def remove(name: str = name, arch: Arch = arch, folder: Path = folder) -> bool:
@@ -87,7 +87,7 @@ def _kernels(matrix: Matrix, days: float) -> Iterator[Item]:
 
 def _meant(matrix: Matrix, name: str, arch: Arch, entry: KernelEntry) -> bool:
     """Whether kernels.toml means this one by a name of its own; or by one that it has because another project's has that name."""
-    named = [matrix.kernels.get(name) or matrix.flavour(name)]
+    named = [matrix.find(name)]
     named += [kernel for kernel in matrix.kernels.values() if identity.is_beside(name, kernel.name)]
     return any(kernel is not None and identity.differs(kernel, arch, entry) is None for kernel in named)
 

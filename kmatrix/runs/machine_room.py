@@ -142,7 +142,7 @@ class MachineRoom:
         if STORE not in terms:
             return self.matrix.targets(others, arch)
         arches, here = parse_arches(arch), set(self.store.refs())
-        names = [*self.matrix.kernels, *(name for name, _ in here if name not in self.matrix.kernels and self.matrix.flavour(name))]
+        names = [*self.matrix.kernels, *(name for name, _ in here if name not in self.matrix.kernels and self.matrix.find(name))]
         kernels = [self.matrix.kernel(name) for name in dict.fromkeys(names)]
         chosen = [Target(kernel, each) for kernel in kernels for each in arches if (kernel.name, each) in here]
         chosen = [target for target in chosen if str(target) not in self.unavailable([target])]

@@ -59,7 +59,7 @@ def test_a_wrong_one_is_one_error(text: str, said: str) -> None:
         SHIPPED.kernel(text)
     assert said in str(caught.value)
     assert caught.value.fix
-    assert SHIPPED.flavour(text) is None
+    assert SHIPPED.find(text) is None
 
 
 def test_a_projects_own() -> None:
