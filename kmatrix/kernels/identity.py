@@ -17,6 +17,7 @@ from kmatrix.host.errors import InfraError, InputError, without_credentials
 from kmatrix.kernels import trust
 from kmatrix.kernels.entry import KernelEntry, StagedKernel
 from kmatrix.kernels.layout import check_series
+from kmatrix.kernels.sources.debian import is_version
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
@@ -66,6 +67,8 @@ def _differs(spec: SourceSpec, arch: Arch, source: Mapping[str, Any]) -> str | N
     digests = {str(file["sha256"]) for file in artifacts if "sha256" in file}
     for option in ("version", "commit", "suite"):
         had, wanted = source.get(option), options.get(option)
+        if option == "version" and spec.kind == "debian" and had is not None and is_version(str(had), wanted):
+            continue
         # A tree calls its first release 5.4.0, and everybody else 5.4.
         if had is not None and wanted is not None and wanted not in (had, str(had).removesuffix(".0")):
             return f"it is of {option} {had}"

@@ -326,6 +326,19 @@ def test_a_package_of_it_that_the_archive_lacks(store: KernelStore, tmp_path: Pa
     assert leftovers(store.root) == []
 
 
+def test_a_point_release_is_fetched_once(store: KernelStore, served: Served) -> None:
+    """It is wanted by upstream's version, and the store has the package's."""
+    options = {"suite": "bookworm", "series": "6.1", "version": "6.1.9"}
+    point = kernel("6.1.9", (6, 1), SourceSpec("debian", options=options))
+    first = kernels.obtain(point, "x86_64", store, reporter=Quiet())
+    assert first.source["version"] == "6.1.9-1"
+    assert kernels.obtain(point, "x86_64", store, reporter=Quiet()) == first
+    assert store.refs() == [("6.1.9", "x86_64")]
+    assert served.count(".deb") == 1
+    other = replace(point, sources=(SourceSpec("debian", options={**options, "version": "6.1.8"}),))
+    assert kernels.find(other, "x86_64", store) is None
+
+
 def test_the_security_suite_stands_beside_the_main_archive(tmp_path: Path, signer: Signer) -> None:
     """Where apt knows the main archive alone, the security archive of the same mirror is tried; one that apt knows comes first."""
     root = apt_root(tmp_path / "apt", "http://mirror.example/debian/", signer.keyring)

@@ -37,7 +37,7 @@ def select(
     candidates = {
         p["Package"]: p
         for p in sorted(packages, key=lambda p: Version(p["Version"]))  # of one in several versions, the newest
-        if flavour_of(p["Package"], series, arch) == (flavour or "") and _is_version(p["Version"], version)
+        if flavour_of(p["Package"], series, arch) == (flavour or "") and is_version(p["Version"], version)
     }
     if not candidates:
         return None
@@ -50,7 +50,8 @@ def select(
     return max(candidates.values(), key=lambda p: Version(p["Version"]))
 
 
-def _is_version(found: str, wanted: str | None) -> bool:
+def is_version(found: str, wanted: str | None) -> bool:
+    """Whether a package's version ("6.1.172-1") is the one wanted: that, or upstream's ("6.1.172"). None wants any."""
     return wanted is None or found == wanted or re.split("[-~]", found)[0] == wanted
 
 
