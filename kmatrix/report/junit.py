@@ -65,7 +65,7 @@ def _cell(record: Record, directory: Path) -> TestCase:
 def _cases(record: TestRecord) -> list[TestCase]:
     found = leaves(record.subtests)
     cases = [_case(record, each) for each in found]
-    if not found or (not record.ok and (record.failure != "test" or not any(each.red for each in found))):
+    if record.says_more:
         cases.append(_of_command(record))
     return cases
 

@@ -117,7 +117,7 @@ def _failed(records: Sequence[TestRecord], colour: bool, logs: bool) -> list[str
         reds = [each for each in leaves(record.subtests) if each.red] if not record.ok else []
         for each in reds:
             groups.setdefault((each.name, each.message), []).append((record, each))
-        if not record.ok and (not reds or record.failure != "test"):
+        if not record.ok and record.says_more:
             plain.setdefault((record.failure, record.reason), []).append(record)
     told = [_command(found, colour, logs) for found in plain.values()]
     return told + [_subtest(found, colour, logs) for found in groups.values()]
@@ -133,8 +133,7 @@ def _command(records: Sequence[TestRecord], colour: bool, logs: bool) -> str:
 def command_output(record: TestRecord, *, logs: bool = False) -> list[str]:
     """What a failed command printed last, where no sub-test says it, and what came of it. `logs`: all that the record has."""
     lines = []
-    told = record.failure == "test" and any(each.red for each in record.subtests)
-    if record.failure != "infra" and not told:
+    if record.failure != "infra" and record.says_more:
         said = "\n".join(part for part in (record.output, record.errors) if part)
         lines += [f"| {line}" for line in said.splitlines()[0 if logs else -_TAIL_LINES :]]
     if record.console is not None and record.failure == "kernel":

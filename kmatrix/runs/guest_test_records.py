@@ -63,6 +63,11 @@ class TestRecord:
         """Kernel × arch, as it is written everywhere."""
         return f"{self.kernel}-{self.arch}"
 
+    @property
+    def says_more(self) -> bool:
+        """Whether the command says something that its sub-tests do not: it has none, or it failed of something else than a red one."""
+        return not self.subtests or (not self.ok and (self.failure != "test" or not any(each.red for each in self.subtests)))
+
 
 _RECORD = TypeAdapter(TestRecord)
 

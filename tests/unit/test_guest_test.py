@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from kmatrix.cli.report import command as report
 from kmatrix.host.errors import InputError
 from kmatrix.manifest.guest_test import filled
 from kmatrix.manifest.schema import parse
@@ -238,3 +241,29 @@ def test_a_crash_is_a_case_of_its_own() -> None:
     """Its sub-tests say that one did not end, and not why."""
     root = ET.fromstring(junit.render([], [record("5.4-x86_64", CUT, Ended(signal=11))], Path()))
     assert [case.get("name") for case in root.iter("testcase")] == ["TestA", "TestB", "a"]
+
+
+def test_a_subtest_that_broke_is_what_changed(tmp_path: Path) -> None:
+    """`kmatrix report --against`: the sub-test alone is told of, and not the command that fails since it does."""
+    main, here = tmp_path / "main", tmp_path / "here"
+    passed = suite(("TestA", "passed"), ("TestB", "passed"), ("TestB/one", "passed"), ("TestB/two", "passed"))
+    guest_test_records.write(record("5.4-arm64", passed), main)
+    guest_test_records.write(record("5.4-arm64"), here)
+    runner = CliRunner()
+    done = runner.invoke(report, [str(here), "--against", str(main), "--format", "json"])
+    assert done.exit_code == 1
+    (change,) = json.loads(done.stdout)["changes"]
+    assert (change["kind"], change["cell"], change["worse"]) == ("new red", "a: TestB/one[5.4-arm64]", True)
+    assert "-test.run=^TestB$/^one$" in change["is"]["reproduce"]
+    again = runner.invoke(report, [str(here), "--against", str(here)])
+    assert again.exit_code == 0, again.stdout
+
+
+def test_a_subtest_that_is_skipped_now_is_worse(tmp_path: Path) -> None:
+    main, here = tmp_path / "main", tmp_path / "here"
+    guest_test_records.write(record("5.4-arm64", suite(("TestA", "passed"))), main)
+    guest_test_records.write(record("5.4-arm64", suite(("TestA", "skipped"))), here)
+    done = CliRunner().invoke(report, [str(here), "--against", str(main), "--format", "json"])
+    changed = {change["cell"]: (change["kind"], change["worse"]) for change in json.loads(done.stdout)["changes"]}
+    assert changed == {"a: TestA[5.4-arm64]": ("verdict changed", True)}
+    assert done.exit_code == 1
