@@ -13,8 +13,8 @@ from .kind import Kind, Spec, become_someone, name_thread
 
 
 def _tcp_connect(spec: Spec) -> Child:
-    """Connect over loopback to a listening port; `family` is 4 (the default) or 6."""
-    six = int(spec.get("family", 4)) == 6
+    """Connect over loopback to a listening port."""
+    six = spec.get("family") == "ipv6"
     family, address = (socket.AF_INET6, "::1") if six else (socket.AF_INET, "127.0.0.1")
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.bind((address, 0))
@@ -86,7 +86,7 @@ KINDS: Mapping[str, Kind] = {
             "sport": "its port",
             "dport": "the listener's port",
         },
-        options=("family",),
+        options={"family": ("ipv4", "ipv6")},
         prepared=True,
     ),
     "dns": Kind(
