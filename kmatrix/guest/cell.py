@@ -224,6 +224,9 @@ def _watch(
         if places:
             with clock("events"):
                 _collect(places, float(request.get("timeout", 5.0)), facts)
+        for variant in request["variants"]:
+            if variant["name"] == facts["running"] and variant.get("drops"):
+                facts["dropped"] = sinks.counted(variant["drops"], cast(Mapping[str, Any], attempt))
     finally:
         if trace is not None:
             trace.close()

@@ -183,6 +183,8 @@ class CellFacts(TypedDict):
     unmatched: int
     unmatched_samples: list[Any]
     lost: int
+    dropped: NotRequired[int | None]
+    """What the programs count as dropped; None where that map could not be read."""
     sinks: NotRequired[dict[str, SinkReport]]
     test_runs: NotRequired[dict[str, RunReport]]
     taint: NotRequired[Taint]

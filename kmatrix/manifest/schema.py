@@ -142,6 +142,8 @@ class _FileModel(Strict):
         """An object and its buffer without a [loader]; with one, neither an object nor need of a buffer's name."""
         what = f"variant {variant.name!r}"
         self._check_contract(variant)
+        if variant.drops is not None and variant.transport is None:
+            raise ValueError(f"{what}: drops counts what a buffer had no room for: name its transport and buffer")
         if self.loader is None:
             if variant.object is None:
                 raise ValueError(f"{what} has no object: name one, or bring a [loader]")

@@ -44,6 +44,7 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
                 "needs": list(variant.needs),
                 "transport": variant.transport,
                 "buffer": variant.buffer,
+                "drops": variant.drops,
                 "programs": programs,
                 "maps": maps,
             }

@@ -25,7 +25,8 @@ def judge_events(collector: Collector, target: Target, facts: Facts) -> tuple[li
             problems.append(Problem("wrong-data", missized))
             continue
         if count < event.min_count:
-            problems.append(Problem("silent", _silence(whole(event, collector.events), count, facts)))
+            lost = count > 0 and (_many(collector) or bool(facts["lost"]) or bool(facts.get("dropped")))
+            problems.append(Problem("lost" if lost else "silent", _silence(whole(event, collector.events), count, facts)))
             continue
         if event.max_count is not None and count > event.max_count:
             problems.append(Problem("wrong-data", f"{count} {event.name} events arrived, at most {event.max_count} should"))
@@ -50,8 +51,19 @@ def _silence(event: Event, count: int, facts: Facts) -> str:
     nearest = silence.nearest(event, facts)
     shown = "" if nearest else records.shown_match(event, match, resolve(event.contains, facts["known"]))
     seen = "".join(f"; {part}" for part in (records.what_came(event, shown, facts), nearest) if part)
-    lost = f"; {facts['lost']} lost" if facts.get("lost") else ""
-    return f"{wanted} arrived after the trigger{seen}{lost}"
+    return f"{wanted} arrived after the trigger{seen}{_lost(facts)}"
+
+
+def _many(collector: Collector) -> bool:
+    """Whether the trigger does something many times."""
+    return collector.trigger is not None and any(part.count > 1 for part in collector.trigger.parts)
+
+
+def _lost(facts: Facts) -> str:
+    """What is known of records that were dropped: by the perf buffer's own account, and by that of the collector's programs."""
+    said = f"; {facts['lost']} lost" if facts.get("lost") else ""
+    dropped = facts.get("dropped")
+    return said + (f"; the programs count {dropped} dropped" if dropped is not None else "")
 
 
 def _wrong(f: EventField, value: Any, known: Mapping[str, Any]) -> str | None:

@@ -180,3 +180,89 @@ def test_every_kind(guest: Guest, compiled: Compiled) -> None:
     kinds = dict.fromkeys(one.trigger for one in seen if not one.trigger.startswith("exit"))
     facts = _cell(guest, data, seen, [{"kind": kind} for kind in kinds] + EXITS)
     assert _wrong(seen, facts) == []
+
+
+CONTAINER = ("pid", "mnt", "net", "uts", "ipc", "cgroup")
+
+
+@pytest.mark.parametrize("name", [target for target in TARGETS if not target.startswith(("4.", "5.4-"))])
+def test_as_in_a_container(name: str, boot: Callable[[str], Guest], compiled: Compiled) -> None:
+    """The kernel's own structures say of the process what the trigger says of it."""
+    guest = boot(name)
+    data = compiled("surroundings", guest.target)
+    fields = [
+        *({"name": field, "type": "u32"} for field in ("tgid", "ns_pid", "pid_ns", "net_ns", "uts_ns", "padding")),
+        *({"name": field, "type": "u64"} for field in ("cgroup_id", "ancestor")),
+    ]
+    event = {"name": "where", "match": {"tgid": "known.tgid"}, "fields": fields}
+    plain, inside, deep = (
+        guest.cell(data, programs=["where"], trigger={"kind": "create", **around}, events=[event], **BUFFER)
+        for around in ({}, {"namespaces": CONTAINER}, {"cgroup_depth": 2})
+    )
+    for facts in (plain, inside, deep):
+        assert facts["trigger"]["ok"], facts["trigger"]
+        (come,) = {tuple(each["fields"].items()) for each in facts["events"]}
+        said = dict(come)
+        assert {key: said[key] for key in said.keys() - {"padding", "ancestor"}} == {
+            key: facts["known"][key] for key in said.keys() - {"padding", "ancestor"}
+        }
+    known = inside["known"]
+    assert known["ns_pid"] == 1 != known["pid"]
+    assert known["ppid"] != plain["known"]["ppid"]
+    for kind in CONTAINER:
+        assert known[f"{kind}_ns"] not in (None, plain["known"][f"{kind}_ns"])
+        assert plain["known"][f"{kind}_ns"] == deep["known"][f"{kind}_ns"]
+    assert deep["known"]["cgroup_path"].count("/") == plain["known"]["cgroup_path"].count("/") + 1
+    assert deep["known"]["cgroup_parent_id"] == deep["events"][0]["fields"]["ancestor"] != deep["known"]["cgroup_id"]
+
+
+def test_options(guest: Guest, compiled: Compiled) -> None:
+    """Paths across a mount, with names as long as can be; a disk that is written to; what is done many times."""
+    data, arch = compiled("triggers", guest.target), guest.target.arch
+    there = {"place": "mount", "name": "long"}
+    seen = [one for one in _seen(arch) if one.trigger in ("create", "unlink", "block_io", "uprobe")]
+    parts: list[dict[str, Any]] = [
+        {"kind": "create", **there},
+        {"kind": "unlink", **there},
+        {"kind": "block_io", "op": "write"},
+        {"kind": "uprobe", "count": 5, "rate": 50.0},
+    ]
+    parts += [{"kind": "tls"}]  # of which the object has programs
+    facts = _cell(guest, data, seen, parts, namespaces=["pid"])
+    assert _wrong(seen, facts) == []
+    known = facts["known"]
+    assert len(known["create_name"]) == 255
+    assert known["create_dev"] != 0
+    assert known["create_path"].startswith("/tmp/kmatrix/mount/of/tmpfs/")
+    assert {known["create_ns_pid"], known["unlink_ns_pid"]} == {1}
+    assert facts["counts"][str([one.what for one in seen].index("called"))] == 5
+
+
+def test_usdt(boot: Callable[[str], Guest], compiled: Compiled) -> None:
+    guest = boot(TARGETS[-1])
+    fields = [
+        *(
+            {"name": name, "type": kind}
+            for name, kind in (("tgid", "u32"), ("number", "s32"), ("wide", "s64"), ("text_address", "s64"))
+        ),
+        {"name": "text", "type": "char[32]"},
+    ]
+    event = {"name": "usdt", "match": {"tgid": "known.tgid"}, "fields": fields}
+    facts = guest.cell(compiled("usdt", guest.target), programs=["on_usdt"], trigger={"kind": "usdt"}, events=[event], **BUFFER)
+    assert facts["running"] == "only", facts["refusal"]
+    (come,) = facts["events"]
+    assert come["fields"] == {name: facts["known"][name] for name in come["fields"]}
+
+
+def test_a_module_is_loaded_where_there_is_one(guest: Guest, compiled: Compiled) -> None:
+    debian = guest.call("run", argv=["sh", "-c", "find /lib/modules -name dummy.ko | grep -q ."])["exit"] == 0
+    event = {"name": "module", "match": {"kind": KIND["MODULE"], "pid": "known.pid"}, "fields": FIELDS}
+    facts = guest.cell(
+        compiled("triggers", guest.target), programs=["on_module"], trigger={"kind": "module_load"}, events=[event], **BUFFER
+    )
+    assert facts["trigger"]["ok"] is debian
+    if debian:
+        (come,) = facts["events"]
+        assert (come["fields"]["first"], come["fields"]["uid"]) == (facts["known"]["module"], 0)
+    else:
+        assert "no file of the module dummy" in facts["trigger"]["error"]

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /* What the triggers do, as programs at tracepoints, kprobes and uprobes see it: all in one form of record. Loads on 4.14. */
+#define CORE_COMPAT_FALLBACK
 #include "vmlinux_minimal.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
