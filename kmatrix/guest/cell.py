@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-from . import contents, contract, kernel, limit, loader, observe, simulate, sinks, trigger
+from . import contents, contract, kernel, limit, load, loader, observe, simulate, sinks, trigger
 from .cell_facts import Again, AttemptReport, CellFacts, Inventory, TriggerReport
 from .child import Child
 from .events import Sorter
@@ -167,13 +167,7 @@ def _again(request: Request) -> Again:
 def _patience(request: Request) -> float:
     """Seconds that the trigger may take."""
     spec = request["trigger"]
-    count, rate = int(spec.get("count") or 1), float(spec.get("rate") or 0)
-    lasts = count / rate if rate else 0.0
-    return float(spec.get("timeout", max(float(request.get("timeout", 5.0)), 10.0) + lasts + count * _EACH))
-
-
-_EACH = 0.005
-"""Seconds that one of many events may take beside: some hundred microseconds where every instruction is emulated."""
+    return float(spec.get("timeout", max(float(request.get("timeout", 5.0)), 10.0) + trigger_kind.lasts(spec)))
 
 
 def _draining(request: Request, running: loader.Running | OwnLoader) -> Callable[[], None] | None:
@@ -227,6 +221,8 @@ def _watch(
         for variant in request["variants"]:
             if variant["name"] == facts["running"] and variant.get("drops"):
                 facts["dropped"] = sinks.counted(variant["drops"], cast(Mapping[str, Any], attempt))
+        if request.get("stress"):
+            facts["costs"] = load.costs(cast(Mapping[str, Any], attempt))
     finally:
         if trace is not None:
             trace.close()

@@ -21,6 +21,7 @@ from kmatrix.manifest.event_rules import unique as _unique
 from kmatrix.manifest.guest_test import TestCommand
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.manifest.sink import TestRun
+from kmatrix.manifest.stress import Stress, check_stress
 from kmatrix.manifest.trigger import Trigger, check_known
 from kmatrix.manifest.variant import Expect, Map, Program, Variant, applies
 from kmatrix.matrix.definitions import DefinitionModel, define
@@ -66,6 +67,7 @@ class _FileModel(Strict):
     trigger: Trigger | None = None
     event: Annotated[tuple[Event, ...], Field(strict=False)] = ()
     test_run: Annotated[tuple[TestRun, ...], Field(strict=False)] = ()
+    stress: Stress | None = None
     expect: Annotated[tuple[Expect, ...], Field(strict=False)] = ()
     features: dict[str, DefinitionModel] = {}
     """The collector's own names for features, over those of kernels.toml."""
@@ -113,6 +115,7 @@ class _FileModel(Strict):
             _refer("expect: degraded", expect.degraded, parts)
             _refer("expect: variant", (expect.variant,) if expect.variant else (), variants)
         check_known(self.trigger, self.event)
+        check_stress(self.stress, self.trigger)
         return self
 
     @property
@@ -221,6 +224,7 @@ def parse(data: object, *, path: Path, defined: Definitions | None = None) -> Co
         trigger=model.trigger,
         events=model.events,
         test_runs=model.test_run,
+        stress=model.stress,
         expects=model.expect,
         test=model.test,
         defined=own,

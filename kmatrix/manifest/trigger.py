@@ -29,8 +29,8 @@ class Trigger(Strict):
     files: Names = ()
     """Files, relative to the manifest, that the guest gets in the trigger's working directory."""
     env: dict[str, str] = {}
-    compose: Annotated[tuple[Trigger, ...], Field(strict=False)] = ()
-    """Instead of a kind: several triggers, in order."""
+    compose: Annotated[tuple[Trigger, ...], Field(strict=False, max_length=16)] = ()
+    """Instead of a kind: several triggers, in order. Each is a process that waits for its turn, and the guest's memory is small."""
     namespaces: Names = ()
     """The kinds of namespace of which the process has new ones."""
     cgroup_depth: int = Field(default=1, ge=1, le=16)

@@ -65,6 +65,7 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
             {"name": run.label, "program": run.program, "data": run.input, "ctx": run.ctx, "repeat": run.repeat}
             for run in collector.test_runs
         ],
+        "stress": collector.stressed,
         "timeout": collector.timeout,
         "load_timeout": collector.load_timeout,
     }

@@ -12,6 +12,7 @@ from kmatrix.verdict import records, silence
 from kmatrix.verdict.expectation import field_part
 from kmatrix.verdict.failure import Facts, Problem
 from kmatrix.verdict.silence import resolve
+from kmatrix.verdict.stress import judge_costs
 
 
 def judge_events(collector: Collector, target: Target, facts: Facts) -> tuple[list[Problem], set[str]]:
@@ -41,7 +42,7 @@ def judge_events(collector: Collector, target: Target, facts: Facts) -> tuple[li
                 elif wrong:
                     problems.append(Problem("wrong-data", f"event {event.name}: {f.name} is {value!r}, {wrong}"))
                     break
-    return [*problems, *records.judge_test_runs(collector, facts)], absent
+    return [*problems, *records.judge_test_runs(collector, facts), *judge_costs(collector, facts)], absent
 
 
 def _silence(event: Event, count: int, facts: Facts) -> str:

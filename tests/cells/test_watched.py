@@ -60,28 +60,41 @@ WATCHED = {
         'equals = "known.sector"', "", "",
     ),
     "flood": (
-        "FLOOD", "tracepoint/syscalls/sys_enter_openat", 'kind = "open"\ncount = 60\nrate = 200', "", "", "", 'drops = "dropped"',
+        "FLOOD", "tracepoint/syscalls/sys_enter_openat", 'kind = "open"', 'match = { tgid = "known.tgid" }\n{size}', "", "",
+        'drops = "dropped"',
     ),
 }  # fmt: skip
 
 
+STRESS = """
+[stress]
+rate = 200
+seconds = 0.3
+lost = "1%"
+memlock = "{memlock}"
+run_time = 1000
+"""
+
+
 def test_what_is_watched_is_right_or_known_to_be_wrong(tmp_path: Path, run_in: Shell, need: Callable[[str], None]) -> None:
+    """And under stress: what the buffer has no room for, and what takes more memory than promised."""
     need("6.1-x86_64")
     for subject, (define, hook, trigger, event, number, text, variant) in WATCHED.items():
         for name, defines in ((subject, [define]), (f"{subject}-broken", [define, "BREAK"])):
-            home = tmp_path / name
-            home.mkdir()
-            event_here = (
-                event
-                or f'match = {{ tgid = "known.tgid" }}\nmin_count = 120\n{"size = 2672" if name.endswith("broken") else "size = 272"}'
-            )
-            where = hook.replace("rename", "renameat2") if name == "names-broken" else hook
             said = MANIFEST.format(
-                name=name, hook=where, trigger=trigger, event=event_here, number=number, text=text, variant=variant
+                name=name,
+                hook=hook.replace("rename", "renameat2") if name == "names-broken" else hook,
+                trigger=trigger,
+                event=event.replace("{size}", "size = 2672" if "BREAK" in defines else "size = 272"),
+                number=number,
+                text=text,
+                variant=variant,
             )
-            (home / "collector.toml").write_text(said)
-            broken.compile_object(home / f"{name}_x86_bpfel.o", "x86", *defines, source=Path(__file__).with_name("watch.bpf.c"))
-    done = run_in("pytest", "--kernels=6.1", "--arch=x86_64")
+            _write(tmp_path / name, said + (STRESS.format(memlock="1M") if subject == "flood" else ""), name, defines)
+            if name == "flood":
+                dear = said.replace('name = "flood"', 'name = "dear"') + STRESS.format(memlock="60K")
+                _write(tmp_path / "dear", dear, name, defines)
+    done = run_in("pytest", "--kernels=6.1", "--arch=x86_64", "--stress")
     records = {record.collector: record for record in cell_records.read_all(tmp_path / ".kmatrix")}
     assert {name: record.failure for name, record in records.items()} == {
         "signals": None,
@@ -91,9 +104,26 @@ def test_what_is_watched_is_right_or_known_to_be_wrong(tmp_path: Path, run_in: S
         "blocks": None,
         "blocks-broken": "wrong-data",
         "flood": None,
-        "flood-broken": "lost",
+        "flood+stress": None,
+        "flood-broken": None,
+        "flood-broken+stress": "lost",
+        "dear": None,
+        "dear+stress": "costly",
     }, done.stdout
-    assert records["flood"].facts is not None
-    assert records["flood"].facts["dropped"] == 0
-    assert "of 120 seen events arrived after the trigger; " in records["flood-broken"].reason
-    assert "dropped" in records["flood-broken"].reason
+    sound, broken_, dear_ = (records[f"{name}+stress"] for name in ("flood", "flood-broken", "dear"))
+    assert sound.facts is not None
+    assert sound.facts["dropped"] == 0
+    (nanoseconds, runs), (empty, times) = sound.facts["costs"]["run_time"]["watch"], sound.facts["costs"]["empty"]  # type: ignore[misc]
+    assert runs >= 120
+    assert times == 1000
+    assert nanoseconds / runs > empty / times > 0
+    assert "of 60 seen events arrived after the trigger; " in broken_.reason
+    assert "dropped" in broken_.reason
+    assert 'more than 61440 (memlock = "60K"); the largest is events' in dear_.reason
+    assert dear_.reproduce.endswith("--stress")
+
+
+def _write(home: Path, manifest: str, name: str, defines: list[str]) -> None:
+    home.mkdir()
+    (home / "collector.toml").write_text(manifest)
+    broken.compile_object(home / f"{name}_x86_bpfel.o", "x86", *defines, source=Path(__file__).with_name("watch.bpf.c"))

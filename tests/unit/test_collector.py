@@ -167,7 +167,7 @@ ONE = {"name": "ring", "behaviour": "full", "object": "ring"}
         (
             {"name": "ring", "behavior": "full", "object": "ring"},
             "variant[0].behavior ('ring'): unknown key; did you mean behaviour?",
-            "known keys here: arches, behaviour, buffer, contract, name, needs, object, transport",
+            "known keys here: arches, behaviour, buffer, contract, drops, name, needs, object, transport",
         ),
         (
             ONE | {"needs": ["ringbuff"]},

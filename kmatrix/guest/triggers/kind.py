@@ -65,6 +65,18 @@ def times(spec: Spec) -> Iterator[int]:
         yield number
 
 
+_EACH = 0.005
+"""Seconds that one of many times may take beside: some hundred microseconds where every instruction is emulated."""
+
+
+def lasts(spec: Spec) -> float:
+    """Seconds that many times take, beside what a trigger takes that is pulled once."""
+    if spec.get("compose"):
+        return sum(map(lasts, spec["compose"]))
+    count, rate = int(spec.get("count") or 1), float(spec.get("rate") or 0)
+    return (count / rate if rate else 0.0) + (count * _EACH if count > 1 else 0.0)
+
+
 def become_someone() -> Known:
     """Take on the trigger's user and group; what is known of that."""
     os.setgroups([])
