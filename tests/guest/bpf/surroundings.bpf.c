@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
-/* Where a trigger's process is, by the kernel's own structures: its pid in its own namespace, its namespaces, its cgroup. From 5.7 on. */
+/* Where a trigger's process is, by the kernel's own structures: its pid in its own namespace, its namespaces, its cgroup. From 5.5 on. */
 #include "vmlinux_minimal.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -52,8 +52,7 @@ struct {
 	__uint(value_size, sizeof(__u32));
 } events SEC(".maps");
 
-SEC("tracepoint/syscalls/sys_enter_openat")
-int where(void *record)
+static __always_inline int tell(void *record, int ancestor)
 {
 	struct task_struct___where *task = (void *)bpf_get_current_task();
 	struct event event = {};
@@ -71,9 +70,23 @@ int where(void *record)
 	event.net_ns = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
 	event.uts_ns = BPF_CORE_READ(task, nsproxy, uts_ns, ns.inum);
 	event.cgroup = bpf_get_current_cgroup_id();
-	event.parent = bpf_get_current_ancestor_cgroup_id(1);
+	if (ancestor)
+		event.parent = bpf_get_current_ancestor_cgroup_id(1);
 	bpf_perf_event_output(record, &events, BPF_F_CURRENT_CPU, &event, sizeof(event));
 	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_enter_openat")
+int where(void *record)
+{
+	return tell(record, 0);
+}
+
+/* Tracing programs may ask for a cgroup above their own later than 5.10, and by 5.15. */
+SEC("tracepoint/syscalls/sys_exit_openat")
+int below_what(void *record)
+{
+	return tell(record, 1);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
