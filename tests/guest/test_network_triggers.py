@@ -51,6 +51,8 @@ class Case(NamedTuple):
     failure: str
     """What it then fails in."""
     object: str = "traffic"
+    since: tuple[int, int] = (4, 14)
+    """The first kernel that has what it watches with."""
 
     @property
     def name(self) -> str:
@@ -194,7 +196,7 @@ def _udp(family: str) -> list[Case]:
     ]
 
 
-def _packets(family: str) -> Case:
+def _packets(family: str, *, tcx: bool = False) -> Case:
     out = ENDS | {"len": "known.bytes", "ret": "known.frame_bytes", "text": "known.payload"}
     back = {
         "family": "known.family",
@@ -205,17 +207,13 @@ def _packets(family: str) -> Case:
     }
     back |= {"len": "known.reply_bytes", "ret": "known.reply_frame_bytes", "text": "known.reply_payload"}
     near = {"ifindex": "known.ifindex"}
-    return Case(
-        {"kind": "packets", "family": family},
-        {"on_xdp": "xdp", "on_ingress": "classifier/ingress", "on_egress": "classifier/egress"},
-        (
-            Expected("received", {"what": PACKET}, back),
-            Expected("in", {"what": INGRESS}, back | near),
-            Expected("out", {"what": EGRESS}, out | near),
-        ),
-        "BREAK_PORTS",
-        "wrong-data",
-    )
+    both = (Expected("in", {"what": INGRESS}, back | near), Expected("out", {"what": EGRESS}, out | near))
+    programs = {"on_ingress": "classifier/ingress", "on_egress": "classifier/egress", "on_xdp": "xdp"}
+    if tcx:
+        tcx_programs = {"on_tcx_ingress": "tcx/ingress", "on_tcx_egress": "tcx/egress"}
+        return Case({"kind": "packets"}, tcx_programs, both, "BREAK_SILENT", "silent", since=(6, 6))
+    seen = (Expected("received", {"what": PACKET}, back), *both)
+    return Case({"kind": "packets", "family": family}, programs, seen, "BREAK_PORTS", "wrong-data")
 
 
 def _unix(kind: str, program: str, call: str, **more: str) -> Case:
@@ -289,6 +287,7 @@ CASES = [
     _dns("tcp"),
     _packets("ipv4"),
     _packets("ipv6"),
+    _packets("ipv4", tcx=True),
 ]
 
 LAYOUT = {
@@ -343,7 +342,7 @@ def _tried(guest: Guest, family: str | None) -> list[Case]:
     """The cases with that family, or with any; without BTF, not that which needs it."""
     without = set() if guest.probe["features"]["btf"] else {"tcp_counts"}
     cases = [case for case in CASES if family is None or case.trigger.get("family", family) == family]
-    return [case for case in cases if case.object not in without]
+    return [case for case in cases if case.object not in without and guest.target.kernel.version >= case.since]
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -257,18 +257,20 @@ int on_xdp(struct xdp_md *ctx)
 	return 2; /* XDP_PASS */
 }
 
-#define ON_TC(way, number)                                                                                                               \
-	SEC("classifier/" #way) int on_##way(struct __sk_buff *ctx)                                                                      \
+#define ON_TC(name, section, number)                                                                                                     \
+	SEC(section) int name(struct __sk_buff *ctx)                                                                                     \
 	{                                                                                                                                \
 		struct event event = { .what = number, .ifindex = ctx->ifindex };                                                        \
 		if (parse(&event, (void *)(__u64)ctx->data, (void *)(__u64)ctx->data_end)) {                                             \
 			event.ret = ctx->len;                                                                                            \
 			tell(ctx, &event);                                                                                               \
 		}                                                                                                                        \
-		return 0; /* TC_ACT_OK */                                                                                                \
+		return -1; /* TC_ACT_UNSPEC, TCX_NEXT */                                                                                 \
 	}
 
-ON_TC(ingress, INGRESS)
-ON_TC(egress, EGRESS)
+ON_TC(on_ingress, "classifier/ingress", INGRESS)
+ON_TC(on_egress, "classifier/egress", EGRESS)
+ON_TC(on_tcx_ingress, "tcx/ingress", INGRESS)
+ON_TC(on_tcx_egress, "tcx/egress", EGRESS)
 
 char LICENSE[] SEC("license") = "GPL";
