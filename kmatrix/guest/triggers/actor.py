@@ -23,7 +23,7 @@ def by_second_thread(pipes: Pipes, name: str, act: Callable[[], Known]) -> NoRet
     def second() -> None:
         try:
             name_thread(name)
-            pipes.say({"pid": threading.get_native_id(), "tgid": os.getpid(), "comm": name})
+            pipes.say({"pid": own_tid(), "tgid": own_pid(), "comm": name})
             pipes.ready()
             pipes.say(act() | {"done": True})
         except BaseException as error:
@@ -34,6 +34,16 @@ def by_second_thread(pipes: Pipes, name: str, act: Callable[[], Known]) -> NoRet
     pipes.rest()
 
 
+def own_pid() -> int:
+    """The calling process's pid as BPF programs see it, also in a pid namespace: as the guest's /proc has it."""
+    return int(os.readlink("/proc/self"))
+
+
+def own_tid() -> int:
+    """The same of the calling thread."""
+    return int(os.path.basename(os.readlink("/proc/thread-self")))
+
+
 class Peer:
     """Another process, with a name of its own, that is prepared and waits for its word. It ends with the process that made it."""
 
@@ -41,13 +51,12 @@ class Peer:
         """`make` runs in the new process at once; what it returns runs there when the word comes. Raises ChildProcessError."""
         wait, self._go = os.pipe()
         self._said, say_to = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
+        if os.fork() == 0:
             _live(wait, say_to, make)
         os.close(wait)
         os.close(say_to)
         self._lines = os.fdopen(self._said, "rb")
-        self.answer()
+        self.pid = int(self.answer()["pid"])
 
     @property
     def known(self) -> Known:
@@ -72,7 +81,7 @@ def _live(wait: int, say_to: int, make: Callable[[], Callable[[], Known]]) -> No
         bpf.libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         name_thread(PEER_COMM)
         act = make()
-        os.write(say_to, b"{}\n")
+        os.write(say_to, b'{"pid": %d}\n' % own_pid())
         if os.read(wait, 1):
             os.write(say_to, json.dumps(act()).encode() + b"\n")
             while True:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import os
 import socket
 import struct
 from collections.abc import Mapping
 
 from ..child import Child, Pipes
+from .actor import own_pid
 from .kind import Kind, Spec, become_someone, name_thread
 from .sockets import receive
 
@@ -35,7 +35,7 @@ def _dns(spec: Spec) -> Child:
         for sock in (listener, asker):
             sock.settimeout(2)
         address, port = asker.getsockname()
-        pid = os.getpid()
+        pid = own_pid()
         pipes.say(become_someone() | {"pid": pid, "tgid": pid, "comm": "kmatrix-dns"})
         pipes.say({"saddr": address, "sport": port, "daddr": server[0], "dport": server[1]})
         name = question[: question.index(0)].decode("ascii")

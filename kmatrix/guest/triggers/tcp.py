@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from ..child import Child, Known, Pipes
-from .actor import Peer, by_second_thread
+from .actor import Peer, by_second_thread, own_pid
 from .kind import UID, Kind, Spec, become_someone, name_thread
 from .sockets import ACTOR, ENDS, FAMILIES, PEER, Loopback, answer, drop_all, drop_nothing, ends, port, receive, tcp_info
 
@@ -25,12 +25,11 @@ _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger: close(2) resets the 
 def _connect(spec: Spec) -> Child:
     """Connect over loopback to a listening port, or to one where nobody listens."""
     where, closed = Loopback.of(spec), spec.get("port") == "closed"
-    target = where.new() if closed else where.listener()
-    address = target.getsockname()
 
     def action(pipes: Pipes) -> int:
         name_thread("kmatrix-connect")
-        pid = os.getpid()
+        pid, target = own_pid(), where.new() if closed else where.listener()
+        address = target.getsockname()
         pipes.say(become_someone() | {"pid": pid, "tgid": pid, "comm": "kmatrix-connect"})
         with where.new(bound=closed) as sock:  # the port is the kernel's to choose, but a refused socket has it no more
             own = sock.getsockname()
@@ -41,9 +40,7 @@ def _connect(spec: Spec) -> Child:
             pipes.say(known | {"family": int(where.family), "ret": ret, "done": True})
             return pipes.rest()
 
-    child = Child("tcp_connect", action)
-    child.keep = target
-    return child
+    return Child("tcp_connect", action)
 
 
 def _listen(spec: Spec) -> Child:
