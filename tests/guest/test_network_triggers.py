@@ -56,7 +56,7 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        return "-".join([*self.trigger.values(), *([self.object] if self.object != "traffic" else [])])
+        return "-".join([*self.trigger.values(), *self.programs])
 
 
 def _kprobes(*functions: str) -> dict[str, str]:
@@ -159,6 +159,52 @@ def _tcp(family: str) -> list[Case]:
             ),
             "BREAK_PID",
             "wrong-data",
+        ),
+    ]
+
+
+PORTS: Values = {"sport": "known.sport", "dport": "known.dport"}
+ESTABLISHED, FIN_WAIT1, CLOSE, LISTEN = 1, 4, 7, 10
+
+
+def _tracepoints() -> list[Case]:
+    """What agents for newer kernels watch instead of functions."""
+    state = {"state": "tracepoint/sock/inet_sock_set_state"}
+    closing: Values = {"what": SOCKET, "pid": "known.pid", "len": ESTABLISHED, "state": FIN_WAIT1}
+    listening: Values = {"what": SOCKET, "pid": "known.pid", "len": CLOSE, "state": LISTEN, "sport": "known.sport"}
+    # Two listen at the port, and one is refused after its state has been set.
+    listens = (
+        Expected("listening", listening, {"family": "known.family"}),
+        Expected("refused", {**listening, "len": LISTEN, "state": CLOSE}),
+    )
+    retransmit, reset = (
+        {name: f"tracepoint/tcp/{hook}"} for name, hook in (("retransmit", "tcp_retransmit_skb"), ("reset", "tcp_receive_reset"))
+    )
+    return [
+        Case(
+            {"kind": "tcp_close", "family": "ipv6"},
+            state,
+            (Expected("closing", closing, PORTS),),
+            "BREAK_PORTS",
+            "wrong-data",
+            since=(4, 16),
+        ),
+        Case({"kind": "tcp_listen", "family": "ipv6"}, state, listens, "BREAK_PID", "silent", since=(4, 16)),
+        Case(
+            {"kind": "tcp_retransmit", "family": "ipv6"},
+            retransmit,
+            (Expected("again", {"what": SOCKET, "sport": "known.sport"}, PORTS | {"state": "known.state"}),),
+            "BREAK_PORTS",
+            "silent",
+            since=(4, 17),
+        ),
+        Case(
+            {"kind": "tcp_reset", "side": "received", "family": "ipv6"},
+            reset,
+            (Expected("reached", {"what": SOCKET, **PORTS}),),
+            "BREAK_PORTS",
+            "silent",
+            since=(4, 15),
         ),
     ]
 
@@ -278,6 +324,7 @@ CASES = [
         "BREAK_SILENT",
         "silent",
     ),
+    *_tracepoints(),
     *_udp("ipv4"),
     *_udp("ipv6"),
     _unix("unix_connect", "unix_stream_connect", "connect"),

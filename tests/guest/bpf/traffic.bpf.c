@@ -165,6 +165,65 @@ ON_CALL(listen)
 ON_CALL(sendto)
 ON_CALL(recvfrom)
 
+/* events/sock/inet_sock_set_state (4.16), as far as it is the same to 6.12; `len` is the state before. */
+struct set_state_record {
+	__u64 common;
+	__u64 sock;
+	__s32 before;
+	__s32 after;
+	__u16 sport;
+	__u16 dport;
+	__u16 family;
+};
+
+SEC("tracepoint/sock/inet_sock_set_state")
+int state(struct set_state_record *ctx)
+{
+	struct event event = { .what = SOCKET, .len = ctx->before, .state = ctx->after, .family = ctx->family };
+
+	name(&event);
+	event.sport = ctx->sport;
+	event.dport = __builtin_bswap16(ctx->dport);
+	tell(ctx, &event);
+	return 0;
+}
+
+/* events/tcp/tcp_retransmit_skb (with the state: 4.17). */
+struct retransmit_record {
+	__u64 common;
+	__u64 skb;
+	__u64 sock;
+	__s32 state;
+	__u16 sport;
+	__u16 dport;
+};
+
+SEC("tracepoint/tcp/tcp_retransmit_skb")
+int retransmit(struct retransmit_record *ctx)
+{
+	struct event event = { .what = SOCKET, .state = ctx->state, .sport = ctx->sport, .dport = __builtin_bswap16(ctx->dport) };
+
+	tell(ctx, &event);
+	return 0;
+}
+
+/* events/tcp/tcp_receive_reset (4.15). */
+struct reset_record {
+	__u64 common;
+	__u64 sock;
+	__u16 sport;
+	__u16 dport;
+};
+
+SEC("tracepoint/tcp/tcp_receive_reset")
+int reset(struct reset_record *ctx)
+{
+	struct event event = { .what = SOCKET, .sport = ctx->sport, .dport = __builtin_bswap16(ctx->dport) };
+
+	tell(ctx, &event);
+	return 0;
+}
+
 /* struct sockaddr_un, copied into the kernel already: the path is behind the family. */
 static __always_inline int on_path(void *ctx, __u64 address, __u32 len)
 {
