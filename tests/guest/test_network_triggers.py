@@ -404,6 +404,9 @@ def test_each_is_seen_with_right_values(
         if not found.ok:
             wrong[case.name] = (found.failure, found.reason, facts["trigger"], facts["unmatched_samples"][:2])
     assert wrong == {}
+    # The processes at the other ends are gone with the triggers.
+    waits = "for i in $(seq 20); do grep -q kmatrix-peer /proc/[0-9]*/comm || exit 0; sleep 0.2; done; exit 1"
+    assert guest.call("run", argv=["sh", "-c", waits])["exit"] == 0
 
 
 def test_each_is_missed_where_the_collector_is_broken(
