@@ -79,7 +79,7 @@ def event(**changes: Any) -> list[dict[str, Any]]:
             manifest(expect=[{"kernels": "5.4", "behaviour": "refusal", "reason": "r", "message": "("}]),
             "is not a regular expression",
         ),
-        (manifest(trigger={"kind": "open", "family": "ipv6"}), 'family goes with kind = "tcp_connect"'),
+        (manifest(trigger={"kind": "open", "family": "ipv6"}), 'family goes with kind = "tcp_accept", "tcp_close", "tcp_connect"'),
         (manifest(trigger={"kind": "open", "famly": "ipv6"}), "unknown key 'famly'; did you mean family?"),
         (manifest(trigger={"kind": "tcp_connect", "family": "ipv5"}), "family = 'ipv5' is not known"),
         (manifest(trigger={"kind": "tcp_connect", "family": 6}), 'write family = "ipv4" or family = "ipv6"'),

@@ -46,6 +46,11 @@ def test_the_document_has_what_is_always_known() -> None:
     assert _names(ROWS["all"]["known"]) == set(ALWAYS)
 
 
+def test_only_what_most_collectors_use_waits_in_the_snapshot() -> None:
+    """Each that does is a process in the memory of every VM."""
+    assert {kind for kind, row in triggers.KINDS.items() if row.prepared} == {"open", "exec", "tcp_connect", "dns", "oom"}
+
+
 def _names(cell: str) -> set[str]:
     return set(re.findall(r"`([a-z_]+)`", cell))
 
