@@ -53,7 +53,9 @@ def enter(names: Iterable[str]) -> int | None:
     """
     if bpf.libc.unshare(sum(NAMESPACES[name] for name in names)) != 0:
         code = ctypes.get_errno()
-        raise OSError(code, f"unshare: {os.strerror(code)}")
+        lacking = [name for name, number in numbers(names).items() if number is None]
+        why = f"the kernel has no namespaces of the kind {', '.join(lacking)}" if lacking else os.strerror(code)
+        raise OSError(code, f"unshare({', '.join(names)}): {why}")
     if "net" in names:
         _loopback_up()
     if "pid" not in names:
