@@ -28,15 +28,11 @@ def memory_hierarchy() -> str | None:
     return next((line[1] for line in fields if line[2] == "cgroup" and "memory" in line[3].split(",")), None)
 
 
-def own_memory_files() -> tuple[str, str]:
-    """What the calling process's cgroup takes of memory, and its limit: two files, in bytes. Raises OSError where it has none."""
-    with open("/proc/self/cgroup") as lines:  # one line a hierarchy: number, controllers, path; v2's has no controllers
-        paths = {controllers: path for _, controllers, path in (line.rstrip("\n").split(":", 2) for line in lines)}
-    if (root := cgroup_root()) is not None and "" in paths:
-        return f"{root}{paths['']}/memory.current", f"{root}{paths['']}/memory.max"
-    if (root := memory_hierarchy()) is not None:
-        path = next(path for controllers, path in paths.items() if "memory" in controllers.split(","))
-        return f"{root}{path}/memory.usage_in_bytes", f"{root}{path}/memory.limit_in_bytes"
+def memory_files(path: str | None) -> tuple[str, str]:
+    """What the cgroup at this path takes of memory, and its limit: two files, in bytes. Raises OSError where it has none."""
+    for current, most in (("memory.current", "memory.max"), ("memory.usage_in_bytes", "memory.limit_in_bytes")):  # v2, v1
+        if path is not None and os.path.exists(f"{path}/{most}"):
+            return f"{path}/{current}", f"{path}/{most}"
     raise OSError(errno.ENOENT, "no cgroup has memory limits here")
 
 

@@ -38,6 +38,8 @@ class Pipes:
 
     go: int
     say_to: int
+    cgroup: str | None = None
+    """The path of the child's cgroup."""
 
     def say(self, known: Known) -> None:
         """Add to what is known."""
@@ -79,7 +81,7 @@ class Child:
         self._say, say_to = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            _live(Pipes(go, say_to), self.cgroup, self.surroundings, action)
+            _live(Pipes(go, say_to, self.cgroup.path), self.cgroup, self.surroundings, action)
         os.close(go)
         os.close(say_to)
 

@@ -239,19 +239,22 @@ def test_options(guest: Guest, compiled: Compiled) -> None:
         {"kind": "block_io", "op": "write"},
         {"kind": "uprobe", "count": 5, "rate": 50.0},
     ]
-    parts += [{"kind": "tls"}]  # of which the object has programs
-    facts = _cell(guest, data, seen, parts, namespaces=["pid"])
+    parts += [{"kind": "tls"}, {"kind": "oom"}]  # of the first the object has programs; the second looks for its cgroup
+    facts = _cell(guest, data, seen, parts, namespaces=["pid", "cgroup"], cgroup_depth=2)
     assert _wrong(seen, facts) == []
     known = facts["known"]
     assert len(known["create_name"]) == 255
     assert known["create_dev"] != 0
     assert known["create_path"].startswith("/tmp/kmatrix/mount/of/tmpfs/")
-    assert {known["create_ns_pid"], known["unlink_ns_pid"]} == {1}
+    assert {known["create_ns_pid"], known["unlink_ns_pid"], known["oom_ns_pid"]} == {1}
+    assert known["oom_victim"] > 2  # in its own namespace it would be 2
     assert facts["counts"][str([one.what for one in seen].index("called"))] == 5
 
 
 def test_usdt(boot: Callable[[str], Guest], compiled: Compiled) -> None:
     guest = boot(TARGETS[-1])
+    if guest.target.kernel.version < (5, 4):
+        pytest.skip("libbpf's <bpf/usdt.bpf.h> takes the kernel's BTF, which 4.14 has not")
     fields = [
         *(
             {"name": name, "type": kind}

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import NoReturn
 
-from ..cgroup import enable_memory_controller, own_memory_files
+from ..cgroup import enable_memory_controller, memory_files
 from ..child import Child, Pipes
 from ..namespaces import own_pid
 from .deed import Deed, kind
@@ -32,7 +32,7 @@ def _oom(_spec: Spec) -> Child:
             _be_the_hog(tell)
         victim_pid = int(os.read(told, 16))
         write("/proc/self/oom_score_adj", b"-1000")
-        current, most = own_memory_files()
+        current, most = memory_files(pipes.cgroup)
         with open(current) as taken_now:
             limit = (int(taken_now.read()) + _ROOM) // mmap.PAGESIZE
         write(most, b"%d" % (limit * mmap.PAGESIZE))
