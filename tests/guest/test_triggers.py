@@ -26,7 +26,7 @@ FIELDS = [
     {"name": "first", "type": "char[320]"},
     {"name": "second", "type": "char[320]"},
 ]
-NAMES = ["ENTER", "EXIT", "FORKED", "ENDED", "SIGNALLED", "NEW_TASK", "MODULE", "BLOCK", "FAULT", "WAITED", "CALLED", "RETURNED", "WRITTEN", "READ", "LATE"]  # fmt: skip
+NAMES = ["ENTER", "EXIT", "ENDED", "SIGNALLED", "NEW_TASK", "MODULE", "BLOCK", "FAULT", "WAITED", "CALLED", "RETURNED", "WRITTEN", "READ", "LATE"]  # fmt: skip
 KIND = {name: number for number, name in enumerate(NAMES, 1)}
 SYSCALLS = {  # (x86_64, arm64)
     "read": (0, 63), "write": (1, 64), "mmap": (9, 222), "openat": (257, 56), "rename": (82, 38), "link": (86, 37), "unlink": (87, 35),
@@ -78,7 +78,7 @@ def _seen(arch: str) -> list[Seen]:
              {"arg1": "mmap.length", "arg2": "mmap.prot", "arg3": "mmap.flags", "arg5": "mmap.offset"}),
         Seen("mmap", "mmap's result", {"kind": KIND["EXIT"], "pid": "mmap.pid", "id": SYSCALLS["mmap"][not old],
              "arg0": "mmap.address"}, {}),
-        Seen("fork", "fork", {"kind": KIND["FORKED"], "arg0": "fork.pid", "arg1": "fork.child"}, {"comm": "fork.comm"}),
+        Seen("fork", "fork", {"kind": KIND["NEW_TASK"], "pid": "fork.pid", "arg0": "fork.child"}, {"comm": "fork.comm"}),
         Seen("thread", "thread", {"kind": KIND["NEW_TASK"], "pid": "thread.pid", "arg0": "thread.thread"}, {"arg1": "thread.clone_flags"}),
         Seen("exit", "exit", {"kind": KIND["ENDED"], "pid": "exit.pid"}, {"arg0": "exit.exit_code", "comm": "exit.comm"}),
         Seen("exit2", "killed", {"kind": KIND["ENDED"], "pid": "exit2.pid"}, {"arg0": "exit2.exit_code"}),
@@ -117,7 +117,6 @@ def guest(request: pytest.FixtureRequest, boot: Callable[[str], Guest]) -> Guest
 PROGRAMS = [
     "on_enter",
     "on_exit",
-    "on_fork",
     "on_new_task",
     "on_end",
     "on_signal",

@@ -5,7 +5,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
-enum kind { ENTER = 1, EXIT, FORKED, ENDED, SIGNALLED, NEW_TASK, MODULE, BLOCK, FAULT, WAITED, CALLED, RETURNED, WRITTEN, READ, LATE };
+enum kind { ENTER = 1, EXIT, ENDED, SIGNALLED, NEW_TASK, MODULE, BLOCK, FAULT, WAITED, CALLED, RETURNED, WRITTEN, READ, LATE };
 
 struct event {
 	__u32 kind;
@@ -113,26 +113,6 @@ int on_exit(struct syscall *record)
 		return 0;
 	event->id = record->id;
 	event->args[0] = record->args[0];
-	return send(record, event);
-}
-
-struct fork {
-	__u64 common;
-	char parent_comm[16];
-	__u32 parent;
-	char child_comm[16];
-	__u32 child;
-};
-
-SEC("tracepoint/sched/sched_process_fork")
-int on_fork(struct fork *record)
-{
-	struct event *event = begin(FORKED);
-
-	if (!event || !ours(event->comm))
-		return 0;
-	event->args[0] = record->parent;
-	event->args[1] = record->child;
 	return send(record, event);
 }
 
