@@ -51,6 +51,13 @@ VERBS: dict[str, tuple[str, str]] = {
         "needs:command",
         "What compiled objects need of a kernel, and since which release there is such a thing.",
     ),
+    "predict": (
+        "predict:command",
+        "Say of every program of compiled objects whether it will load and attach on each kernel of which there is a profile.",
+    ),
+    "min": ("oldest:command", "The oldest kernel that each program of compiled objects needs, and what sets it."),
+    "programs": ("programs:command", "What compiled objects hold: programs, sections, sizes and maps."),
+    "profiles": ("profiles:group", "Profiles of kernels, which `kmatrix predict` foresees from: list, add, remove, vmlinux-h."),
     "lint": (
         "lint:command",
         "The CO-RE standard as rules over C sources, generate.go files and compiled objects (default: the collectors below here).",
