@@ -245,6 +245,12 @@ def _lsm(program: Program, kernel: Kernel, refuse: Refuse) -> Hook:
     return _ATTACHED
 
 
+def _extension(program: Program, kernel: Kernel, refuse: Refuse) -> Hook:
+    if kernel.arch == "arm64" and kernel.version < (6, 0):  # b2ad54e1533e
+        return refuse("failed to attach: ERROR: strerror_r(-524)=22", 524, "attach-type")
+    return Hook(False, unknown=(f"whether it fits the program {program.target} that it extends",))
+
+
 def _of_its_loader(what: str) -> Callable[[Program, Kernel, Refuse], Hook]:
     return lambda program, kernel, refuse: Hook(False, unknown=(what,))  # noqa: ARG005
 
@@ -300,7 +306,7 @@ _WAYS: tuple[tuple[str, Callable[[Program, Kernel, Refuse], Hook]], ...] = (
     (r"fentry|fexit|fmod_ret", _trampoline),
     (r"lsm|lsm_cgroup", _lsm),
     (r"tp_btf|iter", lambda program, kernel, refuse: _ATTACHED if program.target else _NOWHERE),  # noqa: ARG005
-    (r"freplace", _of_its_loader("which program it extends")),
+    (r"freplace", _extension),
     (r"struct_ops", _of_its_loader("whether the kernel takes the operations")),
 )
 """Kind of section → what is asked."""

@@ -7,7 +7,7 @@ the same line of it, and a pack of profiles has that line once. `kmatrix.predict
       | gTAG;T | [N]T | (T,T…)                     type tag, array, function (what it returns, then its arguments; `.` for more)
       | sNAME; uNAME; eNAME; ENAME; tNAME; iNAME; fNAME; wNAME; xNAME;   struct, union, enum, enum64, typedef, int, float, declared struct or union
       | SN{NAME:BIT[:WIDTH]T,…} | UN{…}            struct and union of N bytes with members
-      | NN[-]{NAME=VALUE,…} | MN[-]{…}             enum and enum64, `-` where signed
+      | NN[-]{NAME=VALUE,…} | MN[-]{…}             enum (of values of 32 bits, as libbpf reads them: signed) and enum64, `-` where marked as signed
       | IN,ENCODING,BIT,WIDTH | FN | W             int, float, a declaration alone
 
 A name of which a kernel has several types is followed by ~1, ~2… for all but the first.
@@ -154,7 +154,7 @@ class Encoder:
         parts, signed = [], info >> 31
         for index in range(info & 0xFFFF):
             if kind == _ENUM:
-                name, value = struct.unpack_from("<Ii" if signed else "<II", self._data, at + 8 * index)
+                name, value = struct.unpack_from("<Ii", self._data, at + 8 * index)
             else:
                 name, low, high = struct.unpack_from("<III", self._data, at + 12 * index)
                 value = low | high << 32

@@ -73,6 +73,7 @@ class Pack:
             for name, blocks in directory["tables"].items()
         }
         self._blocks: dict[tuple[str, int], dict[str, str]] = {}
+        self._near: dict[tuple[str, str], list[str]] = {}
 
     def _block(self, table: str, number: int) -> dict[str, str]:
         """The lines of a block by their names."""
@@ -90,8 +91,14 @@ class Pack:
         line = self._block(table, number).get(name) if number >= 0 else None
         return entries(line) if line is not None else ()
 
-    def near(self, table: str, name: str) -> Iterator[str]:
-        """The names that begin with `name`, in order, and those of the same block that have it in them."""
+    def near(self, table: str, name: str) -> list[str]:
+        """The names that have `name` in them, of those that stand around it in the alphabet."""
+        known = self._near.get((table, name))
+        if known is None:
+            known = self._near[table, name] = [*self._around(table, name)]
+        return known
+
+    def _around(self, table: str, name: str) -> Iterator[str]:
         firsts = self._tables[table][0] if table in self._tables else []
         number = bisect_right(firsts, name) - 1
         for each in range(max(number, 0), min(number + 2, len(firsts))):
