@@ -58,7 +58,7 @@ def compare(log: str, kernel: Kernel, paths: Iterable[Path]) -> tuple[int, list[
     """How many relocations agree, and a line for each that does not."""
     said, agreeing, differing = told(log), 0, []
     for path in paths:
-        mine = {key: each for key, *each in foreseen(path, kernel)}
+        mine = {key: (asked, resolved, code) for key, asked, resolved, code in foreseen(path, kernel)}
         for key, value in said.get(path.name, {}).items():
             if key not in mine:
                 differing.append(f"{path.name} {key}: no such relocation is known")
@@ -66,7 +66,11 @@ def compare(log: str, kernel: Kernel, paths: Iterable[Path]) -> tuple[int, list[
             asked, resolved, code = mine[key]
             poisoned = resolved.badly_sized and code & 0x07 in (0x01, 0x02, 0x03)
             own = None if poisoned else resolved.value
-            same = (own is None) == (value is None) if asked.kind == ID_TARGET else own == value or (own is not None and value is not None and (own - value) % (1 << 32) == 0)
+            same = (
+                (own is None) == (value is None)
+                if asked.kind == ID_TARGET
+                else own == value or (own is not None and value is not None and (own - value) % (1 << 32) == 0)
+            )
             if same and not resolved.error:
                 agreeing += 1
             else:

@@ -73,12 +73,12 @@ def without_address(program: Program, kernel: Kernel) -> str | None:
 
 def unknown_type(program: Program, kernel: Kernel) -> bool:
     """Whether the kernel does not know the attach type that the program is loaded with, and checks it."""
+    if kernel.version < (4, 17) and (program.attach or "").startswith(("tcx_", "netkit_", "trace_kprobe_", "trace_uprobe_")):
+        return True  # the attach type has no place in its attributes (5e43f899b03a), and libbpf does not leave these out
     if program.attach is None or program.kind.startswith(("kprobe", "kretprobe", "uprobe", "uretprobe", "xdp")):
         return False
     if program.attach in ("trace_fentry", "trace_fexit", "modify_return", "lsm_mac") and kernel.arch == "arm64":
         return kernel.version < (5, 7) if program.attach in ("modify_return", "lsm_mac") else kernel.version < (5, 5)
-    if kernel.version < (4, 17) and program.attach.startswith(("tcx_", "netkit_")):
-        return True  # the attach type has no place in its attributes (5e43f899b03a), and libbpf does not leave this one out
     if program.attach.startswith(("tcx_", "netkit_", "sk_skb", "sk_msg", "trace_")) and program.type != "tracing":
         return False
     return not kernel.has(f"attach:{program.attach}") and program.attach not in ("lsm_mac",)

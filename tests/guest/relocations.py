@@ -1,6 +1,6 @@
 """Runs in a guest: has libbpf load objects, and prints what it says of their CO-RE relocations. Its own level of debug messages has every instruction.
 
-    LIBBPF_LOG_LEVEL=debug python3 relocations.py OBJECT…
+LIBBPF_LOG_LEVEL=debug python3 relocations.py OBJECT…
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix.predict.core import Resolved, essential
 from kmatrix.predict import pack
+from kmatrix.predict.core import Resolved, essential
 from kmatrix.predict.kernel import Kernel
 from tests.predict.kernels import HEAD, clang, judge, kernel
 
@@ -114,7 +114,14 @@ def test_a_bit_field(tmp_path: Path) -> None:
 
 
 def test_what_comes_before_the_flavour() -> None:
-    names = {"task___v2": "task", "task": "task", "a___b___c": "a___b", "___x": "___x", "task____x": "task____x", "task___": "task___"}
+    names = {
+        "task___v2": "task",
+        "task": "task",
+        "a___b___c": "a___b",
+        "___x": "___x",
+        "task____x": "task____x",
+        "task___": "task___",
+    }
     assert {name: essential(name) for name in names} == names
 
 

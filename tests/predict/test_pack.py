@@ -98,7 +98,9 @@ def test_types_come_out_as_they_went_in(tmp_path: Path) -> None:
     union = deep.members[0][3]
     assert (union.kind, union.members[0][0], union.members[1][3].members[1][1:3]) == ("U", "a", (8, 5))
     assert view.named("e", "minus")[0][1].values == (("LESS", -2), ("MORE", -1))
-    assert view.named("E", "big")[0][1].values == (("HUGE", 1 << 40),) or view.named("e", "big")
+    (big,) = [node for letter in "eE" for _, node in view.named(letter, "big")]  # clang writes enum64 from 16 on
+    assert big.values[0][0] == "HUGE"
+    assert big.kind == "N" or big.values[0][1] == 1 << 40
     function = view.bare(view.bare(deep.members[2][3]).inner or deep)
     assert [part.kind for *_, part in function.members] == ["*", "."]
 
@@ -125,7 +127,9 @@ def test_every_type_of_the_shipped_profiles_can_be_read() -> None:
 
 def test_the_shipped_profiles() -> None:
     names = [each.name for each in store.kernels() if each.pack.path == store.SHIPPED]
-    assert names == [f"{version}-{arch}" for version in ("4.14", "5.4", "5.10", "5.15", "6.1", "6.12", "6.18") for arch in ("x86_64", "arm64")]
+    assert names == [
+        f"{version}-{arch}" for version in ("4.14", "5.4", "5.10", "5.15", "6.1", "6.12", "6.18") for arch in ("x86_64", "arm64")
+    ]
     assert store.SHIPPED.stat().st_size < 14 * 400_000
     known = {each.name: each for each in store.kernels()}
     assert not known["4.14-x86_64"].btf
