@@ -10,8 +10,8 @@ import click
 
 from kmatrix.cli import complete, options
 from kmatrix.host.errors import InputError
-from kmatrix.matrix.arch import parse_arches
-from kmatrix.predict import collect, profile, store
+from kmatrix.matrix.arch import ARCHES, host_arch, parse_arches
+from kmatrix.predict import collect, compare, profile, store
 
 
 @click.group("profiles")
@@ -115,6 +115,49 @@ def _table(path: Path | None) -> Mapping[str, bool]:
     if not isinstance(found, dict) or not all(isinstance(each, bool) for each in found.values()):
         raise InputError("this is no table of features", where=str(path), fix='write {"helper:bpf_loop": true, "ringbuf": false}')
     return found
+
+
+@group.command("vmlinux-h")
+@click.argument("kernel")
+@click.option("--arch", metavar="ARCH", help="x86_64 or arm64 (default: this machine's).")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write it to this file.")
+def vmlinux_h(kernel: str, arch: str | None, output: Path | None) -> None:
+    """Write the vmlinux.h of a kernel: its types as C, as bpftool has them. KERNEL is a profile (5.4-arm64), or its kernel (5.4)."""
+    from kmatrix.predict import header
+
+    named = {each.name for each in store.kernels()}
+    if kernel not in named and kernel.rpartition("-")[2] not in ARCHES:
+        wanted = parse_arches(arch) if arch is not None else (host_arch() or ARCHES[0],)
+        kernel = f"{kernel}-{wanted[0]}"
+    found = store.named(kernel)
+    if not found.btf:
+        raise InputError("the kernel has no BTF, and so no types to write", where=kernel, fix="name another profile")
+    text = header.write(found)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(error.strerror or str(error), where=str(output), fix="choose a folder that can be written") from None
+
+
+@group.command("compare")
+@click.argument("first")
+@click.argument("second")
+@options.JSON
+def compare_(first: str, second: str, as_json: bool) -> None:
+    """What FIRST has and SECOND has not, and the other way round. Both are profiles, such as 5.4-x86_64."""
+    from kmatrix.report import grid
+
+    rows = compare.rows(store.named(first, "FIRST"), store.named(second, "SECOND"))
+    if as_json:
+        click.echo(json.dumps([{"what": what, first: one, second: other} for what, one, other in rows], indent=1))
+    else:
+        click.echo(
+            grid.prose([list(row) for row in rows], grid.terminal_width(), heads=["what", first, second], wrap=(1, 2))
+            or "no difference"
+        )
 
 
 @group.command("remove")

@@ -10,7 +10,7 @@ the same line of it, and a pack of profiles has that line once. `kmatrix.predict
       | NN[-]{NAME=VALUE,…} | MN[-]{…}             enum (of values of 32 bits, as libbpf reads them: signed) and enum64, `-` where marked as signed
       | IN,ENCODING,BIT,WIDTH | FN | W             int, float, a declaration alone
 
-A name of which a kernel has several types is followed by ~1, ~2… for all but the first.
+An enum without a name that nothing holds is called `a` and its first enumerator. A name of which a kernel has several types is followed by ~1, ~2… for all but the first.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Lines:
     """What one BTF has."""
 
     types: dict[str, list[str]] = field(default_factory=dict)
-    """Letter and name → the types of that name, in the BTF's order."""
+    """Letter (as the line would refer to it) and name → the types of that name, in the BTF's order."""
     functions: dict[str, str] = field(default_factory=dict)
     """Name → number of arguments, `v` where nothing is returned, `k` where it is marked as a kernel function for programs."""
     variables: set[str] = field(default_factory=set)
@@ -77,6 +77,8 @@ class Encoder:
         """Number of a named type → how it is referred to."""
         self._seen: dict[str, int] = {}
         self._texts: dict[int, str] = {}
+        self._within: set[int] = set()
+        """Types without a name that others hold."""
         for number, (name, info, _, _) in enumerate(self._heads, self._first):
             kind = info >> 24 & 31
             if name and (kind in LETTER or kind == _FWD):
@@ -108,7 +110,10 @@ class Encoder:
         if number < self._first:
             return self._base.refer(number) if self._base is not None else "v"
         found = self._numbers.get(number)
-        return found if found is not None else self.whole(number)
+        if found is None:
+            self._within.add(number)
+            return self.whole(number)
+        return found
 
     def whole(self, number: int) -> str:
         """A type's line."""
@@ -175,6 +180,10 @@ class Encoder:
                 found.functions[self.text(name)] = proto + ("k" if number in tagged else "")
             elif kind == _VAR:
                 found.variables.add(self.text(name))
+        for number, (name, info, _, at) in enumerate(self._heads, self._first):
+            if not name and info >> 24 & 31 in (_ENUM, _ENUM64) and info & 0xFFFF and number not in self._within:
+                (first,) = struct.unpack_from("<I", self._data, at)
+                found.types.setdefault(f"a{self.text(first)}", []).append(self.whole(number))
         return found
 
     def _tagged(self) -> Iterator[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 from kmatrix.guest import bpf
@@ -68,6 +68,10 @@ class Kernel:
     def option(self, name: str) -> str:
         """An option of the configuration; `n` where it is not set."""
         return next(iter(self._texts("config", name)), "n")
+
+    def names(self, table: str) -> Iterator[str]:
+        """Everything that it has of a table, by name."""
+        return (name for name, values in self.pack.lines(table) if any(mask & self.bit for mask, _ in values))
 
     def _texts(self, table: str, name: str) -> list[str]:
         return [value for mask, value in self.pack.get(table, name) if mask & self.bit]

@@ -158,11 +158,27 @@ def _names(found: Mapping[str, Any], lines: Mapping[str, Lines]) -> dict[str, li
         for name in each.variables:
             parts.setdefault(name, ["", "", "" if module == "vmlinux" else module])[1] += "V"
     for name, count in found["functions"].items():
+        if name.startswith(_MADE_UP):
+            continue
         parts.setdefault(name, ["", "", ""])[1] += "SD" if count > 1 else "S"
     for flag, names in (("B", found["blacklist"]), ("T", found["traceable"]), ("R", found["raw_tracepoints"])):
         for name in names or ():
             parts.setdefault(name, ["", "", ""])[1] += flag
     return {name: ["/".join(each).rstrip("/")] for name, each in parts.items() if re.fullmatch(r"[\x21-\x7e]+", name)}
+
+
+_MADE_UP = (
+    "__pfx_",
+    "__cfi_",
+    "__SCT__",
+    "__probestub_",
+    "__traceiter_",
+    "__bpf_trace_",
+    "trace_raw_output_",
+    "trace_event_raw_event_",
+    "perf_trace_",
+)
+"""What compilers and tracepoints add to a kernel's functions: thousands, which nobody probes, and which kernels from 4.20 on refuse."""
 
 
 def _fields(fields: Iterable[tuple[str, int, int, int]]) -> str:

@@ -31,6 +31,11 @@ def opened(path: Path) -> Pack:
     return Pack(path)
 
 
+def shipped() -> list[Kernel]:
+    """The profiles of the kernels that this project boots, oldest kernel first."""
+    return [kernel for kernel in kernels() if kernel.pack.path == SHIPPED]
+
+
 def kernels() -> list[Kernel]:
     """Every profile, oldest kernel first. One of this machine hides the shipped one of the same name."""
     found: dict[str, Kernel] = {}

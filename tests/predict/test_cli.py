@@ -134,6 +134,15 @@ def test_profiles_of_this_machine(both: Path, tmp_path: Path) -> None:
     assert "rhel8" not in run("profiles", "list").stdout
 
 
+def test_two_kernels_side_by_side() -> None:
+    found = {each["what"]: each for each in as_json(run("profiles", "compare", "5.4-x86_64", "5.10-x86_64", "--json"))}
+    assert found["ringbuf"] == {"what": "ringbuf", "5.4-x86_64": "no", "5.10-x86_64": "yes"}
+    assert found["map:ringbuf"]["5.10-x86_64"] == "yes"
+    assert "bpf_ringbuf_output" in found["helpers of kprobe"]["5.10-x86_64"]
+    assert int(found["tracepoints that the other has not"]["5.10-x86_64"]) > 50
+    assert "ringbuf" in run("profiles", "compare", "5.4-x86_64", "5.10-x86_64").stdout
+
+
 def test_the_script_is_one_that_old_pythons_read() -> None:
     text = run("profiles", "script").stdout
     assert text.startswith("#!/usr/bin/env python3")

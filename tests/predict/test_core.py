@@ -35,9 +35,14 @@ struct task t; struct with_pointer w; enum state s; renamed_t r;
 """
 
 
-def only(folder: Path, declared: str, expression: str) -> Resolved:
-    """The one relocation of an expression over `struct task *t`, on the kernel above."""
-    on = kernel(folder, KERNEL)
+@pytest.fixture(scope="module")
+def on(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
+    """The kernel above."""
+    return kernel(tmp_path_factory.mktemp("kernel"), KERNEL)
+
+
+def only(folder: Path, declared: str, expression: str, on: Kernel) -> Resolved:
+    """The one relocation of an expression over `struct task *t`."""
     code = f'{HEAD}{declared}\nSEC("raw_tp/sched_switch") int run(struct task *t) {{ return {expression}; }}'
     judged = judge(folder, code, on)
     (asked,) = judged.subject.code.relocations.values()
@@ -59,18 +64,18 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("case", FIELDS)
-def test_the_offset_of_a_field(tmp_path: Path, case: str) -> None:
+def test_the_offset_of_a_field(tmp_path: Path, on: Kernel, case: str) -> None:
     declared, expression, offset = FIELDS[case]
-    assert only(tmp_path, declared, expression).value == offset
+    assert only(tmp_path, declared, expression, on).value == offset
 
 
-def test_a_number_may_become_wider_where_it_is_unsigned(tmp_path: Path) -> None:
-    found = only(tmp_path, "struct task { unsigned short pid; } " + PRESERVED + ";", "t->pid")
+def test_a_number_may_become_wider_where_it_is_unsigned(tmp_path: Path, on: Kernel) -> None:
+    found = only(tmp_path, "struct task { unsigned short pid; } " + PRESERVED + ";", "t->pid", on)
     assert (found.value, found.size, found.original, found.badly_sized) == (8, 4, 2, False)
 
 
-def test_a_signed_number_of_another_size_is_poison(tmp_path: Path) -> None:
-    found = only(tmp_path, "struct task { int narrow; } " + PRESERVED + ";", "t->narrow")
+def test_a_signed_number_of_another_size_is_poison(tmp_path: Path, on: Kernel) -> None:
+    found = only(tmp_path, "struct task { int narrow; } " + PRESERVED + ";", "t->narrow", on)
     assert found.badly_sized
 
 
@@ -94,15 +99,14 @@ ASKED = {
 
 
 @pytest.mark.parametrize("case", ASKED)
-def test_what_is_asked_of_the_kernel(tmp_path: Path, case: str) -> None:
+def test_what_is_asked_of_the_kernel(tmp_path: Path, on: Kernel, case: str) -> None:
     declared, expression, value = ASKED[case]
     if "matches" in expression and clang() < 15:
         pytest.skip("clang has bpf_core_type_matches from 15 on")
-    assert only(tmp_path, declared, expression).value == value
+    assert only(tmp_path, declared, expression, on).value == value
 
 
-def test_a_bit_field(tmp_path: Path) -> None:
-    on = kernel(tmp_path, KERNEL)
+def test_a_bit_field(tmp_path: Path, on: Kernel) -> None:
     code = HEAD + (
         "struct task { unsigned long kind : 9; } " + PRESERVED + ";"
         'SEC("raw_tp/sched_switch") int run(struct task *t) { return BPF_CORE_READ_BITFIELD(t, kind); }'

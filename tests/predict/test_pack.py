@@ -121,7 +121,7 @@ def test_every_type_of_the_shipped_profiles_can_be_read() -> None:
                 _, bar, rest = text.partition("|")
                 parse(rest if bar else text)
                 count += 1
-        assert name[0] in "suetifEwx"
+        assert name[0] in "suetifEwxa"
     assert count > 1000
 
 
