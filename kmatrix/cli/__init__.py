@@ -53,11 +53,21 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "predict": (
         "predict:command",
-        "Say of every program of compiled objects whether it will load and attach on each kernel of which there is a profile.",
+        "Say of every program of compiled objects whether it will load and attach, on each kernel of which there is a profile.",
     ),
-    "min": ("oldest:command", "The oldest kernel that each program of compiled objects needs, and what sets it."),
-    "programs": ("programs:command", "What compiled objects hold: programs, sections, sizes and maps."),
-    "profiles": ("profiles:group", "Profiles of kernels, which `kmatrix predict` foresees from: list, add, remove, vmlinux-h."),
+    "min": ("oldest:command", "The oldest kernel that each program needs, on each arch, and what sets it."),
+    "programs": (
+        "programs:command",
+        "What compiled objects hold: the programs with their sections, types and sizes, the maps, and what each program refers to.",
+    ),
+    "profiles": (
+        "profiles:group",
+        "Profiles of kernels: what each has for BPF programs, in a small file. `kmatrix predict` foresees from them.",
+    ),
+    "atlas": (
+        "atlas:command",
+        "How close the programs of compiled objects are to the verifier's limits, on every target.",
+    ),
     "lint": (
         "lint:command",
         "The CO-RE standard as rules over C sources, generate.go files and compiled objects (default: the collectors below here).",

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kmatrix.guest import limit
 from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
@@ -16,18 +16,20 @@ from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.paths import scratch_console
 from kmatrix.host.threads import results
-from kmatrix.loaders.build import Built
 from kmatrix.matrix.arch import INFO
-from kmatrix.matrix.kernel import Target
-from kmatrix.objects.compiled import ObjectInfo
 from kmatrix.objects.memory import map_bytes
 from kmatrix.objects.source_lines import SourceLines
-from kmatrix.runs.cell import INTERRUPTION, MARGIN
 from kmatrix.runs.library import bring, obtain
-from kmatrix.runs.machine_room import MachineRoom
+from kmatrix.runs.patience import INTERRUPTION, MARGIN
 from kmatrix.verdict import diagnosis
 from kmatrix.vm.channel import pack
 from kmatrix.vm.errors import GuestError, KernelDied
+
+if TYPE_CHECKING:
+    from kmatrix.loaders.build import Built
+    from kmatrix.matrix.kernel import Target
+    from kmatrix.objects.compiled import ObjectInfo
+    from kmatrix.runs.machine_room import MachineRoom
 
 State = Literal["not loaded", "not attached", "placeholder", "off", "loaded", "attached"]
 """How far a program came. `placeholder`: its section names a target that its loader replaces, so that nothing was tried. `off`: its
@@ -134,7 +136,7 @@ def run(
         except (InfraError, GuestError) as error:
             return Outcome(str(target), _account(target), error=str(error), infra=True)
 
-    pairs = [(info, target) for info in infos for target in _fit(info, targets)]
+    pairs = [(info, target) for info in infos for target in fit(info, targets)]
     if not pairs:
         arches = sorted({str(info.compiled_for) for info in infos})
         raise InputError(
@@ -152,14 +154,14 @@ def run(
     return found
 
 
-def _fit(info: ObjectInfo, targets: Sequence[Target]) -> list[Target]:
+def fit(info: ObjectInfo, targets: Sequence[Target]) -> list[Target]:
     """The targets of the arch that the object is compiled for; all, where it is the same for all."""
     return [target for target in targets if info.compiled_for in (None, target.arch)]
 
 
 def left_out(info: ObjectInfo, targets: Sequence[Target]) -> dict[str, str]:
     """The arches selected on which the object was not tried, each with why, and what to do for it to be."""
-    without = {target.arch for target in targets} - {target.arch for target in _fit(info, targets)}
+    without = {target.arch for target in targets} - {target.arch for target in fit(info, targets)}
     return {
         arch: f"it was compiled for {info.compiled_for} ({info.compiled_because}); compile it with -D__TARGET_ARCH_{INFO[arch].bpf2go} for {arch}"
         for arch in sorted(without)
