@@ -58,11 +58,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "min": ("oldest:command", "The oldest kernel that each program needs, on each arch, and what sets it."),
     "programs": (
         "programs:command",
-        "What compiled objects hold: the programs with their sections, types and sizes, the maps, and what each program refers to.",
+        "What compiled objects hold: programs with sections, types and sizes, maps, and what each program refers to.",
     ),
     "profiles": (
         "profiles:group",
-        "Profiles of kernels: what each has for BPF programs, in a small file. `kmatrix predict` foresees from them.",
+        "Profiles of kernels: what each has for BPF programs, in a small file.",
     ),
     "atlas": (
         "atlas:command",

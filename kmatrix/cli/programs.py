@@ -16,7 +16,7 @@ from kmatrix.predict.subject import Subject
 @click.argument("objects", metavar="OBJECT…", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.JSON
 def command(objects: tuple[Path, ...], as_json: bool) -> None:
-    """What compiled objects hold: the programs with their sections, types and sizes, the maps, and what each program refers to.
+    """What compiled objects hold: programs with sections, types and sizes, maps, and what each program refers to.
 
     `kmatrix needs` lists what each program asks of a kernel.
 

@@ -13,6 +13,7 @@ from kmatrix.guest import bpf
 from kmatrix.guest import sections as loader_sections
 from kmatrix.guest.flow import back_edge
 from kmatrix.guest.table_insns import MAX_INSNS_OLD
+from kmatrix.host.errors import InputError
 from kmatrix.objects import sections
 from kmatrix.objects.btf import DATASEC, VAR, Relocation
 from kmatrix.objects.code import CALL, LD_IMM64, Code, Function, encode
@@ -86,6 +87,10 @@ class Subject:
         """Raises InputError for what is not a whole BPF object, or has no BTF where it needs it."""
         self.path = path
         self.code = Code(path)
+        if not self.code.info.programs:
+            raise InputError(
+                "the object has no BPF program", where=str(path), fix="put SEC(…) on a function, and do not strip symbols"
+            )
         self.core = Core(self.code.btf) if self.code.btf is not None else None
         self.lines = SourceLines(self.code.info.data)
         self.programs = [self._program(name, function) for name, function in self.code.programs.items()]

@@ -32,14 +32,16 @@ def clang() -> int:
     return int(found[1]) if found else 0
 
 
-def compiled(folder: Path, name: str, code: str) -> Path:
-    """The object of some C."""
+def compiled(folder: Path, name: str, code: str, *, debug: bool = True) -> Path:
+    """The object of some C; without `debug` it has no BTF."""
     need_programs("clang")
     source, output = folder / f"{name}.bpf.c", folder / f"{name}.bpf.o"
     source.write_text(code)
     machine = subprocess.run(["clang", "-dumpmachine"], capture_output=True, text=True, check=True).stdout.strip()
     include = [f"-I/usr/include/{machine.replace('-pc-', '-').replace('-unknown-', '-')}", f"-I{COMMON}"]
-    subprocess.run(["clang", "-target", "bpf", "-g", "-O2", *include, "-c", str(source), "-o", str(output)], check=True)
+    subprocess.run(
+        ["clang", "-target", "bpf", *(["-g"] if debug else []), "-O2", *include, "-c", str(source), "-o", str(output)], check=True
+    )
     return output
 
 

@@ -95,8 +95,11 @@ def test_bad_input(both: Path, tmp_path: Path) -> None:
     big.write_bytes(both.read_bytes()[:5] + b"\x02" + both.read_bytes()[6:])
     named = tmp_path / "both_x86_bpfel.o"
     named.write_bytes(both.read_bytes())
+    empty = compiled(tmp_path, "empty", "int nothing;\n")
     for words, said in (
         (("predict", tmp_path / "none.o"), "No such file"),
+        (("predict", empty), "the object has no BPF program"),
+        (("min", empty), "the object has no BPF program"),
         (("predict", garbage), "not a whole ELF file"),
         (("predict", native), "not a BPF object"),
         (("predict", both, "--kernels=6.11"), "there is no profile '6.11'"),
@@ -111,6 +114,17 @@ def test_bad_input(both: Path, tmp_path: Path) -> None:
         assert said in error.message, words
         assert error.fix
     assert isinstance(run("predict", big).exception, InputError)
+
+
+def test_an_object_without_btf(tmp_path: Path) -> None:
+    """It needs none of the kernel's, and is judged by its code."""
+    path = compiled(tmp_path, "plain", HEAD + RAW + "{ return bpf_get_attach_cookie(ctx); }", debug=False)
+    (one,) = as_json(run("predict", path, "--kernels=4.14,6.1", "--arch=x86_64", "--json"))
+    found = [
+        (each["kernel"], each["programs"][0]["state"], (each["programs"][0]["diagnosis"] or {}).get("kind"))
+        for each in one["kernels"]
+    ]
+    assert found == [("4.14-x86_64", "not loaded", "program-type"), ("6.1-x86_64", "not loaded", "helper-type")]
 
 
 def test_profiles_of_this_machine(both: Path, tmp_path: Path) -> None:
