@@ -25,7 +25,7 @@ from tests.predict.kernels import HEAD, compiled
 from tests.predict.test_judge import CURRENT, MAP, RAW, TYPES, hooks
 
 REPOSITORY = Path(__file__).parents[2]
-TARGETS = ("6.1-x86_64", "6.12-arm64", "5.4-x86_64")
+TARGETS = ("6.1-x86_64", "6.12-arm64")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_a_profile_of_a_booted_kernel(
     store.add([(meta, contents)])
     own = store.named(target)
     assert own.pack.path == tmp_path / "own.kmp"
-    assert own.pack.path.stat().st_size < 900_000
+    assert own.pack.path.stat().st_size < 1_000_000
     assert own.probes("vfs_open") is True
     assert own.tracepoint("sched/sched_switch")
     assert own.option("BPF_SYSCALL") == "y"
