@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
-from . import bpf, by_hand, confirm, interfaces, libbpf, structops
+from . import bpf, by_hand, confirm, interfaces, libbpf, simulate, structops
 from .cgroup import cgroup_root
 from .confirm import Attachment
 from .library import Program, Unplaced
@@ -50,6 +50,7 @@ def attach(program: int, resources: ExitStack, maps: Iterable[int] = (), to: str
         return way(Program(libbpf.program_fd(program), section, kind, where), resources)
     if (by_libbpf := _BY_LIBBPF.get("cgroup" if kind in ON_CGROUPS else kind)) is not None:
         return by_libbpf(program, resources)
+    check_symbol(section, to)
     probes = dynamic_probes() if kind == "kprobe" else []
     link = libbpf.program_attach(program) if to is None else attach_to(program, to)
     if not link:
@@ -69,6 +70,20 @@ def check_place(kind: str, where: int) -> None:
     if where in (bpf.XDP_DEVMAP, bpf.XDP_CPUMAP) and kind == "xdp":
         name = "devmap" if where == bpf.XDP_DEVMAP else "cpumap"
         raise Unplaced(f"it goes into an entry of a {name}, which is its loader's to make")
+
+
+def check_symbol(section: str, to: str | None) -> None:
+    """Raises OSError where a kprobe is for a function that the simulated kernel lacks, and would be defined through tracefs.
+
+    With perf_event_open(2) the supervisor says so; the files of tracefs it does not see.
+    """
+    past = simulate.past()
+    kind, _, named = section.partition("/")
+    name = (to or named).partition("+")[0]
+    if kind not in ("kprobe", "kretprobe") or "kprobe_pmu" not in past.hidden:
+        return
+    if code := past.absent.of_symbol(name):
+        raise OSError(code, f"failed to create {kind} '{name}+0x0' perf event: {os.strerror(code)}")
 
 
 def _confirmed(kind: str, fd: int, prog_fd: int, section: str, *, tracefs: bool) -> Attachment:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from typing import Any, Protocol
 
 from . import bpf, by_hand, confirm, interfaces, libbpf, netdev
-from .attach import ON_CGROUPS, absent_binary, binary_of, check_lsm, check_place, without_target
+from .attach import ON_CGROUPS, absent_binary, binary_of, check_lsm, check_place, check_symbol, without_target
 from .cgroup import cgroup_root
 from .confirm import Attachment
 from .library import Program, Refused, Unplaced
@@ -64,6 +64,7 @@ def attach(loader: Loader, version: str, name: str, program: Program, resources:
         more["cgroup"] = cgroup_root()
         if more["cgroup"] is None:
             raise OSError(errno.ENOENT, "cgroup v2 is not mounted")
+    check_symbol(section, to)
     probes = dynamic_probes() if kind == "kprobe" else []
     try:
         told, _ = loader.ask("attach", program=name, **more)

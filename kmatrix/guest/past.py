@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
+from .absent import Absent
 from .fact import Fact, Version, release_of, since, size_at
 from .flow import back_edge, reachable
 from .table_helpers import HELPER_COUNT, HELPERS
@@ -38,6 +39,7 @@ from .table_uapi import (
     PROG_FLAGS,
     PROG_LOAD,
     PROG_LOAD_SIZE,
+    RAW_TRACEPOINT_OPEN,
     SMALLEST_UNION,
 )
 
@@ -63,11 +65,12 @@ class Past:
     """A kernel as it would have been: as of an older release, without some features, or both."""
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
-        """`spec`: {"as_of": [major, minor] or null, "hidden": [feature…], "release": text or null}."""
+        """`spec`: {"as_of": [major, minor] or null, "hidden": [feature…], "release": text or null, "absent": text (see Absent) or null}."""
         given = spec.get("as_of")
         self.as_of: Version | None = (int(given[0]), int(given[1])) if given else None
         self.hidden = frozenset(spec.get("hidden") or ())
         self.release: str | None = spec.get("release")
+        self.absent = Absent(spec.get("absent"))
         known = [GONE[name] for name in sorted(self.hidden) if name in GONE]
         self._maps = frozenset().union(*(gone.map_types for gone in known))
         self._progs = frozenset().union(*(gone.prog_types for gone in known))
@@ -113,6 +116,8 @@ class Past:
         wanted = {MAP_CREATE, PROG_LOAD, LINK_CREATE} | ({PROG_ATTACH} if self.as_of else set())
         if self._before(BTF_KINDS[-1][1]):
             wanted.add(BTF_LOAD)
+        if self.absent.raw_tracepoints:
+            wanted.add(RAW_TRACEPOINT_OPEN)
         return tuple(sorted(command for command in wanted - self.gone_commands if command < self.commands))
 
     def answer(self, command: int, attr: bytes, read: Read, memlock: int | None = None) -> tuple[int, str]:
@@ -128,6 +133,8 @@ class Past:
             return self._prog_load(attr.ljust(160, b"\0"), read, memlock)
         if command == BTF_LOAD:
             return self._btf_load(attr.ljust(32, b"\0"), read), ""
+        if command == RAW_TRACEPOINT_OPEN:
+            return self.absent.of_raw_tracepoint(attr, read), ""
         if command in (PROG_ATTACH, LINK_CREATE):
             kind: int = struct.unpack_from("=I", attr.ljust(16, b"\0"), 8)[0]
             gone = command == LINK_CREATE and self._no_link(kind)

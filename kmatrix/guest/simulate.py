@@ -54,6 +54,7 @@ SHELF = f"{SCRATCH}/modules"
 CONFIG = "/proc/config.gz"
 """The configuration is the base's: no older kernel had it."""
 RELEASE_FILES = ("/proc/sys/kernel/osrelease", "/proc/version")
+TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 PMUS = ("kprobe", "uprobe")
 
 _local = threading.local()
@@ -68,6 +69,7 @@ class _Stage:
     def __init__(self) -> None:
         self.name = ""
         """The kernel that is simulated on it; empty until `set`."""
+        self.past = Past({})
         self._play: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         ready: queue.SimpleQueue[int | OSError] = queue.SimpleQueue()
@@ -93,7 +95,7 @@ class _Stage:
     def set(self, name: str, past: Past) -> None:
         """Simulate the kernel from here on: once and for all."""
         self.name = name
-        self._supervisor.past = past
+        self.past = self._supervisor.past = past
 
         def work() -> None:
             _cover(past, _real())
@@ -172,6 +174,12 @@ def inside(spec: Mapping[str, Any], action: Callable[[], Any]) -> Any:
             _current.pop().end()
         _current.append(stage)
     return _current[0].do(action)
+
+
+def past() -> Past:
+    """The kernel that is simulated around the caller; one that hides nothing where it is the one at hand."""
+    stage: _Stage | None = getattr(_local, "stage", None)
+    return stage.past if stage is not None else Past({})
 
 
 def name() -> str:
@@ -313,7 +321,9 @@ class _Supervisor:
             (kind,) = struct.unpack("=I", read_memory(pid, args[0], 4))
             name = self._real.pmus.get(kind)
             gone = name is not None and ("kprobe_pmu" in self.past.hidden or f"{name}s" in self.past.hidden)
-            return ENOENT if gone else 0
+            if gone or name != "kprobe":
+                return ENOENT if gone else 0
+            return self.past.absent.of_kprobe(read_memory(pid, args[0], 64), lambda at, length: read_memory(pid, at, length))
         if number == NR_UNAME and self.past.release is not None:
             write_memory(pid, args[0], self.uts())
             return -1
@@ -391,6 +401,7 @@ def _cover(past: Past, real: _Real) -> None:
             _write("nothing", "")
             _mount(f"{SCRATCH}/nothing", path, None, MS_BIND)
             _mount("none", path, None, MS_REMOUNT | MS_BIND | MS_RDONLY)
+    _cover_tracepoints(past)
     if "btf_modules" in past.hidden and "btf" not in past.hidden and os.path.isdir(BTF_FOLDER):
         _only_vmlinux()
     if past.release is not None:
@@ -399,6 +410,18 @@ def _cover(past: Past, real: _Real) -> None:
         _write("version", f"Linux version {past.release} (simulated by kmatrix on {release})\n")
         with suppress(OSError):  # no modules, or simulated before
             os.symlink(release, f"{SHELF}/{past.release}")  # where modprobe looks
+
+
+def _cover_tracepoints(past: Past) -> None:
+    """Cover the folders of absent tracepoints; tracefs inside debugfs, which libbpf prefers, becomes the same."""
+    own, inner = TRACEFS
+    folders = past.absent.folders(f"{own}/events")
+    if not folders:
+        return
+    for path in folders:
+        _mount("none", path, "tmpfs", MS_RDONLY, "size=4k")
+    if os.path.isdir(f"{inner}/events"):
+        _mount(own, inner, None, MS_BIND | MS_REC)
 
 
 def _text(uts: bytes, field: int) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from ctypes import c_uint32, string_at
 
-from . import libbpf
+from . import libbpf, simulate
 
 STRUCT, UNION, ENUM, TYPEDEF, FUNC, ENUM64 = 4, 5, 6, 8, 12, 19
 KINDS = {"struct": STRUCT, "union": UNION, "enum": ENUM, "enum64": ENUM64}
@@ -148,6 +148,8 @@ def _symbols_like(name: str) -> list[str]:
 
 def _may_be_probed(symbol: str) -> bool:
     """Whether the kernel takes a kprobe at the symbol: one is defined through tracefs, and taken away again."""
+    if simulate.past().absent.of_symbol(symbol):
+        return False
     for root in TRACEFS:
         try:
             _define(f"{root}/kprobe_events", f"p:kmatrix_why/it {symbol}")

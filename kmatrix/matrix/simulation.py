@@ -20,7 +20,8 @@ HIDEABLE = frozenset(GONE)
 """The features that can be hidden; the others are not behind bpf(2) or a file."""
 
 NOT_SIMULATED = (
-    "struct layouts and symbols (CO-RE relocations and kprobes see the base kernel's)",
+    "struct layouts (CO-RE relocations see the base kernel's)",
+    "functions and tracepoints that the base lacks; and where there is no profile of both kernels, those that only the base has",
     "the verifier's judgement (beyond loops, size, helpers and instructions that it did not know)",
     "which program type may call which helper, where only that changed",
     "sizes and fields of what bpf(2) hands back (bpf_prog_info and such)",

@@ -73,6 +73,14 @@ class Kernel:
         """Everything that it has of a table, by name."""
         return (name for name, values in self.pack.lines(table) if any(mask & self.bit for mask, _ in values))
 
+    def values(self, table: str) -> Iterator[tuple[str, str]]:
+        """Everything that it has of a table, by name: the first value of each."""
+        for name, values in self.pack.lines(table):
+            for mask, value in values:
+                if mask & self.bit:
+                    yield name, value
+                    break
+
     def _texts(self, table: str, name: str) -> list[str]:
         return [value for mask, value in self.pack.get(table, name) if mask & self.bit]
 
@@ -125,7 +133,7 @@ class Kernel:
     def symbol(self, name: str) -> Symbol | None:
         """What it has of that name; None where it has nothing."""
         text = next(iter(self._texts("names", name)), None)
-        return Symbol(*[*text.split("/"), "", ""][:3]) if text is not None else None
+        return Symbol.parsed(text) if text is not None else None
 
     def function(self, name: str) -> Symbol | None:
         """A function of its BTF, or of a loaded module's."""
@@ -137,7 +145,11 @@ class Kernel:
         found = self.symbol(name)
         if not self.knows("symbols"):
             return True if found is not None and found.btf else None
-        if found is None or "S" not in found.flags or "B" in found.flags:
+        return found is not None and self.takes_probe(found)
+
+    def takes_probe(self, found: Symbol) -> bool:
+        """The same of a symbol at hand, where the profile has the symbols."""
+        if "S" not in found.flags or "B" in found.flags:
             return False
         # Since 4.20 (45408c4f9250) what ftrace cannot trace is refused. Upstream says so of CONFIG_KPROBES_ON_FTRACE alone, which arm64 has not;
         # 5.4 to 6.18 were seen to refuse it on both arches.
@@ -201,6 +213,11 @@ class Symbol:
 
     def __init__(self, btf: str, flags: str, module: str) -> None:
         self.btf, self.flags, self.module = btf, flags, module
+
+    @classmethod
+    def parsed(cls, text: str) -> Symbol:
+        """Of a value of the table `names`."""
+        return cls(*[*text.split("/"), "", ""][:3])
 
     @property
     def arguments(self) -> int:

@@ -11,7 +11,7 @@ from kmatrix.report import causes
 from kmatrix.report.contract import paragraphs
 from kmatrix.report.grid import LOG_LINES, Column
 from kmatrix.report.table import GREEN, RED, RESET, YELLOW, across, missing
-from kmatrix.runs.object_run import GOOD, NOT_JUDGED, Outcome, state
+from kmatrix.runs.object_run import GOOD, NOT_JUDGED, Outcome, State, state
 from kmatrix.verdict.words import last_words
 
 
@@ -83,18 +83,24 @@ def _score(outcome: Outcome | None, colour: bool) -> str:
     if outcome.error:
         text, paint = "✗ error", RED
     elif not judged:
-        text, paint = "placeholders" if "placeholder" in states else "off", YELLOW
+        text = next((word for each, word in _NONE_JUDGED.items() if each in states), "off")
+        paint = YELLOW
     else:
         text, paint = (f"{good}/{len(judged)}", GREEN) if outcome.good else (f"✗ {good}/{len(judged)}", RED)
         left = states.count("placeholder")
         text += f" +{left} placeholder{'s' if left > 1 else ''}" if left else ""
+        text += f" +{states.count('differs')} differ" if "differs" in states else ""
     return f"{paint}{text}{RESET}" if colour else text
 
+
+_NONE_JUDGED: dict[State, str] = {"placeholder": "placeholders", "differs": "~ differs"}
+"""What an object shows of which nothing could be judged."""
 
 _SHOWN = {
     "attached": ("attached", GREEN),
     "loaded": ("loaded", GREEN),
     "placeholder": ("placeholder", YELLOW),
+    "differs": ("~ differs", YELLOW),
     "off": ("off", GREEN),
     "not attached": ("✗ attach", RED),
     "not loaded": ("✗ load", RED),

@@ -19,7 +19,7 @@ GROUPS: tuple[Group, ...] = ("worse", "better", "changed", "new", "gone")
 """`changed`: it comes as far as before, and fails for another reason, or is attached in another way; or its loader leaves it out now, or
 did before (another form of it runs)."""
 
-_RANK: tuple[State, ...] = ("not loaded", "not attached", "placeholder", "off", "loaded", "attached")
+_RANK: tuple[State, ...] = ("not loaded", "not attached", "placeholder", "differs", "off", "loaded", "attached")
 
 
 @dataclass(frozen=True)

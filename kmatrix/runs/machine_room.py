@@ -22,6 +22,7 @@ from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import Arch, parse_arches
 from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.selection import DEFAULT_SET, STORE, Matrix
+from kmatrix.predict import simulated
 from kmatrix.vm import accel as accelerators
 from kmatrix.vm import guest_image, virtme
 from kmatrix.vm.errors import GuestError, KernelDied
@@ -201,7 +202,7 @@ class MachineRoom:
                 memory_mib=target.kernel.memory_mib or DEFAULT_MEMORY_MIB,
                 cpus=target.kernel.cpus or 1,
                 cmdline=target.kernel.cmdline,
-                simulate=json.dumps(target.simulated.request(target.arch), sort_keys=True) if target.simulated else None,
+                simulate=json.dumps(simulated.request(target), sort_keys=True) if target.simulated else None,
             )
         return self._specs[name]
 

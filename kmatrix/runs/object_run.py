@@ -19,6 +19,7 @@ from kmatrix.host.threads import results
 from kmatrix.matrix.arch import INFO
 from kmatrix.objects.memory import map_bytes
 from kmatrix.objects.source_lines import SourceLines
+from kmatrix.predict import simulated
 from kmatrix.runs.library import bring, obtain
 from kmatrix.runs.patience import INTERRUPTION, MARGIN
 from kmatrix.verdict import diagnosis
@@ -31,21 +32,22 @@ if TYPE_CHECKING:
     from kmatrix.objects.compiled import ObjectInfo
     from kmatrix.runs.machine_room import MachineRoom
 
-State = Literal["not loaded", "not attached", "placeholder", "off", "loaded", "attached"]
-"""How far a program came. `placeholder`: its section names a target that its loader replaces, so that nothing was tried. `off`: its
-loader leaves it out there (`off` of the report). `loaded`: its section does not say where it is attached."""
+State = Literal["not loaded", "not attached", "placeholder", "differs", "off", "loaded", "attached"]
+"""How far a program came. `placeholder`: its section names a target that its loader replaces, so that nothing was tried. `differs`: the
+simulated kernel's base lacks its hook, and the real kernel has it, so that nothing is known. `off`: its loader leaves it out there (`off` of the report). `loaded`: its section does not say where it is attached."""
 
 GOOD: tuple[State, ...] = ("loaded", "attached")
-NOT_JUDGED: tuple[State, ...] = ("placeholder", "off")
-"""Neither good nor bad: nothing was tried."""
+NOT_JUDGED: tuple[State, ...] = ("placeholder", "differs", "off")
+"""Neither good nor bad: nothing was tried, or nothing could be seen."""
+_BY_CAUSE: Mapping[str, State] = {"placeholder": "placeholder", "simulation": "differs"}
 
 
 def state(program: Mapping[str, Any]) -> State:
     """How far a program came, of what an Outcome has of it."""
     if program.get("off"):
         return "off"
-    if (program.get("diagnosis") or {}).get("kind") == "placeholder":
-        return "placeholder"
+    if (known := _BY_CAUSE.get((program.get("diagnosis") or {}).get("kind", ""))) is not None:
+        return known
     if not program["loaded"]:
         return "not loaded"
     if program["attached"] is None:
@@ -197,6 +199,8 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outc
     version, lines = target.kernel.version, SourceLines(info.data)
     programs, maps = diagnosis.explain(answer["programs"], answer.get("maps", {}), version, target.arch, lines)
     error = (answer.get("error") or {}).get("text")
+    if (differing := simulated.difference(target)) is not None:
+        programs = differing.marked(programs)
     cause = diagnosis.of_opening(error, version, target.arch) if error else None
     if splat is not None:
         error = f"{splat.kind}: {splat.title}"

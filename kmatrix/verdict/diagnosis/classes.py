@@ -41,6 +41,7 @@ CLASSES: Mapping[str, str] = {
     "symbol": "the kernel has no such function, or it may not be traced",
     "tracepoint": "the kernel has no such tracepoint",
     "file": "a program that is probed is not there, or has no such function",
+    "simulation": "the real kernel has the hook, and the base of the simulated one lacks it",
     "placeholder": "the section names a target that the loader replaces",
     "one-of": "no form of a group of programs can run",
     "target": "an extension of a program that is not in the same object",
