@@ -58,6 +58,7 @@ _LINKS = {row.name: row for row in LINK_TYPES}
 _PROGRAMS_IN_MAPS: Mapping[int, Version] = {14: (5, 8), 25: (5, 8), 16: (5, 9)}
 """Maps of devices and CPUs, and since when a program may stand in their entries (which are twice as long then): fbee97feed9b, 9216477449f3."""
 
+_ENUMERATOR = re.compile(rb"\0BPF_((?:FUNC|MAP_TYPE)_\w+)(?=\0)")
 _NEGATIVE = re.compile(rb"[\x80-\xff]")
 
 
@@ -195,6 +196,19 @@ class Past:
         "link": _hides_link,
         "insn": _hides_insn,
     }
+
+    def without_names(self, types: bytes) -> bytes:
+        """The kernel's BTF without the enumerators of the helpers and map types that are out of sight, for which CO-RE tests.
+
+        They are there by another name of the same length, so that every number stays what it is.
+        """
+        gone = {f"FUNC_{row.name}" for row in HELPERS if self.hides("helper", row)}
+        gone |= {f"MAP_TYPE_{row.name.upper()}" for row in MAP_TYPES if self.hides("map", row)}
+
+        def renamed(found: re.Match[bytes]) -> bytes:
+            return b"\0GONE" + found[0][5:] if found[1].decode() in gone else found[0]
+
+        return _ENUMERATOR.sub(renamed, types) if gone else types
 
     # -- maps ----------------------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from typing import Any
 from . import bpf, kernel, libbpf
 from .memory import read_memory, write_memory
 from .past import EINVAL, ENOENT, Past
-from .table_hidden import BTF_FOLDER
+from .table_hidden import BTF_FOLDER, TRACEFS
 from .table_uapi import COMMAND_COUNT, PROG_LOAD
 
 Job = tuple[Callable[[], Any], "queue.SimpleQueue[tuple[Any, BaseException | None]]"]
@@ -54,7 +54,6 @@ SHELF = f"{SCRATCH}/modules"
 CONFIG = "/proc/config.gz"
 """The configuration is the base's: no older kernel had it."""
 RELEASE_FILES = ("/proc/sys/kernel/osrelease", "/proc/version")
-TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 PMUS = ("kprobe", "uprobe")
 
 _local = threading.local()
@@ -402,8 +401,8 @@ def _cover(past: Past, real: _Real) -> None:
             _mount(f"{SCRATCH}/nothing", path, None, MS_BIND)
             _mount("none", path, None, MS_REMOUNT | MS_BIND | MS_RDONLY)
     _cover_tracepoints(past)
-    if "btf_modules" in past.hidden and "btf" not in past.hidden and os.path.isdir(BTF_FOLDER):
-        _only_vmlinux()
+    if "btf" not in past.hidden and os.path.isdir(BTF_FOLDER):
+        _cover_btf(past)
     if past.release is not None:
         release = _text(real.uts.raw, 2)
         _write("osrelease", past.release + "\n")
@@ -428,13 +427,14 @@ def _text(uts: bytes, field: int) -> str:
     return uts[field * UTS_FIELD : (field + 1) * UTS_FIELD].split(b"\0", 1)[0].decode()
 
 
-def _only_vmlinux() -> None:
-    """The kernel's own BTF without its modules'."""
-    kept = f"{SCRATCH}/vmlinux"
-    with open(kept, "wb"):
-        pass
-    _mount(f"{BTF_FOLDER}/vmlinux", kept, None, MS_BIND)
-    _mount("none", BTF_FOLDER, "tmpfs", 0, "size=4k")
-    with open(f"{BTF_FOLDER}/vmlinux", "wb"):
-        pass
+def _cover_btf(past: Past) -> None:
+    """The kernel's own BTF without the names of what is hidden, and without its modules' where those are."""
+    with open(f"{BTF_FOLDER}/vmlinux", "rb") as file:
+        types = file.read()
+    with open(kept := f"{SCRATCH}/vmlinux", "wb") as file:
+        file.write(past.without_names(types))
+    if "btf_modules" in past.hidden:
+        _mount("none", BTF_FOLDER, "tmpfs", 0, "size=4k")
+        with open(f"{BTF_FOLDER}/vmlinux", "wb"):
+            pass
     _mount(kept, f"{BTF_FOLDER}/vmlinux", None, MS_BIND)

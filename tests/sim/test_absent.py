@@ -77,6 +77,17 @@ def test_the_folders_to_cover_are_groups_and_single_tracepoints(tmp_path: Path) 
     assert PAST.absent.folders(str(tmp_path)) == [f"{tmp_path}/new", f"{tmp_path}/old/c"]
 
 
+def test_the_kernels_types_do_not_name_what_is_hidden() -> None:
+    types = (
+        b"\0\xff\0BPF_FUNC_ringbuf_output\0BPF_FUNC_map_lookup_elem\0BPF_FUNC_check_mtu\0BPF_MAP_TYPE_RINGBUF\0BPF_MAP_TYPE_HASH\0"
+    )
+    seen = PAST.without_names(types)
+    assert seen.split(b"\0") == types.replace(b"BPF_FUNC_ring", b"GONEFUNC_ring").replace(b"BPF_FUNC_ch", b"GONEFUNC_ch").replace(
+        b"BPF_MAP_TYPE_RING", b"GONEMAP_TYPE_RING"
+    ).split(b"\0")
+    assert Past({}).without_names(types) == types
+
+
 def _failed(section: str, kind: str) -> dict[str, object]:
     return {"section": section, "diagnosis": {"kind": kind, "where": "x @ y.c:1"}}
 
