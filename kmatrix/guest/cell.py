@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-from . import contents, contract, kernel, limit, load, loader, observe, simulate, sinks, trigger
-from .cell_facts import Again, AttemptReport, CellFacts, Inventory, TriggerReport
+from . import contents, contract, effort, kernel, limit, load, loader, observe, simulate, sinks, trigger
+from .cell_facts import Again, AttemptReport, CellFacts, EffortReport, Inventory, TriggerReport
 from .child import Child
 from .events import Sorter
 from .library import DEFAULT
@@ -104,7 +104,18 @@ def run(request: Request, probed: Probed) -> Facts:
         elif not pulled["ok"]:
             with clock("trigger"):
                 pulled["after"] = _again(request)
+    if isinstance(running, loader.Running) and request.get("measured"):
+        with clock("effort"):
+            facts["effort"] = _effort(request, running, facts["attempts"][-1])
     return facts
+
+
+def _effort(request: Request, running: loader.Running, attempt: AttemptReport) -> dict[str, EffortReport]:
+    """What the verifier does for the programs that ran, of those that are to be measured. Nothing runs any more."""
+    loaded = [name for name, report in attempt["programs"].items() if report["loaded"]]
+    seconds = float(request.get("load_timeout", limit.SECONDS))
+    wanted = [name for name in loaded if name in request["measured"]]
+    return cast(dict[str, EffortReport], effort.measure(running.contract, wanted, seconds, among=loaded))
 
 
 def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loader.Running | None:

@@ -280,11 +280,13 @@ class _Cell:
 
 def _patience(collector: Collector) -> float:
     """Seconds that the guest may take: the trigger (twice, where the first fails), the events, its own loader's start and stop (or
-    the verifier's limit, once a variant and once an optional program), and a margin for load and attach."""
+    the verifier's limit, once a variant and once an optional program, and twice for a program that is measured), and a margin for
+    load and attach."""
     if collector.loader is not None:
         own = collector.loader.ready_timeout + collector.loader.stop_timeout
     else:
         tries = len(collector.variants) + sum(not program.required for program in collector.programs)
+        tries += 2 * len(collector.programs) if collector.budget is not None else 0
         own = tries * (limit.AT_MOST * collector.load_timeout + INTERRUPTION)
     often = lasts(collector.trigger.request()) if collector.trigger is not None else 0.0
     return 2 * (max(collector.timeout, TRIGGER_SECONDS) + often) + collector.timeout + own + MARGIN

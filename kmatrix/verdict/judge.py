@@ -26,6 +26,10 @@ class Verdict:
     reason: str
 
 
+_ASIDE: tuple[Failure, ...] = ("budget", "leftover")
+"""Classes of problems that say nothing of the behaviour: they count where the behaviour is as promised."""
+
+
 def table_mismatches(collector: Collector, target: Target, probe: Mapping[str, bool | None]) -> list[str]:
     """The features that matter to the collector of which the guest says otherwise than kernels.toml, as sentences."""
     return feature_mismatches(target, probe, collector.relevant_features(target.arch))
@@ -61,7 +65,7 @@ def verdict(
         return Verdict(False, "table", "; ".join(mismatches))
     if observation.variant != expectation.variant:
         return _other_variant(collector, expectation, observation, facts)
-    if observation.problems and observation.problems[0].failure != "leftover":
+    if observation.problems and observation.problems[0].failure not in _ASIDE:
         first = observation.problems[0]
         return Verdict(False, first.failure, _and_more(first.text, observation.problems))
     drift = _degradation_drift(expectation, observation)
@@ -71,7 +75,8 @@ def verdict(
         wanted = repr(expectation.message) if expectation.message is not None else " or ".join(sorted(expectation.missing))
         return Verdict(False, "worse", f"the refusal does not name what is missing ({wanted}): {facts['refusal']}")
     if observation.problems:
-        return Verdict(False, "leftover", _and_more(observation.problems[0].text, observation.problems))
+        first = observation.problems[0]
+        return Verdict(False, first.failure, _and_more(first.text, observation.problems))
     if observation.behaviour != expectation.behaviour:
         return _rank_verdict(expectation, observation)
     return Verdict(True, None, _account(collector, expectation, facts))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kmatrix.matrix.parameters import feature, leaves
+from kmatrix.verdict.budget import judge_budget
 from kmatrix.verdict.events import judge_events
 from kmatrix.verdict.expectation import needs_of
 from kmatrix.verdict.failure import Facts, Problem
@@ -71,7 +72,8 @@ def observed(collector: Collector, target: Target, facts: Facts) -> Observation:
     if not problems:
         behaviour = "partial" if variant.behaviour == "full" and degradations else variant.behaviour
     left = [problem for problem in _loader_problems(facts) if problem.failure == "leftover"]
-    return Observation(behaviour, running, frozenset(degradations), (*problems, *left, *strays))
+    over = judge_budget(collector, target.kernel.version, facts)  # what it does is as promised all the same
+    return Observation(behaviour, running, frozenset(degradations), (*problems, *over, *left, *strays))
 
 
 _EXHAUSTED = (errno.EPERM, errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENOSPC)
