@@ -12,11 +12,13 @@ from kmatrix.host.errors import InputError
 from kmatrix.manifest import schema
 from kmatrix.manifest.collector import Collector
 from kmatrix.matrix.load import load_matrix
+from kmatrix.report.page.model import Table
+from kmatrix.report.page.story import story
 from kmatrix.verdict.budget import judge_budget
 from kmatrix.verdict.expectation import expected
 from kmatrix.verdict.judge import Verdict, verdict
 from kmatrix.verdict.observation import observed
-from tests.unit.facts import PIN, demo, good, manifest
+from tests.unit.facts import PIN, demo, good, manifest, record
 
 SHARE_OF_INSNS = re.escape('write a share of the limit, such as "80%", or a number of instructions from 1 to 999999')
 SHARE_OF_STACK = re.escape('write a share of the limit, such as "90%", or a number of bytes from 1 to 511')
@@ -151,3 +153,10 @@ def test_a_cell_above_its_budget() -> None:
     assert _verdict(collector, facts)[1].failure == "silent"
     without = good(collector, "ring", absent=("field:open.cgroup_id",)) | {"effort": facts["effort"]}
     assert _verdict(collector, without)[1].failure == "worse"
+
+
+def test_the_story_of_a_cell_has_the_numbers() -> None:
+    efforts = {"enter": _report(65_536, "64+32", ""), "other": NOT_ALONE}
+    told = story(record(facts={"release": "4.14.67", "attempts": [], "effort": efforts}), Path("/nowhere"))
+    (table,) = [part for step in told for part in step.parts if isinstance(part, Table)]
+    assert table.rows == [("enter", "65,536", "50.00%", "96", "18.75%"), ("other", "not measured", "", "", "")]
