@@ -31,12 +31,12 @@ from kmatrix.runs.loader_files import LoaderFile
 from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.runs.request import LOADER_FOLDER, request
 from kmatrix.verdict.diagnosis import causes, has_failed
-from kmatrix.verdict.expectation import Expectation, expected
+from kmatrix.verdict.expectation import Expectation, expected, only_warns
 from kmatrix.verdict.expectation import undeclared as undeclared_features
 from kmatrix.verdict.judge import Verdict, verdict
 from kmatrix.verdict.observation import Observation, observed
 from kmatrix.vm.console import Splat
-from kmatrix.vm.errors import GuestError, KernelDied
+from kmatrix.vm.errors import GuestError, KernelDied, KernelFails
 from kmatrix.vm.machine import Machine
 
 TRIGGER_SECONDS = 10.0
@@ -145,10 +145,17 @@ class _Cell:
         """The record of the cell; raises InfraError where the machine room fails."""
         self.room.spec(self.target)  # fetching and building is not the cell's time
         self.versions = self.room.versions(self.target)
-        question = {**question, "found": self._look_up()}
-        self.stages["prepare"] = time.monotonic() - self.start
-        with self._own_console() as console:
-            self._ask(question, console)
+        try:
+            question = {**question, "found": self._look_up()}
+            self.stages["prepare"] = time.monotonic() - self.start
+            with self._own_console() as console:
+                self._ask(question, console)
+        except KernelFails as error:
+            if not only_warns(self.collector, self.target):
+                raise
+            self.splat = (
+                error.message
+            )  # a coming kernel that does not come up is news of that kernel, and no trouble of this machine
         if self.facts is not None:
             self.stages |= self.facts["timings"]
             _loader_started(self.collector, self.facts)
@@ -274,6 +281,7 @@ class _Cell:
             versions=self.versions,
             expectation=_plain(self.expectation),
             causes=self._causes(),
+            warning=not verdict.ok and verdict.failure != "infra" and only_warns(self.collector, self.target),
             simulated=self.target.simulated.account(self.target.arch) if self.target.simulated is not None else None,
         )
 
@@ -307,7 +315,7 @@ def _machine(room: MachineRoom, target: Target, console: Path) -> Iterator[tuple
         try:
             ready = stack.enter_context(room.machine(target, console))
         except KernelDied as death:
-            raise InfraError(
+            raise KernelFails(
                 f"the kernel does not come up: {_said(death.splat)}",
                 where=str(target),
                 fix=f"kmatrix shell {target.kernel.name} --arch {target.arch} --console --cold",

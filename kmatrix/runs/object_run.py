@@ -76,8 +76,17 @@ class Outcome:
     """What loaded it."""
     loader: str = ""
     """The same with its version: `libbpf 1.5`, `cilium/ebpf 0.11.0`."""
+    moving: bool = False
+    """Whether the kernel's name moves on to newer releases: what fails there warns of what comes."""
+    release: str = ""
+    """What uname says there; empty where the kernel was not had."""
     one_of: Sequence[Mapping[str, Any]] = ()
     """Of each group of forms: `forms`, `ran` (None: none could), `why` not the others."""
+
+    @property
+    def warns(self) -> bool:
+        """Whether what is not good there is a warning of what comes, and fails nothing."""
+        return self.moving and not self.infra and not self.good
 
     @property
     def good(self) -> bool:
@@ -130,7 +139,7 @@ def run(
             how = _How(programs, load_timeout, (contracts or {}).get(info.path), library, built.get(target.arch))
             return _try(info, target, room, how)
         except KernelDied as error:
-            return Outcome(str(target), _account(target), error=str(error))
+            return Outcome(str(target), _account(target), error=str(error), moving=target.kernel.real.moving)
         except (InfraError, GuestError) as error:
             return Outcome(str(target), _account(target), error=str(error), infra=True)
 
@@ -209,6 +218,8 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outc
         together=bool(answer.get("together", True)),
         library=how.library,
         loader=loader,
+        moving=target.kernel.real.moving,
+        release=room.spec(target).kernel.release,
         one_of=answer.get("one_of", ()),
     )
 
