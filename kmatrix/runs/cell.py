@@ -140,6 +140,7 @@ class _Cell:
         self.splat: str | None = None
         self.console: Path | None = None
         self.versions: Mapping[str, str] = {}
+        self.warned: tuple[str, ...] = ()
 
     def run(self, question: Mapping[str, Any]) -> Record:
         """The record of the cell; raises InfraError where the machine room fails."""
@@ -200,6 +201,7 @@ class _Cell:
         with _machine(self.room, self.target, console) as (vm, probe):
             self.probe = {**probe, **{part: {**probe.get(part, {}), **more} for part, more in self.extra.items()}}
             self.stages["restore"] = time.monotonic() - mark
+            self.warned = self.room.boot_warnings(self.target)
             try:
                 self._bring_files(vm)
                 self.facts = cast(CellFacts, vm.call("cell", question, now=time.time(), timeout=_patience(self.collector)))
@@ -281,6 +283,7 @@ class _Cell:
             versions=self.versions,
             expectation=_plain(self.expectation),
             causes=self._causes(),
+            boot_warnings=self.warned,
             warning=not verdict.ok and verdict.failure != "infra" and only_warns(self.collector, self.target),
             simulated=self.target.simulated.account(self.target.arch) if self.target.simulated is not None else None,
         )

@@ -24,6 +24,7 @@ from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.selection import DEFAULT_SET, STORE, Matrix
 from kmatrix.vm import accel as accelerators
 from kmatrix.vm import guest_image, virtme
+from kmatrix.vm.console import boot_warnings
 from kmatrix.vm.errors import GuestError, KernelDied, KernelFails
 from kmatrix.vm.launch import boot
 from kmatrix.vm.machine import Machine
@@ -81,6 +82,11 @@ def _config(path: Path | None) -> dict[str, str] | None:
     return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE))
 
 
+def _boot_of(spec: VmSpec) -> tuple[object, ...]:
+    """What decides on what a kernel says at boot."""
+    return spec.kernel.digest, spec.arch, spec.cmdline, spec.simulate
+
+
 _SPARE_MIB = 64
 """Memory of a VM that maps may take and leave it room to work."""
 _MOST_MIB = 4096
@@ -125,6 +131,7 @@ class MachineRoom:
     reporter: Reporter = field(default_factory=Quiet)
     _specs: dict[str, VmSpec] = field(default_factory=dict, repr=False)
     _found: dict[tuple[object, ...], dict[str, Finding]] = field(default_factory=dict, repr=False)
+    _warned: dict[tuple[object, ...], tuple[str, ...]] = field(default_factory=dict, repr=False)
     _accels: dict[Arch, accelerators.Accel] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -253,11 +260,18 @@ class MachineRoom:
             spec = shape.of(spec)
         if self.cold or (shape is not None and shape.cmdline):
             with self._up(target, lambda: boot(spec, console=console, serial=serial, carried=carried)) as vm:
+                self._warned.setdefault(_boot_of(spec), boot_warnings(vm.console_text()))
                 yield vm, vm.call("probe", timeout=60) if carried is None else {}
         else:
             snapshot = self._up(target, lambda: SnapshotStore().get(spec, reporter=self.reporter))
+            if _boot_of(spec) not in self._warned:
+                self._warned[_boot_of(spec)] = boot_warnings(snapshot.console_text)
             with snapshot.restore(console=console, serial=serial, carried=carried) as vm:
                 yield vm, snapshot.probe
+
+    def boot_warnings(self, target: Target) -> tuple[str, ...]:
+        """What the target's kernel warned of when the machine that was last used booted; empty where none was."""
+        return self._warned.get(_boot_of(self.spec(target)), ())
 
     def _up(self, target: Target, start: Callable[[], T]) -> T:
         """What `start` boots; where it does not come up because the kernel in the store was damaged, an error that says so."""
