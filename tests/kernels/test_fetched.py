@@ -18,7 +18,7 @@ from kmatrix.matrix.kernel import SourceSpec
 from kmatrix.vm import VmSpec, boot, guest_image
 
 from .fabricate import Served, Signer, deb, kernel
-from .publish import Registry, layer, rpm
+from .publish import MODULES, Registry, layer, rpm, rpm_repository
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +89,24 @@ def test_ci_kernels_image(store: KernelStore, tmp_path: Path, images: Registry, 
 def test_signed_rpms(
     store: KernelStore, tmp_path: Path, web: Served, signer: Signer, original: Callable[[Arch], KernelEntry]
 ) -> None:
-    """kernel-core and kernel-modules, as in RHEL and its kin."""
+    """RHEL 9's repository: kernel-core, kernel-modules-core and kernel-modules, packed with zstd as their list is, and modular metadata."""
     entry = original("x86_64")
     assert entry.config is not None
-    tree = f"lib/modules/{entry.release}"
+    tree, packages = f"lib/modules/{entry.release}", tmp_path / "web/os/Packages"
+    packages.mkdir(parents=True)
     core = {f"{tree}/vmlinuz": entry.image.read_bytes(), f"{tree}/config": entry.config.read_bytes()}
-    files = [
-        rpm(tmp_path / "web", "kernel-core", core, version="6.1.0", signer=signer),
-        rpm(tmp_path / "web", "kernel-modules", module_files(entry), version="6.1.0", payload="w1.xzdio", signer=signer),
-    ]
-    urls = tuple(f"{web.uri}/{file.name}" for file in files)
-    fetched = fetch_and_boot(store, "x86_64", tmp_path, SourceSpec("package", options={"url": urls, "key": (str(signer.keyring),)}))
+    modules = module_files(entry)
+    some = {name: data for name, data in modules.items() if "/fs/" in name}
+    rest = {name: data for name, data in modules.items() if name not in some}
+    for name, files in {"kernel-core": core, "kernel-modules-core": some, "kernel-modules": rest}.items():
+        rpm(packages, name, files, version="6.1.0", payload="w1.zstdio", signer=signer)
+    rpm_repository(tmp_path / "web/os", zst=True, modules=MODULES)
+    options = {
+        "repository": f"{web.uri}/os/",
+        "packages": ("kernel-core", "kernel-modules-core", "kernel-modules"),
+        "key": (str(signer.keyring),),
+    }
+    fetched = fetch_and_boot(store, "x86_64", tmp_path, SourceSpec("package", options=options))
     assert {artifact["trust"] for artifact in fetched.source["artifacts"]} == {"the package's own signature"}
 
 
