@@ -25,7 +25,7 @@ from kmatrix.objects import compiled
 from kmatrix.objects.derived import derived
 from kmatrix.objects.described import described
 from kmatrix.objects.source_lines import SourceLines
-from kmatrix.runs import cell_records, library, loader_files
+from kmatrix.runs import cell_records, external_btf, library, loader_files
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.loader_files import LoaderFile
 from kmatrix.runs.machine_room import MachineRoom
@@ -194,15 +194,19 @@ class _Cell:
         self.target = self.target.knowing(self.collector.defined, {name: found[name] for name in undeclared})
         self.expectation = expected(self.collector, self.target, self.room.matrix)
         own = {name: self.target.has(name) for name in self.collector.defined}
+        if self.target.kernel.btf is not None:
+            found["btf"] = True
         return found | {name: there for name, there in own.items() if there is not None}
 
     def _ask(self, question: Mapping[str, Any], console: Path) -> None:
         mark = time.monotonic()
         with _machine(self.room, self.target, console) as (vm, probe):
+            probe = external_btf.known(probe, self.target)
             self.probe = {**probe, **{part: {**probe.get(part, {}), **more} for part, more in self.extra.items()}}
             self.stages["restore"] = time.monotonic() - mark
             self.warned = self.room.boot_warnings(self.target)
             try:
+                external_btf.bring(vm, self.target)
                 self._bring_files(vm)
                 self.facts = cast(CellFacts, vm.call("cell", question, now=time.time(), timeout=_patience(self.collector)))
                 trouble = vm.splat()

@@ -22,6 +22,7 @@ from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
 from kmatrix.objects.memory import map_bytes
 from kmatrix.objects.source_lines import SourceLines
+from kmatrix.runs import external_btf
 from kmatrix.runs.cell import INTERRUPTION, MARGIN
 from kmatrix.runs.library import bring, obtain
 from kmatrix.runs.machine_room import MachineRoom
@@ -189,6 +190,7 @@ class _How:
 def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outcome:
     contract, load_timeout = how.contract, how.load_timeout
     with scratch_console(f"run-{target}") as console, room.machine(target, console, room_for=_map_bytes(info, contract)) as (vm, _):
+        external_btf.bring(vm, target)
         loader = bring(vm, how.library, how.built)
         answer = vm.call(
             "object",
