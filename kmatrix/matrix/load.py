@@ -8,7 +8,7 @@ from pathlib import Path
 from kmatrix.host import paths
 from kmatrix.host.errors import InputError
 from kmatrix.host.toml import nearest_above, read_toml
-from kmatrix.matrix import lockfile
+from kmatrix.matrix import lockfile, tried
 from kmatrix.matrix.lockfile import Lock
 from kmatrix.matrix.parameters import Definitions
 from kmatrix.matrix.schema import Document, definitions, parse
@@ -24,11 +24,18 @@ def load_matrix(start: Path | None = None, *, file: Path | None = None) -> Matri
     The user's is `file` if given, else the kernels.toml nearest above `start` (the current directory). Raises InputError.
     """
     shipped_path = paths.data(KERNELS_FILE)
-    documents = [Document(str(shipped_path), read_toml(shipped_path))]
     own = own_kernels_file(start, file=file)
-    if own is not None:
-        documents.append(Document(str(own), read_toml(own)))
+    files = [shipped_path, *([own] if own is not None else [])]
+    rows = [row for path in _tried_files(files, start) for row in tried.parse(read_toml(path), str(path))]
+    documents = [Document(str(path), tried.applied(read_toml(path), rows)) for path in files]
     return replace(parse(*documents), lock=read_lock(lock_path(start, file=file)))
+
+
+def _tried_files(files: list[Path], start: Path | None) -> list[Path]:
+    """Every tried.toml that counts: beside a kernels.toml, and the nearest above `start`."""
+    near = nearest_above(start or Path.cwd(), tried.TRIED_FILE)
+    found = [*map(tried.beside, files), *([near] if near is not None else [])]
+    return [path for path in {path.resolve(): path for path in found}.values() if path.is_file()]
 
 
 def own_kernels_file(start: Path | None = None, *, file: Path | None = None) -> Path | None:

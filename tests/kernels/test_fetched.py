@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from kmatrix import kernels
+from kmatrix.cli import cli
 from kmatrix.fetch.archive import zstd
 from kmatrix.host.progress import Quiet
 from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.matrix.kernel import SourceSpec
+from kmatrix.matrix.load import load_matrix
 from kmatrix.vm import VmSpec, boot, guest_image
 
 from .fabricate import Served, Signer, deb, kernel
@@ -110,10 +114,8 @@ def test_signed_rpms(
     assert {artifact["trust"] for artifact in fetched.source["artifacts"]} == {"the package's own signature"}
 
 
-def test_a_mainline_build(
-    store: KernelStore, tmp_path: Path, web: Served, signer: Signer, original: Callable[[Arch], KernelEntry]
-) -> None:
-    """Image and modules in two packages packed with zstd, for arm64."""
+def test_a_mainline_build(tmp_path: Path, web: Served, signer: Signer, original: Callable[[Arch], KernelEntry]) -> None:
+    """Image and modules in two packages packed with zstd, for arm64; `kmatrix kernels try` fetches, boots and probes it, and says what came."""
     entry = original("arm64")
     folder = tmp_path / "web/v6.1.9/arm64"
     folder.mkdir(parents=True)
@@ -128,5 +130,26 @@ def test_a_mainline_build(
         sums += f"{hashlib.sha256(data).hexdigest()}  {name}\n"
     (folder / "CHECKSUMS").write_text(sums)
     (folder / "CHECKSUMS.gpg").write_bytes(signer.detached(sums.encode()))
-    options = {"url": (f"{web.uri}/",), "series": "6.1", "key": (str(signer.keyring),)}
-    fetch_and_boot(store, "arm64", tmp_path, SourceSpec("mainline", options=options))
+    listed = f'{{ kind = "mainline", url = "{web.uri}/", series = "6.1", key = "{signer.keyring}", untried = true }}'
+    gone = f'{{ kind = "mainline", url = "{web.uri}/gone/", series = "6.1", key = "{signer.keyring}", untried = true }}'
+    declared = tmp_path / "kernels.toml"
+    declared.write_text(f"""
+schema = 1
+[kernels.theirs]
+version = "6.1"
+features = {{ fentry = true }}
+config = {{ FPROBE = false }}
+sources = [{listed}, {gone}]
+""")
+    assert [spec.untried for spec in load_matrix(file=declared).kernels["theirs"].sources] == [True, True]
+    done = CliRunner().invoke(cli, ["kernels", "try", "theirs-arm64", "--kernels-file", str(declared), "--json"])
+    assert done.exit_code == 1  # one source is gone
+    good, bad = json.loads(done.stdout)
+    assert (good["good"], good["release"], good["differs"]) == (True, entry.release, {"fentry": False})
+    assert {"btf", "ringbuf"} <= set(good["features"])
+    assert (bad["good"], bad["stage"]) == (False, "fetch")
+    assert "404" in bad["error"]
+    # On arm64 it has been tried, and on x86_64 it has not.
+    assert [(spec.arches, spec.untried) for spec in load_matrix(file=declared).kernels["theirs"].sources] == [
+        (("arm64",), False), (("x86_64",), True), (("x86_64", "arm64"), True),
+    ]  # fmt: skip
