@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from kmatrix.host import paths
 from kmatrix.host.errors import InputError
-from kmatrix.host.toml import nearest_above, read_toml
-from kmatrix.matrix import lockfile, tried
+from kmatrix.host.parsed import parsed
+from kmatrix.host.toml import nearest_above, parse_toml, read_file, read_toml
+from kmatrix.matrix import lockfile
 from kmatrix.matrix.lockfile import Lock
 from kmatrix.matrix.parameters import Definitions
-from kmatrix.matrix.schema import Document, definitions, parse
 from kmatrix.matrix.selection import Matrix
 
 KERNELS_FILE = "kernels.toml"
 LOCK_FILE = "kernels.lock"
+TRIED_FILE = "tried.toml"
 
 
 def load_matrix(start: Path | None = None, *, file: Path | None = None) -> Matrix:
@@ -26,15 +28,25 @@ def load_matrix(start: Path | None = None, *, file: Path | None = None) -> Matri
     shipped_path = paths.data(KERNELS_FILE)
     own = own_kernels_file(start, file=file)
     files = [shipped_path, *([own] if own is not None else [])]
-    rows = [row for path in _tried_files(files, start) for row in tried.parse(read_toml(path), str(path))]
-    documents = [Document(str(path), tried.applied(read_toml(path), rows)) for path in files]
-    return replace(parse(*documents), lock=read_lock(lock_path(start, file=file)))
+    return replace(_matrix_of(files, _tried_files(files, start)), lock=read_lock(lock_path(start, file=file)))
+
+
+def _matrix_of(files: Sequence[Path], of_tried: Sequence[Path]) -> Matrix:
+    def read() -> Matrix:
+        from kmatrix.matrix import tried  # here, and not above: a run whose files are known needs none of it
+        from kmatrix.matrix.schema import Document, parse
+
+        rows = [row for path in of_tried for row in tried.parse(parse_toml(texts[path], path), str(path))]
+        return parse(*(Document(str(path), tried.applied(parse_toml(texts[path], path), rows)) for path in files))
+
+    texts = {path: read_file(path) for path in (*files, *of_tried)}
+    return parsed("matrix", [part for path, text in texts.items() for part in (str(path).encode(), text)], read)
 
 
 def _tried_files(files: list[Path], start: Path | None) -> list[Path]:
     """Every tried.toml that counts: beside a kernels.toml, and the nearest above `start`."""
-    near = nearest_above(start or Path.cwd(), tried.TRIED_FILE)
-    found = [*map(tried.beside, files), *([near] if near is not None else [])]
+    near = nearest_above(start or Path.cwd(), TRIED_FILE)
+    found = [*(path.with_name(TRIED_FILE) for path in files), *([near] if near is not None else [])]
     return [path for path in {path.resolve(): path for path in found}.values() if path.is_file()]
 
 
@@ -46,6 +58,8 @@ def own_kernels_file(start: Path | None = None, *, file: Path | None = None) -> 
 
 def load_definitions(start: Path) -> Definitions:
     """The names for features ([features.NAME]) of the kernels.toml nearest above `start`. Raises InputError."""
+    from kmatrix.matrix.schema import Document, definitions
+
     own = nearest_above(start, KERNELS_FILE)
     return definitions(Document(str(own), read_toml(own))) if own is not None else {}
 
@@ -64,7 +78,16 @@ def lock_path(start: Path | None = None, *, file: Path | None = None) -> Path:
 
 def read_lock(path: Path) -> Lock | None:
     """The kernels.lock at `path`; None where there is none. Raises InputError."""
-    return lockfile.parse(read_toml(path), path=path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    text = read_file(path)
+
+    def read() -> Lock:
+        from kmatrix.matrix import lock_schema
+
+        return lock_schema.parse(parse_toml(text, path), path=path)
+
+    return parsed("lock", (str(path).encode(), text), read)
 
 
 def write_lock(made: Lock) -> None:

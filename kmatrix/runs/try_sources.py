@@ -39,7 +39,7 @@ class Trial:
 
 def trials(targets: Iterable[Target], *, build: bool = True) -> list[Trial]:
     """Each source that fetches, of each kernel that has an image of its own; without `build` not those that build what they fetched."""
-    known = kernels.sources()
+    known = kernels.by_kind()
     found = [
         Trial(target.kernel, target.arch, spec)
         for target in targets
@@ -64,7 +64,7 @@ def _try(trial: Trial, matrix: Matrix, store: KernelStore, how: str, reporter: R
     name, _, source = trial.key
     row = Tried(kernel=name, arch=arch, source=source, when=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), good=False)
     target = Target(kernel, arch)
-    used = kernels.sources(matrix.mirrors)[trial.source.kind]
+    used = kernels.by_kind(matrix.mirrors)[trial.source.kind]
     network.use_mirrors(matrix.mirrors)
 
     def stage(into: Path) -> StagedKernel:

@@ -64,7 +64,7 @@ def test_the_line_of_kernels() -> None:
 
     assert names("5.4", "6.12") == ["5.4", "5.10", "5.15", "6.1", "6.6", "6.12"]
     assert names("6.12", "5.4") == ["6.12", "6.6", "6.1", "5.15", "5.10", "5.4"]
-    assert names("4.9-sim", "5.10") == ["4.9-sim", "4.14", "4.14-sim", "5.4", "5.4-sim", "5.10"]
+    assert names("4.9-sim", "5.10") == ["4.9-sim", "4.14", "4.14-sim", "4.19", "5.4", "5.4-sim", "5.10"]
     with pytest.raises(InputError, match="same version"):
         names("6.1", "6.1-nobtf")
 
