@@ -21,6 +21,7 @@ from . import (
     ask,
     cell,
     command,
+    effort,
     kernel,
     libbpf,
     library,
@@ -142,6 +143,29 @@ def survey_object(
     return survey.survey(content, name, programs, load_timeout, contract=terms) | {"release": kernel.release()}
 
 
+def efforts(
+    name: str,
+    data: str,
+    programs: list[str],
+    now: float | None = None,
+    contract: dict[str, Any] | None = None,
+    load_timeout: float = limit.SECONDS,
+    lines: bool = False,
+) -> dict[str, Any]:
+    """How hard the verifier works at each of the programs (`kmatrix atlas`)."""
+    if now is not None:
+        set_time(now)
+    content = base64.b64decode(data)
+    terms = Contract(contract, content, name, lambda: probed()["features"])
+    nothing = Contract(None, warmup.nothing(), "nothing", dict)
+    found = effort.measure(terms, programs, load_timeout, lines=lines)
+    return {
+        "programs": found,
+        "nothing": effort.measure(nothing, ["nothing"], load_timeout)["nothing"],
+        "release": kernel.release(),
+    }
+
+
 _port: list[Channel] = []
 """The channel that requests come over, once there is one."""
 _probed: dict[str, dict[str, Any]] = {}
@@ -177,6 +201,7 @@ OPS: Mapping[str, Op] = {
     "stream": lambda **request: stream.run(_port[0], **request),
     "sshd": sshd.start,
     "object": survey_object,
+    "effort": efforts,
     "cell": run_cell,
     "ask": lambda questions: ask.ask(questions),
 }
