@@ -19,6 +19,9 @@ from kmatrix.matrix.kernel import Kernel, Variation, vary
 SEPARATOR = "+"
 _SIZED = {"cpus": re.compile(r"([1-9]|[1-5]\d|6[0-4])"), "mem": re.compile(r"([1-9]\d*)([MG])")}
 """Those that take a value, and what it looks like."""
+_BTF = "btf"
+_FILE = re.compile(r"\w[\w.-]*")
+"""A file's name without a folder: a target's name is part of the names of records."""
 LEAST_MIB = 160
 """The least memory in MiB of a guest: with it, 6.1 and 6.12 came up on both arches, and 20 MiB were left. With 128, 6.1 did not."""
 _MOST_MIB = 64 << 10
@@ -67,6 +70,8 @@ def under(base: Kernel, names: list[str], known: Known, *, where: str) -> Kernel
 
 def _under(kernel: Kernel, text: str, known: Known, where: str) -> Kernel:
     name, equals, value = text.partition("=")
+    if name == _BTF:
+        return _with_btf(kernel, text, value, where)
     if name in _SIZED:
         match = _SIZED[name].fullmatch(value)
         if match is None:
@@ -81,7 +86,7 @@ def _under(kernel: Kernel, text: str, known: Known, where: str) -> Kernel:
             )
         return replace(kernel, memory_mib=mib)
     if name not in known or equals:
-        choices = [*known, *(f"{each}=…" for each in _SIZED)]
+        choices = [*known, *(f"{each}=…" for each in (*_SIZED, _BTF))]
         raise InputError(
             f"unknown circumstance {text!r}{did_you_mean(name, [*known, *_SIZED])}", where=where, fix=f"known: {', '.join(choices)}"
         )
@@ -92,3 +97,11 @@ def _under(kernel: Kernel, text: str, known: Known, where: str) -> Kernel:
             f"{kernel.name!r} cannot have {name}: it came with {since}", where=where, fix=f"name a kernel from {since} on"
         )
     return vary(kernel, kernel.name, chosen.variation, kernel.declared_in)
+
+
+def _with_btf(kernel: Kernel, text: str, value: str, where: str) -> Kernel:
+    """`kernel` with BTF from a file: what loads has the feature `btf`, and what the kernel itself does with BTF is as before."""
+    if not _FILE.fullmatch(value):
+        fix = "write btf=4.19.btf: the name of a file in the current folder or above it, without a folder"
+        raise InputError(f"{text!r} is no circumstance", where=where, fix=fix)
+    return replace(kernel, btf=value, overrides={**kernel.overrides, _BTF: True})

@@ -135,6 +135,8 @@ class Kernel:
     """Guest memory, where this kernel needs another amount than the default."""
     cpus: int | None = None
     """CPUs of the guest, where they are not the default."""
+    btf: str | None = None
+    """The name of a file of BTF that loaders are given, whatever the kernel shows."""
     declared_in: str = "kernels.toml"
     distribution: str | None = None
     """Whose build it is, where it is a distribution's with features ported back: its version says less of it than of an upstream kernel."""

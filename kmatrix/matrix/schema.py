@@ -48,6 +48,7 @@ class _KernelModel(Strict):
     config: dict[str, bool] = {}
     cmdline: Annotated[tuple[str, ...], Field(strict=False)] = ()
     memory: Annotated[int, Field(ge=64, le=65536)] | None = None
+    cpus: Annotated[int, Field(ge=1, le=8)] | None = None
     sources: Annotated[tuple[AnySource, ...], Field(strict=False)] = ()
 
     @field_validator("version", "as_of")
@@ -107,6 +108,7 @@ class _KernelModel(Strict):
                 "config",
                 "cmdline",
                 "memory",
+                "cpus",
                 "sources",
                 "build",
                 "cgroup",
@@ -281,6 +283,7 @@ def _kernel(name: str, entry: _KernelModel, where: str) -> Kernel:
         config=entry.config,
         cmdline=entry.cmdline,
         memory_mib=entry.memory,
+        cpus=entry.cpus,
         declared_in=where,
         distribution=entry.distribution,
     )

@@ -148,6 +148,11 @@ class Matrix:
         return f"kernels: {', '.join(self.kernels)}; sets: {', '.join([*self.sets, *_words(where)])}; or >=5.8, 5.4..6.1"
 
 
+def series_of(name: str) -> str | None:
+    """The series of a point release's name: 6.1 of 6.1.172; None for any other name."""
+    return match[1] if (match := _POINT.fullmatch(name)) is not None else None
+
+
 _POINT = re.compile(r"(\d+\.\d+)\.\d+")
 
 

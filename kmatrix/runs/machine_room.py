@@ -24,7 +24,8 @@ from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.selection import DEFAULT_SET, STORE, Matrix
 from kmatrix.vm import accel as accelerators
 from kmatrix.vm import guest_image, virtme
-from kmatrix.vm.errors import GuestError, KernelDied
+from kmatrix.vm.console import boot_warnings
+from kmatrix.vm.errors import GuestError, KernelDied, KernelFails
 from kmatrix.vm.launch import boot
 from kmatrix.vm.machine import Machine
 from kmatrix.vm.snapshot import SnapshotStore
@@ -81,6 +82,11 @@ def config_of(path: Path | None) -> dict[str, str] | None:
     return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE))
 
 
+def _boot_of(spec: VmSpec) -> tuple[object, ...]:
+    """What decides on what a kernel says at boot."""
+    return spec.kernel.digest, spec.arch, spec.cmdline, spec.simulate
+
+
 _SPARE_MIB = 64
 """Memory of a VM that maps may take and leave it room to work."""
 _MOST_MIB = 4096
@@ -125,6 +131,7 @@ class MachineRoom:
     reporter: Reporter = field(default_factory=Quiet)
     _specs: dict[str, VmSpec] = field(default_factory=dict, repr=False)
     _found: dict[tuple[object, ...], dict[str, Finding]] = field(default_factory=dict, repr=False)
+    _warned: dict[tuple[object, ...], tuple[str, ...]] = field(default_factory=dict, repr=False)
     _accels: dict[Arch, accelerators.Accel] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -152,15 +159,17 @@ class MachineRoom:
         more = self.matrix.targets(others, arch) if others.strip(",") else ()
         return tuple({str(target): target for target in (*chosen, *more)}.values())
 
-    def unavailable(self, targets: Iterable[Target], *, asked: bool = False) -> dict[str, str]:
+    def unavailable(self, targets: Iterable[Target], *, asked: bool = False, fetch: bool = True) -> dict[str, str]:
         """Those of the targets whose kernel cannot be had, each with why and how to get it. Asks the store and kernels.toml.
 
         A source that builds, or that nobody has tried, counts only for kernels `asked` for by name: those are fetched now, side by side.
+        So are (where `fetch`) those that move on: a mirror need not have what comes, and then a run goes on without.
         """
         chosen = {str(target): target for target in targets}
         lock, mirrors, store = self.matrix.lock, self.matrix.mirrors, self.store
         reasons = {name: kernels.availability(t.kernel, t.arch, store, lock=lock, mirrors=mirrors) for name, t in chosen.items()}
         missing = {name: reason for name, reason in reasons.items() if reason is not None}
+        tried: list[Target] = []
         if asked:
             tried = [
                 chosen[name]
@@ -168,13 +177,15 @@ class MachineRoom:
                 if kernels.availability(chosen[name].kernel, chosen[name].arch, store, lock=lock, mirrors=mirrors, asked=True)
                 is None
             ]
-            found = kernels.obtain_all(tried, store, reporter=self.reporter, mirrors=self.matrix.mirrors, lock=lock)
-            for target, result in found:
-                if isinstance(result, KmatrixError):
-                    fix = f"\n    fix: {result.fix}" if "\n" in result.message else f"; {result.fix}"
-                    missing[str(target)] = result.message + (fix if result.fix else "")
-                else:
-                    del missing[str(target)]
+        elif fetch:
+            coming = [t for name, t in chosen.items() if name not in missing and t.kernel.real.moving]
+            tried = [t for t in coming if kernels.find(t.kernel, t.arch, store, lock) is None]
+        for target, result in kernels.obtain_all(tried, store, reporter=self.reporter, mirrors=mirrors, lock=lock) if tried else ():
+            if isinstance(result, KmatrixError):
+                fix = f"\n    fix: {result.fix}" if "\n" in result.message else f"; {result.fix}"
+                missing[str(target)] = result.message + (fix if result.fix else "")
+            else:
+                missing.pop(str(target), None)
         return missing
 
     def spec(self, target: Target) -> VmSpec:
@@ -218,7 +229,9 @@ class MachineRoom:
             try:
                 with scratch_console(f"probe-{target}") as console, self.machine(target, console) as (vm, _):
                     answer = vm.call("facts", timeout=60 + 5 * len(missing), names=missing, config=config)
-            except (KernelDied, GuestError) as error:
+            except KernelDied as death:
+                raise KernelFails(f"the kernel dies where it is asked for its features: {death}", where=str(target)) from None
+            except GuestError as error:
                 raise InfraError(f"the features {', '.join(missing)} could not be probed: {error}", where=str(target)) from None
             known |= {name: Finding(answer["features"][name], answer["why"][name]) for name in missing}
         return {name: known[name] for name in names}
@@ -247,11 +260,18 @@ class MachineRoom:
             spec = shape.of(spec)
         if self.cold or (shape is not None and shape.cmdline):
             with self._up(target, lambda: boot(spec, console=console, serial=serial, carried=carried)) as vm:
+                self._warned.setdefault(_boot_of(spec), boot_warnings(vm.console_text()))
                 yield vm, vm.call("probe", timeout=60) if carried is None else {}
         else:
             snapshot = self._up(target, lambda: SnapshotStore().get(spec, reporter=self.reporter))
+            if _boot_of(spec) not in self._warned:
+                self._warned[_boot_of(spec)] = boot_warnings(snapshot.console_text)
             with snapshot.restore(console=console, serial=serial, carried=carried) as vm:
                 yield vm, snapshot.probe
+
+    def boot_warnings(self, target: Target) -> tuple[str, ...]:
+        """What the target's kernel warned of when the machine that was last used booted; empty where none was."""
+        return self._warned.get(_boot_of(self.spec(target)), ())
 
     def _up(self, target: Target, start: Callable[[], T]) -> T:
         """What `start` boots; where it does not come up because the kernel in the store was damaged, an error that says so."""

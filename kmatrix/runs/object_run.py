@@ -19,6 +19,7 @@ from kmatrix.host.threads import results
 from kmatrix.matrix.arch import INFO
 from kmatrix.objects.memory import map_bytes
 from kmatrix.objects.source_lines import SourceLines
+from kmatrix.runs import external_btf
 from kmatrix.runs.library import bring, obtain
 from kmatrix.runs.patience import INTERRUPTION, MARGIN
 from kmatrix.verdict import diagnosis
@@ -78,8 +79,17 @@ class Outcome:
     """What loaded it."""
     loader: str = ""
     """The same with its version: `libbpf 1.5`, `cilium/ebpf 0.11.0`."""
+    moving: bool = False
+    """Whether the kernel's name moves on to newer releases: what fails there warns of what comes."""
+    release: str = ""
+    """What uname says there; empty where the kernel was not had."""
     one_of: Sequence[Mapping[str, Any]] = ()
     """Of each group of forms: `forms`, `ran` (None: none could), `why` not the others."""
+
+    @property
+    def warns(self) -> bool:
+        """Whether what is not good there is a warning of what comes, and fails nothing."""
+        return self.moving and not self.infra and not self.good
 
     @property
     def good(self) -> bool:
@@ -132,7 +142,7 @@ def run(
             how = _How(programs, load_timeout, (contracts or {}).get(info.path), library, built.get(target.arch))
             return _try(info, target, room, how)
         except KernelDied as error:
-            return Outcome(str(target), _account(target), error=str(error))
+            return Outcome(str(target), _account(target), error=str(error), moving=target.kernel.real.moving)
         except (InfraError, GuestError) as error:
             return Outcome(str(target), _account(target), error=str(error), infra=True)
 
@@ -182,6 +192,7 @@ class _How:
 def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outcome:
     contract, load_timeout = how.contract, how.load_timeout
     with scratch_console(f"run-{target}") as console, room.machine(target, console, room_for=_map_bytes(info, contract)) as (vm, _):
+        external_btf.bring(vm, target)
         loader = bring(vm, how.library, how.built)
         answer = vm.call(
             "object",
@@ -211,6 +222,8 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outc
         together=bool(answer.get("together", True)),
         library=how.library,
         loader=loader,
+        moving=target.kernel.real.moving,
+        release=room.spec(target).kernel.release,
         one_of=answer.get("one_of", ()),
     )
 

@@ -15,7 +15,7 @@ from kmatrix.manifest.types import BEHAVIOURS
 from kmatrix.matrix.features import FEATURES
 from kmatrix.matrix.kernel import Kernel, Target
 from kmatrix.matrix.selection import Matrix
-from kmatrix.verdict.expectation import Expectation, expected
+from kmatrix.verdict.expectation import Expectation, expected, only_warns
 from kmatrix.verdict.failure import FAILURES
 from kmatrix.verdict.judge import Verdict, verdict
 from kmatrix.verdict.observation import observed
@@ -423,3 +423,15 @@ def test_a_variants_name_does_not_name_the_missing_feature() -> None:
     assert judge(collector, target, said).failure == "worse"
     said["refusal"] = "core-ringbuf: cannot load (the kernel lacks ringbuf)"
     assert judge(collector, target, said).ok
+
+
+def test_what_moves_on_warns_unless_the_manifest_names_it() -> None:
+    def warns(kernels: str | None, *, moving: bool = True) -> bool:
+        entry = {"kernels": kernels, "behaviour": "full", "reason": "a promise"}
+        target = Target(Kernel("latest", (7, 2), moving=moving), "arm64")
+        return only_warns(demo(expect=[entry] if kernels else []), target)
+
+    assert warns(None)
+    assert warns(">=7.0")
+    assert not warns("6.1, latest")
+    assert not warns(None, moving=False)
