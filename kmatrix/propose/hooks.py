@@ -63,7 +63,7 @@ TABLE: tuple[Reach, ...] = (
         "tcp_connect",
         (
             "sys_connect", "tcp_v4_connect", "tcp_connect", "inet_stream_connect", "(security_)?socket_connect", "inet_sock_set_state", "tcp_set_state",
-            "tcp_finish_connect", "tcp_rcv_state_process", "tcp_v4_do_rcv", "tcp_rcv_established", "connect4",
+            "tcp_finish_connect", "tcp_rcv_state_process", "tcp_v4_do_rcv", "connect4",
         ),
         types=("sock_ops",),
     ),

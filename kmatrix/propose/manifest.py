@@ -21,6 +21,7 @@ from kmatrix.propose.document import Document
 from kmatrix.propose.events import write_events
 from kmatrix.propose.found import Group, check_one_collector
 from kmatrix.propose.hooks import fitting
+from kmatrix.propose.maps import unsized_maps
 from kmatrix.propose.programs import entries, forms
 from kmatrix.propose.shape import Shape
 from kmatrix.propose.variants import Way, collector_name, ways
@@ -145,18 +146,25 @@ def _variant(document: Document, way: Way, needs: Sequence[str] | None, *, first
     if way.group.left_out:
         names = ", ".join(way.group.left_out)
         document.missing(f"not among the programs below, as a loader has to be told to load them (SEC with ?): {names}")
-    choice = forms(way.group)
+    _contract(document, way)
+
+
+def _contract(document: Document, way: Way) -> None:
+    """What the loader has to choose before it loads the object."""
+    choice, unsized = forms(way.group), unsized_maps(way.group.code)
+    if not choice and not unsized:
+        return
+    document.gap()
     if choice:
-        document.gap()
-        document.guess(
-            "these are forms of the same, of which your loader takes the first that the kernel can run (docs/contract.md)"
-        )
-        document.table("[variant.contract]")
-        document.put("one_of", [form if len(form) > 1 else form[0] for form in choice] if _plain(choice) else choice)
-
-
-def _plain(choice: Sequence[Sequence[str]]) -> bool:
-    return all(len(form) == 1 for form in choice)
+        document.guess("programs in forms, of which your loader takes the first that the kernel can run (docs/contract.md)")
+    if unsized:
+        document.guess(f"sizes of {', '.join(unsized)}, which the object leaves to its loader; any will do here (docs/contract.md)")
+    document.table("[variant.contract]")
+    if choice:
+        plain = all(len(form) == 1 for form in choice)
+        document.put("one_of", [form[0] for form in choice] if plain else choice)
+    for name, sizes in unsized.items():
+        document.put(f"maps.{name}", sizes)
 
 
 def _programs(document: Document, proposal: Proposal) -> None:

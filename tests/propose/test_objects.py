@@ -102,6 +102,20 @@ def test_programs_that_are_forms_of_one_and_those_that_no_section_attaches(tmp_p
     assert any("not_by_default" in remark for remark in said.missing)
 
 
+def test_sizes_that_the_object_leaves_to_its_loader(tmp_path: Path) -> None:
+    maps = (
+        'struct { __uint(type, BPF_MAP_TYPE_HASH); __type(key, __u32); __type(value, __u64); } starts SEC(".maps");\n'
+        'struct { __uint(type, BPF_MAP_TYPE_STACK_TRACE); __uint(key_size, 4); } stacks SEC(".maps");\n'
+    )
+    compiled(tmp_path, maps + program("kprobe/do_exit", "a"))
+    contract = manifest(tmp_path).collector.variants[0].contract
+    assert contract is not None
+    assert {name: (terms.max_entries, terms.value_size) for name, terms in contract.maps.items()} == {
+        "starts": (1024, None),
+        "stacks": (1024, 1016),
+    }
+
+
 @pytest.mark.parametrize(
     ("section", "where"),
     [
