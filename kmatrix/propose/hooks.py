@@ -62,12 +62,15 @@ TABLE: tuple[Reach, ...] = (
     Reach(
         "tcp_connect",
         (
-            "sys_connect", "tcp_v4_connect", "tcp_connect", "inet_stream_connect", "(security_)?socket_connect", "inet_sock_set_state", "tcp_set_state",
+            "sys_connect", "tcp_v4_connect", "tcp_connect", "inet_stream_connect", "(security_)?socket_connect",
             "tcp_finish_connect", "tcp_rcv_state_process", "tcp_v4_do_rcv", "connect4",
         ),
         types=("sock_ops",),
     ),
-    Reach("tcp_close", ("tcp_close", "tcp_sendmsg", "tcp_recvmsg", "tcp_cleanup_rbuf", "tcp_destroy_sock")),
+    Reach(
+        "tcp_close",
+        ("inet_sock_set_state", "tcp_set_state", "tcp_close", "tcp_sendmsg", "tcp_recvmsg", "tcp_cleanup_rbuf", "tcp_destroy_sock"),
+    ),
     Reach("unix_connect", ("unix_stream_connect",)),
     Reach("unix_send", ("unix_dgram_sendmsg",)),
     Reach(
@@ -76,6 +79,8 @@ TABLE: tuple[Reach, ...] = (
         types=("sched_cls", "xdp", "cgroup_skb", "socket_filter"),
         same=("id", "query_id", "dport"),
     ),
+    Reach("udp_receive", ("udp_recvmsg", "udp_rcv", "__udp4_lib_rcv", "udp_queue_rcv_skb")),
+    Reach("udp_send", ("udp_sendmsg", "udp_send_skb")),
 )  # fmt: skip
 """The kinds of trigger that are proposed. Of two that fit equally well, the first is taken."""
 
