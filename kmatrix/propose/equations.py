@@ -74,7 +74,7 @@ def equations(kind: str, leaves: Sequence[Leaf], senders: Collection[str]) -> Eq
             checks[leaf.path] = check
             if "equals" in check.keys:
                 holds.setdefault(what, leaf.path)
-    if "pid" in found and kind == "open" and "tgid" not in found:
+    if "pid" in found and "tgid" not in found and "thread" in triggers.KINDS[kind].known.get("pid", ""):
         _told_apart(checks, holds, found)
     return Equations(_match(kind, holds), checks)
 
@@ -114,7 +114,7 @@ def _check(kind: str, what: str, leaf: Leaf, senders: Collection[str]) -> Check 
 
 
 def _told_apart(checks: dict[str, Check], holds: dict[str, str], found: Mapping[str, Leaf]) -> None:
-    """The trigger `open` opens from a second thread, whose id is not its process's: which of them a field `pid` is, its name does not tell."""
+    """A trigger that acts in a second thread, whose id is not its process's: which of them a field `pid` is, its name does not tell."""
     path = found["pid"].path
     holds.pop("pid", None)
     if "tid" in found and found["tid"].type in ("u32", "s32"):
@@ -128,6 +128,8 @@ def _match(kind: str, holds: Mapping[str, str]) -> dict[str, str]:
     """Which events are meant: of that process, and of several of its events, which."""
     who = next((name for name in ("tgid", "pid", "comm", *holds) if name in holds), None)
     apart = [name for name in holds if name in telling(kind)]
+    if not apart and "ret" in holds and any(name.endswith("_ret") for name in triggers.KINDS[kind].known):
+        apart = ["ret"]  # it does the same twice, and the second time it fails
     if kind == "dns" and apart:
         who = None
     return {holds[name]: f"known.{name}" for name in dict.fromkeys((*([who] if who else []), *apart))}

@@ -58,6 +58,14 @@ def test_a_struct_in_the_objects_is_named_and_not_listed(tmp_path: Path) -> None
     assert {f.name: f.equals for f in event.fields} == {"pid": "known.pid", "tgid": "known.tgid", "comm": "known.comm"}
 
 
+def test_a_pid_alone_may_be_the_threads_or_the_processs(tmp_path: Path) -> None:
+    alone = EVENT.replace("__u32 tgid;", "__s32 ret;").replace("event->tgid", "event->ret")
+    compiled(tmp_path, alone + program("tracepoint/syscalls/sys_enter_openat", "at_open", "return tell();"))
+    [event] = manifest(tmp_path).collector.events
+    assert event.match == {"comm": "known.comm", "ret": "known.ret"}
+    assert {f.name: f.one_of for f in event.fields if f.one_of} == {"pid": ("known.pid", "known.tgid")}
+
+
 def test_what_no_trigger_is_known_for_stays_open_and_is_valid(tmp_path: Path) -> None:
     compiled(tmp_path, EVENT + program("tracepoint/irq/irq_handler_entry", "at_irq", "return tell();"))
     said = manifest(tmp_path)
