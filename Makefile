@@ -18,7 +18,7 @@ GO_PACKAGES := golang-go golang-github-cilium-ebpf-dev
 TEST_PACKAGES := git gcc make flex bison bc libelf-dev pahole perl ccache docker-registry rpm createrepo-c gnupg chromium shellcheck
 TEST_PROGRAMS := git gcc make flex bison bc pahole perl ccache docker-registry rpmbuild createrepo_c gpg chromium shellcheck
 
-.PHONY: setup matrix test test-fast test-build check docs bench fidelity overhead collectors examples clean help
+.PHONY: setup matrix test test-fast test-build check docs bench fidelity predict-score overhead collectors examples clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -79,6 +79,9 @@ bench: setup collectors  ## how long cells and boots take
 
 fidelity: setup  ## how far simulated kernels answer as the real 4.14 and 5.4 do (which must be in the store)
 	@$(BIN)/python -m bench.fidelity $(ARGS)
+
+predict-score: setup collectors  ## what `kmatrix predict` foresees, against booted kernels; ARGS=DIR… adds objects
+	@$(BIN)/python -m bench.predict_score collectors $(ARGS)
 
 overhead: setup collectors  ## what CO-RE and the compatibility macros cost at run time; rewrites the tables of docs/overhead.md
 	@$(BIN)/python -m bench.overhead $(ARGS)

@@ -55,6 +55,19 @@ VERBS: dict[str, tuple[str, str]] = {
         "needs:command",
         "What compiled objects need of a kernel, and since which release there is such a thing.",
     ),
+    "predict": (
+        "predict:command",
+        "Say of every program of compiled objects whether it will load and attach, on each kernel of which there is a profile.",
+    ),
+    "min": ("oldest:command", "The oldest kernel that each program needs, on each arch, and what sets it."),
+    "programs": (
+        "programs:command",
+        "What compiled objects hold: programs with sections, types and sizes, maps, and what each program refers to.",
+    ),
+    "profiles": (
+        "profiles:group",
+        "Profiles of kernels: what each has for BPF programs, in a small file.",
+    ),
     "atlas": (
         "atlas:command",
         "How close the programs of compiled objects are to the verifier's limits, on every target.",

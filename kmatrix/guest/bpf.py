@@ -152,13 +152,18 @@ def functions(fd: int) -> list[int]:
 
 def run_count(ident: int) -> int | None:
     """How often the program has run since it was loaded; None where it is gone. Counted only while kernel.bpf_stats_enabled is 1."""
+    times = run_times(ident)
+    return times[1] if times is not None else None
+
+
+def run_times(ident: int) -> list[int] | None:
+    """How many nanoseconds the program has run since it was loaded, and how often; None where it is gone. Counted as `run_count`'s is."""
     try:
         fd = bpf(PROG_GET_FD_BY_ID, struct.pack("=III", ident, 0, 0))
     except OSError:
         return None
     try:
-        count: int = struct.unpack_from("=Q", _info(fd), 200)[0]
-        return count
+        return list(struct.unpack_from("=QQ", _info(fd), 192))
     finally:
         os.close(fd)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-from . import contents, contract, kernel, limit, loader, observe, simulate, sinks, trigger
+from . import contents, contract, kernel, limit, load, loader, observe, simulate, sinks, trigger
 from .cell_facts import Again, AttemptReport, CellFacts, Inventory, TriggerReport
 from .child import Child
 from .events import Sorter
@@ -142,7 +142,7 @@ def _own(request: Request, before: Inventory, facts: Facts, clock: Clock, probed
     return None
 
 
-def _child(request: Request) -> tuple[Child | None, TriggerReport | None]:
+def _child(request: Request) -> tuple[Child | trigger.Several | None, TriggerReport | None]:
     """The child that will pull the trigger, made ready before anything is loaded; or why there can be none."""
     spec = request.get("trigger")
     if not spec:
@@ -166,12 +166,23 @@ def _again(request: Request) -> Again:
 
 def _patience(request: Request) -> float:
     """Seconds that the trigger may take."""
-    return float(request["trigger"].get("timeout", max(float(request.get("timeout", 5.0)), 10.0)))
+    spec = request["trigger"]
+    return float(spec.get("timeout", max(float(request.get("timeout", 5.0)), 10.0) + trigger_kind.lasts(spec)))
 
 
-def _pull(request: Request, child: Child, facts: Facts, clock: Clock) -> None:
+def _draining(request: Request, running: loader.Running | OwnLoader) -> Callable[[], None] | None:
+    """What takes in the buffer's records while a trigger makes many: else the buffer would be full, as an agent's is not. None for one."""
+    stream, spec = running.stream, request["trigger"]
+    if stream is None or (int(spec.get("count") or 1) == 1 and not spec.get("compose")):
+        return None
+    return lambda: stream.poll(0)
+
+
+def _pull(
+    request: Request, child: Child | trigger.Several, facts: Facts, clock: Clock, meanwhile: Callable[[], None] | None = None
+) -> None:
     with clock("trigger"):
-        outcome = trigger.pull(child, _patience(request))
+        outcome = trigger.pull(child, _patience(request), meanwhile)
     facts["known"] = outcome.known
     facts["trigger"] = cast(TriggerReport, {"ok": outcome.ok, "exit": outcome.exit, "error": outcome.error, **outcome.extra})
 
@@ -180,14 +191,16 @@ DOUBT = 0.5
 """Seconds that are waited for more where every record that came ends too early to tell what it is."""
 
 
-def _watch(request: Request, child: Child | None, running: loader.Running | OwnLoader, facts: Facts, clock: Clock) -> None:
+def _watch(
+    request: Request, child: Child | trigger.Several | None, running: loader.Running | OwnLoader, facts: Facts, clock: Clock
+) -> None:
     """Pull the trigger and take in what comes, while the variant runs."""
     wanted = sinks.wanted(request, facts["running"] or "")
     # Opened before there is anything to read. What is known is the trigger's to fill in.
     trace = sinks.TracePipe(wanted[sinks.TRACE], facts["known"]) if sinks.TRACE in wanted else None
     try:
         if child is not None:
-            _pull(request, child, facts, clock)
+            _pull(request, child, facts, clock, _draining(request, running))
         attempt = facts["attempts"][-1]
         if request.get("test_runs"):
             with clock("test_run"):
@@ -205,6 +218,11 @@ def _watch(request: Request, child: Child | None, running: loader.Running | OwnL
         if places:
             with clock("events"):
                 _collect(places, float(request.get("timeout", 5.0)), facts)
+        for variant in request["variants"]:
+            if variant["name"] == facts["running"] and variant.get("drops"):
+                facts["dropped"] = sinks.counted(variant["drops"], cast(Mapping[str, Any], attempt))
+        if request.get("stress"):
+            facts["costs"] = load.costs(cast(Mapping[str, Any], attempt))
     finally:
         if trace is not None:
             trace.close()

@@ -168,6 +168,17 @@ class RunReport(TypedDict):
     error: str | None
 
 
+class Costs(TypedDict):
+    """What the variant that runs takes. None is what the kernel does not tell."""
+
+    memlock: dict[str, int | None]
+    """Of each map, in bytes."""
+    run_time: dict[str, list[int] | None]
+    """Of each program, its nanoseconds and its runs."""
+    empty: list[int] | None
+    """The same of a program that does nothing."""
+
+
 class CellFacts(TypedDict):
     """Everything that the guest reports of a cell."""
 
@@ -183,6 +194,10 @@ class CellFacts(TypedDict):
     unmatched: int
     unmatched_samples: list[Any]
     lost: int
+    dropped: NotRequired[int | None]
+    """What the programs count as dropped; None where that map could not be read."""
+    costs: NotRequired[Costs]
+    """Under stress."""
     sinks: NotRequired[dict[str, SinkReport]]
     test_runs: NotRequired[dict[str, RunReport]]
     taint: NotRequired[Taint]

@@ -28,15 +28,11 @@ def memory_hierarchy() -> str | None:
     return next((line[1] for line in fields if line[2] == "cgroup" and "memory" in line[3].split(",")), None)
 
 
-def own_memory_files() -> tuple[str, str]:
-    """What the calling process's cgroup takes of memory, and its limit: two files, in bytes. Raises OSError where it has none."""
-    with open("/proc/self/cgroup") as lines:  # one line a hierarchy: number, controllers, path; v2's has no controllers
-        paths = {controllers: path for _, controllers, path in (line.rstrip("\n").split(":", 2) for line in lines)}
-    if (root := cgroup_root()) is not None and "" in paths:
-        return f"{root}{paths['']}/memory.current", f"{root}{paths['']}/memory.max"
-    if (root := memory_hierarchy()) is not None:
-        path = next(path for controllers, path in paths.items() if "memory" in controllers.split(","))
-        return f"{root}{path}/memory.usage_in_bytes", f"{root}{path}/memory.limit_in_bytes"
+def memory_files(path: str | None) -> tuple[str, str]:
+    """What the cgroup at this path takes of memory, and its limit: two files, in bytes. Raises OSError where it has none."""
+    for current, most in (("memory.current", "memory.max"), ("memory.usage_in_bytes", "memory.limit_in_bytes")):  # v2, v1
+        if path is not None and os.path.exists(f"{path}/{most}"):
+            return f"{path}/{current}", f"{path}/{most}"
     raise OSError(errno.ENOENT, "no cgroup has memory limits here")
 
 
@@ -69,22 +65,38 @@ def cgroup_id(path: str) -> int | None:
 
 
 class Cgroup:
-    """A cgroup of its own below the root, removed at the end with whatever still runs in it. Only one of version 2 has an `id`."""
+    """A cgroup of its own below the root, removed at the end with whatever still runs in it. Only one of version 2 has an `id`.
+
+    `depth` is its level: a child of the root has 1.
+    """
 
     _count = 0
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 1) -> None:
         Cgroup._count += 1
         unified = cgroup_root()
         root = unified or memory_hierarchy()
         self.path: str | None = None
         self.id: int | None = None
+        self.parent_id: int | None = None
+        self._levels: list[str] = []
         if root is not None:
             path = f"{root}/kmatrix-{Cgroup._count}"
             with suppress(OSError):
-                os.mkdir(path)
-                self.path = path
-                self.id = cgroup_id(path) if unified is not None else None
+                self._make(path, depth)
+                self.path = self._levels[-1]
+                if unified is not None:
+                    self.id, self.parent_id = cgroup_id(self.path), cgroup_id(os.path.dirname(self.path))
+
+    def _make(self, path: str, depth: int) -> None:
+        """Make the levels, each with the memory controller where the one above has it to give."""
+        for level in range(1, depth + 1):
+            if level > 1:
+                with suppress(OSError), open(f"{path}/cgroup.subtree_control", "wb", buffering=0) as control:
+                    control.write(b"+memory")
+                path = f"{path}/level-{level}"
+            os.mkdir(path)
+            self._levels.append(path)
 
     def __enter__(self) -> Cgroup:
         return self
@@ -96,10 +108,11 @@ class Cgroup:
         """Remove the cgroup, and kill what still runs in it."""
         self.kill()
         deadline = time.monotonic() + 1
-        while self.path is not None:
+        while self._levels:
             try:
-                os.rmdir(self.path)
-                return
+                os.rmdir(self._levels[-1])
+                self._levels.pop()
+                continue
             except OSError as error:  # busy until the last member is reaped
                 if error.errno != errno.EBUSY or time.monotonic() > deadline:
                     return

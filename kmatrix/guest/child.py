@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from . import bpf
 from .cgroup import Cgroup
+from .namespaces import NAMESPACES, Surroundings, enter, numbers
 
 Known = dict[str, Any]
 
@@ -37,6 +38,8 @@ class Pipes:
 
     go: int
     say_to: int
+    cgroup: str | None = None
+    """The path of the child's cgroup."""
 
     def say(self, known: Known) -> None:
         """Add to what is known."""
@@ -55,14 +58,19 @@ class Pipes:
 
 
 class Child:
-    """A process of its own cgroup that has prepared a trigger and waits for the word to pull it."""
+    """A process of its own cgroup that has prepared a trigger and waits for the word to pull it.
+
+    `surroundings` are those of the children that are made next: what makes a child for a kind of trigger need not know of them.
+    """
+
+    surroundings = Surroundings()
 
     def __init__(self, kind: str, action: Callable[[Pipes], int]) -> None:
         self.kind = kind
-        self.cgroup = Cgroup()
+        self.cgroup = Cgroup(self.surroundings.cgroup_depth)
         self.known: Known = {"ppid": os.getpid()}
         # None where cgroup v2 is not in use: the process has no id there that an event could have.
-        self.known.update(cgroup_id=self.cgroup.id, cgroup_path=self.cgroup.path)
+        self.known.update(cgroup_id=self.cgroup.id, cgroup_parent_id=self.cgroup.parent_id, cgroup_path=self.cgroup.path)
         self.title = kind
         self.keep: socket.socket | None = None
         self.outputs: tuple[int, ...] = ()
@@ -73,7 +81,7 @@ class Child:
         self._say, say_to = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            _live(Pipes(go, say_to), self.cgroup, action)
+            _live(Pipes(go, say_to, self.cgroup.path), self.cgroup, self.surroundings, action)
         os.close(go)
         os.close(say_to)
 
@@ -83,13 +91,13 @@ class Child:
             pass
         return self._ready
 
-    def pull(self, timeout: float, *, to_the_end: bool) -> Outcome:
-        """Give the word; returns when the child says it has done it, or (`to_the_end`) has ended."""
+    def pull(self, timeout: float, *, to_the_end: bool, meanwhile: Callable[[], None] | None = None) -> Outcome:
+        """Give the word; returns when the child says it has done it, or (`to_the_end`) has ended. `meanwhile` is called now and then."""
         deadline = time.monotonic() + timeout
         outcome = Outcome(self.known)
         if self.await_ready(deadline):
             os.write(self._go, b"\n")
-            while "done" not in self.known and self._listen(deadline):
+            while "done" not in self.known and self._listen(deadline, meanwhile):
                 pass
         outcome.ok = self._error is None and (to_the_end or self.known.pop("done", False))
         if to_the_end or not outcome.ok:
@@ -101,10 +109,13 @@ class Child:
             outcome.error = f"the child ended with {outcome.exit} before it had done anything"
         return outcome
 
-    def _listen(self, deadline: float) -> bool:
+    def _listen(self, deadline: float, meanwhile: Callable[[], None] | None = None) -> bool:
         """Take in what the child says; False at its end, or at the deadline."""
-        if not select.select([self._say], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            return False
+        patience = max(0.0, deadline - time.monotonic())
+        if meanwhile is not None:
+            meanwhile()
+        if not select.select([self._say], [], [], patience if meanwhile is None else min(patience, _NOW_AND_THEN))[0]:
+            return meanwhile is not None and time.monotonic() < deadline
         piece = os.read(self._say, 65536)
         *lines, self._said = (self._said + piece).split(b"\n")
         for line in lines:
@@ -143,11 +154,18 @@ class Child:
         self.cgroup.close()
 
 
-def _live(pipes: Pipes, cgroup: Cgroup, action: Callable[[Pipes], int]) -> NoReturn:
+_NOW_AND_THEN = 0.005
+"""Seconds between two looks at what the events do meanwhile."""
+
+
+def _live(pipes: Pipes, cgroup: Cgroup, surroundings: Surroundings, action: Callable[[Pipes], int]) -> NoReturn:
     """The child's whole life."""
     status = 125
     try:
         cgroup.join()
+        if surroundings.namespaces and (parent := enter(surroundings.namespaces)):
+            pipes.say({"ppid": parent})
+        pipes.say({"ns_pid": os.getpid()} | {f"{name}_ns": number for name, number in numbers(NAMESPACES).items()})
         status = action(pipes)
     except BaseException as error:
         with suppress(OSError):

@@ -6,8 +6,9 @@ import ipaddress
 import json
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 MATCHED_CAP = 256
@@ -25,6 +26,7 @@ _BITS = re.compile(r"([us])bits\[(\d+):(\d+)\]")
 """A bit field: how many bits of its first byte are another's, and its width."""
 
 
+@cache
 def size_and_alignment(kind: str) -> tuple[int, int]:
     """Bytes of a field type, and the alignment C gives it: arrays of char 1, ipv4 (__be32) and ipv6 (struct in6_addr) 4.
 
@@ -40,20 +42,26 @@ def size_and_alignment(kind: str) -> tuple[int, int]:
     return size, size
 
 
-def _value(kind: str, raw: bytes) -> int | str:
+@cache
+def _reader(kind: str) -> Callable[[bytes], int | str]:
+    """What makes a field's value of its bytes."""
     if kind in ("ipv4", "ipv6"):
-        return str(ipaddress.ip_address(raw))
+        return lambda raw: str(ipaddress.ip_address(raw))
     if kind.startswith("char"):
-        return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
+        return lambda raw: raw.split(b"\0", 1)[0].decode("utf-8", "replace")
     if kind.startswith("bytes"):
-        return raw.hex()
+        return bytes.hex
     if bits := _BITS.fullmatch(kind):
-        width = int(bits[3])
-        value = int.from_bytes(raw, "little") >> int(bits[2]) & (1 << width) - 1
-        return value - (1 << width) if bits[1] == "s" and value >> (width - 1) else value
+        signed, skipped, width = bits[1] == "s", int(bits[2]), int(bits[3])
+
+        def bit_field(raw: bytes) -> int:
+            value = int.from_bytes(raw, "little") >> skipped & (1 << width) - 1
+            return value - (1 << width) if signed and value >> (width - 1) else value
+
+        return bit_field
     code = _NUMBERS[kind]
-    number: int = struct.unpack(code if code.startswith(">") else "<" + code, raw)[0]
-    return number
+    number = struct.Struct(code if code.startswith(">") else "<" + code)
+    return lambda raw: int(number.unpack(raw)[0])
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class Layout:
             size, _ = size_and_alignment(kind)
             piece = raw[at : at + size] if size else raw[at:]
             if len(piece) >= size or (cut and piece and _ARRAY.fullmatch(kind)):
-                found[name] = _value(kind, piece)
+                found[name] = _reader(kind)(piece)
         return found
 
 
@@ -293,9 +301,13 @@ class Sorter:
     cut: dict[str, dict[int, int]] = field(default_factory=dict)
     """The same of records that end before all that is to match: they match as far as they go."""
     _nearest: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    _forms: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.specs = sorted(self.specs, key=lambda spec: -spec.asked)  # what asks for less must not take what is another's
+        # Events of the same form are taken apart once.
+        forms = list(dict.fromkeys((spec.layout, spec.min_size) for spec in self.specs))
+        self._forms = [forms.index((spec.layout, spec.min_size)) for spec in self.specs]
 
     def add(self, raw: bytes) -> None:
         """Sort one event."""
@@ -304,8 +316,11 @@ class Sorter:
             self.sizes[len(raw)] = self.sizes.get(len(raw), 0) + 1
         nearest = (-1, dict[str, Any]())
         wrong: tuple[dict[str, dict[int, int]], str] | None = None
-        for spec in self.specs:
-            fits, fields = spec.fits(len(raw), self.transport), spec.decode(raw)
+        decoded: dict[int, dict[str, int | str] | None] = {}
+        for spec, form in zip(self.specs, self._forms, strict=True):
+            if form not in decoded:
+                decoded[form] = spec.decode(raw)
+            fits, fields = spec.fits(len(raw), self.transport), decoded[form]
             if fields is None:
                 if wrong is None and not fits and spec.agrees_as_far(raw, self.known):
                     whole = set(spec.match) <= spec.layout.visible(raw).keys() if isinstance(spec.layout, Layout) else False

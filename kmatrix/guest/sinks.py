@@ -152,6 +152,15 @@ def standing(name: str, specs: Sequence[Spec], known: Mapping[str, Any], attempt
     return Standing(name, specs, known, lambda: iterator_lines(_id_of(attempt["programs"], named, "program")))
 
 
+def counted(name: str, attempt: Mapping[str, Any]) -> int | None:
+    """The sum of the numbers of 64 bits in a map; None where it cannot be read."""
+    try:
+        entries = list(map_entries(_id_of(attempt["maps"], name, "map")))
+    except (OSError, Truncated):
+        return None
+    return sum(int.from_bytes(entry[4:12], "little") for entry in entries)  # behind the key of an array
+
+
 def _id_of(reports: Mapping[str, Any], name: str, what: str) -> int:
     """The id of a program or map by its name; libbpf puts the object's name before that of a map of global variables (`.bss`)."""
     there = next((key for key in reports if key == name or (name.startswith(".") and key.endswith(name))), None)

@@ -13,6 +13,7 @@ from typing import Any
 
 from clang import cindex
 
+from kmatrix.lint import kernel_header
 from kmatrix.lint.preprocessor import Place
 from kmatrix.lint.syntax import Access, Function, Macro, Map, Node, Record, is_unnamed, place_of, real_path
 from kmatrix.matrix.arch import INFO, Arch
@@ -42,6 +43,11 @@ def arguments(arch: Arch, includes: Sequence[Path], defines: Sequence[str]) -> l
     ]  # fmt: skip
 
 
+def _lacks_vmlinux(unit: Any) -> bool:
+    """Whether it includes a vmlinux.h that is nowhere to be found."""
+    return any(each.spelling == "'vmlinux.h' file not found" for each in unit.diagnostics)
+
+
 class Unit:
     """A source file and all that it includes, for one arch."""
 
@@ -60,9 +66,11 @@ class Unit:
         self.path = str(path.resolve())
         self.arch: Arch = arch
         unsaved = [(self.path, text)] if text is not None else None
-        self.unit = _index.parse(
-            self.path, args=["-x", "c", *arguments(arch, includes, defines)], unsaved_files=unsaved, options=_DETAILED | _KEEP_GOING
-        )
+        given = ["-x", "c", *arguments(arch, includes, defines)]
+        self.unit = _index.parse(self.path, args=given, unsaved_files=unsaved, options=_DETAILED | _KEEP_GOING)
+        if _lacks_vmlinux(self.unit) and (home := kernel_header.folder(arch)) is not None:
+            given += ["-idirafter", str(home)]
+            self.unit = _index.parse(self.path, args=given, unsaved_files=unsaved, options=_DETAILED | _KEEP_GOING)
         self.records: dict[int, Record] = {}
         self._texts: dict[str, bytes] = {}
         self._helpers: dict[int, int | None] = {}

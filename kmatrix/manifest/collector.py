@@ -10,6 +10,7 @@ from kmatrix.manifest.guest_test import TestCommand
 from kmatrix.manifest.libraries import Library
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.manifest.sink import TestRun
+from kmatrix.manifest.stress import Stress
 from kmatrix.manifest.trigger import Trigger
 from kmatrix.manifest.variant import Expect, Map, Program, Variant, applies
 from kmatrix.matrix.arch import Arch
@@ -40,6 +41,10 @@ class Collector(Strict):
     events: tuple[Event, ...]
     """Those of [[event]], and one for each entry that a [[map]] must hold."""
     test_runs: tuple[TestRun, ...] = ()
+    stress: Stress | None = None
+    """What it promises under load."""
+    stressed: bool = False
+    """Whether this is the collector under load."""
     expects: tuple[Expect, ...]
     test: TestCommand | None = None
     """A test program to be run on every target; with one, there need be no variants."""
@@ -56,6 +61,13 @@ class Collector(Strict):
         if self.loader is not None or library == self.library:
             return self
         return self.model_copy(update={"library": library, "name": f"{self.name}+{library}"})
+
+    def under_stress(self) -> Collector:
+        """The same collector under the load of its [stress], by the name `openat+stress`; it must have one."""
+        assert self.stress is not None, "the manifest has a [stress]"
+        assert self.trigger is not None, "which needs a trigger"
+        load = {"trigger": self.stress.trigger(self.trigger), "events": tuple(map(self.stress.event, self.events))}
+        return self.model_copy(update={**load, "name": f"{self.name}+stress", "stressed": True})
 
     def programs_of(self, variant: Variant, arch: Arch) -> tuple[Program, ...]:
         """The programs that `variant` has on `arch`."""

@@ -22,6 +22,7 @@ from kmatrix.manifest.guest_test import TestCommand
 from kmatrix.manifest.libraries import LIBRARIES, Library
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.manifest.sink import TestRun
+from kmatrix.manifest.stress import Stress, check_stress
 from kmatrix.manifest.trigger import Trigger, check_known
 from kmatrix.manifest.variant import Expect, Map, Program, Variant, applies
 from kmatrix.matrix.definitions import DefinitionModel, define
@@ -67,6 +68,7 @@ class _FileModel(Strict):
     trigger: Trigger | None = None
     event: Annotated[tuple[Event, ...], Field(strict=False)] = ()
     test_run: Annotated[tuple[TestRun, ...], Field(strict=False)] = ()
+    stress: Stress | None = None
     expect: Annotated[tuple[Expect, ...], Field(strict=False)] = ()
     features: dict[str, DefinitionModel] = {}
     """The collector's own names for features, over those of kernels.toml."""
@@ -114,6 +116,7 @@ class _FileModel(Strict):
             _refer("expect: degraded", expect.degraded, parts)
             _refer("expect: variant", (expect.variant,) if expect.variant else (), variants)
         check_known(self.trigger, self.event)
+        check_stress(self.stress, self.trigger)
         return self
 
     @property
@@ -143,6 +146,8 @@ class _FileModel(Strict):
         """An object and its buffer without a [loader]; with one, neither an object nor need of a buffer's name."""
         what = f"variant {variant.name!r}"
         self._check_contract(variant)
+        if variant.drops is not None and variant.transport is None:
+            raise ValueError(f"{what}: drops counts what a buffer had no room for: name its transport and buffer")
         if self.loader is None:
             if variant.object is None:
                 raise ValueError(f"{what} has no object: name one, or bring a [loader]")
@@ -220,6 +225,7 @@ def parse(data: object, *, path: Path, defined: Definitions | None = None) -> Co
         trigger=model.trigger,
         events=model.events,
         test_runs=model.test_run,
+        stress=model.stress,
         expects=model.expect,
         test=model.test,
         defined=own,

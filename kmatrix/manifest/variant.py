@@ -40,6 +40,8 @@ class Variant(Strict):
     transport: Transport | None = None
     buffer: str | None = None
     """The map that events come out of."""
+    drops: str | None = None
+    """The map in which the programs count records that the buffer had no room for: numbers of 64 bits, whose sum it is."""
     contract: Contract | None = None
     """What the loader sets before it loads."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 _MAGIC = 0xEB9F
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, TYPEDEF, FUNC_PROTO, VAR, DATASEC = 1, 2, 3, 4, 5, 6, 8, 13, 14, 15
@@ -38,7 +38,7 @@ class Type:
     """The type it refers to, or its size."""
     members: tuple[tuple[str, int, int], ...] = ()
     """Of a struct or union: name, type and offset in bits of each; of an array: ("", type of the elements, number); of an enum: name, 0
-    and value of each; of a section of variables: "", the variable and its offset in bytes."""
+    and value of each; of a function name, type and 0 of each argument; of a section of variables: "", the variable and its offset in bytes."""
     widths: tuple[int, ...] = ()
     """Of a struct or union that has bit fields: the bits of each member, 0 for one that is none."""
     encoding: int = 0
@@ -85,6 +85,10 @@ class Relocation:
     """The instruction that it changes: bytes from the start of the section."""
     tag: str = ""
     """What the root is: struct, union, enum, typedef, int…; of a relocation of a type, what is asked for."""
+    type: int = field(default=0, compare=False)
+    """The number of the type in the object's BTF."""
+    access: str = field(default="", compare=False)
+    """The way from there, in numbers of members, elements or enumerators: `0:3:1`."""
 
 
 class Btf:
@@ -137,6 +141,8 @@ class Btf:
             values = tuple(value - 2 * top if value & top else value for value in low)
             names = [words[0] for words in struct.iter_unpack(form, data[at : at + size * count])]
             members = tuple((self.text(name), 0, value) for name, value in zip(names, values, strict=True))
+        elif kind == FUNC_PROTO:
+            members = tuple((self.text(each), type_, 0) for each, type_ in struct.iter_unpack("<II", data[at : at + 8 * count]))
         elif kind == DATASEC:
             members = tuple(("", type_, size) for type_, _, size in struct.iter_unpack("<III", data[at : at + 12 * count]))
         self.types.append(Type(kind, self.text(name), ref, members, widths, encoding, values, bits))
@@ -273,7 +279,8 @@ class Btf:
             for _ in range(count):
                 insn, type_, access, kind = struct.unpack_from("<IIII", ext, at)
                 at += 16
-                yield self._relocation(self.text(section), type_, self.text(access), kind, insn)
+                way = self.text(access)
+                yield replace(self._relocation(self.text(section), type_, way, kind, insn), type=type_, access=way)
 
     def _relocation(self, section: str, number: int, access: str, kind: int, at: int) -> Relocation:
         asked = self.types[number]

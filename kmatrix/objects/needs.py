@@ -24,7 +24,7 @@ REWRITTEN = frozenset(range(112, 116))
 """bpf_probe_read_kernel, _user and their _str: libbpf and cilium/ebpf put bpf_probe_read in their place on kernels before 5.5."""
 _TAIL_CALL = 12
 VERSION = "LINUX_KERNEL_VERSION"
-_JUDGED_LATE = ("move_sign_extended", "signed_division", "load_acquire")
+JUDGED_LATE = ("move_sign_extended", "signed_division", "load_acquire")
 """Kinds of instructions that an older kernel refuses only where it gets to them."""
 _SET_BY_LIBBPF = (6, 7)
 """Relocations of a type's number, which is whatever it is."""
@@ -79,7 +79,7 @@ def _whole(code: Code) -> Iterator[Need]:
         yield Need("btf", line=next((line for line in reversed(lines) if line.at <= first.at), None))
 
 
-_TYPED = ("fentry", "fexit", "fmod_ret", "tp_btf", "lsm", "lsm_cgroup", "iter", "struct_ops", "freplace")
+TYPED = ("fentry", "fexit", "fmod_ret", "tp_btf", "lsm", "lsm_cgroup", "iter", "struct_ops", "freplace")
 """Sections of programs whose arguments the verifier knows by the kernel's BTF."""
 
 
@@ -93,14 +93,16 @@ def _of(code: Code, program: Function, whole: list[Need]) -> list[Need]:
 
     for need in (*whole, *_hook_needs(program.section)):
         note(need)
-    linked = _linked(code, program)
-    if sum(len(function.insns) for function in linked) > MAX_INSNS_OLD:
+    whole_program = linked(code, program)
+    if sum(len(function.insns) for function in whole_program) > MAX_INSNS_OLD:
         note(Need("insns_1m", function=program.name))
-    if len(linked) > 1 and any(insn.code == CALL and insn.src == 0 and insn.imm == _TAIL_CALL for f in linked for insn in f.insns):
+    if len(whole_program) > 1 and any(
+        insn.code == CALL and insn.src == 0 and insn.imm == _TAIL_CALL for f in whole_program for insn in f.insns
+    ):
         note(Need("insn:tail_call_in_function", function=program.name))
-    for function in linked:
+    for function in whole_program:
         for index in range(len(function.insns)):
-            for name in _asked_first(code, function, index):
+            for name in asked_first(code, function, index):
                 note(Need(name, line=code.line(function, index), function=function.name))
         loop = back_edge(encode(function.insns))
         if loop is not None:
@@ -118,7 +120,7 @@ def _of(code: Code, program: Function, whole: list[Need]) -> list[Need]:
     return list(found.values())
 
 
-def _linked(code: Code, program: Function) -> list[Function]:
+def linked(code: Code, program: Function) -> list[Function]:
     """The program and all that it refers to: what a loader puts together, whether it is reached or not."""
     found: dict[Function, None] = {}
     waiting = [program]
@@ -203,7 +205,7 @@ def asked(relocation: Relocation) -> str:
     return f"btf:{root}.{fields}" if fields else f"btf:{relocation.tag} {root}"
 
 
-def _asked_first(code: Code, function: Function, index: int) -> Iterator[str]:
+def asked_first(code: Code, function: Function, index: int) -> Iterator[str]:
     """What an instruction asks for before dead code is cut off: kinds of instructions, calls, addresses (bpf_check in kernel/bpf/verifier.c)."""
     insn, reference = function.insns[index], code.references.get((function.section, function.at(index)))
     if insn.code == CALL and insn.src == PSEUDO_CALL and (reference is None or reference.kind == "function"):
@@ -214,7 +216,7 @@ def _asked_first(code: Code, function: Function, index: int) -> Iterator[str]:
         elif reference.kind == "data" or reference.name.startswith(KCONFIG):
             yield "global_data"
     kind = instruction(insn)
-    if kind is not None and kind not in _JUDGED_LATE:
+    if kind is not None and kind not in JUDGED_LATE:
         yield f"insn:{kind}"
 
 
@@ -233,7 +235,7 @@ def _asked_where_reached(code: Code, function: Function, index: int) -> Iterator
     if relocation is not None and relocation.kind not in (*EXISTENCE, *_SET_BY_LIBBPF):
         yield asked(relocation)
     kind = instruction(insn)
-    if kind in _JUDGED_LATE:
+    if kind in JUDGED_LATE:
         yield f"insn:{kind}"
 
 
@@ -253,7 +255,7 @@ def _fits(insn: Insn, form: Form) -> bool:
 def _hook_needs(section: str) -> Iterator[Need]:
     """What the section's name says: types, and the hook itself."""
     read = sections.read(section)
-    if read.kind in _TYPED:
+    if read.kind in TYPED:
         yield Need("btf")
     if read.program is not None:
         yield Need(f"prog:{read.program}")

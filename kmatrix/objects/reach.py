@@ -76,13 +76,27 @@ def reachable(code: Code, program: Function, known: Known) -> dict[Function, fro
         function = waiting.pop()
         if function in found:
             continue
-        found[function] = frozenset(_walk(code, function, known))
+        found[function] = frozenset(_walk(code, function, known, entry=function is program))
         waiting += [callee for index in found[function] if (callee := code.callee(function, index)) is not None]
     return found
 
 
-def _walk(code: Code, function: Function, known: Known) -> set[int]:
+def context_reads(code: Code, program: Function, known: Known) -> dict[int, tuple[int, int]]:
+    """By instruction of a program that reads its context at a constant place: the offset and the number of bytes."""
+    found = {}
+    for index, state in _walk(code, program, known, entry=True).items():
+        insn = program.insns[index]
+        base = state.registers[insn.src] if insn.code & 0x07 == 0x01 else None
+        if isinstance(base, _Place) and base.kind == "context":
+            found[index] = base.offset + insn.off, _SIZES[insn.code & 0x18]
+    return found
+
+
+def _walk(code: Code, function: Function, known: Known, *, entry: bool = False) -> dict[int, _State]:
+    """The instructions that can be reached, each with what is known before it; of an `entry`, the first argument is the program's context."""
     start = _State([*[None] * _FRAME, _Place("stack", "", 0)])
+    if entry:
+        start.registers[1] = _Place("context", "", 0)
     states: dict[int, _State] = {0: start} if function.insns else {}
     waiting = [0] if function.insns else []
     while waiting:
@@ -96,7 +110,7 @@ def _walk(code: Code, function: Function, known: Known) -> set[int]:
             elif not states[following].join(state):
                 continue
             waiting.append(following)
-    return set(states)
+    return states
 
 
 def _step(code: Code, function: Function, index: int, state: _State, known: Known) -> Iterator[int]:

@@ -55,6 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "kernel(name): the kernel of a cell")
     config.addinivalue_line("markers", "arch(name): the arch of a cell")
     config.addinivalue_line("markers", "collector(name): the collector of a cell")
+    config.addinivalue_line("markers", "stress: a cell under load (--stress)")
     options.set_free(config)
     config.pluginmanager.register(_SubTests(config), "kmatrix-subtests")
     if hasattr(config, "workerinput"):

@@ -29,6 +29,10 @@ _SHORT: Mapping[str, Mapping[str, Any]] = {
         "metavar": "NAME",
         "help": "what loads the collectors' objects, in place of what their manifests say: libbpf, cilium, or all (each cell by each)",
     },
+    "--stress": {
+        "action": "store_true",
+        "help": "run the collectors that have a [stress] under load too, and hold them to it: items of the name openat+stress[…]",
+    },
     "--accel": {
         "choices": ("auto", "kvm", "tcg"),
         "default": "auto",

@@ -111,10 +111,15 @@ class Run:
         return loaders.chosen(given, where=self.spelled("--loader")) if given is not None else None
 
     def loaded(self, collector: Collector) -> list[Collector]:
-        """The collector once for each library that is to load it: one with a loader of its own is loaded by that alone."""
-        if self.libraries is None:
-            return [collector]
-        return list({each.name: each for each in map(collector.loaded_by, self.libraries)}.values())
+        """The collector once for each library that is to load it, and with --stress each under load too.
+
+        One with a loader of its own is loaded by that alone.
+        """
+        libraries = self.libraries or (collector.library,)
+        each = list({one.name: one for one in map(collector.loaded_by, libraries)}.values())
+        if options.value(self.config, "--stress") and collector.stress is not None:
+            each += [one.under_stress() for one in each]
+        return each
 
     def check_collectors(self) -> None:
         """Raises InputError where --collectors named one that was not there."""
@@ -141,6 +146,7 @@ class Run:
         chosen += [f"{self.spelled('--kernels-file')}={file}"] if file else []
         loader = options.value(self.config, "--loader")
         chosen += [f"{self.spelled('--loader')}={loader}"] if loader is not None else []
+        chosen += [self.spelled("--stress")] if options.value(self.config, "--stress") else []
         return tuple(chosen)
 
 

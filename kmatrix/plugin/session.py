@@ -94,6 +94,8 @@ class CellItem(pytest.Item):
         self.add_marker(pytest.mark.kernel(target.kernel.name))
         self.add_marker(pytest.mark.arch(target.arch))
         self.add_marker(pytest.mark.collector(collector.name))
+        if collector.stressed:
+            self.add_marker(pytest.mark.stress)
 
     def setup(self) -> None:
         """Run the cell; raises what is not the collector's fault."""

@@ -50,6 +50,8 @@ def of_records(records: Iterable[Record], *, width: int) -> str | None:
     found: dict[tuple[str, str], dict[str, Record]] = {}
     for record in records:
         name, _, library = record.collector.partition("+")
+        if library and library not in LIBRARIES:  # the same collector under stress
+            continue
         found.setdefault((name, record.target), {})[library] = record
     pairs = {key: each for key, each in found.items() if len(each) > 1}
     if not pairs:

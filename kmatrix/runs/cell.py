@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from kmatrix.guest import limit
 from kmatrix.guest.cell_facts import CellFacts
+from kmatrix.guest.triggers.kind import lasts
 from kmatrix.host import paths
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
@@ -285,7 +286,8 @@ def _patience(collector: Collector) -> float:
     else:
         tries = len(collector.variants) + sum(not program.required for program in collector.programs)
         own = tries * (limit.AT_MOST * collector.load_timeout + INTERRUPTION)
-    return 2 * max(collector.timeout, TRIGGER_SECONDS) + collector.timeout + own + MARGIN
+    often = lasts(collector.trigger.request()) if collector.trigger is not None else 0.0
+    return 2 * (max(collector.timeout, TRIGGER_SECONDS) + often) + collector.timeout + own + MARGIN
 
 
 _TAINTS = {7: "D (died)", 9: "W (warned)", 14: "L (locked up)"}

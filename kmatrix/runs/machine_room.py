@@ -74,7 +74,7 @@ class Finding(NamedTuple):
     why: str
 
 
-def _config(path: Path | None) -> dict[str, str] | None:
+def config_of(path: Path | None) -> dict[str, str] | None:
     """The configuration that came with a kernel's image: options without CONFIG_; None where none came."""
     if path is None:
         return None
@@ -214,7 +214,7 @@ class MachineRoom:
         known = self._found.setdefault((spec.kernel.digest, spec.cmdline, spec.simulate), {})
         missing = [name for name in names if name not in known]
         if missing:
-            config = _config(spec.kernel.config) if any(name.startswith("config:") for name in missing) else None
+            config = config_of(spec.kernel.config) if any(name.startswith("config:") for name in missing) else None
             try:
                 with scratch_console(f"probe-{target}") as console, self.machine(target, console) as (vm, _):
                     answer = vm.call("facts", timeout=60 + 5 * len(missing), names=missing, config=config)

@@ -46,6 +46,7 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
                 "needs": list(variant.needs),
                 "transport": variant.transport,
                 "buffer": variant.buffer,
+                "drops": variant.drops,
                 "programs": programs,
                 "maps": maps,
             }
@@ -59,13 +60,14 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
         "objects": wanted,
         "loader": _loader(collector),
         "library": collector.library if collector.loader is None else None,
-        "trigger": _trigger(collector),
+        "trigger": trigger.request() if trigger is not None else None,
         "files": {name: pack(_read(collector, name)) for name in (trigger.files if trigger else ())},
         "events": [_event(collector, event) for event in collector.events],
         "test_runs": [
             {"name": run.label, "program": run.program, "data": run.input, "ctx": run.ctx, "repeat": run.repeat}
             for run in collector.test_runs
         ],
+        "stress": collector.stressed,
         "timeout": collector.timeout,
         "load_timeout": collector.load_timeout,
     }
@@ -101,13 +103,6 @@ def _event(collector: Collector, event: Event) -> dict[str, Any]:
         return asked | {"fields": fields, "lines": {"regex": full.regex}}
     places = [({"offset": f.offset} if f.offset is not None else {}) for f in full.fields]
     return asked | {"fields": [{"name": f.name, "type": f.type} | place for f, place in zip(full.fields, places, strict=True)]}
-
-
-def _trigger(collector: Collector) -> dict[str, Any] | None:
-    trigger = collector.trigger
-    if trigger is None:
-        return None
-    return {"kind": trigger.kind, "command": list(trigger.command), "env": dict(trigger.env), **trigger.options}
 
 
 def _loader(collector: Collector) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from kmatrix.verdict import records, silence
 from kmatrix.verdict.expectation import field_part
 from kmatrix.verdict.failure import Facts, Problem
 from kmatrix.verdict.silence import resolve
+from kmatrix.verdict.stress import judge_costs
 
 if TYPE_CHECKING:
     from kmatrix.manifest.collector import Collector
@@ -27,7 +28,8 @@ def judge_events(collector: Collector, target: Target, facts: Facts) -> tuple[li
             problems.append(Problem("wrong-data", missized))
             continue
         if count < event.min_count:
-            problems.append(Problem("silent", _silence(whole(event, collector.events), count, facts)))
+            lost = count > 0 and (_many(collector) or bool(facts["lost"]) or bool(facts.get("dropped")))
+            problems.append(Problem("lost" if lost else "silent", _silence(whole(event, collector.events), count, facts)))
             continue
         if event.max_count is not None and count > event.max_count:
             problems.append(Problem("wrong-data", f"{count} {event.name} events arrived, at most {event.max_count} should"))
@@ -42,7 +44,7 @@ def judge_events(collector: Collector, target: Target, facts: Facts) -> tuple[li
                 elif wrong:
                     problems.append(Problem("wrong-data", f"event {event.name}: {f.name} is {value!r}, {wrong}"))
                     break
-    return [*problems, *records.judge_test_runs(collector, facts)], absent
+    return [*problems, *records.judge_test_runs(collector, facts), *judge_costs(collector, facts)], absent
 
 
 def _silence(event: Event, count: int, facts: Facts) -> str:
@@ -52,8 +54,19 @@ def _silence(event: Event, count: int, facts: Facts) -> str:
     nearest = silence.nearest(event, facts)
     shown = "" if nearest else records.shown_match(event, match, resolve(event.contains, facts["known"]))
     seen = "".join(f"; {part}" for part in (records.what_came(event, shown, facts), nearest) if part)
-    lost = f"; {facts['lost']} lost" if facts.get("lost") else ""
-    return f"{wanted} arrived after the trigger{seen}{lost}"
+    return f"{wanted} arrived after the trigger{seen}{_lost(facts)}"
+
+
+def _many(collector: Collector) -> bool:
+    """Whether the trigger does something many times."""
+    return collector.trigger is not None and any(part.count > 1 for part in collector.trigger.parts)
+
+
+def _lost(facts: Facts) -> str:
+    """What is known of records that were dropped: by the perf buffer's own account, and by that of the collector's programs."""
+    said = f"; {facts['lost']} lost" if facts.get("lost") else ""
+    dropped = facts.get("dropped")
+    return said + (f"; the programs count {dropped} dropped" if dropped is not None else "")
 
 
 def _wrong(f: EventField, value: Any, known: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,9 @@ from typing import Literal
 
 from kmatrix.guest.cell_facts import CellFacts
 
-Failure = Literal["worse", "better", "table", "load", "attach", "silent", "wrong-data", "leftover", "kernel", "infra"]
+Failure = Literal[
+    "worse", "better", "table", "load", "attach", "silent", "lost", "costly", "wrong-data", "leftover", "kernel", "infra"
+]
 """What went wrong; a different person fixes each (design.md)."""
 
 FAILURES: Mapping[Failure, str] = {
@@ -19,6 +21,8 @@ FAILURES: Mapping[Failure, str] = {
     "better": "the collector does more than promised here",
     "worse": "the collector does less than promised here",
     "silent": "loaded and attached, but no event arrived, or a program never ran",
+    "lost": "some of the events that a trigger made many times arrived, and some did not",
+    "costly": "under stress, the maps take more memory or a program more time than promised",
     "wrong-data": "an event arrived with a wrong value",
     "leftover": "something of the collector stayed behind",
     "infra": "the machine room failed; says nothing about the collector",

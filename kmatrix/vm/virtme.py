@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from kmatrix.guest.triggers.block import SCRATCH
 from kmatrix.host.errors import InfraError
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.vm.spec import VmSpec
 
-FORMAT = 3
+FORMAT = 4
 """Raised with every change here (or in snapshot.py) that makes old snapshots unfit."""
 
 PORT = "kmatrix"
@@ -32,6 +33,9 @@ INIT = "/sbin/kmatrix-init"
 
 CARRIED_BYTES = 16 << 30
 """The size of the disk for what a run brings along. A guest reads it once, at boot, so each file that stands behind the disk has it."""
+
+SCRATCH_BYTES = 64 << 20
+"""The size of the disk that block I/O goes to. Nothing stands behind it: it reads as zeros, and what is written to it is gone."""
 
 _FLAGS = frozenset(
     {"-no-reboot", "-no-shutdown", "-nodefaults", "-nographic", "-no-user-config", "-S", "-snapshot", "-no-acpi", "-no-hpet"}
@@ -215,7 +219,10 @@ def assemble(command: Sequence[str], spec: VmSpec, work: Path, initrd: Path | No
     ]
     if "-no-reboot" not in argv:
         argv.append("-no-reboot")
-    disks = [("kmatrix-carried", "{carried}")]
+    disks = [
+        ("kmatrix-carried", "{carried}"),
+        (SCRATCH, f"if=none,id={SCRATCH},driver=null-co,size={SCRATCH_BYTES},read-zeroes=on"),
+    ]
     if spec.kernel.modules_image is not None:
         modules = f"if=none,id=kmatrix-modules,file={quote(str(spec.kernel.modules_image))},format=raw,readonly=on"
         disks.insert(0, ("kmatrix-modules", modules))

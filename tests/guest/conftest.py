@@ -111,6 +111,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
             common = HERE.parents[1] / "collectors" / "bpf_common"
             flags = ["-target", "bpf", "-g", "-O2", "-Wall", "-Wextra", "-Werror", f"-D__TARGET_ARCH_{INFO[target.arch].bpf2go}"]
             flags += [f"-D{define}" for define in defines]
+            # <bpf/usdt.bpf.h> takes errno.h, whose numbers are the same for all arches: those of whatever arch this machine has.
+            flags += [f"-idirafter{folder.parent}" for folder in Path("/usr/include").glob("*/asm")]
             subprocess.run(["clang", *flags, f"-I{common}", "-c", str(HERE / "bpf" / f"{name}.bpf.c"), "-o", str(path)], check=True)
         return path.read_bytes()
 

@@ -10,7 +10,6 @@ import pytest
 from kmatrix.host.errors import InputError
 from kmatrix.manifest import schema
 from kmatrix.manifest.load import find_collector, load_collector
-from kmatrix.runs import request
 from tests.unit.facts import demo, manifest
 
 
@@ -96,9 +95,11 @@ def test_a_wrong_manifest_is_one_error_naming_file_key_and_fix(data: dict[str, A
 
 
 def test_the_trigger_connects_over_the_family_that_is_asked_for() -> None:
-    asked = request._trigger(demo(trigger={"kind": "tcp_connect", "family": "ipv6"}))
-    assert asked == {"kind": "tcp_connect", "command": [], "env": {}, "family": "ipv6"}
-    assert "family" not in (request._trigger(demo(trigger={"kind": "tcp_connect"})) or {})
+    asked, plain = (demo(trigger={"kind": "tcp_connect", **family}).trigger for family in ({"family": "ipv6"}, dict[str, str]()))
+    assert asked is not None
+    assert plain is not None
+    assert asked.request() == {"kind": "tcp_connect", "command": [], "env": {}, "family": "ipv6"}
+    assert "family" not in plain.request()
 
 
 def test_bpf2go_names_are_understood() -> None:
@@ -166,7 +167,7 @@ ONE = {"name": "ring", "behaviour": "full", "object": "ring"}
         (
             {"name": "ring", "behavior": "full", "object": "ring"},
             "variant[0].behavior ('ring'): unknown key; did you mean behaviour?",
-            "known keys here: arches, behaviour, buffer, contract, name, needs, object, transport",
+            "known keys here: arches, behaviour, buffer, contract, drops, name, needs, object, transport",
         ),
         (
             ONE | {"needs": ["ringbuff"]},

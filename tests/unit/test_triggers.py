@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kmatrix.guest import triggers
+from kmatrix.guest.triggers import network
 from kmatrix.guest.triggers.kind import ALWAYS
+from kmatrix.host.errors import InputError
+from kmatrix.manifest.trigger import Trigger
 
 DOCUMENT = Path(__file__).parents[2] / "docs/triggers.md"
 ROWS = {
@@ -54,3 +58,57 @@ def _names(cell: str) -> set[str]:
 def test_what_a_command_knows_is_not_known_beforehand() -> None:
     assert triggers.known("command") is None
     assert triggers.known("open") == {*ALWAYS, *triggers.KINDS["open"].known}
+
+
+def _trigger(**said: Any) -> Trigger:
+    return Trigger.model_validate(said)
+
+
+def test_several_triggers_know_by_their_names() -> None:
+    trigger = _trigger(compose=["create", {"kind": "create", "name": "long"}, "exec"], namespaces=["pid"], cgroup_depth=2)
+    known = trigger.known()
+    assert known is not None
+    assert {"create_path", "create2_path", "exec_exit_status", "create_ns_pid"} <= known
+    assert "path" not in known
+    request = trigger.request()
+    assert [part["kind"] for part in request["compose"]] == ["create", "create", "exec"]
+    assert request["compose"][1]["name"] == "long"
+    assert (request["namespaces"], request["cgroup_depth"], "kind" in request) == (["pid"], 2, False)
+    assert _trigger(compose=["open", {"kind": "command", "command": ["./go"]}]).known() is None
+
+
+def test_what_is_asked_for_as_often_as_the_manifest_says() -> None:
+    assert _trigger(kind="open", count=20, rate=100).request() | {"command": [], "env": {}} == {
+        "kind": "open", "command": [], "env": {}, "count": 20, "rate": 100.0,
+    }  # fmt: skip
+    assert "count" not in _trigger(kind="open").request()
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"kind": "create", "compose": ["open"]}, "kind and compose exclude each other"),
+        ({"compose": []}, "compose is empty"),
+        ({"kind": "compose"}, "composed of nothing"),
+        ({"compose": ["opne"]}, "unknown trigger 'opne'; did you mean open"),
+        ({"compose": ["open"], "count": 3}, "count belongs to one trigger"),
+        ({"compose": ["open", {"compose": ["open"]}]}, "compose stands in compose"),
+        ({"compose": [{"kind": "open", "cgroup_depth": 2}]}, "cgroup_depth stands in compose"),
+        ({"compose": [{"kind": "rename", "place": "attic"}]}, "place = 'attic' is not known"),
+        ({"kind": "exec", "count": 3}, "is done once"),
+        ({"kind": "open", "rate": 3}, "but not how often"),
+        ({"kind": "open", "count": 0}, "greater than or equal to 1"),
+        ({"kind": "open", "namespaces": ["pids"]}, "unknown namespace 'pids'; did you mean pid"),
+        ({"kind": "open", "cgroup_depth": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_what_does_not_go_together(said: dict[str, Any], words: str) -> None:
+    with pytest.raises((ValueError, InputError), match=words.replace("(", r"\(")):
+        Trigger.model_validate(said)
+
+
+def test_the_document_says_which_are_done_once() -> None:
+    once = {kind for kind, row in triggers.KINDS.items() if not row.repeats}
+    said = re.search(r"of the last time\. (.*?) and the kinds on the\s+network are done once", DOCUMENT.read_text(), re.DOTALL)
+    assert said is not None
+    assert once == _names(said[1]) | set(network.KINDS)

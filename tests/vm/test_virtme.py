@@ -101,13 +101,14 @@ def test_what_stays_and_what_goes(
     assert not values(argv, "-chardev"), "they name descriptors of one run"
 
 
-@pytest.mark.parametrize(("arch", "command", "order"), [("x86_64", X86_TCG, [0, 1, 2]), ("arm64", ARM_TCG, [2, 1, 0])])
+@pytest.mark.parametrize(("arch", "command", "order"), [("x86_64", X86_TCG, [0, 1, 2, 3]), ("arm64", ARM_TCG, [3, 2, 1, 0])])
 def test_the_root_disk_is_vda_and_the_modules_vdb(arch: Arch, command: str, order: list[int], tmp_path: Path, initrd: Path) -> None:
     drives = values(assembled(command, a_spec(arch), tmp_path, initrd), "-drive")
-    root, modules, carried = (drives[at] for at in order)
+    root, modules, carried, scratch = (drives[at] for at in order)
     assert "file=/i/root.ext4" in root
     assert "file=/k/modules,,1.ext4,format=raw,readonly=on" in modules
     assert carried == "{carried}"
+    assert "driver=null-co,size=67108864," in scratch
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from .. import bpf
 from ..child import Known, Pipes
+from ..namespaces import own_pid, own_tid
 from .kind import name_thread
 
 PEER_COMM = "kmatrix-peer"
@@ -32,16 +33,6 @@ def by_second_thread(pipes: Pipes, name: str, act: Callable[[], Known]) -> NoRet
 
     threading.Thread(target=second).start()
     pipes.rest()
-
-
-def own_pid() -> int:
-    """The calling process's pid as BPF programs see it, also in a pid namespace: as the guest's /proc has it."""
-    return int(os.readlink("/proc/self"))
-
-
-def own_tid() -> int:
-    """The same of the calling thread."""
-    return int(os.path.basename(os.readlink("/proc/thread-self")))
 
 
 class Peer:

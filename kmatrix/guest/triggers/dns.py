@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 
 from ..child import Child, Pipes
-from .actor import own_pid
+from ..namespaces import own_pid
 from .kind import Kind, Spec, become_someone, name_thread
 from .sockets import receive
 

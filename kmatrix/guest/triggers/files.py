@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from .. import bpf
 from ..cgroup import AT_FDCWD
 from ..child import Child, Outcome, Pipes
-from .kind import WORK, Kind, Spec, become_someone, name_thread, place
+from ..namespaces import own_pid, own_tid
+from .kind import WORK, Kind, Spec, become_someone, name_thread, place, times
 
 
 def _openat(name: str, flags: int) -> int:
@@ -22,7 +23,7 @@ def _openat(name: str, flags: int) -> int:
         return -int(error.errno or 0)
 
 
-def _open(_spec: Spec) -> Child:
+def _open(spec: Spec) -> Child:
     """Open a file, and one that is not there, from a second thread (so that pid and tgid differ)."""
     path = place("open-target", b"kmatrix\n", 0o644)
     missing = f"{WORK}/open-missing"
@@ -32,12 +33,16 @@ def _open(_spec: Spec) -> Child:
         def second() -> None:
             name_thread("kmatrix-open")
             bpf.close(_openat("/dev/null", flags))  # once for nothing: what this touches is copied from the agent now, not later
-            pipes.say({"pid": threading.get_native_id()})
+            pipes.say({"pid": own_tid()})
             pipes.ready()
-            ret, missing_ret = _openat(path, flags), _openat(missing, flags)
+            ret = missing_ret = -1
+            for _ in times(spec):
+                if ret >= 0:
+                    bpf.close(ret)
+                ret, missing_ret = _openat(path, flags), _openat(missing, flags)
             pipes.say({"ret": ret, "missing_ret": missing_ret, "done": True})
 
-        pipes.say(become_someone() | {"tgid": os.getpid(), "comm": "kmatrix-open"})
+        pipes.say(become_someone() | {"tgid": own_pid(), "comm": "kmatrix-open"})
         pipes.say({"path": path, "missing_path": missing, "flags": flags})
         threading.Thread(target=second).start()
         return pipes.rest()
@@ -77,6 +82,7 @@ KINDS: Mapping[str, Kind] = {
             "missing_ret": "-2: minus ENOENT",
         },
         prepared=True,
+        repeats=True,
         judge=_judge_open,
     ),
 }

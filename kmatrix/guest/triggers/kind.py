@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from .. import bpf
@@ -17,7 +18,15 @@ ALWAYS: Mapping[str, str] = {
     "gid": "its group",
     "ppid": "its parent, which is the agent",
     "cgroup_id": "its cgroup's id; null if cgroup v2 is not in use",
+    "cgroup_parent_id": "the id of the cgroup above; null if cgroup v2 is not in use",
     "cgroup_path": "its cgroup's path; null if cgroup v2 is not in use",
+    "ns_pid": "its pid in its own pid namespace",
+    "pid_ns": "its pid namespace, by inode number",
+    "mnt_ns": "its mount namespace",
+    "net_ns": "its network namespace",
+    "uts_ns": "its namespace of host names",
+    "ipc_ns": "its namespace of System V IPC",
+    "cgroup_ns": "its cgroup namespace",
 }
 """What is known of every trigger."""
 
@@ -41,8 +50,31 @@ class Kind(NamedTuple):
     """Whether it may add to what is known: a JSON object, as the only thing on its standard output."""
     to_the_end: bool = False
     """Whether it is done when its process has ended; the others say so, and rest until they are killed."""
+    repeats: bool = False
+    """Whether it can be done many times: `count` and `rate` go with it."""
     judge: Callable[[Child, Outcome], None] | None = None
     """Looks at what came of it, once it is done: writes what is wrong into the outcome."""
+
+
+def times(spec: Spec) -> Iterator[int]:
+    """The times that it is to be done, from 0 on, each when its time has come: `count` times, `rate` of them a second."""
+    rate, start = float(spec.get("rate") or 0), time.monotonic()
+    for number in range(int(spec.get("count") or 1)):
+        if rate and (early := start + number / rate - time.monotonic()) > 0:
+            time.sleep(early)
+        yield number
+
+
+_EACH = 0.005
+"""Seconds that one of many times may take beside: some hundred microseconds where every instruction is emulated."""
+
+
+def lasts(spec: Spec) -> float:
+    """Seconds that many times take, beside what a trigger takes that is pulled once."""
+    if spec.get("compose"):
+        return sum(map(lasts, spec["compose"]))
+    count, rate = int(spec.get("count") or 1), float(spec.get("rate") or 0)
+    return (count / rate if rate else 0.0) + (count * _EACH if count > 1 else 0.0)
 
 
 def become_someone() -> Known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import signal
@@ -9,8 +10,10 @@ import time
 from collections.abc import Mapping
 from typing import NoReturn
 
-from ..cgroup import enable_memory_controller, own_memory_files
+from ..cgroup import enable_memory_controller, memory_files
 from ..child import Child, Pipes
+from ..namespaces import own_pid
+from .deed import Deed, kind
 from .kind import Kind, Spec, become_someone, name_thread, write
 
 _HOG, _ROOM, _GREED = 2 << 20, 1 << 20, 2 << 20
@@ -27,15 +30,15 @@ def _oom(_spec: Spec) -> Child:
         victim = os.fork()
         if victim == 0:
             _be_the_hog(tell)
-        os.read(told, 1)
+        victim_pid = int(os.read(told, 16))
         write("/proc/self/oom_score_adj", b"-1000")
-        current, most = own_memory_files()
+        current, most = memory_files(pipes.cgroup)
         with open(current) as taken_now:
             limit = (int(taken_now.read()) + _ROOM) // mmap.PAGESIZE
         write(most, b"%d" % (limit * mmap.PAGESIZE))
-        pid = os.getpid()
+        pid = own_pid()
         pipes.say(
-            become_someone() | {"pid": pid, "tgid": pid, "comm": "kmatrix-oom", "victim": victim, "victim_comm": "kmatrix-hog"}
+            become_someone() | {"pid": pid, "tgid": pid, "comm": "kmatrix-oom", "victim": victim_pid, "victim_comm": "kmatrix-hog"}
         )
         pipes.say({"limit_pages": limit, "message": "Memory cgroup out of memory"})
         pipes.ready()
@@ -61,7 +64,7 @@ def _be_the_hog(tell: int) -> NoReturn:
         write("/proc/self/oom_score_adj", b"1000")
         become_someone()
         held = _take(_HOG)
-        os.write(tell, b"\n")
+        os.write(tell, b"%d" % own_pid())
         while held:
             signal.pause()
     finally:
@@ -76,7 +79,39 @@ def _take(size: int) -> mmap.mmap:
     return memory
 
 
+_PAGES = 8
+"""Few enough that no huge page takes their place."""
+
+
+def _page_fault(_spec: Spec) -> Deed:
+    """Write to pages that are not there yet."""
+    memory = mmap.mmap(-1, _PAGES * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+    def do() -> None:
+        for page in range(_PAGES):
+            memory[page * mmap.PAGESIZE] = 1
+
+    known = {
+        "address": address,
+        "last_address": address + (_PAGES - 1) * mmap.PAGESIZE,
+        "pages": _PAGES,
+        "page_size": mmap.PAGESIZE,
+    }
+    return Deed(known, do, lambda: memory.madvise(mmap.MADV_DONTNEED))
+
+
 KINDS: Mapping[str, Kind] = {
+    "page_fault": kind(
+        "page_fault",
+        _page_fault,
+        {
+            "address": "of the first page that is written to, and of the byte",
+            "last_address": "of the last",
+            "pages": "how many: 8, one fault each",
+            "page_size": "bytes",
+        },
+    ),
     "oom": Kind(
         _oom,
         {

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import struct
+import threading
 from collections.abc import Mapping
 
-from ..child import Child, Outcome, Pipes
-from .kind import Kind, Spec, become_someone, place
+from ..child import Child, Known, Outcome, Pipes
+from ..namespaces import own_pid, own_tid
+from .deed import Deed, Other, kind
+from .kind import Kind, Spec, become_someone, name_thread, place
 
 EXIT_CODE = 7
 
@@ -34,7 +38,7 @@ def _exec(_spec: Spec) -> Child:
     path = place("kmatrix-exec", tiny_program())
 
     def action(pipes: Pipes) -> int:
-        pid = os.getpid()
+        pid = own_pid()
         who = {"pid": pid, "tgid": pid, "comm": "kmatrix-exec", "path": path, "filename": path}
         pipes.say(become_someone() | who | {"exit_status": EXIT_CODE, "exit_code": EXIT_CODE << 8})
         # A shell is what waits: leaving its few pages is cheaper than leaving this interpreter's.
@@ -45,6 +49,105 @@ def _exec(_spec: Spec) -> Child:
         os.execve(shell, ["sh", "-c", script, path], {})
 
     return Child("exec", action)
+
+
+CLONE_OF_A_THREAD = 0x3D0F00
+"""The flags with which the C library makes a thread (pthread_create(3)): CLONE_VM, _FS, _FILES, _SIGHAND, _THREAD, _SYSVSEM, _SETTLS,
+_PARENT_SETTID and _CHILD_CLEARTID."""
+_STATUS = 9
+
+
+def _fork(_spec: Spec) -> Deed:
+    """Fork a process that ends at once."""
+
+    def do() -> Known:
+        told, tell = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(tell, b"%d" % own_pid())
+            os._exit(0)
+        os.close(tell)
+        pid = int(os.read(told, 16))
+        os.close(told)
+        os.waitpid(child, 0)
+        return {"child": pid}
+
+    return Deed({"child_comm": "kmatrix-fork"}, do)
+
+
+def _thread(_spec: Spec) -> Deed:
+    """Start a thread that ends at once."""
+
+    def do() -> Known:
+        tids: list[int] = []
+        thread = threading.Thread(target=lambda: tids.append(own_tid()))
+        thread.start()
+        thread.join()
+        return {"thread": tids[0]}
+
+    return Deed({"clone_flags": CLONE_OF_A_THREAD, "thread_comm": "kmatrix-thread"}, do)
+
+
+def _exit(spec: Spec) -> Deed:
+    """Have a process end by itself or of a signal, or a thread of a process that goes on."""
+    how = spec.get("how", "status")
+    if how == "thread":
+        return _thread_that_ends()
+    signalled = how == "signal"
+
+    def part() -> int:
+        if signalled:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return _STATUS
+
+    parent = own_pid()
+    other = Other("kmatrix-exit", part)
+    expected = -int(signal.SIGKILL) if signalled else _STATUS
+
+    def do() -> None:
+        other.go()
+        if (ended := other.end()) != expected:
+            raise ChildProcessError(f"the process ended with {ended}, not {expected}")
+
+    ended = {"exit_status": None if signalled else _STATUS, "signal": int(signal.SIGKILL) if signalled else 0}
+    code = int(signal.SIGKILL) if signalled else _STATUS << 8
+    who = {"pid": other.pid, "tgid": other.pid, "comm": other.comm, "ppid": parent, "ns_pid": other.inner}
+    return Deed({**who, "exit_code": code, **ended}, do)
+
+
+def _thread_that_ends() -> Deed:
+    tids: list[int] = []
+    word, ready = threading.Event(), threading.Event()
+
+    def part() -> None:
+        name_thread("kmatrix-exit")
+        tids.append(own_tid())
+        ready.set()
+        word.wait()
+
+    thread = threading.Thread(target=part)
+    thread.start()
+    ready.wait()
+
+    def do() -> None:
+        word.set()
+        thread.join()
+
+    return Deed({"pid": tids[0], "exit_code": 0, "exit_status": 0, "signal": 0}, do)
+
+
+def _signal(_spec: Spec) -> Deed:
+    """Kill another process."""
+    others = [Other("kmatrix-victim")]
+
+    def do() -> Known:
+        os.kill(others[-1].inner, signal.SIGTERM)
+        if (ended := others[-1].end()) != -signal.SIGTERM:
+            raise ChildProcessError(f"the victim ended with {ended}, not of SIGTERM")
+        return {"victim": others[-1].pid}
+
+    known = {"victim": others[-1].pid, "victim_comm": others[-1].comm, "signal": int(signal.SIGTERM)}
+    return Deed(known, do, lambda: others.append(Other("kmatrix-victim")))
 
 
 def _judge_exec(_child: Child, outcome: Outcome) -> None:
@@ -67,5 +170,27 @@ KINDS: Mapping[str, Kind] = {
         prepared=True,
         to_the_end=True,
         judge=_judge_exec,
+    ),
+    "fork": kind("fork", _fork, {"child": "the new process", "child_comm": "its name"}),
+    "thread": kind(
+        "thread",
+        _thread,
+        {"thread": "the new thread's id", "thread_comm": "its name", "clone_flags": "those of clone(2) or clone3(2)"},
+    ),
+    "exit": kind(
+        "exit",
+        _exit,
+        {
+            "exit_status": "9; null of one that is killed",
+            "exit_code": "9 << 8, or 9 for SIGKILL, as the kernel and wait(2) have it; 0 of a thread",
+            "signal": '9 with how = "signal", else 0',
+        },
+        options={"how": ("status", "signal", "thread")},
+        repeats=False,
+    ),
+    "signal": kind(
+        "signal",
+        _signal,
+        {"victim": "the process that is killed", "victim_comm": "its name", "signal": "15: SIGTERM"},
     ),
 }

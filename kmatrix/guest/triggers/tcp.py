@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from ..child import Child, Known, Pipes
-from .actor import Peer, by_second_thread, own_pid
+from ..namespaces import own_pid
+from .actor import Peer, by_second_thread
 from .kind import UID, Kind, Spec, become_someone, name_thread
 from .sockets import ACTOR, ENDS, FAMILIES, PEER, Loopback, answer, drop_all, drop_nothing, ends, port, receive, tcp_info
 

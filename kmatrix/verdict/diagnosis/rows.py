@@ -17,6 +17,14 @@ _MISSING: tuple[tuple[str, Row], ...] = (
     ),
     (r"kernel BTF is missing|failed to find valid kernel BTF|Error loading vmlinux BTF", lacks.no_kernel_btf),
     (r"failed to find kernel BTF type ID of '(?P<function>\w+)'", lacks.no_btf_function),
+    (
+        r"[Tt]he address of function (?P<function>\S+) cannot be found",
+        fixed(
+            "symbol",
+            "btf:func/{function} is in this kernel's types and has no address: the compiler put it into its callers",
+            "attach to another function on such kernels, or make the program optional",
+        ),
+    ),
     (r"extern \(func ksym\) '(?P<function>\w+)'[^\n]*not found", lacks.kfunc),
     (r"kfunc '(?P<function>\w+)' is referenced but wasn't resolved", lacks.kfunc),
     (
