@@ -25,7 +25,7 @@ _SPELT: Mapping[str, tuple[str, ...]] = {
     "ret": ("ret", "retval"),
     "exit_code": ("exit_code",),
     "victim": ("victim", "victim_pid", "tpid"),
-    "victim_comm": ("victim_comm", "tcomm"),
+    "victim_comm": ("victim_comm",),
     "limit_pages": ("limit_pages", "pages", "totalpages"),
     "saddr": ("saddr", "saddr_v4", "src_addr", "laddr"),
     "daddr": ("daddr", "daddr_v4", "dst_addr", "raddr"),

@@ -42,7 +42,7 @@ TABLE: tuple[Reach, ...] = (
         ("sys_openat", "do_sys_open(at2)?", "do_filp_open", "vfs_open", "do_dentry_open", "(security_)?file_open", "path_openat"),
         same=("path",),
     ),
-    Reach("create", ("vfs_create", "(security_)?inode_create")),
+    Reach("create", ("(security_)?inode_create",)),
     Reach("unlink", ("sys_unlinkat?", "vfs_unlink", "(security_)?(inode|path)_unlink")),
     Reach("rename", ("sys_rename(at2?)?", "vfs_rename", "(security_)?(inode|path)_rename")),
     Reach("mount", ("sys_mount", "path_mount", "(security_)?sb_mount")),
