@@ -125,7 +125,8 @@ KINDS: Mapping[str, Kind] = {
 SAME: Mapping[str, str] = {
     "map:ringbuf": "ringbuf", "helper:bpf_ringbuf_output": "ringbuf", "helper:bpf_ringbuf_reserve": "ringbuf",
     "map:perf_event_array": "perf_buffer", "map:task_storage": "task_storage", "prog:raw_tracepoint": "raw_tracepoint",
-    "helper:bpf_get_current_cgroup_id": "cgroup_id_helper", "helper:bpf_probe_read_kernel": "probe_read_kernel",
+    "helper:bpf_get_current_cgroup_id": "cgroup_id_helper", "helper:bpf_probe_read": "probe_read",
+    "helper:bpf_probe_read_kernel": "probe_read_kernel",
     "helper:bpf_get_current_task_btf": "current_task_btf", "link:kprobe_multi": "kprobe_multi", "attach:trace_kprobe_multi": "kprobe_multi",
     "link:perf_event": "perf_link", "attach:perf_event": "perf_link", "attach:trace_fentry": "fentry", "attach:trace_fexit": "fentry",
     "insn:call_function": "bpf2bpf", "insn:bounded_loop": "bounded_loops", "insn:large_program": "insns_1m", "insn:map_value": "global_data",

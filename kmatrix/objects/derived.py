@@ -14,7 +14,7 @@ from kmatrix.matrix import history
 from kmatrix.matrix.arch import Arch
 from kmatrix.objects import compiled
 from kmatrix.objects.code import Code
-from kmatrix.objects.needs import Need, feature_of, hook_features, needs
+from kmatrix.objects.needs import Need, feature_of, hook_features, needs, often_taken
 
 OLDEST = (4, 14)
 """What every kernel from here on has is not named."""
@@ -46,7 +46,7 @@ def _needs(collector: Collector, variant: Variant, arch: Arch) -> list[str]:
     names: dict[str, None] = {}
     for name in required:
         names |= dict.fromkeys(feature_of(need) for need in found[name] if _counts(need, arch))
-        names |= dict.fromkeys(hook_features(code.info.programs[name]))
+        names |= dict.fromkeys((*hook_features(code.info.programs[name]), *often_taken(code, code.programs[name])))
     return sorted(names, key=lambda name: (history.first(name, arch) or OLDEST, name), reverse=True)
 
 

@@ -21,7 +21,9 @@ from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import Arch, parse_arches
 from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.privileges import ROOT
 from kmatrix.matrix.selection import DEFAULT_SET, STORE, Matrix
+from kmatrix.runs import surroundings
 from kmatrix.vm import accel as accelerators
 from kmatrix.vm import guest_image, virtme
 from kmatrix.vm.errors import GuestError, KernelDied
@@ -81,6 +83,11 @@ def _config(path: Path | None) -> dict[str, str] | None:
     return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE))
 
 
+def _confine(target: Target) -> str | None:
+    privileges = target.kernel.privileges
+    return None if privileges == ROOT else json.dumps(privileges.request, sort_keys=True)
+
+
 _SPARE_MIB = 64
 """Memory of a VM that maps may take and leave it room to work."""
 _MOST_MIB = 4096
@@ -125,6 +132,7 @@ class MachineRoom:
     reporter: Reporter = field(default_factory=Quiet)
     _specs: dict[str, VmSpec] = field(default_factory=dict, repr=False)
     _found: dict[tuple[object, ...], dict[str, Finding]] = field(default_factory=dict, repr=False)
+    _probes: dict[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     _accels: dict[Arch, accelerators.Accel] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -137,7 +145,7 @@ class MachineRoom:
 
         Raises InputError, also where the store is asked for and has none.
         """
-        terms = [term.strip() for term in (DEFAULT_SET if expression is None else expression).split(",")]
+        terms = self.matrix.terms(DEFAULT_SET if expression is None else expression)
         others = ",".join(term for term in terms if term != STORE)
         if STORE not in terms:
             return self.matrix.targets(others, arch)
@@ -192,6 +200,7 @@ class MachineRoom:
                 lock=self.matrix.lock,
                 reporter=self.reporter,
             )
+            surroundings.check(target, lambda: _config(kernel.config))
             image = guest_image.obtain(target.arch, mirrors=self.matrix.mirrors, reporter=self.reporter)
             chosen = self._accels.setdefault(target.arch, accelerators.choose(self.accel, kernel, image, reporter=self.reporter))
             self._specs[name] = VmSpec(
@@ -200,8 +209,9 @@ class MachineRoom:
                 accel=chosen.name,
                 memory_mib=target.kernel.memory_mib or DEFAULT_MEMORY_MIB,
                 cpus=target.kernel.cpus or 1,
-                cmdline=target.kernel.cmdline,
+                cmdline=surroundings.parameters(target.kernel),
                 simulate=json.dumps(target.simulated.request(target.arch), sort_keys=True) if target.simulated else None,
+                confine=_confine(target),
             )
         return self._specs[name]
 
@@ -211,7 +221,7 @@ class MachineRoom:
         Asked once for each feature and target: a kernel does not change. Raises InfraError where the machine room fails.
         """
         spec = self.spec(target)
-        known = self._found.setdefault((spec.kernel.digest, spec.cmdline, spec.simulate), {})
+        known = self._found.setdefault((spec.kernel.digest, spec.cmdline, spec.simulate, spec.confine), {})
         missing = [name for name in names if name not in known]
         if missing:
             config = _config(spec.kernel.config) if any(name.startswith("config:") for name in missing) else None
@@ -247,11 +257,34 @@ class MachineRoom:
             spec = shape.of(spec)
         if self.cold or (shape is not None and shape.cmdline):
             with self._up(target, lambda: boot(spec, console=console, serial=serial, carried=carried)) as vm:
-                yield vm, vm.call("probe", timeout=60) if carried is None else {}
+                around = self._surroundings(target, vm, spec)
+                yield vm, {**vm.call("probe", timeout=60), **around} if carried is None else {}
         else:
             snapshot = self._up(target, lambda: SnapshotStore().get(spec, reporter=self.reporter))
             with snapshot.restore(console=console, serial=serial, carried=carried) as vm:
-                yield vm, snapshot.probe
+                around = self._surroundings(target, vm, spec)
+                if spec.confine is not None and carried is None:
+                    yield vm, {**self._of_a_loader(target, vm), **around}
+                else:
+                    yield vm, {**snapshot.probe, **around}
+
+    def _of_a_loader(self, target: Target, vm: Machine) -> Mapping[str, Any]:
+        """What the probe finds with the privileges that are left to a loader there: asked once for each target."""
+        if str(target) not in self._probes:
+            self._probes[str(target)] = vm.call("probe", timeout=60)
+        return self._probes[str(target)]
+
+    def _surroundings(self, target: Target, vm: Machine, spec: VmSpec) -> dict[str, Any]:
+        """How the guest is, by its own account, where it is under circumstances. Raises InfraError where it is otherwise than their names say."""
+        kernel = target.kernel
+        if kernel.image_of is kernel or target.simulated is not None:
+            return {}
+        found = vm.call("surroundings", timeout=60, sysctls=list(kernel.sysctls))
+        given = replace(target, kernel=replace(kernel, memory_mib=spec.memory_mib, cpus=spec.cpus))
+        if said := surroundings.differing(given, found):
+            fix = f"kmatrix shell {kernel.name} --arch {target.arch} shows it; docs/circumstances.md says what each circumstance takes"
+            raise InfraError(f"the guest is not as {kernel.name} says: {'; '.join(said)}", where=str(target), fix=fix)
+        return {"surroundings": found}
 
     def _up(self, target: Target, start: Callable[[], T]) -> T:
         """What `start` boots; where it does not come up because the kernel in the store was damaged, an error that says so."""

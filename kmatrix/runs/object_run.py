@@ -179,7 +179,10 @@ class _How:
 
 def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outcome:
     contract, load_timeout = how.contract, how.load_timeout
-    with scratch_console(f"run-{target}") as console, room.machine(target, console, room_for=_map_bytes(info, contract)) as (vm, _):
+    with (
+        scratch_console(f"run-{target}") as console,
+        room.machine(target, console, room_for=_map_bytes(info, contract)) as (vm, probe),
+    ):
         loader = bring(vm, how.library, how.built)
         answer = vm.call(
             "object",
@@ -193,7 +196,9 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outc
         )
         splat = vm.splat()
     version, lines = target.kernel.version, SourceLines(info.data)
-    programs, maps = diagnosis.explain(answer["programs"], answer.get("maps", {}), version, target.arch, lines)
+    programs, maps = diagnosis.explain(
+        answer["programs"], answer.get("maps", {}), version, target.arch, lines, probe.get("surroundings")
+    )
     error = (answer.get("error") or {}).get("text")
     cause = diagnosis.of_opening(error, version, target.arch) if error else None
     if splat is not None:
