@@ -24,6 +24,7 @@ from . import (
     command,
     confine,
     kernel,
+    least_caps,
     libbpf,
     library,
     limit,
@@ -146,6 +147,19 @@ def survey_object(
     return found | {"release": kernel.release()}
 
 
+def least_capabilities(
+    name: str,
+    data: str,
+    programs: list[str] | None = None,
+    contract: dict[str, Any] | None = None,
+    load_timeout: float = limit.SECONDS,
+    library: str = library.DEFAULT,
+) -> dict[str, Any]:
+    """The least capabilities with which an object and its programs load and attach (`kmatrix run --find-caps`)."""
+    terms = Contract(contract, base64.b64decode(data), name, lambda: probed()["features"], library)
+    return least_caps.find(name, terms, programs, load_timeout)
+
+
 _port: list[Channel] = []
 """The channel that requests come over, once there is one."""
 _probed: dict[str, dict[str, Any]] = {}
@@ -186,6 +200,7 @@ OPS: Mapping[str, Op] = {
     "stream": lambda **request: stream.run(_port[0], **request),
     "sshd": sshd.start,
     "object": survey_object,
+    "caps": least_capabilities,
     "cell": run_cell,
     "ask": lambda questions: ask.ask(questions),
 }

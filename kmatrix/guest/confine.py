@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from . import libbpf
 from .privileges import Privileges
 
 T = TypeVar("T")
@@ -19,6 +20,8 @@ Spec = Mapping[str, Any]
 """`user` (None: root), `caps` (None: all), `filter` (None, or `container`), `namespaces`."""
 
 _asked: list[Spec] = []
+_fresh_for: list[str] = []
+"""The privileges with which this libbpf has asked the kernel; empty for root's."""
 _local = threading.local()
 
 
@@ -57,6 +60,9 @@ def confined(action: Callable[[], T]) -> T:
     if not _asked or getattr(_local, "jobs", None) is not None:
         return action()
     taken = privileges()
+    if _fresh_for != [name()]:  # libbpf remembers what it found a kernel to have: as somebody else it finds less
+        libbpf.start_afresh()
+        _fresh_for[:] = [name()]
     jobs: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[tuple[Any, BaseException | None]]] | None] = (
         queue.SimpleQueue()
     )

@@ -30,6 +30,9 @@ NET: Rule = ("net_admin",)
 ANYONE: Rule = ("bpf", "sys_admin", "anyone")
 """What an ordinary user may have, unless kernel.unprivileged_bpf_disabled says otherwise."""
 
+ASKS: Rule = ("whoever may call bpf(2)", *BPF)
+"""What is not refused at the door, from 5.19 on (c8644cd0efe7)."""
+
 _TRACING = (
     "kprobe",
     "tracepoint",
@@ -128,8 +131,9 @@ class Privileges:
         if self.caps is None:
             return True
         held = {*self.caps}
-        if settings.anyone and self.filter is None:
-            held.add(ANYONE[-1])
+        if self.filter is None:
+            held.add(ASKS[0])
+            held |= {ANYONE[-1]} if settings.anyone else set()
         if "perfmon" in held and not settings.restricted:
             held.add(EVENTS[0])
         return not held.isdisjoint(rule)
@@ -155,7 +159,7 @@ ROOT = Privileges()
 def _rules(feature: str, version: Version) -> tuple[Rule, ...] | None:
     """What a feature takes; None where that depends on the program."""
     if feature == "bpf_link" and version >= (5, 19):
-        return ()  # c8644cd0efe7: what needs no right of its own is asked for no right at the door
+        return (ASKS,)
     if feature in _PLAIN:
         return _PLAIN[feature]
     kind, _, parameter = feature.partition(":")

@@ -324,7 +324,7 @@ def often_taken(code: Code, program: Function) -> Iterator[str]:
     ):
         yield "probe_read"
     read = sections.read(program.section)
-    if read.program == "tracepoint" and read.target:
+    if read.program == "tracepoint" and read.target and not read.target.startswith("syscalls/"):  # which hook_features() has
         yield "tracepoints"
 
 

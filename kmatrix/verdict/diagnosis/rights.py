@@ -107,6 +107,8 @@ def _capability(failing: Failing) -> Diagnosis | None:
 def _rules(failing: Failing) -> tuple[Rule, ...]:
     if failing.stage == "map":
         return of_map(failing.map_type or "")
+    if failing.stage in ("open", "load") and not failing.section:
+        return (BPF,)
     if failing.stage == "load":
         return of_program(str(failing.wants.get("type") or ""), failing.version)
     return next((rules for pattern, rules in _ATTACHING if re.match(pattern, failing.section)), ())
@@ -138,6 +140,8 @@ def _kind(failing: Failing) -> str:
 def _what(failing: Failing) -> str:
     if failing.stage == "map":
         return f"map {failing.name} ({failing.map_type})"
+    if failing.stage in ("open", "load") and not failing.section:
+        return "loading any program"
     if failing.stage == "load":
         return f"program type {failing.wants.get('type') or 'of ' + failing.section}"
     return f"attaching a program of section {_kind(failing)}"
