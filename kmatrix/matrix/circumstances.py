@@ -54,6 +54,11 @@ def parts(text: str) -> tuple[str, list[str]]:
     return base, names
 
 
+def choices(known: Known) -> list[str]:
+    """All circumstances, as they are written."""
+    return [*known, *(f"{each}=…" for each in (*_SIZED, _CAP))]
+
+
 def is_open(term: str) -> bool:
     """Whether a term of a comma-separated list ends in a list of its own, `cap=bpf,perfmon`: what comes behind the comma may be of it."""
     return term.rpartition(SEPARATOR)[2].startswith(f"{_CAP}=") and SEPARATOR in term
@@ -94,9 +99,8 @@ def _under(kernel: Kernel, text: str, known: Known, where: str) -> Kernel:
     if name == _CAP:
         return _with_caps(kernel, text, value, where)
     if text not in known:
-        choices = [*known, *(f"{each}=…" for each in (*_SIZED, _CAP))]
         near = did_you_mean(text if equals else name, [*known, *_SIZED, _CAP])
-        raise InputError(f"unknown circumstance {text!r}{near}", where=where, fix=f"known: {', '.join(choices)}")
+        raise InputError(f"unknown circumstance {text!r}{near}", where=where, fix=f"known: {', '.join(choices(known))}")
     chosen = known[text]
     if chosen.since is not None and kernel.version < chosen.since:
         since = versions.text(chosen.since)
