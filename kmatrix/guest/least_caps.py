@@ -11,10 +11,10 @@ import json
 import os
 import signal
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
-from . import confine, libbpf, limit, survey
+from . import confine, libbpf, limit, netdev, survey
 from .contract import Contract
 from .library import CannotSet, Refused, Report
 from .loader import attach_one
@@ -88,6 +88,8 @@ def find(name: str, contract: Contract, only: Collection[str] | None, load_timeo
     found["failing"] = sorted(each for each, report in base["programs"].items() if each not in good and not report.get("off"))
     if not good:
         return found
+    with suppress(OSError):  # what is attached to is the guest's, and not the loader's to make
+        netdev.pair()
     tries = _Tries()
     whole = tries.least(_Wanted(contract, base, good, load_timeout), NAMES[: _last() + 1])
     found["object"] = whole

@@ -77,7 +77,7 @@ _LOADS_TRACING = (BPF, PERFMON)
 _PLAIN: Mapping[str, tuple[Rule, ...]] = {
     "btf": (), "cgroup_v2": (), "cgroup_v1": (), "kprobe_pmu": (), "btf_modules": (),
     "ringbuf": (ANYONE,), "perf_buffer": (ANYONE, EVENTS), "global_data": (ANYONE,), "prog_names": (ANYONE,), "memcg_accounting": (ANYONE,),
-    "bpf2bpf": (BPF,), "insns_1m": (BPF,), "task_storage": (BPF,), "btf_load": (BPF,), "bpf_link": (BPF,),
+    "bpf2bpf": (BPF,), "insns_1m": (BPF,), "task_storage": (BPF,), "btf_load": (BPF,), "bpf_link": (ANYONE,),
     "bounded_loops": _LOADS_TRACING,  # 6.1 finds their end only where it may remember numbers exactly, which takes CAP_PERFMON
     **dict.fromkeys(
         ("raw_tracepoint", "lsm", "fentry", "cgroup_id_helper", "probe_read", "probe_read_kernel", "current_task_btf", "kprobe_multi", "perf_link"),

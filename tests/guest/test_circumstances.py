@@ -115,15 +115,16 @@ def test_the_least_capabilities(compiled: Callable[[str, Target], bytes], need: 
     status, told = run(tmp_path, "rights.bpf.o", "--find-caps", "--kernels=5.4,6.1", "--arch=x86_64")
     assert status == 0, told
     old, new = told["targets"]
-    assert new["caps"] == ["net_admin", "perfmon", "bpf"]
+    assert new["caps"] == ["net_admin", "net_raw", "perfmon", "bpf"]
     assert {name: each["caps"] for name, each in new["programs"].items()} == {
-        "plain": ["bpf"],
+        "plain": ["net_raw", "bpf"],  # it is attached to a packet socket
         "traces": ["perfmon", "bpf"],
         "classifies": ["net_admin", "bpf"],
     }
     assert new["why"]["perfmon"] == "program type raw_tracepoint"
-    assert old["caps"] == ["net_admin", "sys_admin"]
-    assert old["programs"]["plain"]["caps"] == []  # 5.4 as it is built lets anyone load one
+    assert new["why"]["net_raw"] == "attaching a program of section socket"
+    assert old["caps"] == ["net_admin", "net_raw", "sys_admin"]
+    assert old["programs"]["plain"]["caps"] == ["net_raw"]  # 5.4 as it is built lets anyone load one
     assert old["programs"]["traces"]["caps"] == ["sys_admin"]
 
 

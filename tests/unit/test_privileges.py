@@ -136,7 +136,7 @@ TRACEPOINT = {"wants": {"type": "tracepoint", "attach_type": 0}, "section": "tra
         ([], {"stage": "map", "map_type": "hash", "name": "calls"}, "map calls (hash): the loader lacks CAP_BPF or CAP_SYS_ADMIN: kernel.unprivileged_bpf_disabled is 2"),
         (["bpf"], {"stage": "map", "map_type": "sockmap", "name": "socks"}, "map socks (sockmap): the loader lacks CAP_NET_ADMIN"),
         (["bpf"], {"log": "unknown func bpf_probe_read_kernel#113", "errno": 22}, "helper bpf_probe_read_kernel: the loader lacks CAP_PERFMON or CAP_SYS_ADMIN"),
-        (["bpf"], {"log": "R0 leaks addr as return value", "errno": 13}, "what the verifier refuses here: the loader lacks CAP_PERFMON or CAP_SYS_ADMIN"),
+        (["bpf"], {"log": "R0 leaks addr as return value", "errno": 13}, "the verifier's 'R0 leaks addr as return value': the loader lacks CAP_PERFMON or CAP_SYS_ADMIN"),
     ],
 )  # fmt: skip
 def test_the_capability_that_is_missing_is_named(caps: list[str], more: dict[str, Any], said: str) -> None:

@@ -229,5 +229,6 @@ def _failures(
     if error and not failed and not broken:
         said = "\n".join(attempt.get("log") or ())  # a loader of the collector's own: what it wrote
         stage = "open" if attempt["stage"] == "open" else "load"
-        known = diagnose(Failing(stage, f"{error}\n{said}", version, arch, (attempt.get("error") or {}).get("errno"), log=said))
+        number = (attempt.get("error") or {}).get("errno")
+        known = diagnose(Failing(stage, f"{error}\n{said}", version, arch, number, log=said, situation=situation))
         yield "", "", _plain(known) or unclassified({"error": error}), str(error)

@@ -14,6 +14,7 @@ from typing import Any
 from kmatrix.guest.table_capabilities import refused_in_container
 from kmatrix.matrix.privileges import ANYONE, BPF, CAPABLE, EVENTS, NET, PERFMON, Privileges, Rule, Settings, of_map, of_program
 from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, first_line, where
+from kmatrix.verdict.observation import last_words
 
 _REFUSED = (errno.EPERM, errno.EACCES)
 _PROBES = r"\??(tp|tracepoint|k(ret)?probe|ksyscall|kretsyscall|u(ret)?probe|usdt)(\.\w+)?(/|$)"
@@ -21,6 +22,7 @@ _IN_TRACEFS = r"\??(tp|tracepoint)/"
 _ATTACHING: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     (rf"{_PROBES}|perf_event", (EVENTS,)),
     (r"tc|tcx|classifier|action|xdp|cgroup|sockops|sk_|flow_dissector|netkit|netfilter|lwt|lirc", (BPF, NET)),
+    (r"socket", (("net_raw",),)),  # of packets: an ordinary socket takes one without
     (r"raw_tp|raw_tracepoint|f(entry|exit|mod_ret)|tp_btf|lsm|iter|freplace|struct_ops", (BPF, PERFMON)),
 )
 """The section → what attaching a program of it takes."""
@@ -61,7 +63,7 @@ def _loader(failing: Failing) -> Mapping[str, Any]:
 def _filtered(failing: Failing) -> Diagnosis | None:
     """A system call that the container's filter refuses."""
     loader = _loader(failing)
-    if not loader.get("filter") or failing.errno not in _REFUSED or failing.log.strip():
+    if not loader.get("filter") or failing.errno not in _REFUSED or (failing.section and failing.log.strip()):
         return None
     closed = refused_in_container(loader["caps"] or ())
     call = "perf_event_open" if failing.stage == "attach" and re.match(rf"{_PROBES}|perf_event", failing.section) else "bpf"
@@ -125,7 +127,7 @@ def _verifier(failing: Failing, held: Privileges) -> Diagnosis | None:
     helper = re.search(_NO_HELPER, failing.log)
     for rule, pattern in ((BPF, r"allowed for (?:CAP_BPF|root)|CAP_BPF"), (PERFMON, _HIDES_ADDRESSES)):
         if not held.has(rule, nobody) and re.search(pattern, failing.log):
-            return _lacks(failing, rule, "what the verifier refuses here")
+            return _lacks(failing, rule, f"the verifier's {last_words(failing.log)!r}")
     for rule in (BPF, PERFMON):
         if helper is not None and not held.has(rule, nobody):
             return _lacks(failing, rule, f"helper {helper['name']}")
