@@ -59,6 +59,11 @@ def choices(known: Known) -> list[str]:
     return [*known, *(f"{each}=…" for each in (*_SIZED, _CAP))]
 
 
+def gives_memory(text: str) -> bool:
+    """Whether the circumstances in a kernel's name say how much memory its guest has."""
+    return any(name.startswith("mem=") for name in parts(text)[1])
+
+
 def is_open(term: str) -> bool:
     """Whether a term of a comma-separated list ends in a list of its own, `cap=bpf,perfmon`: what comes behind the comma may be of it."""
     return term.rpartition(SEPARATOR)[2].startswith(f"{_CAP}=") and SEPARATOR in term

@@ -182,7 +182,9 @@ def _row(kind: Kind, name: str, parameter: str) -> Fact:
 def _dated(kind: Kind, name: str, parameter: str) -> Feature:
     row = _row(kind, name, parameter)
     since = {arch: row.first(arch) for arch in ARCHES} if row.arches else row.since
-    rests_on = ("btf",) if "DEBUG_INFO_BTF" in row.config else ()
+    rests_on: tuple[str, ...] = ("btf",) if "DEBUG_INFO_BTF" in row.config else ()
+    if kind.prefix == "kfunc":
+        rests_on = (*rests_on, "insn:call_kfunc")
     return Feature(
         name,
         f"{kind.title.split(' ', 1)[1]} {parameter}",

@@ -19,6 +19,7 @@ from kmatrix.host.errors import InfraError, InputError, KmatrixError
 from kmatrix.host.paths import scratch_console
 from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.kernels.store import KernelStore
+from kmatrix.matrix import circumstances
 from kmatrix.matrix.arch import Arch, parse_arches
 from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.privileges import ROOT
@@ -248,11 +249,12 @@ class MachineRoom:
 
         Restored from the target's snapshot (made first where there is none), or booted afresh where `cold`. Killed at the end. `serial` is
         the console's other end, for whoever wants to type on it. What is run in a simulated target's VM sees the simulated kernel. `room_for`
-        are the bytes of maps that will be made: a VM that would be short of memory for them gets more. `shape` is what differs from the
+        are the bytes of maps that will be made: a VM that would be short of memory for them gets more, unless mem= says how much. `shape` is what differs from the
         target's own machine; `carried` the file behind the disk for what the run brings along (virtme.carried_drive).
         """
         spec = self.spec(target)
-        spec = replace(spec, memory_mib=memory_for(spec.memory_mib, room_for))
+        if not circumstances.gives_memory(target.kernel.name):
+            spec = replace(spec, memory_mib=memory_for(spec.memory_mib, room_for))
         if shape is not None:
             spec = shape.of(spec)
         if self.cold or (shape is not None and shape.cmdline):

@@ -43,7 +43,7 @@ def as_declared(guest: Guest) -> bool:
         ("6.1+nolsm-x86_64", "mount -t securityfs none /mnt; cat /mnt/lsm", "lockdown,capability,yama"),
         ("6.1+cgroup1-arm64", "grep -c 'cgroup2' /proc/mounts || true", "0"),
         ("6.12+harden+cpus=2+mem=512M-x86_64", "cat /proc/sys/net/core/bpf_jit_harden; nproc", "2\n2"),
-        ("6.1+jit=off+paranoid=2-arm64", "cat /proc/sys/net/core/bpf_jit_enable /proc/sys/kernel/perf_event_paranoid", "0\n2"),
+        ("6.1+jit=off+paranoid=2-x86_64", "cat /proc/sys/net/core/bpf_jit_enable /proc/sys/kernel/perf_event_paranoid", "0\n2"),
     ],
 )
 def test_the_guest_is_as_the_name_says(boot: Callable[[str], Guest], target: str, script: str, said: str) -> None:
@@ -106,6 +106,36 @@ def test_a_program_goes_with_its_circumstances_and_the_cause_is_told(
     words = " / ".join(each["diagnosis"]["what"] for each in others)
     assert "program type kprobe: the loader lacks CAP_PERFMON" in words
     assert "(seccomp) refuses bpf(2)" in words
+
+
+def test_what_changes_under_each_circumstance(
+    compiled: Callable[[str, Target], bytes], need: Callable[[str], None], tmp_path: Path
+) -> None:
+    """Each program of the object is good on 6.1, and fails under its circumstance, for that reason."""
+    need("6.1-x86_64")
+    (tmp_path / "under.bpf.o").write_bytes(compiled("under", load_matrix().target("6.1-x86_64")))
+    kernels = (
+        "6.1",
+        "6.1+nolsm",
+        "6.1+jit=off+paranoid=2",
+        "6.1+mem=160M",
+        "6.1+cap=bpf,perfmon",
+        "6.1+jit=off+paranoid=2+cap=bpf,perfmon",
+    )
+    _, told = run(tmp_path, "under.bpf.o", f"--kernels={','.join(kernels)}", "--arch=x86_64")
+    found = {each["target"].removesuffix("-x86_64"): each["programs"] for each in told["targets"]}
+    assert all(program["loaded"] and program["attached"] for program in found["6.1"].values()), found["6.1"]
+
+    def kind(kernel: str, program: str) -> str | None:
+        cause = found[kernel][program]["diagnosis"]
+        return cause["kind"] if cause is not None else None
+
+    assert [kind("6.1+nolsm", name) for name in ("needs_lsm", "needs_jit")] == ["lsm", None]
+    assert [kind("6.1+jit=off+paranoid=2", name) for name in ("needs_jit", "needs_lsm")] == ["jit", None]
+    assert [kind("6.1+mem=160M", name) for name in ("needs_memory", "needs_jit")] == ["memory", None]
+    assert kind("6.1+cap=bpf,perfmon", "needs_events") == "permission"
+    assert "kernel.perf_event_paranoid is 3" in found["6.1+cap=bpf,perfmon"]["needs_events"]["diagnosis"]["what"]
+    assert kind("6.1+jit=off+paranoid=2+cap=bpf,perfmon", "needs_events") is None
 
 
 def test_the_least_capabilities(compiled: Callable[[str, Target], bytes], need: Callable[[str], None], tmp_path: Path) -> None:
