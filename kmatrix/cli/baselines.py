@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kmatrix.cli import options
 from kmatrix.host.errors import InputError
-from kmatrix.matrix.kernel import Target
-from kmatrix.objects.compiled import ObjectInfo
-from kmatrix.report import baseline as report
-from kmatrix.runs import baseline, comparison
-from kmatrix.runs.machine_room import MachineRoom
-from kmatrix.runs.object_run import Outcome
+from kmatrix.host.later import later
+
+if TYPE_CHECKING:
+    from kmatrix.matrix.kernel import Target
+    from kmatrix.objects.compiled import ObjectInfo
+    from kmatrix.report import baseline as report
+    from kmatrix.runs import baseline, comparison
+    from kmatrix.runs.machine_room import MachineRoom
+    from kmatrix.runs.object_run import Outcome
+else:  # most runs have no baseline
+    report, baseline, comparison = (later(f"kmatrix.{name}") for name in ("report.baseline", "runs.baseline", "runs.comparison"))
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 SAVE = click.option(

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from kmatrix.host.errors import InputError
-from kmatrix.manifest import contract as manifest
-from kmatrix.manifest.contract import CONTRACT_SUFFIX, Contract, beside
+from kmatrix.host.later import later
+from kmatrix.manifest.contract_file import CONTRACT_SUFFIX, beside
 from kmatrix.objects.compiled import ObjectInfo
-from kmatrix.objects.contract import Terms, resolve
 from kmatrix.objects.values import Text
+
+if TYPE_CHECKING:
+    from kmatrix.manifest import contract as manifest
+    from kmatrix.objects import contract as terms
+else:  # most objects have no contract
+    manifest, terms = later("kmatrix.manifest.contract"), later("kmatrix.objects.contract")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,7 +71,7 @@ def options(command: F) -> F:
     return command
 
 
-def contracts(infos: Sequence[ObjectInfo], given: Given) -> dict[Path, Terms]:
+def contracts(infos: Sequence[ObjectInfo], given: Given) -> dict[Path, terms.Terms]:
     """The contract of each object that has one, by the object's path, checked against it. Raises InputError."""
     if given.of_an_object and len(infos) > 1:
         raise InputError(
@@ -82,13 +87,15 @@ def contracts(infos: Sequence[ObjectInfo], given: Given) -> dict[Path, Terms]:
         )
     found = {}
     for info in infos:
-        contract, folder = Contract(), info.path.parent
-        path = _file(info, given.contract)
+        path, folder = _file(info, given.contract), info.path.parent
+        contract = None
         if path is not None:
             contract, folder = manifest.load_contract(path), path.parent
-            found[info.path] = resolve(contract, info, where=str(path), folder=folder)
+            found[info.path] = terms.resolve(contract, info, where=str(path), folder=folder)
         if given.of_an_object:
-            found[info.path] = resolve(_with_options(contract, given), info, where="the options", folder=folder)
+            found[info.path] = terms.resolve(
+                _with_options(contract or manifest.Contract(), given), info, where="the options", folder=folder
+            )
     return found
 
 
@@ -99,7 +106,7 @@ def _file(info: ObjectInfo, given: Path | None) -> Path | None:
     return path if path.is_file() else None
 
 
-def _with_options(contract: Contract, given: Given) -> Contract:
+def _with_options(contract: manifest.Contract, given: Given) -> manifest.Contract:
     data = contract.model_dump(exclude_unset=True)
     groups: list[dict[str, Any]] = [{"forms": [form.model_dump() for form in group]} for group in contract.one_of]
     groups += [{"forms": [tuple(p for p in form.split("+") if p) for form in text.split(",")]} for text in given.one_of]

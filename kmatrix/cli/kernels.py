@@ -421,7 +421,7 @@ def _tried(name: Name, matrix: Matrix) -> bool | None:
     kernel, arch = name
     if kernel not in matrix.kernels:
         return None
-    known = kernels.sources()
+    known = kernels.by_kind()
     fetching = [spec for spec in matrix.kernel(kernel).real.sources_for(arch) if known[spec.kind].fetches]
     return not all(spec.untried for spec in fetching) if fetching else None
 

@@ -98,7 +98,7 @@ def _guard(path: Path) -> Path:
 
 
 def _source_fetches(target: Target) -> bool:
-    known = kernels.sources()
+    known = kernels.by_kind()
     return any(known[spec.kind].fetches and not known[spec.kind].slow for spec in target.kernel.sources_for(target.arch))
 
 

@@ -26,7 +26,8 @@ import requests
 import urllib3
 
 from kmatrix.fetch import trouble
-from kmatrix.fetch.network import mirrored, session
+from kmatrix.fetch.network import mirrored
+from kmatrix.fetch.session import session
 from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError, Unavailable, without_credentials
 from kmatrix.host.progress import WAITING, Quiet, Reporter

@@ -20,12 +20,12 @@ def bundle() -> bytes:
     The same sources give the same bytes, whatever machine, clock and file modes: a snapshot's key holds their digest.
     """
     here = Path(__file__).parent
-    members = {"agent.py": _ENTRY, f"{_PACKAGE}/__init__.py": '"""The guest agent."""\n'}
-    members |= {
-        f"{_PACKAGE}/{path.name}": path.read_text(encoding="utf-8")
-        for path in here.glob("*.py")
-        if path.name not in ("__init__.py", "init.py")
+    members = {
+        f"{_PACKAGE}/{path.relative_to(here).as_posix()}": path.read_text(encoding="utf-8")
+        for path in here.rglob("*.py")
+        if path.relative_to(here).as_posix() not in ("__init__.py", "init.py")
     }
+    members |= {"agent.py": _ENTRY, f"{_PACKAGE}/__init__.py": '"""The guest agent."""\n'}
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name in sorted(members):

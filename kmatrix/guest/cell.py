@@ -14,6 +14,7 @@ from .child import Child
 from .events import Sorter
 from .library import DEFAULT
 from .own_loader import OwnLoader
+from .triggers import kind as trigger_kind
 
 Facts = CellFacts
 Request = Mapping[str, Any]
@@ -148,7 +149,7 @@ def _child(request: Request) -> tuple[Child | None, TriggerReport | None]:
         return None, None
     try:
         for path, data in (request.get("files") or {}).items():
-            trigger.place(path, base64.b64decode(data))
+            trigger_kind.place(path, base64.b64decode(data))
         return trigger.ready(spec, _patience(request)), None
     except (OSError, ValueError) as error:
         return None, {"ok": False, "exit": None, "error": str(error)}

@@ -6,10 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
 
 WAITING = "waiting "
 """What the label of a step begins with that only waits: the same wait again is not a line again."""
@@ -88,11 +91,16 @@ class Terminal:
     """Draws on standard error with rich; where that is no terminal, prints one line when a step ends. Any thread may report."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
         self._lock = threading.Lock()
         self._live: Progress | None = None
         self._steps = 0
         self._waits: set[str] = set()
+
+    @cached_property
+    def _console(self) -> Console:
+        from rich.console import Console  # here, and not above: a run whose kernels and snapshots are there has nothing to show
+
+        return Console(stderr=True)
 
     @contextmanager
     def step(self, label: str) -> Iterator[Step]:
@@ -122,6 +130,8 @@ class Terminal:
         """The one live display, which steps of all threads share; drawn while there is a step."""
         with self._lock:
             if self._live is None:
+                from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
                 columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
                 self._live = Progress(*columns, console=self._console, transient=True)
                 self._live.start()

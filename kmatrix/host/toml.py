@@ -10,12 +10,23 @@ from kmatrix.host.errors import InputError
 
 def read_toml(path: Path) -> dict[str, object]:
     """The parsed TOML file; raises InputError for a missing, unreadable or malformed one."""
+    return parse_toml(read_file(path), path)
+
+
+def read_file(path: Path) -> bytes:
+    """The file's bytes; raises InputError for a missing or unreadable one."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return path.read_bytes()
     except FileNotFoundError:
         raise InputError("no such file", where=str(path), fix="check the path") from None
     except OSError as error:
         raise InputError(error.strerror or str(error), where=str(path), fix="check the path and its permissions") from None
+
+
+def parse_toml(data: bytes, path: Path) -> dict[str, object]:
+    """The bytes of the TOML file at `path`, parsed; raises InputError for a malformed one."""
+    try:
+        return tomllib.loads(data.decode("utf-8-sig").replace("\r\n", "\n"))
     except UnicodeDecodeError as error:
         raise InputError(
             f"not UTF-8 ({error.reason} at byte {error.start})", where=str(path), fix="save it as UTF-8 text"

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from kmatrix.fetch import apt, download, network
+from kmatrix.fetch import network
 from kmatrix.host import cache
 from kmatrix.host.errors import InfraError, InputError, KmatrixError, StoreError, Unavailable
+from kmatrix.host.later import later
 from kmatrix.host.progress import Reporter, Stoppable
 from kmatrix.host.threads import results
 from kmatrix.kernels import identity
-from kmatrix.kernels.build import BuildSource
 from kmatrix.kernels.entry import KernelEntry, StagedKernel
 from kmatrix.kernels.layout import check_flavour, check_series
-from kmatrix.kernels.sources.debian import DebianSource
-from kmatrix.kernels.sources.git import GitSource
-from kmatrix.kernels.sources.imported import ImportSource
-from kmatrix.kernels.sources.mainline import MainlineSource
-from kmatrix.kernels.sources.oci import OciSource
-from kmatrix.kernels.sources.package import PackageSource
-from kmatrix.kernels.sources.tarball import TarballSource
 from kmatrix.kernels.store import KernelStore
 from kmatrix.kernels.trust import expand, pinned
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec, Target
 from kmatrix.matrix.lockfile import Lock, Locked
+
+if TYPE_CHECKING:
+    from kmatrix.fetch import apt, download
+else:
+    apt, download = later("kmatrix.fetch.apt"), later("kmatrix.fetch.download")
 
 __all__ = [
     "KernelEntry",
@@ -38,13 +37,13 @@ __all__ = [
     "Source",
     "StagedKernel",
     "availability",
+    "by_kind",
     "find",
     "hints",
     "obtain",
     "obtain_all",
     "origin",
     "same_series",
-    "sources",
 ]
 
 
@@ -73,19 +72,46 @@ class Source(Protocol):
         """
 
 
-def sources(mirrors: Mapping[str, str] | None = None) -> dict[str, Source]:
+_KINDS = {
+    "debian": "sources.debian:DebianSource",
+    "oci": "sources.oci:OciSource",
+    "package": "sources.package:PackageSource",
+    "mainline": "sources.mainline:MainlineSource",
+    "tarball": "sources.tarball:TarballSource",
+    "git": "sources.git:GitSource",
+    "import": "sources.imported:ImportSource",
+    "build": "build:BuildSource",
+}
+"""Each kind of source: its module below this room, and its class. Most runs need none of them: what they take is in the store."""
+
+
+class Sources(Mapping[str, Source]):
+    """The sources by kind, each imported when it is asked for."""
+
+    def __init__(self, mirrors: Mapping[str, str]) -> None:
+        self._mirrors = mirrors
+
+    def __getitem__(self, kind: str) -> Source:
+        module, _, name = _KINDS[kind].partition(":")
+        made = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        source: Source = made(self._mirrors.get("debian")) if kind == "debian" else made()
+        return source
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_KINDS)
+
+    def __len__(self) -> int:
+        return len(_KINDS)
+
+
+def by_kind(mirrors: Mapping[str, str] | None = None) -> Sources:
     """The sources by kind; `mirrors` as in kernels.toml."""
-    known: list[Source] = [
-        DebianSource((mirrors or {}).get("debian")),
-        *(OciSource(), PackageSource(), MainlineSource(), TarballSource(), GitSource()),
-        *(ImportSource(), BuildSource()),
-    ]
-    return {source.kind: source for source in known}
+    return Sources(mirrors or {})
 
 
 def origin(source: Mapping[str, Any]) -> str:
     """What a kernel in the store came from, in a few words; `source` is its entry's. An entry of a kind that is not known says so."""
-    known = sources().get(str(source.get("kind")))
+    known = by_kind().get(str(source.get("kind")))
     return known.origin(source) if known is not None else f"a source of kind {source.get('kind')!r}"
 
 
@@ -127,7 +153,7 @@ def _get(
 ) -> KernelEntry | None:
     """The kernel from the first of its sources that has it; None where the store has another by its name since it was looked for."""
     locked = lock.held(kernel.name, arch) if lock is not None else None
-    known = sources(mirrors)
+    known = by_kind(mirrors)
     network.use_mirrors(mirrors or {})
     failed: list[tuple[SourceSpec, KmatrixError]] = []
     other = _other(kernel, arch, store, locked, replace=replace)
@@ -173,15 +199,15 @@ def _get(
     raise outcome
 
 
-def find(kernel: Kernel, arch: Arch, store: KernelStore, lock: Lock | None = None) -> KernelEntry | None:
+def find(kernel: Kernel, arch: Arch, store: KernelStore, lock: Lock | None = None, *, whole: bool = True) -> KernelEntry | None:
     """The store's entry that kernels.toml means by the kernel's name; with `lock` the one that it holds it to, whatever its name there.
 
-    Raises InputError where the lock does not have it.
+    Raises InputError where the lock does not have it. `whole` as in KernelStore.find.
     """
     kernel = kernel.image_of
     if lock is None:
-        return identity.find(kernel, arch, store)
-    locked, entry = lock.held(kernel.name, arch), store.find(kernel.name, arch)
+        return identity.find(kernel, arch, store, whole=whole)
+    locked, entry = lock.held(kernel.name, arch), store.find(kernel.name, arch, whole=whole)
     if entry is not None and entry.content == locked.digest:
         return entry
     return store.find_content(locked.digest, arch)
@@ -280,7 +306,7 @@ def same_series(kernel: Kernel, staged: StagedKernel) -> StagedKernel:
 
 def hints(kernel: Kernel, arch: Arch) -> list[str]:
     """The commands that get the kernel, each once; `import` for one that has no source."""
-    kernel, known = kernel.image_of, sources()
+    kernel, known = kernel.image_of, by_kind()
     commands = [known[spec.kind].hint(spec, kernel, arch) for spec in kernel.sources_for(arch)]
     return list(dict.fromkeys(commands)) or [f"kmatrix kernels import {kernel.name} --arch {arch} --image FILE"]
 
@@ -303,9 +329,9 @@ def availability(
     kernel = kernel.image_of
     try:
         locked = lock.held(kernel.name, arch) if lock is not None else None
-        if find(kernel, arch, store, lock) is not None:
+        if find(kernel, arch, store, lock, whole=False) is not None:
             return None
-        known, other = sources(), _other(kernel, arch, store, locked, replace=False)
+        known, other = by_kind(), _other(kernel, arch, store, locked, replace=False)
         specs = kernel.sources_for(arch) if locked is None else _locked_to(kernel, locked)
         for spec in specs:
             fetches = known[spec.kind].fetches and (not network.offline() or _on_disk(spec, arch, mirrors or {}))

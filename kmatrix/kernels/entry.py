@@ -113,17 +113,17 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def check_file(path: Path, listed: Mapping[str, Any]) -> None:
+def check_file(path: str, listed: Mapping[str, Any]) -> None:
     """Raises Damaged unless the file is what the manifest lists: by its size, and by its content if it was touched since."""
     try:
-        status = path.stat(follow_symlinks=False)
+        status = os.lstat(path)
     except OSError:
         raise Damaged(f"{path} is missing") from None
     if status.st_size != listed["size"]:
         raise Damaged(f"{path} has {status.st_size} bytes instead of {listed['size']}")
     if int(status.st_mtime) != MTIME:
         # Touched, or copied without its times: its content decides.
-        if paths.sha256(path) != listed["sha256"]:
+        if paths.sha256(Path(path)) != listed["sha256"]:
             raise Damaged(f"{path} has changed: its digest no longer matches")
         with contextlib.suppress(OSError):  # a cache this user may not write: it is read again next time
             os.utime(path, (MTIME, MTIME))

@@ -17,7 +17,6 @@ from kmatrix.host.errors import InfraError, InputError, without_credentials
 from kmatrix.kernels import trust
 from kmatrix.kernels.entry import KernelEntry, StagedKernel
 from kmatrix.kernels.layout import check_series
-from kmatrix.kernels.sources.debian import is_version
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
@@ -26,16 +25,19 @@ GIVEN = ("import", "build")
 """The kinds that a person gives by hand: good for any name of which kernels.toml does not say exactly what it is."""
 
 
-def find(kernel: Kernel, arch: Arch, store: KernelStore) -> KernelEntry | None:
-    """The store's entry of that name that kernels.toml means; else one that was stored beside another project's (see `beside`)."""
-    entry = store.find(kernel.name, arch)
+def find(kernel: Kernel, arch: Arch, store: KernelStore, *, whole: bool = True) -> KernelEntry | None:
+    """The store's entry of that name that kernels.toml means; else one that was stored beside another project's (see `beside`).
+
+    `whole` as in KernelStore.find.
+    """
+    entry = store.find(kernel.name, arch, whole=whole)
     if entry is None or differs(kernel, arch, entry) is None:
         return entry
     ours = [beside(kernel, spec) for spec in kernel.sources_for(arch)]
     for name, each in store.refs():
         if each == arch and is_beside(name, kernel.name):
             with contextlib.suppress(InfraError):  # a damaged one
-                other = store.find(name, arch)
+                other = store.find(name, arch, whole=whole)
                 if other is not None and (name in ours or differs(kernel, arch, other) is None):
                     return other
     return None
@@ -98,3 +100,8 @@ def beside(kernel: Kernel, spec: SourceSpec) -> str:
 def is_beside(name: str, kernel: str) -> bool:
     """Whether a name of the store is one that `beside`, or a lock, gave `kernel`."""
     return re.fullmatch(rf"{re.escape(kernel)}\.[0-9a-f]{{12}}", name) is not None
+
+
+def is_version(found: str, wanted: str | None) -> bool:
+    """Whether a package's version ("6.1.172-1") is the one wanted: that, or upstream's ("6.1.172"). None wants any."""
+    return wanted is None or found == wanted or re.split("[-~]", found)[0] == wanted

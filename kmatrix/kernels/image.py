@@ -16,11 +16,16 @@ import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kmatrix.fetch.archive import zstd
 from kmatrix.host.errors import InputError
+from kmatrix.host.later import later
 from kmatrix.matrix.arch import Arch
+
+if TYPE_CHECKING:
+    from kmatrix.fetch import archive
+else:
+    archive = later("kmatrix.fetch.archive")
 
 # No kernel decompresses to more than this; what does is a bomb or not a kernel.
 _LIMIT = 512 << 20
@@ -159,7 +164,7 @@ def _decompress(payload: bytes) -> bytes:
             decoder = make()
             try:
                 data: bytes = decoder.decompress(payload, _LIMIT)
-            except (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError) as error:
+            except (zlib.error, lzma.LZMAError, archive.zstd.ZstdError, OSError) as error:
                 raise _Unreadable(f"its payload does not decompress: {error}") from error
             if not decoder.eof:
                 raise _Unreadable("its payload is cut short")
@@ -174,7 +179,7 @@ _DECODERS: tuple[tuple[bytes, Callable[[], Any]], ...] = (
     (b"\xfd7zXZ\0", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ)),
     (b"]\0\0", lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE)),
     (b"BZh", bz2.BZ2Decompressor),
-    (b"\x28\xb5\x2f\xfd", zstd.ZstdDecompressor),
+    (b"\x28\xb5\x2f\xfd", lambda: archive.zstd.ZstdDecompressor()),
 )
 
 

@@ -9,16 +9,22 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kmatrix.fetch.archive import FILE, FIX, TOTAL, Member, Package, sound
 from kmatrix.host import version as versions
 from kmatrix.host.errors import InputError
+from kmatrix.host.later import later
 from kmatrix.host.progress import Step
 from kmatrix.kernels import modules
 from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.image import BTF_MAGIC, ImageFacts, read_image
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Kernel
+
+if TYPE_CHECKING:
+    from kmatrix.fetch import archive
+else:
+    archive = later("kmatrix.fetch.archive")
 
 # Whatever they are packed under: usr/ in some distributions, data/kernels/<version>/ in little-vm-helper's images.
 _MODULES = re.compile(r"(?:.*?/)?lib/modules/([^/]+)/(.+)")
@@ -42,7 +48,7 @@ class LaidOut:
     """Where boot/btf-<release> came from; None where there is none."""
 
 
-def lay_out(packages: Iterable[Package], arch: Arch, into: Path, *, where: str, step: Step | None = None) -> LaidOut:
+def lay_out(packages: Iterable[archive.Package], arch: Arch, into: Path, *, where: str, step: Step | None = None) -> LaidOut:
     """Write the one kernel that `packages` hold to `into`/boot and `into`/lib/modules, and of its modules only what a VM can use.
 
     Each package is passed over once, and once more only if a module kept needs one that was not. Raises InputError when the packages
@@ -54,24 +60,26 @@ def lay_out(packages: Iterable[Package], arch: Arch, into: Path, *, where: str, 
     detached: dict[str, bytes] = {}
     seen = held = 0
 
-    def hold(kind: dict[str, bytes], member: Member, largest: int) -> None:
+    def hold(kind: dict[str, bytes], member: archive.Member, largest: int) -> None:
         nonlocal held
         held += member.size
         if len(kind) >= _MANY or member.size > largest or held > _HELD:
-            raise InputError(f"holds more than a kernel's package does ({member.path}, {member.size} bytes)", where=where, fix=FIX)
+            raise InputError(
+                f"holds more than a kernel's package does ({member.path}, {member.size} bytes)", where=where, fix=archive.FIX
+            )
         kind[member.path] = member.read()
 
-    def first_pass(member: Member) -> bool:
+    def first_pass(member: archive.Member) -> bool:
         nonlocal seen
         seen += 1
         if step is not None:
             step.advance(seen)
         if _IMAGE.fullmatch(member.path):
-            hold(images, member, FILE)
+            hold(images, member, archive.FILE)
         elif _CONFIG.fullmatch(member.path):
             hold(configs, member, _CONFIG_SIZE)
         elif _BTF.fullmatch(member.path):
-            hold(detached, member, FILE)
+            hold(detached, member, archive.FILE)
         return modules.wanted(_below(member.path))
 
     _take(packages, into, where, first_pass)
@@ -105,11 +113,11 @@ def lay_out(packages: Iterable[Package], arch: Arch, into: Path, *, where: str, 
 
 
 def _facts(data: bytes, arch: Arch, where: str) -> ImageFacts:
-    with sound(where, "kernel image"):
+    with archive.sound(where, "kernel image"):
         return read_image(data, arch, where=where)
 
 
-def _detached_btf(packages: Iterable[Package], files: Mapping[str, bytes], to: Path, where: str) -> str | None:
+def _detached_btf(packages: Iterable[archive.Package], files: Mapping[str, bytes], to: Path, where: str) -> str | None:
     """Write the kernel's BTF to `to`: the file of BTF that came with it, or what pahole makes of its vmlinux. Says which; None for neither."""
     if len(set(files.values())) > 1:
         raise InputError(f"holds several BTF files: {', '.join(sorted(files))}", where=where)
@@ -122,7 +130,7 @@ def _detached_btf(packages: Iterable[Package], files: Mapping[str, bytes], to: P
     if pahole is None:
         return None
     # One too large to be held has no BTF made of it, and its kernel is good all the same.
-    found = (m.read() for package in packages for m in package() if _VMLINUX.fullmatch(m.path) and m.size <= FILE)
+    found = (m.read() for package in packages for m in package() if _VMLINUX.fullmatch(m.path) and m.size <= archive.FILE)
     if (vmlinux := next(found, None)) is None:
         return None
     with tempfile.NamedTemporaryFile(dir=to.parent.parent.parent, suffix=".vmlinux") as file:
@@ -156,7 +164,7 @@ def _below(path: str) -> str:
     return match[2] if match else ""
 
 
-def _take(packages: Iterable[Package], into: Path, where: str, wanted: Callable[[Member], bool]) -> None:
+def _take(packages: Iterable[archive.Package], into: Path, where: str, wanted: Callable[[archive.Member], bool]) -> None:
     """One pass: every module that is `wanted`, and depmod's index files, to `into`/lib/modules."""
     written = 0
     for package in packages:
@@ -167,13 +175,13 @@ def _take(packages: Iterable[Package], into: Path, where: str, wanted: Callable[
                 continue
             name = match[2].rsplit("/", 1)[-1]
             target = into / "lib/modules" / match[1] / match[2].removesuffix(name)
-            with sound(where, "kernel package"):
+            with archive.sound(where, "kernel package"):
                 if match[2] in modules.INDEX_FILES:
                     modules.write_file(member.read(), target / name)
                 elif take and modules.is_module(name):
                     written += modules.write_module(member.read(), name, target)
-                    if written > TOTAL:
-                        raise ValueError(f"its modules unpack to more than {TOTAL >> 20} MiB")
+                    if written > archive.TOTAL:
+                        raise ValueError(f"its modules unpack to more than {archive.TOTAL >> 20} MiB")
 
 
 def staged(laid_out: LaidOut, source: Mapping[str, object]) -> StagedKernel:

@@ -13,11 +13,17 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-from kmatrix.fetch import archive
 from kmatrix.host import ext4
 from kmatrix.host.errors import InfraError, InputError
+from kmatrix.host.later import later
 from kmatrix.kernels.entry import MTIME
+
+if TYPE_CHECKING:
+    from kmatrix.fetch import archive
+else:
+    archive = later("kmatrix.fetch.archive")
 
 # Below drivers/: kept. A folder stands for all in it; a file is named without .ko.
 DRIVERS = (

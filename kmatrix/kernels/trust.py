@@ -10,15 +10,21 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
-from kmatrix.fetch import download, network
+from kmatrix.fetch import network
 from kmatrix.fetch.gpgv import Keys, armor
 from kmatrix.host.errors import InfraError, InputError, without_credentials
+from kmatrix.host.later import later
 from kmatrix.host.progress import Reporter
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
+
+if TYPE_CHECKING:
+    from kmatrix.fetch import download
+else:
+    download = later("kmatrix.fetch.download")
 
 FIRST_USE = "first use"
 GIVEN = "sha256 in kernels.toml"

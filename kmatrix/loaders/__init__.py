@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
-from kmatrix.manifest.collector import LIBRARIES, Library
+from kmatrix.manifest.libraries import LIBRARIES, Library
 
 ALL = "all"
 TITLES = {"libbpf": "libbpf", "cilium": "cilium/ebpf"}

@@ -16,15 +16,19 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from debian.debfile import DebFile
-
-from kmatrix.fetch import archive
 from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError, InputError, Unavailable
+from kmatrix.host.later import later
 from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.loaders import debian
 from kmatrix.matrix.arch import INFO, Arch
+
+if TYPE_CHECKING:
+    from kmatrix.fetch import archive
+else:
+    archive = later("kmatrix.fetch.archive")
 
 SOURCE = Path(__file__).parent / "cilium"
 FOLDER = "KMATRIX_CILIUM_EBPF"
@@ -172,6 +176,8 @@ def _said(command: list[str]) -> str:
 @functools.cache
 def _package_version(path: Path) -> str:
     """The upstream version of a Debian package, by its control data."""
+    from debian.debfile import DebFile
+
     return str(DebFile(filename=str(path)).debcontrol()["Version"]).rpartition("-")[0]
 
 

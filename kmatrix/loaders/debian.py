@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kmatrix.fetch import apt
 from kmatrix.host import cache, paths
 from kmatrix.host.errors import Unavailable
+from kmatrix.host.later import later
 from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.vm.image_recipe import Recipe
+
+if TYPE_CHECKING:
+    from kmatrix.fetch import apt
+else:
+    apt = later("kmatrix.fetch.apt")
 
 
 def place(name: str, arch: Arch) -> Path:

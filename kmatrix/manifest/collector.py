@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, get_args
 
 from kmatrix.host.validation import Strict
 from kmatrix.manifest.event import Event, EventField, layout, whole
 from kmatrix.manifest.guest_test import TestCommand
+from kmatrix.manifest.libraries import Library
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.manifest.sink import TestRun
 from kmatrix.manifest.trigger import Trigger
@@ -15,10 +15,6 @@ from kmatrix.manifest.variant import Expect, Map, Program, Variant, applies
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import Version
 from kmatrix.matrix.parameters import Definition, leaves
-
-Library = Literal["libbpf", "cilium"]
-LIBRARIES: tuple[Library, ...] = get_args(Library)
-"""The libraries that kmatrix loads objects with: what `loader` in a manifest and the option --loader name."""
 
 
 class Collector(Strict):

@@ -27,7 +27,6 @@ def _max_entries(value: object) -> object:
 
 MaxEntries = Annotated[Any, AfterValidator(_max_entries)]
 """A number, or "cpus": as many as the kernel may ever have CPUs."""
-CONTRACT_SUFFIX = ".contract.toml"
 
 
 class InnerMap(Strict):
@@ -211,9 +210,3 @@ def parse(data: object, *, where: str) -> Contract:
 def load_contract(path: Path) -> Contract:
     """The contract in a file. Raises InputError."""
     return parse(read_toml(path), where=str(path))
-
-
-def beside(object_file: Path, folder: Path | None = None) -> Path:
-    """Where the contract of an object is looked for: X.contract.toml for X.bpf.o or X.o, beside it or in `folder`."""
-    stem = object_file.name.removesuffix(".o").removesuffix(".bpf")
-    return (folder or object_file.parent) / f"{stem}{CONTRACT_SUFFIX}"

@@ -12,13 +12,14 @@ from kmatrix.guest import limit
 from kmatrix.host import version as versions
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, validate
-from kmatrix.manifest.collector import LIBRARIES, Collector, Library
+from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.contract import ProgramTerms
 from kmatrix.manifest.event import Event, layout, whole
 from kmatrix.manifest.event_rules import check_event
 from kmatrix.manifest.event_rules import refer as _refer
 from kmatrix.manifest.event_rules import unique as _unique
 from kmatrix.manifest.guest_test import TestCommand
+from kmatrix.manifest.libraries import LIBRARIES, Library
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.manifest.sink import TestRun
 from kmatrix.manifest.trigger import Trigger, check_known

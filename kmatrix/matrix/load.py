@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from kmatrix.host import paths
 from kmatrix.host.errors import InputError
-from kmatrix.host.toml import nearest_above, read_toml
+from kmatrix.host.parsed import parsed
+from kmatrix.host.toml import nearest_above, parse_toml, read_file, read_toml
 from kmatrix.matrix import lockfile
 from kmatrix.matrix.lockfile import Lock
 from kmatrix.matrix.parameters import Definitions
-from kmatrix.matrix.schema import Document, definitions, parse
 from kmatrix.matrix.selection import Matrix
 
 KERNELS_FILE = "kernels.toml"
@@ -24,11 +25,19 @@ def load_matrix(start: Path | None = None, *, file: Path | None = None) -> Matri
     The user's is `file` if given, else the kernels.toml nearest above `start` (the current directory). Raises InputError.
     """
     shipped_path = paths.data(KERNELS_FILE)
-    documents = [Document(str(shipped_path), read_toml(shipped_path))]
     own = own_kernels_file(start, file=file)
-    if own is not None:
-        documents.append(Document(str(own), read_toml(own)))
-    return replace(parse(*documents), lock=read_lock(lock_path(start, file=file)))
+    files = [shipped_path, *([own] if own is not None else [])]
+    return replace(_matrix_of(files), lock=read_lock(lock_path(start, file=file)))
+
+
+def _matrix_of(files: Sequence[Path]) -> Matrix:
+    def read() -> Matrix:
+        from kmatrix.matrix.schema import Document, parse  # here, and not above: a run whose files are known needs none of it
+
+        return parse(*(Document(str(path), parse_toml(text, path)) for path, text in texts.items()))
+
+    texts = {path: read_file(path) for path in files}
+    return parsed("matrix", [part for path, text in texts.items() for part in (str(path).encode(), text)], read)
 
 
 def own_kernels_file(start: Path | None = None, *, file: Path | None = None) -> Path | None:
@@ -39,6 +48,8 @@ def own_kernels_file(start: Path | None = None, *, file: Path | None = None) -> 
 
 def load_definitions(start: Path) -> Definitions:
     """The names for features ([features.NAME]) of the kernels.toml nearest above `start`. Raises InputError."""
+    from kmatrix.matrix.schema import Document, definitions
+
     own = nearest_above(start, KERNELS_FILE)
     return definitions(Document(str(own), read_toml(own))) if own is not None else {}
 
@@ -57,7 +68,16 @@ def lock_path(start: Path | None = None, *, file: Path | None = None) -> Path:
 
 def read_lock(path: Path) -> Lock | None:
     """The kernels.lock at `path`; None where there is none. Raises InputError."""
-    return lockfile.parse(read_toml(path), path=path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    text = read_file(path)
+
+    def read() -> Lock:
+        from kmatrix.matrix import lock_schema
+
+        return lock_schema.parse(parse_toml(text, path), path=path)
+
+    return parsed("lock", (str(path).encode(), text), read)
 
 
 def write_lock(made: Lock) -> None:

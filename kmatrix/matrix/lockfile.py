@@ -1,4 +1,4 @@
-"""kernels.lock: exactly which kernels a project runs on, and where each came from. Data and text; kmatrix.matrix.load reads and writes the file.
+"""kernels.lock: exactly which kernels a project runs on, and where each came from. Data and text; kmatrix.matrix.lock_schema reads it, and kmatrix.matrix.load writes the file.
 
 A kernel is held by its `digest`: sha256 over image, configuration and modules as the kernel store has them. What kmod and e2fsprogs of
 this host make of them (KernelEntry.content leaves it out) may differ from host to host.
@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import tomli_w
-from pydantic import Field, model_validator
 
 from kmatrix.host.errors import InfraError, InputError, Unavailable, without_credentials
-from kmatrix.host.validation import Strict, validate
 from kmatrix.host.version import natural
 from kmatrix.matrix.arch import ARCHES, Arch
 
@@ -23,42 +21,6 @@ _HEAD = """\
 # Exactly the kernels that this project runs on. Written by `kmatrix kernels lock`, to be checked in; a run refuses any other
 # (docs/kernels-lock.md).
 """
-_Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
-class _FileModel(Strict):
-    url: str
-    sha256: _Digest
-    size: int | None = None
-
-
-class _PinModel(Strict):
-    """The options that make a source get exactly that again, with kernels.toml's types."""
-
-    url: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
-    sha256: Annotated[tuple[_Digest, ...], Field(strict=False)] | None = None
-    version: str | None = None
-    ref: str | None = None
-    commit: Annotated[str, Field(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")] | None = None
-
-    @model_validator(mode="after")
-    def _a_digest_each(self) -> _PinModel:
-        if self.sha256 is not None and len(self.sha256) != len(self.url or ()):
-            raise ValueError(f"{len(self.url or ())} url and {len(self.sha256)} sha256: each url has one")
-        return self
-
-
-class _LockedModel(Strict):
-    release: str
-    source: str
-    digest: _Digest
-    pin: _PinModel = _PinModel()
-    files: Annotated[tuple[_FileModel, ...], Field(strict=False)] = ()
-
-
-class _LockModel(Strict):
-    schema_version: Annotated[Literal[1], Field(alias="schema")]
-    kernels: dict[str, dict[Literal["x86_64", "arm64"], _LockedModel]] = {}
 
 
 @dataclass(frozen=True)
@@ -153,21 +115,6 @@ class Lock:
         newest = "" if get else f"  (the newest: {command} --update)"
         fix = f"{wanted}, or take into the lock what is here: {command}{newest}"
         return InfraError(f"refused by {self.path}: {what}", where=locked.target, fix=fix)
-
-
-def parse(data: object, *, path: Path) -> Lock:
-    """The lock of a parsed kernels.lock. Raises InputError naming the file, the key and the fix."""
-    model = validate(_LockModel, data, where=str(path))
-    kernels = {
-        (name, arch): Locked(name, arch, each.release, each.source, each.digest, _plain(each.pin), tuple(map(_plain, each.files)))
-        for name, arches in model.kernels.items()
-        for arch, each in arches.items()
-    }
-    return Lock(path, kernels)
-
-
-def _plain(model: _FileModel | _PinModel) -> Mapping[str, Any]:
-    return model.model_dump(exclude_none=True)
 
 
 def record(kernel: str, arch: Arch, *, release: str, digest: str, source: Mapping[str, Any]) -> Locked:

@@ -12,16 +12,22 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Literal, NamedTuple
-
-from elftools.elf.elffile import ELFFile
-from elftools.elf.relocation import RelocationSection
-from elftools.elf.sections import SymbolTableSection
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from kmatrix.host.errors import InputError
+from kmatrix.host.later import later
 from kmatrix.objects.btf import Btf, Relocation
 from kmatrix.objects.compiled import ObjectInfo, inspect
 from kmatrix.objects.lines import Line, lines
+
+if TYPE_CHECKING:
+    from elftools.elf import elffile
+    from elftools.elf import relocation as elf_relocation
+    from elftools.elf import sections as elf_sections
+else:
+    elffile = later("elftools.elf.elffile")
+    elf_relocation = later("elftools.elf.relocation")
+    elf_sections = later("elftools.elf.sections")
 
 _SHF_EXECINSTR = 0x4
 CALL, LD_IMM64, EXIT = 0x85, 0x18, 0x95
@@ -73,9 +79,9 @@ class Code:
     def __init__(self, path: Path) -> None:
         """Raises InputError for what is not a whole BPF object."""
         self.info: ObjectInfo = inspect(path)
-        elf = ELFFile(BytesIO(self.info.data))
+        elf = elffile.ELFFile(BytesIO(self.info.data))
         self._sections = list(elf.iter_sections())
-        table = next((s for s in self._sections if isinstance(s, SymbolTableSection)), None)
+        table = next((s for s in self._sections if isinstance(s, elf_sections.SymbolTableSection)), None)
         self._symbols = list(table.iter_symbols()) if table is not None else []
         self.functions: dict[tuple[str, int], Function] = {}
         for symbol in self._symbols:
@@ -137,7 +143,7 @@ class Code:
 
     def _references(self) -> Iterator[tuple[tuple[str, int], Reference]]:
         for section in self._sections:
-            if not isinstance(section, RelocationSection):
+            if not isinstance(section, elf_relocation.RelocationSection):
                 continue
             changed = self._sections[section["sh_info"]]
             if not changed["sh_flags"] & _SHF_EXECINSTR:

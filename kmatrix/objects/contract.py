@@ -10,19 +10,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NoReturn
-
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from kmatrix.guest.bpf import MAP_TYPES, PROG_TYPES
 from kmatrix.host.errors import InputError
+from kmatrix.host.later import later
 from kmatrix.host.nearest import did_you_mean
-from kmatrix.manifest.contract import Contract, Form, InnerMap, MapTerms, ProgramTerms
 from kmatrix.objects import values
 from kmatrix.objects.btf import DATASEC, PTR, VAR, Btf
-from kmatrix.objects.compiled import ObjectInfo
 from kmatrix.objects.values import ValueMismatch
+
+if TYPE_CHECKING:
+    from elftools.elf import elffile
+    from elftools.elf import sections as elf_sections
+
+    from kmatrix.manifest.contract import Contract, Form, InnerMap, MapTerms, ProgramTerms
+    from kmatrix.objects.compiled import ObjectInfo
+else:
+    elffile = later("elftools.elf.elffile")
+    elf_sections = later("elftools.elf.sections")
 
 Terms = dict[str, Any]
 """A contract as the guest gets it (docs/protocol.md)."""
@@ -71,7 +77,7 @@ def resolve(contract: Contract, info: ObjectInfo, *, where: str, folder: Path) -
 class _Resolver:
     def __init__(self, contract: Contract, info: ObjectInfo, where: str, folder: Path) -> None:
         self.contract, self.info, self.where, self.folder = contract, info, where, folder
-        elf = ELFFile(BytesIO(info.data))
+        elf = elffile.ELFFile(BytesIO(info.data))
         section = elf.get_section_by_name(".BTF")
         self.btf = Btf(section.data()) if section is not None and info.has_btf else None
         self.elf = elf
@@ -136,7 +142,7 @@ class _Resolver:
         names = {number: section.name for number, section in enumerate(self.elf.iter_sections())}
         found = {}
         for table in self.elf.iter_sections():
-            if not isinstance(table, SymbolTableSection):
+            if not isinstance(table, elf_sections.SymbolTableSection):
                 continue
             for symbol in table.iter_symbols():
                 section = names.get(symbol["st_shndx"], "") if isinstance(symbol["st_shndx"], int) else ""

@@ -7,14 +7,17 @@ release are taken from an object. That one kernel has no such function or type i
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from kmatrix.manifest.collector import Collector
-from kmatrix.manifest.variant import Variant
 from kmatrix.matrix import history
-from kmatrix.matrix.arch import Arch
 from kmatrix.objects import compiled
 from kmatrix.objects.code import Code
 from kmatrix.objects.needs import Need, feature_of, hook_features, needs, often_taken
+
+if TYPE_CHECKING:
+    from kmatrix.manifest.collector import Collector
+    from kmatrix.manifest.variant import Variant
+    from kmatrix.matrix.arch import Arch
 
 OLDEST = (4, 14)
 """What every kernel from here on has is not named."""

@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
-from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.event import Event, EventField, whole
-from kmatrix.manifest.types import Literals
 from kmatrix.manifest.variant import Variant, applies
 from kmatrix.matrix.arch import Arch
 from kmatrix.objects import compiled
 from kmatrix.objects.layout import Leaf, Record, struct_record
 from kmatrix.objects.maps import READABLE, entry_record, section_record
+
+if TYPE_CHECKING:
+    from kmatrix.manifest.collector import Collector
+    from kmatrix.manifest.types import Literals
 
 _FIXED = {"be16": 2, "be32": 4, "be64": 8, "ipv4": 4, "ipv6": 16}
 

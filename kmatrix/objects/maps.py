@@ -5,12 +5,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kmatrix.guest.bpf import MAP_TYPES
 from kmatrix.host.errors import InputError
-from kmatrix.manifest.variant import Variant
 from kmatrix.objects.btf import Btf
 from kmatrix.objects.layout import Part, Record, number_or_bytes
+
+if TYPE_CHECKING:
+    from kmatrix.manifest.variant import Variant
 
 TRANSPORTS: Mapping[str, str] = {"ringbuf": "ringbuf", "perf": "perf_event_array"}
 """A variant's transport → the type of map that it is."""

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
+from typing import TYPE_CHECKING, Any
 
 from kmatrix.host.errors import InputError
+from kmatrix.host.later import later
 from kmatrix.matrix.arch import INFO, Arch
+
+if TYPE_CHECKING:
+    from elftools.common import exceptions as elf_exceptions
+    from elftools.elf import elffile
+else:
+    elf_exceptions = later("elftools.common.exceptions")
+    elffile = later("elftools.elf.elffile")
 
 _GLIBC = re.compile(r"GLIBC_(\d+)\.(\d+)")
 
@@ -45,8 +50,8 @@ def read(path: Path) -> Program | None:
             if file.read(4) != b"\x7fELF":
                 return None
             file.seek(0)
-            return _program(ELFFile(file), path)
-    except (ELFError, KeyError, ValueError, AttributeError, TypeError, UnicodeDecodeError) as error:
+            return _program(elffile.ELFFile(file), path)
+    except (elf_exceptions.ELFError, KeyError, ValueError, AttributeError, TypeError, UnicodeDecodeError) as error:
         raise InputError(f"it is not a whole ELF file ({error})", where=str(path), fix="build it again") from None
     except OSError as error:
         raise InputError(f"it cannot be read: {error.strerror}", where=str(path)) from None
@@ -59,7 +64,7 @@ def interpreter(path: Path) -> tuple[str, ...] | None:
     return tuple(line[2:].decode(errors="replace").split()) if line.startswith(b"#!") else None
 
 
-def _program(elf: ELFFile, path: Path) -> Program | None:
+def _program(elf: elffile.ELFFile, path: Path) -> Program | None:
     machine = str(elf["e_machine"])
     if machine == "EM_BPF":
         return None
@@ -80,7 +85,7 @@ def _program(elf: ELFFile, path: Path) -> Program | None:
     return Program(machine, elf.get_machine_arch(), interpreter, tuple(needed), tuple(search), _newest_glibc(elf))
 
 
-def _newest_glibc(elf: ELFFile) -> tuple[int, int]:
+def _newest_glibc(elf: elffile.ELFFile) -> tuple[int, int]:
     section: Any = elf.get_section_by_name(".gnu.version_r")
     if section is None:
         return (0, 0)

@@ -7,15 +7,23 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from io import BytesIO
+from typing import TYPE_CHECKING
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-from elftools.elf.relocation import RelocationSection
-from elftools.elf.sections import SymbolTableSection
-
+from kmatrix.host.later import later
 from kmatrix.objects.btf import Btf, Relocation
 from kmatrix.objects.code import CALL, PSEUDO_CALL
 from kmatrix.objects.lines import Line, lines
+
+if TYPE_CHECKING:
+    from elftools.common import exceptions as elf_exceptions
+    from elftools.elf import elffile
+    from elftools.elf import relocation as elf_relocation
+    from elftools.elf import sections as elf_sections
+else:
+    elf_exceptions = later("elftools.common.exceptions")
+    elffile = later("elftools.elf.elffile")
+    elf_relocation = later("elftools.elf.relocation")
+    elf_sections = later("elftools.elf.sections")
 
 _INSN = 8
 """Bytes of an instruction."""
@@ -35,18 +43,18 @@ class SourceLines:
     def _table(self) -> tuple[list[Line], Mapping[str, tuple[str, int, int]]]:
         """The lines, and each function by name: section, first instruction, number of instructions. Read where it is first asked for."""
         try:
-            elf = ELFFile(BytesIO(self._data))
+            elf = elffile.ELFFile(BytesIO(self._data))
             sections = list(elf.iter_sections())
             parts = {section.name: section for section in sections}
             functions = {}
             for symbols in sections:
-                for symbol in symbols.iter_symbols() if isinstance(symbols, SymbolTableSection) else ():
+                for symbol in symbols.iter_symbols() if isinstance(symbols, elf_sections.SymbolTableSection) else ():
                     if symbol["st_info"]["type"] == "STT_FUNC" and isinstance(symbol["st_shndx"], int):
                         home = sections[symbol["st_shndx"]].name
                         functions[symbol.name] = (home, symbol["st_value"] // _INSN, symbol["st_size"] // _INSN)
             found = lines(Btf(parts[".BTF"].data()), parts[".BTF.ext"].data())
             return [line for each in found.values() for line in each], functions
-        except (ELFError, KeyError, ValueError, IndexError, struct.error):
+        except (elf_exceptions.ELFError, KeyError, ValueError, IndexError, struct.error):
             return [], {}
 
     def first(self, program: str) -> str | None:
@@ -91,7 +99,7 @@ class SourceLines:
         return any(code[at] == CALL and code[at + 1] >> 4 == PSEUDO_CALL for at in range(0, len(code), _INSN))
 
     def _code(self, section: str) -> bytes:
-        found = ELFFile(BytesIO(self._data)).get_section_by_name(section)
+        found = elffile.ELFFile(BytesIO(self._data)).get_section_by_name(section)
         return bytes(found.data()) if found is not None else b""
 
     def callback(self, program: str) -> str | None:
@@ -101,14 +109,18 @@ class SourceLines:
         if home is None:
             return None
         section, start, count = home
-        elf = ELFFile(BytesIO(self._data))
+        elf = elffile.ELFFile(BytesIO(self._data))
         for found in elf.iter_sections():
-            if not isinstance(found, RelocationSection) or elf.get_section(found["sh_info"]).name != section:
+            if not isinstance(found, elf_relocation.RelocationSection) or elf.get_section(found["sh_info"]).name != section:
                 continue
             symbols = elf.get_section(found["sh_link"])
             for relocation in found.iter_relocations():
                 at, kind = relocation["r_offset"] // _INSN, relocation["r_info_type"]
-                if kind != _R_BPF_64_64 or not start <= at < start + count or not isinstance(symbols, SymbolTableSection):
+                if (
+                    kind != _R_BPF_64_64
+                    or not start <= at < start + count
+                    or not isinstance(symbols, elf_sections.SymbolTableSection)
+                ):
                     continue
                 target = symbols.get_symbol(relocation["r_info_sym"])
                 index = target["st_shndx"]
@@ -124,7 +136,7 @@ class SourceLines:
         if home is None or not found or int(found[-1]) >= home[2]:
             return None
         section, start, _ = home
-        elf = ELFFile(BytesIO(self._data))
+        elf = elffile.ELFFile(BytesIO(self._data))
         parts = {each.name: each for each in elf.iter_sections()}
         every = Btf(parts[".BTF"].data()).relocations(parts[".BTF.ext"].data())
         return next((each for each in every if (each.section, each.at) == (section, (start + int(found[-1])) * _INSN)), None)
@@ -133,12 +145,12 @@ class SourceLines:
         """The first line that refers to an external symbol; None where none does."""
         lines, _ = self._table
         try:
-            elf = ELFFile(BytesIO(self._data))
+            elf = elffile.ELFFile(BytesIO(self._data))
             for section in elf.iter_sections():
-                if not isinstance(section, RelocationSection):
+                if not isinstance(section, elf_relocation.RelocationSection):
                     continue
                 home, symbols = elf.get_section(section["sh_info"]).name, elf.get_section(section["sh_link"])
-                if not isinstance(symbols, SymbolTableSection):
+                if not isinstance(symbols, elf_sections.SymbolTableSection):
                     continue
                 for relocation in section.iter_relocations():
                     if symbols.get_symbol(relocation["r_info_sym"]).name == symbol:
@@ -146,7 +158,7 @@ class SourceLines:
                         before = [line for line in lines if line.section == home and line.insn <= at]
                         if before:
                             return str(max(before, key=lambda line: line.insn))
-        except (ELFError, AttributeError, ValueError):
+        except (elf_exceptions.ELFError, AttributeError, ValueError):
             return None
         return None
 
@@ -157,9 +169,9 @@ class SourceLines:
         where no structure is that, or several are.
         """
         try:
-            section = ELFFile(BytesIO(self._data)).get_section_by_name(".BTF")
+            section = elffile.ELFFile(BytesIO(self._data)).get_section_by_name(".BTF")
             btf = Btf(section.data() if section is not None else b"")
-        except (ELFError, ValueError):
+        except (elf_exceptions.ELFError, ValueError):
             return None
         found = {
             name: list(left) if len(left) == size else padding

@@ -14,7 +14,8 @@ from kmatrix import loaders
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.progress import Quiet, Step, Terminal
-from kmatrix.manifest.collector import Collector, Library
+from kmatrix.manifest.collector import Collector
+from kmatrix.manifest.libraries import Library
 from kmatrix.matrix.arch import parse_arches
 from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.load import load_matrix

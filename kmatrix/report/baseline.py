@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kmatrix.report.table import GREEN, RED, RESET, YELLOW
-from kmatrix.runs.baseline import Baseline
 from kmatrix.runs.comparison import GROUPS, Comparison, Difference, Group, Side
+
+if TYPE_CHECKING:
+    from kmatrix.runs.baseline import Baseline
 
 _MEANING: dict[Group, tuple[str, str]] = {
     "worse": ("it came further when the baseline was saved", "mend the object, or accept it"),

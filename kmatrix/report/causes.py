@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kmatrix.runs.cell_records import Record
 from kmatrix.verdict.diagnosis import UNCLASSIFIED
+
+if TYPE_CHECKING:
+    from kmatrix.runs.cell_records import Record
 
 Cause = Mapping[str, Any]
 """An entry of a record's `causes` (docs/record.md)."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kmatrix.loaders import TITLES
-from kmatrix.manifest.collector import LIBRARIES
+from kmatrix.manifest.libraries import LIBRARIES
 from kmatrix.report.causes import one_line
 from kmatrix.report.grid import prose
 from kmatrix.report.names import shorten, target_key
 from kmatrix.report.table import mark
-from kmatrix.runs.cell_records import Record
 from kmatrix.runs.object_run import GOOD, NOT_JUDGED, Outcome, state
-from kmatrix.verdict.observation import last_words
+from kmatrix.verdict.words import last_words
+
+if TYPE_CHECKING:
+    from kmatrix.runs.cell_records import Record
 
 NONE = "the loaders do not differ"
 

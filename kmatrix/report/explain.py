@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from kmatrix.report import causes
+from kmatrix.report.grid import LOG_LINES
 from kmatrix.report.names import shorten, target_key
 from kmatrix.runs.cell_records import Record, path_of
 from kmatrix.verdict.diagnosis import UNCLASSIFIED
 from kmatrix.verdict.failure import FAILURES
 
-LOG_LINES = 60
-"""Lines of a verifier log shown; the whole log is in the record."""
 CONSOLE_LINES = 25
 
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
+LOG_LINES = 60
+"""Lines of a verifier log shown; the whole log is in the record."""
+
 OUTLINE, PLAIN, BARE = "rounded_outline", "simple", "plain"
 """The styles in use: with lines around it, with a line under the heads, with no line at all (tabulate's names)."""
 _BETWEEN: Mapping[str, int] = {OUTLINE: 3, PLAIN: 2, BARE: 2}

@@ -9,11 +9,10 @@ from typing import Any
 from kmatrix.loaders import TITLES
 from kmatrix.report import causes
 from kmatrix.report.contract import paragraphs
-from kmatrix.report.explain import LOG_LINES
-from kmatrix.report.grid import Column
+from kmatrix.report.grid import LOG_LINES, Column
 from kmatrix.report.table import GREEN, RED, RESET, YELLOW, across, missing
 from kmatrix.runs.object_run import GOOD, NOT_JUDGED, Outcome, state
-from kmatrix.verdict.observation import last_words
+from kmatrix.verdict.words import last_words
 
 
 def render(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from kmatrix.report.names import shorten
-from kmatrix.runs.cell_records import Record
+
+if TYPE_CHECKING:
+    from kmatrix.runs.cell_records import Record
 
 _VARIES = re.compile(r"0x[0-9a-f]{4,}|(?<![-\w.])\d{3,}(?![\w.])")
 """What differs from VM to VM though the reason is the same: addresses, and numbers such as a pid. Not an errno (-524), not a version (5.15)."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kmatrix.matrix.arch import ARCHES
 from kmatrix.report import causes, reds
 from kmatrix.report.grid import BARE, Column, folded, prose
 from kmatrix.report.names import head, shorten, target_key
-from kmatrix.runs.cell_records import Record
 from kmatrix.runs.machine_room import by_reason
+
+if TYPE_CHECKING:
+    from kmatrix.runs.cell_records import Record
 
 RED, GREEN, YELLOW, BOLD, DIM, RESET = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
 

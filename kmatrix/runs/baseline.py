@@ -21,7 +21,7 @@ from kmatrix.host.validation import Strict
 from kmatrix.objects.compiled import ObjectInfo
 from kmatrix.runs.object_run import Outcome, State, state
 from kmatrix.verdict.diagnosis import UNCLASSIFIED
-from kmatrix.verdict.observation import last_words
+from kmatrix.verdict.words import last_words
 
 SCHEMA = "kmatrix.baseline/1"
 

@@ -11,40 +11,39 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from kmatrix.guest import limit
 from kmatrix.guest.cell_facts import CellFacts
 from kmatrix.host import paths
 from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
-from kmatrix.loaders.build import Built
-from kmatrix.manifest.collector import Collector
-from kmatrix.matrix.kernel import Target
 from kmatrix.objects import compiled
 from kmatrix.objects.derived import derived
 from kmatrix.objects.described import described
 from kmatrix.objects.source_lines import SourceLines
 from kmatrix.runs import cell_records, library, loader_files
 from kmatrix.runs.cell_records import Record
-from kmatrix.runs.loader_files import LoaderFile
-from kmatrix.runs.machine_room import MachineRoom
+from kmatrix.runs.patience import INTERRUPTION, MARGIN
 from kmatrix.runs.request import LOADER_FOLDER, request
 from kmatrix.verdict.diagnosis import causes, has_failed
 from kmatrix.verdict.expectation import Expectation, expected
 from kmatrix.verdict.expectation import undeclared as undeclared_features
 from kmatrix.verdict.judge import Verdict, verdict
 from kmatrix.verdict.observation import Observation, observed
-from kmatrix.vm.console import Splat
 from kmatrix.vm.errors import GuestError, KernelDied
-from kmatrix.vm.machine import Machine
+
+if TYPE_CHECKING:
+    from kmatrix.loaders.build import Built
+    from kmatrix.manifest.collector import Collector
+    from kmatrix.matrix.kernel import Target
+    from kmatrix.runs.loader_files import LoaderFile
+    from kmatrix.runs.machine_room import MachineRoom
+    from kmatrix.vm.console import Splat
+    from kmatrix.vm.machine import Machine
 
 TRIGGER_SECONDS = 10.0
 """Seconds that the guest gives a trigger at least."""
-MARGIN = 30.0
-"""Seconds that a cell may take in the guest beyond its collector's own timeout (load and attach under TCG)."""
-INTERRUPTION = 10.0
-"""Seconds that a verifier at its limit takes to be interrupted, and to show where it is."""
 ATTEMPTS = 2
 """Infra trouble is the only class that is retried."""
 

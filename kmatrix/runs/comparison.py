@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from kmatrix.host.errors import InputError
-from kmatrix.matrix.kernel import Target
 from kmatrix.runs.baseline import Baseline, Failure, Found, ObjectBaseline, name_of
-from kmatrix.runs.object_run import State
+
+if TYPE_CHECKING:
+    from kmatrix.matrix.kernel import Target
+    from kmatrix.runs.object_run import State
 
 Group = Literal["worse", "better", "changed", "new", "gone"]
 GROUPS: tuple[Group, ...] = ("worse", "better", "changed", "new", "gone")

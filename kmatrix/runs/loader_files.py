@@ -6,17 +6,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-
-from kmatrix.fetch import archive
 from kmatrix.host.errors import InputError
+from kmatrix.host.later import later
 from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.loaders import debian
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.matrix.arch import INFO, Arch
+
+if TYPE_CHECKING:
+    from elftools.common import exceptions as elf_exceptions
+    from elftools.elf import elffile
+
+    from kmatrix.fetch import archive
+else:
+    archive = later("kmatrix.fetch.archive")
+    elf_exceptions = later("elftools.common.exceptions")
+    elffile = later("elftools.elf.elffile")
 
 EXECUTABLE = 0o111
 
@@ -94,12 +102,12 @@ def _check_arch(data: bytes, source: str, arch: Arch, where: str) -> None:
     if not data.startswith(b"\x7fELF"):
         return
     try:
-        elf = ELFFile(BytesIO(data))
+        elf = elffile.ELFFile(BytesIO(data))
         machine = str(elf["e_machine"])
         for segment in elf.iter_segments():
             if segment["p_offset"] + segment["p_filesz"] > len(data):
-                raise ELFError("a segment runs past the end of the file")
-    except (ELFError, KeyError, ValueError, AttributeError) as error:
+                raise elf_exceptions.ELFError("a segment runs past the end of the file")
+    except (elf_exceptions.ELFError, KeyError, ValueError, AttributeError) as error:
         raise InputError(f"{source}: not a whole ELF file ({error})", where=where, fix="build it again") from None
     if machine not in (INFO[arch].elf_machine, "EM_BPF"):
         raise InputError(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kmatrix.guest import limit
 from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
@@ -16,18 +16,20 @@ from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.paths import scratch_console
 from kmatrix.host.threads import results
-from kmatrix.loaders.build import Built
 from kmatrix.matrix.arch import INFO
-from kmatrix.matrix.kernel import Target
-from kmatrix.objects.compiled import ObjectInfo
 from kmatrix.objects.memory import map_bytes
 from kmatrix.objects.source_lines import SourceLines
-from kmatrix.runs.cell import INTERRUPTION, MARGIN
 from kmatrix.runs.library import bring, obtain
-from kmatrix.runs.machine_room import MachineRoom
+from kmatrix.runs.patience import INTERRUPTION, MARGIN
 from kmatrix.verdict import diagnosis
 from kmatrix.vm.channel import pack
 from kmatrix.vm.errors import GuestError, KernelDied
+
+if TYPE_CHECKING:
+    from kmatrix.loaders.build import Built
+    from kmatrix.matrix.kernel import Target
+    from kmatrix.objects.compiled import ObjectInfo
+    from kmatrix.runs.machine_room import MachineRoom
 
 State = Literal["not loaded", "not attached", "placeholder", "off", "loaded", "attached"]
 """How far a program came. `placeholder`: its section names a target that its loader replaces, so that nothing was tried. `off`: its

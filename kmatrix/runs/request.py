@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kmatrix.host.errors import InputError
-from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.event import Event, whole
 from kmatrix.manifest.event_rules import text_type
 from kmatrix.manifest.sink import TEXT_SINKS
-from kmatrix.manifest.variant import Variant
-from kmatrix.matrix.kernel import Target
 from kmatrix.objects import compiled, contract
 from kmatrix.objects.described import described
 from kmatrix.vm.channel import pack
+
+if TYPE_CHECKING:
+    from kmatrix.manifest.collector import Collector
+    from kmatrix.manifest.variant import Variant
+    from kmatrix.matrix.kernel import Target
 
 LOADER_FOLDER = "/tmp/kmatrix/loader"
 """Where a collector's own loader runs in the guest, its files beside it."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.event import Event, EventField, whole
-from kmatrix.matrix.kernel import Target
 from kmatrix.verdict import records, silence
 from kmatrix.verdict.expectation import field_part
 from kmatrix.verdict.failure import Facts, Problem
 from kmatrix.verdict.silence import resolve
+
+if TYPE_CHECKING:
+    from kmatrix.manifest.collector import Collector
+    from kmatrix.matrix.kernel import Target
 
 
 def judge_events(collector: Collector, target: Target, facts: Facts) -> tuple[list[Problem], set[str]]:

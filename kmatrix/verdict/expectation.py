@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from kmatrix.manifest.collector import Collector
-from kmatrix.manifest.event import Event, EventField
-from kmatrix.manifest.types import Behaviour
 from kmatrix.manifest.variant import Variant, form_needs
-from kmatrix.matrix.kernel import Target
-from kmatrix.matrix.selection import Matrix
+
+if TYPE_CHECKING:
+    from kmatrix.manifest.collector import Collector
+    from kmatrix.manifest.event import Event, EventField
+    from kmatrix.manifest.types import Behaviour
+    from kmatrix.matrix.kernel import Target
+    from kmatrix.matrix.selection import Matrix
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.types import BEHAVIOURS
-from kmatrix.matrix.kernel import Target
-from kmatrix.verdict.expectation import Expectation
-from kmatrix.verdict.failure import Facts, Failure, Problem
 from kmatrix.verdict.observation import Observation, attempt_of, failure_of, optional_programs
+
+if TYPE_CHECKING:
+    from kmatrix.manifest.collector import Collector
+    from kmatrix.matrix.kernel import Target
+    from kmatrix.verdict.expectation import Expectation
+    from kmatrix.verdict.failure import Facts, Failure, Problem
 
 
 @dataclass(frozen=True)

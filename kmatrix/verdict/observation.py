@@ -6,18 +6,21 @@ import errno
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from kmatrix.guest import verifier_log
-from kmatrix.guest.cell_facts import AttemptReport, Entry, ProgramReport
-from kmatrix.manifest.collector import Collector
-from kmatrix.manifest.types import Behaviour
-from kmatrix.manifest.variant import Variant
-from kmatrix.matrix.features import Step
-from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.parameters import feature, leaves
 from kmatrix.verdict.events import judge_events
 from kmatrix.verdict.expectation import needs_of
 from kmatrix.verdict.failure import Facts, Problem
+from kmatrix.verdict.words import last_words
+
+if TYPE_CHECKING:
+    from kmatrix.guest.cell_facts import AttemptReport, Entry, ProgramReport
+    from kmatrix.manifest.collector import Collector
+    from kmatrix.manifest.types import Behaviour
+    from kmatrix.manifest.variant import Variant
+    from kmatrix.matrix.features import Step
+    from kmatrix.matrix.kernel import Target
 
 _MAP_TRANSPORT: Mapping[str, str] = {"ringbuf": "ringbuf", "perf_event_array": "perf"}
 
@@ -266,12 +269,3 @@ def failure_of(attempt: AttemptReport, optional: Collection[str] = ()) -> str:
             return f"program {name}: {report['error']}" + (f": {words}" if words else "")
     error = attempt["error"]
     return (error["text"] if error else "") or f"failed to {attempt['stage']}"
-
-
-_VERIFIER_CHATTER = ("processed ", "verification time", "stack depth", "-- END", "-- BEGIN", "max_states", "peak_states")
-
-
-def last_words(log: str) -> str:
-    """The line of a verifier log that says why: the last that is not a statistic."""
-    lines = [line.strip() for line in verifier_log.plain(log).splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if not line.startswith(_VERIFIER_CHATTER)), "")

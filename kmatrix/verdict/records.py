@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kmatrix.guest.events import Layout, Spec, in_buffer
-from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.event import Event, whole
-from kmatrix.manifest.sink import TestRun
 from kmatrix.verdict.failure import Facts, Problem
+
+if TYPE_CHECKING:
+    from kmatrix.manifest.collector import Collector
+    from kmatrix.manifest.sink import TestRun
 
 
 def of_sink(facts: Facts, event: Event) -> Mapping[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kmatrix.manifest.event import Event
+if TYPE_CHECKING:
+    from kmatrix.manifest.event import Event
 
 
 def nearest(event: Event, facts: Mapping[str, Any]) -> str | None:

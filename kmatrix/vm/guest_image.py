@@ -15,17 +15,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError
+from kmatrix.host.later import later
 from kmatrix.host.progress import Reporter, Stoppable
 from kmatrix.host.threads import results
 from kmatrix.matrix.arch import Arch
-from kmatrix.vm.image_build import SCHEMA, STOP, build, cancel
-from kmatrix.vm.image_recipe import Recipe
+from kmatrix.vm.image_recipe import SCHEMA, Recipe
 
-__all__ = ["GuestImage", "ImageStore", "cancel", "obtain", "obtain_all"]
+if TYPE_CHECKING:
+    from kmatrix.vm import image_build
+else:
+    image_build = later("kmatrix.vm.image_build")
+
+__all__ = ["GuestImage", "ImageStore", "obtain", "obtain_all"]
 
 _ROOM_MIB = 400  # taken while an image is built: packages, tree, image
 
@@ -123,7 +128,7 @@ class ImageStore:
         try:
             with cache.staging(self.root, arch) as staging:
                 staging.chmod(0o755)  # a cache may be shared
-                build(self.recipe, arch, self.key(arch), staging, reporter=reporter, mirrors=mirrors)
+                image_build.build(self.recipe, arch, self.key(arch), staging, reporter=reporter, mirrors=mirrors)
                 cache.publish(self.root, staging, folder)
         except OSError as error:
             raise _disk_trouble(error, self.root) from error
@@ -145,15 +150,20 @@ def obtain_all(
 ) -> list[GuestImage]:
     """`obtain` for several arches side by side. Raises the first one's error; the others are finished then."""
     store = ImageStore()
-    STOP.clear()
-    watched = Stoppable(reporter, STOP)
+    image_build.STOP.clear()
+    watched = Stoppable(reporter, image_build.STOP)
     with ThreadPoolExecutor(len(arches)) as pool:
         futures = [pool.submit(store.obtain, arch, reporter=watched, mirrors=mirrors, force=force) for arch in arches]
         try:
             return results(futures)
         except KeyboardInterrupt:
-            cancel()
+            image_build.cancel()
             raise
+
+
+def cancel() -> None:
+    """End the builds under way: their threads raise at the next step."""
+    image_build.cancel()
 
 
 def _open(folder: Path) -> GuestImage | None:

@@ -23,9 +23,9 @@ from kmatrix.host import cache, ext4, paths
 from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Reporter
 from kmatrix.matrix.arch import INFO, Arch, host_arch
-from kmatrix.vm.image_recipe import Recipe, RecipeFile
+from kmatrix.vm.image_file import RecipeFile
+from kmatrix.vm.image_recipe import SCHEMA, Recipe
 
-SCHEMA = 1
 _BUSYBOX_IN_GUEST = "usr/bin/busybox"
 _MERGED = ("bin", "sbin", "lib", "lib64")  # in the guest these are links into usr/, whatever a package says
 _DEVICES = {"dev/console": (5, 1), "dev/null": (1, 3)}  # the kernel opens the console before PID 1 can mount /dev

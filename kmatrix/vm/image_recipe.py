@@ -6,38 +6,24 @@ import fnmatch
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from kmatrix.host import paths
-from kmatrix.host.toml import read_toml
-from kmatrix.host.validation import Strict, validate
+from kmatrix.host.parsed import parsed
+from kmatrix.host.toml import parse_toml, read_file
+
+if TYPE_CHECKING:
+    from kmatrix.vm.image_file import Names, RecipeFile
+
+SCHEMA = 1
+"""Of a built image's manifest."""
 
 _FORMAT = 1  # of what image_build makes out of a recipe: raised when that changes, so that every image is made anew
 _RECIPE = paths.data("images")
 _INIT = Path(__file__).parents[1] / "guest" / "init.py"
 _INIT_IN_GUEST = "usr/sbin/kmatrix-init"
-
-Names = Annotated[tuple[str, ...], Field(strict=False)]
-
-
-class RecipeFile(Strict):
-    """images/image.toml. Paths in it have no leading slash; globs are fnmatch's, in which `*` crosses slashes."""
-
-    schema_version: Annotated[Literal[1], Field(alias="schema")]
-    suite: str
-    components: Names
-    source_date_epoch: int
-    uuid: str
-    packages: Names
-    remove: Names
-    keep: Names
-    directories: Names
-    applets: Names
-    symlinks: Mapping[str, str]
-    modes: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -45,7 +31,7 @@ class Recipe:
     """What goes into the image: image.toml, and files of our own over the packages' (rootfs/ and kmatrix-init)."""
 
     file: Path
-    data: RecipeFile
+    text: bytes
     files: Mapping[str, bytes]
     """Our files, by path in the image."""
     digest: str
@@ -56,14 +42,20 @@ class Recipe:
         """The recipe in `folder` (images/ if None). Raises InputError where it is wrong."""
         folder = folder or _RECIPE
         file, rootfs = folder / "image.toml", folder / "rootfs"
-        data = validate(RecipeFile, read_toml(file), where=str(file))
+        text = read_file(file)
         files = {path.relative_to(rootfs).as_posix(): path.read_bytes() for path in rootfs.rglob("*") if path.is_file()}
         files[_INIT_IN_GUEST] = _INIT.read_bytes()
         # What is hashed is what is used: the files may be edited while an image is built.
-        digest = hashlib.sha256(f"format {_FORMAT}\n{data.model_dump_json()}\n".encode())
+        data = parsed("recipe", (str(file).encode(), text), lambda: _read(file, text).model_dump_json())
+        digest = hashlib.sha256(f"format {_FORMAT}\n{data}\n".encode())
         for path, content in sorted(files.items()):
             digest.update(f"{path} {len(content)}\n".encode() + content)
-        return cls(file, data, files, digest.hexdigest())
+        return cls(file, text, files, digest.hexdigest())
+
+    @cached_property
+    def data(self) -> RecipeFile:
+        """What image.toml says."""
+        return _read(self.file, self.text)
 
     def wants(self, path: str) -> bool:
         """Whether the package's file `path` goes into the image."""
@@ -72,3 +64,10 @@ class Recipe:
             return any(fnmatch.fnmatchcase(path, glob) for glob in globs)
 
         return matches(self.data.keep) or not matches(self.data.remove)
+
+
+def _read(file: Path, text: bytes) -> RecipeFile:
+    from kmatrix.host.validation import validate  # here, and not above: a run whose image is built needs the recipe's digest alone
+    from kmatrix.vm.image_file import RecipeFile
+
+    return validate(RecipeFile, parse_toml(text, file), where=str(file))

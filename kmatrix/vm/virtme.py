@@ -7,7 +7,6 @@ for its own guest (9p shares, consoles, its init) is taken out, our channel, con
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import shlex
 import shutil
@@ -130,6 +129,8 @@ def qemu_version(arch: Arch) -> str:
 @lru_cache(maxsize=1)
 def virtme_version() -> str:
     """The installed virtme-ng. Raises InfraError where there is none."""
+    import importlib.metadata  # here, and not above: it is asked where a guest is booted
+
     try:
         return importlib.metadata.version("virtme-ng")
     except importlib.metadata.PackageNotFoundError:

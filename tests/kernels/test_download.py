@@ -26,6 +26,8 @@ import filelock
 import pytest
 
 from kmatrix.fetch import download, network
+from kmatrix.fetch import session as session_module
+from kmatrix.fetch.session import session
 from kmatrix.host import paths
 from kmatrix.host.errors import InfraError, StoreError, Unavailable
 from kmatrix.host.progress import Quiet
@@ -245,7 +247,7 @@ def test_pauses_grow(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_stalled_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "_TIMEOUT", (1, 0.1))
+    monkeypatch.setattr(session_module, "_TIMEOUT", (1, 0.1))
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unavailable, match="does not answer"):
         download.fetch_file(f"http://127.0.0.1:{silent.getsockname()[1]}/x", None, DIGEST, tmp_path / "out")
 
@@ -480,7 +482,7 @@ def test_a_mirror_stands_in_for_an_address(server: Server, tmp_path: Path) -> No
     download.fetch_file("https://kernels.invalid/v6.x/linux.tar.xz", len(DATA), DIGEST, tmp_path / "out")
     assert server.asked[0]["path"] == "/mirror/v6.x/linux.tar.xz"
     assert download.get("https://kernels.invalid/pub/file") == b"from disk"
-    assert network.session().get("https://kernels.invalid/v2/").content == DATA
+    assert session().get("https://kernels.invalid/v2/").content == DATA
     assert network.mirrored("https://kernels.invalid.example/") == "https://kernels.invalid.example/"
 
 
@@ -553,6 +555,6 @@ def test_offline_reads_mirrors_on_disk(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "file").write_bytes(b"here")
     assert download.get((tmp_path / "file").as_uri()) == b"here"
     with pytest.raises(Unavailable, match="offline"):
-        network.session().get("http://127.0.0.1:1/")
+        session().get("http://127.0.0.1:1/")
     monkeypatch.setenv(network.OFFLINE, "0")
     assert not network.offline()

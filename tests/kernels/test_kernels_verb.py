@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from kmatrix import kernels
 from kmatrix.cli.kernels import group
 from kmatrix.host.errors import InputError, KmatrixError
+from kmatrix.kernels.sources import debian as sources_debian
 from kmatrix.kernels.sources.debian import DebianSource
 from kmatrix.kernels.store import KernelStore
 
@@ -156,7 +156,7 @@ def test_verify_of_a_damaged_one(run) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_fetch(run, apt_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(kernels, "DebianSource", lambda mirror: DebianSource(mirror, root=apt_config))
+    monkeypatch.setattr(sources_debian, "DebianSource", lambda mirror: DebianSource(mirror, root=apt_config))
     result = run("fetch", "6.1-amd64")
     assert result.exit_code == 0
     assert "6.1.0-9-amd64" in result.stdout
@@ -168,6 +168,6 @@ def test_fetch(run, apt_config: Path, monkeypatch: pytest.MonkeyPatch) -> None: 
 
 
 def test_fetch_without_names_takes_what_can_be_had(run, apt_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(kernels, "DebianSource", lambda mirror: DebianSource(mirror, root=apt_config))
+    monkeypatch.setattr(sources_debian, "DebianSource", lambda mirror: DebianSource(mirror, root=apt_config))
     rows = json.loads(run("fetch", "--json", "--arch", "x86_64").stdout)
     assert [row["kernel"] for row in rows] == ["6.1", "6.12"]  # 5.4 has no source that fetches

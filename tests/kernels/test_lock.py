@@ -21,9 +21,10 @@ from kmatrix.host.progress import Quiet
 from kmatrix.host.toml import read_toml
 from kmatrix.kernels import layout
 from kmatrix.kernels.entry import KernelEntry
+from kmatrix.kernels.sources import debian as sources_debian
 from kmatrix.kernels.sources.debian import DebianSource
 from kmatrix.kernels.store import KernelStore
-from kmatrix.matrix import lockfile
+from kmatrix.matrix import lock_schema, lockfile
 from kmatrix.matrix.kernel import SourceSpec
 from kmatrix.matrix.load import load_matrix, lock_path, write_lock
 from kmatrix.matrix.lockfile import Lock
@@ -37,7 +38,7 @@ NAME = ("6.1", "x86_64")
 
 @pytest.fixture(autouse=True)
 def _our_archive(apt_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "DebianSource", lambda mirror: DebianSource(mirror, root=apt_config))
+    monkeypatch.setattr(sources_debian, "DebianSource", lambda mirror: DebianSource(mirror, root=apt_config))
 
 
 def obtain(store: KernelStore, held: Lock | None = None, **more: bool) -> KernelEntry:
@@ -63,7 +64,7 @@ def test_the_file_reads_as_it_was_written(store: KernelStore, served: Served, tm
     assert set(file) == {"url", "sha256", "size"}
     assert held.kernels["6.1", "x86_64"].pin == {"version": "6.1.9-1"}
     write_lock(held)
-    assert lockfile.parse(read_toml(held.path), path=held.path) == held
+    assert lock_schema.parse(read_toml(held.path), path=held.path) == held
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
@@ -187,7 +188,7 @@ def test_a_password_is_in_no_lock(store: KernelStore, web: Served, tmp_path: Pat
     text = lockfile.render(held)
     assert "secret" not in text
     assert f"{web.uri}/k.deb" in text
-    assert lockfile.parse(tomllib.loads(text), path=held.path) == held
+    assert lock_schema.parse(tomllib.loads(text), path=held.path) == held
     (spec,) = kernels._locked_to(mine, held.kernels["5.4", "x86_64"])
     assert spec.options["url"] == (url,)
     assert kernels.obtain(mine, "x86_64", KernelStore(tmp_path / "fresh"), reporter=Quiet(), lock=held).release == "5.4.1-amd64"

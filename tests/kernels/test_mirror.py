@@ -14,6 +14,7 @@ from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Quiet
 from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.layout import check_series
+from kmatrix.kernels.sources import debian as sources_debian
 from kmatrix.kernels.sources.debian import DebianSource
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.kernel import SourceSpec, Target
@@ -39,7 +40,7 @@ KERNEL = debian_kernel()
 @pytest.fixture(autouse=True)
 def _our_archive(apt_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`obtain` uses the host's apt configuration: here, one that knows our archive alone."""
-    monkeypatch.setattr(kernels, "DebianSource", lambda mirror: DebianSource(mirror, root=apt_config))
+    monkeypatch.setattr(sources_debian, "DebianSource", lambda mirror: DebianSource(mirror, root=apt_config))
 
 
 def obtain(store: KernelStore) -> KernelEntry:
@@ -232,14 +233,14 @@ def test_interrupted(store: KernelStore) -> None:
 
 def test_file_mirror(store: KernelStore, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apt, "KEYRING", archive.signer.keyring)
-    monkeypatch.setattr(kernels, "DebianSource", DebianSource)
+    monkeypatch.setattr(sources_debian, "DebianSource", DebianSource)
     entry = kernels.obtain(KERNEL, "x86_64", store, reporter=Quiet(), mirrors={"debian": archive.root.as_uri() + "/"})
     assert entry.source["url"].startswith("file:///")
 
 
 def test_offline_a_mirror_on_disk_is_as_good(store: KernelStore, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apt, "KEYRING", archive.signer.keyring)
-    monkeypatch.setattr(kernels, "DebianSource", DebianSource)
+    monkeypatch.setattr(sources_debian, "DebianSource", DebianSource)
     monkeypatch.setenv(network.OFFLINE, "1")
     served, on_disk = {"debian": "http://mirror.invalid/debian"}, {"debian": archive.root.as_uri()}
     assert "kmatrix is offline" in str(kernels.availability(KERNEL, "x86_64", store, mirrors=served))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kmatrix import kernels
-from kmatrix.fetch import archive, network
+from kmatrix.fetch import archive, session
 from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Quiet
 from kmatrix.kernels import trust
@@ -273,7 +273,7 @@ def test_references() -> None:
 @pytest.mark.parametrize("fault", ["corrupt", "stalled"])
 def test_a_manifest_on_the_way(store: KernelStore, server: Registry, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked for by digest is checked here, whatever the registry says."""
-    monkeypatch.setattr(network, "_TIMEOUT", (5, 0.4))
+    monkeypatch.setattr(session, "_TIMEOUT", (5, 0.4))
     digest = server.push("onway", "5.4", {"amd64": [layer({"boot/vmlinuz": bzimage(RELEASE)})]})
     gate = Gate(f"http://{server.address}")
     gate.ending, gate.fault = (digest,), fault

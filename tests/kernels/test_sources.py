@@ -14,7 +14,7 @@ import pytest
 
 from conftest import Shell
 from kmatrix import kernels
-from kmatrix.fetch import network
+from kmatrix.fetch import session
 from kmatrix.host.errors import InfraError, KmatrixError, Unavailable
 from kmatrix.host.progress import Quiet
 from kmatrix.kernels.entry import KernelEntry
@@ -165,7 +165,7 @@ OF_GIT = {
 def test_a_fault(store: KernelStore, tmp_path: Path, publisher: Publisher, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if publisher.kind in NOT_OF.get(fault, ()):
         pytest.skip(f"{publisher.kind} has no such thing")
-    monkeypatch.setattr(network, "_TIMEOUT", (5, 0.4))
+    monkeypatch.setattr(session, "_TIMEOUT", (5, 0.4))
     monkeypatch.setattr(git, "_STALLED", 1)
     files, says = FAULTS[fault]
     says = OF_GIT.get(fault, says) if publisher.kind == "git" else says

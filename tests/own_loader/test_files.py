@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kmatrix.fetch import apt
-from kmatrix.guest.trigger import _EXIT_7
+from kmatrix.guest.triggers.processes import EXIT_7
 from kmatrix.host.errors import InputError, Unavailable
 from kmatrix.matrix.arch import Arch
 from kmatrix.runs import loader_files
@@ -19,7 +19,7 @@ from tests.own_loader.test_pure import own
 
 def program(machine: str) -> bytes:
     """The head of an ELF program for "x86_64" or "aarch64", with no segments."""
-    number, _ = _EXIT_7[machine]
+    number, _ = EXIT_7[machine]
     return b"\x7fELF\2\1\1".ljust(16, b"\0") + struct.pack("<HHIQQQIHHHHHH", 2, number, 1, 0, 0, 0, 0, 64, 56, 0, 64, 0, 0)
 
 

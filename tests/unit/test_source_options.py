@@ -150,7 +150,7 @@ def test_where_it_is_wrong(source: dict[str, Any], key: str, says: str) -> None:
 
 
 def test_every_kind_is_a_source_and_has_a_model() -> None:
-    assert set(sources.KINDS) == set(kernels.sources())
+    assert set(sources.KINDS) == set(kernels.by_kind())
 
 
 def test_an_entry_says_where_it_came_from() -> None:

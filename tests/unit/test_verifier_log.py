@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmatrix.guest import verifier_log
-from kmatrix.verdict.observation import last_words
+from kmatrix.verdict.words import last_words
 
 OLD = """0: R1=ctx() R10=fp0
 ; SEC("tc") int p(void *ctx) { return bpf_override_return(ctx, 1); } @ h.bpf.c:3

@@ -14,6 +14,7 @@ from kmatrix.host.errors import Unavailable, without_credentials
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import layout
 from kmatrix.kernels.entry import StagedKernel
+from kmatrix.kernels.identity import is_version
 from kmatrix.kernels.trust import Artifact, provenance
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
@@ -48,11 +49,6 @@ def select(
                 if name in candidates:
                     return candidates[name]
     return max(candidates.values(), key=lambda p: Version(p["Version"]))
-
-
-def is_version(found: str, wanted: str | None) -> bool:
-    """Whether a package's version ("6.1.172-1") is the one wanted: that, or upstream's ("6.1.172"). None wants any."""
-    return wanted is None or found == wanted or re.split("[-~]", found)[0] == wanted
 
 
 def _with_flavour(arch: str, flavour: str | None) -> str:

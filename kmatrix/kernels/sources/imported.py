@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kmatrix.fetch import archive
 from kmatrix.host.errors import InputError, Unavailable
+from kmatrix.host.later import later
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import layout, modules
 from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.image import read_image
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
+
+if TYPE_CHECKING:
+    from kmatrix.fetch import archive
+else:
+    archive = later("kmatrix.fetch.archive")
 
 _BUILD_IMAGES = {"x86_64": "arch/x86/boot/bzImage", "arm64": "arch/arm64/boot/Image"}
 

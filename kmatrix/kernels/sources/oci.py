@@ -17,7 +17,8 @@ from typing import Any
 
 import requests
 
-from kmatrix.fetch import archive, download, network
+from kmatrix.fetch import archive, download
+from kmatrix.fetch.session import session
 from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import layout, trust
@@ -193,7 +194,7 @@ class _Registry:
     def _ask(self, url: str) -> None:
         """Get a token if the registry wants one for `url` (RFC 6750's challenge, the Docker registry's token protocol)."""
         try:
-            answer = network.session().head(url, headers={"Accept": ", ".join(_INDEXES + _MANIFESTS), **self._token})
+            answer = session().head(url, headers={"Accept": ", ".join(_INDEXES + _MANIFESTS), **self._token})
             if answer.status_code == 401:
                 self._token = self._new_token(answer.headers.get("WWW-Authenticate", ""), url)
         except requests.RequestException:

@@ -17,7 +17,7 @@ from kmatrix.verdict.diagnosis.classes import UNCLASSIFIED
 from kmatrix.verdict.diagnosis.maps import of_map
 from kmatrix.verdict.diagnosis.opening import of_object
 from kmatrix.verdict.diagnosis.rows import ROWS
-from kmatrix.verdict.observation import last_words
+from kmatrix.verdict.words import last_words
 
 Reports = Mapping[str, Mapping[str, Any]]
 """What the guest reports of the programs or maps of an object, by name (docs/protocol.md)."""

@@ -1,0 +1,74 @@
+"""What was parsed once is not parsed again: a small cache keyed by content.
+
+A run parses kernels.toml, manifests and objects, and each of its workers does too. What comes of it depends on the bytes and on kmatrix's own
+code alone, so it is kept by the digest of both. The cache is a convenience: where it cannot be read or written, the bytes are parsed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+from kmatrix.host import paths
+from kmatrix.host.errors import KmatrixError
+
+T = TypeVar("T")
+
+_DAYS = 30
+"""How long an entry is kept that nobody asks for."""
+_UNREADABLE = (OSError, pickle.PickleError, EOFError, AttributeError, ImportError, IndexError, KeyError, TypeError, ValueError)
+
+
+def parsed(kind: str, key: Iterable[bytes], make: Callable[[], T]) -> T:
+    """What `make` returns: from the cache where it was made of the same `key` by the same code, else made now and kept.
+
+    `key` is all that the result depends on. Raises what `make` raises; an error is not kept. The result has to be fit for pickle, and nothing
+    may change it. The cache is the user's own, as the kernels in it are.
+    """
+    digest = hashlib.sha256(_code())
+    for part in key:
+        digest.update(b"%d " % len(part) + part)
+    try:
+        place = paths.cache_dir("parsed") / f"{kind}-{digest.hexdigest()[:32]}"
+    except KmatrixError:
+        return make()
+    with suppress(*_UNREADABLE):
+        with place.open("rb") as file:
+            found: T = pickle.load(file)
+        with suppress(OSError):
+            os.utime(place)
+        return found
+    made = make()
+    with suppress(OSError, KmatrixError):
+        paths.write_whole(place, pickle.dumps(made, pickle.HIGHEST_PROTOCOL))
+        _sweep(place.parent)
+    return made
+
+
+@cache
+def _code() -> bytes:
+    """What tells this kmatrix from every other: an installed one has new files, an edited one has new times."""
+    root = Path(__file__).parents[1]
+    told = []
+    for folder in ("matrix", "manifest", "objects", "vm", "guest", "host"):
+        with os.scandir(root / folder) as entries:
+            told += [
+                (entry.name, entry.stat().st_mtime_ns, entry.stat().st_size) for entry in entries if entry.name.endswith(".py")
+            ]
+    return f"{root} {sorted(told)}".encode()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what nobody has asked for in a long time."""
+    oldest = time.time() - _DAYS * 86400
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < oldest:
+                path.unlink()
