@@ -14,7 +14,7 @@ from typing import Any
 from kmatrix.guest.table_capabilities import refused_in_container
 from kmatrix.matrix.privileges import ANYONE, BPF, CAPABLE, EVENTS, NET, PERFMON, Privileges, Rule, Settings, of_map, of_program
 from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, first_line, where
-from kmatrix.verdict.observation import last_words
+from kmatrix.verdict.words import last_words
 
 _REFUSED = (errno.EPERM, errno.EACCES)
 _PROBES = r"\??(tp|tracepoint|k(ret)?probe|ksyscall|kretsyscall|u(ret)?probe|usdt)(\.\w+)?(/|$)"
