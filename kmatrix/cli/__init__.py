@@ -51,6 +51,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "needs:command",
         "What compiled objects need of a kernel, and since which release there is such a thing.",
     ),
+    "atlas": (
+        "atlas:command",
+        "How close the programs of compiled objects are to the verifier's limits, on every target.",
+    ),
     "lint": (
         "lint:command",
         "The CO-RE standard as rules over C sources, generate.go files and compiled objects (default: the collectors below here).",

@@ -23,6 +23,7 @@ from . import (
     cell,
     command,
     confine,
+    effort,
     kernel,
     least_caps,
     libbpf,
@@ -160,6 +161,29 @@ def least_capabilities(
     return least_caps.find(name, terms, programs, load_timeout)
 
 
+def efforts(
+    name: str,
+    data: str,
+    programs: list[str],
+    now: float | None = None,
+    contract: dict[str, Any] | None = None,
+    load_timeout: float = limit.SECONDS,
+    lines: bool = False,
+) -> dict[str, Any]:
+    """How hard the verifier works at each of the programs (`kmatrix atlas`)."""
+    if now is not None:
+        set_time(now)
+    content = base64.b64decode(data)
+    terms = Contract(contract, content, name, lambda: probed()["features"])
+    nothing = Contract(None, warmup.nothing(), "nothing", dict)
+    found = confine.confined(lambda: effort.measure(terms, programs, load_timeout, lines=lines))
+    return {
+        "programs": found,
+        "nothing": effort.measure(nothing, ["nothing"], load_timeout)["nothing"],
+        "release": kernel.release(),
+    }
+
+
 _port: list[Channel] = []
 """The channel that requests come over, once there is one."""
 _probed: dict[str, dict[str, Any]] = {}
@@ -201,6 +225,7 @@ OPS: Mapping[str, Op] = {
     "sshd": sshd.start,
     "object": survey_object,
     "caps": least_capabilities,
+    "effort": efforts,
     "cell": run_cell,
     "ask": lambda questions: ask.ask(questions),
 }

@@ -1,6 +1,6 @@
 """Attaching by the program's descriptor: what no loading library does, and every application does by itself.
 
-The hook is one that the guest has: a packet socket on the loopback interface for a socket filter, the guest's network namespace.
+The hook is one that the guest has: a packet socket on each interface that is watched for a socket filter, the guest's network namespace.
 """
 
 from __future__ import annotations
@@ -84,10 +84,11 @@ def _sockmap(program: Program, resources: ExitStack) -> Attachment:
 
 
 def _socket(program: Program, resources: ExitStack) -> Attachment:
-    # No protocol yet: it takes no packets before the filter is there. Nobody reads them: the filter comes before the full queue.
-    sock = resources.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
-    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_BPF, struct.pack("i", program.fd))
-    sock.bind(("lo", ETH_P_ALL))
+    for index in interfaces.watched():
+        # No protocol yet: it takes no packets before the filter is there. Nobody reads them: the filter comes before the full queue.
+        sock = resources.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_BPF, struct.pack("i", program.fd))
+        sock.bind((confirm.interface(index), ETH_P_ALL))
     return Attachment("socket")
 
 

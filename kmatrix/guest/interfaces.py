@@ -22,6 +22,12 @@ LOOPBACK = 1
 _devices = itertools.count()
 
 
+def watched() -> list[int]:
+    """The interfaces that programs on packets are attached to: lo, and the near end of the veth pair where a trigger's packets cross it."""
+    near = netdev.pair_in_use()
+    return [LOOPBACK] if near is None else [LOOPBACK, near]
+
+
 def by_link(program: Program, resources: ExitStack, target: int, name: str, since: str, more: bytes = b"") -> str | None:
     """Attach by a link of the kind that the program's attach type asks for; where, as the kernel has it.
 
@@ -61,12 +67,16 @@ def device(program: Program, resources: ExitStack) -> Attachment:
     """tcx (e420bed02507, 6.6) and netkit (35dfaad7188c, 6.7): links only, never clsact in their place."""
     where = program.attach_type
     name, since = _DEVICE_HOOKS[where]
-    index = netkit(name, since, resources) if name.startswith("netkit") else LOOPBACK
-    hook = by_link(program, resources, index, name, since)
-    # A link on the far end of a netkit pair is on another interface.
-    if where != bpf.NETKIT_PEER and hook != f"{name} of interface {confirm.interface(index)}":
-        raise OSError(errno.ENOENT, f"the kernel has the program at {hook}, not at {name} of interface {confirm.interface(index)}")
-    return Attachment(f"{name} link", hook)
+    hooks = []
+    for index in [netkit(name, since, resources)] if name.startswith("netkit") else watched():
+        hook = by_link(program, resources, index, name, since)
+        # A link on the far end of a netkit pair is on another interface.
+        if where != bpf.NETKIT_PEER and hook != f"{name} of interface {confirm.interface(index)}":
+            raise OSError(
+                errno.ENOENT, f"the kernel has the program at {hook}, not at {name} of interface {confirm.interface(index)}"
+            )
+        hooks += [hook] if hook is not None else []
+    return Attachment(f"{name} link", ", ".join(hooks) or None)
 
 
 def netkit(name: str, since: str, resources: ExitStack) -> int:
@@ -120,9 +130,9 @@ def xdp_by_netlink(prog_fd: int, resources: ExitStack, index: int) -> str:
     return f"xdp of interface {name}"
 
 
-def _clsact(resources: ExitStack) -> None:
-    """See that the loopback interface has clsact, and that what is made for it is gone afterwards."""
-    hook = libbpf.TcHook(sz=sizeof(libbpf.TcHook), ifindex=LOOPBACK, attach_point=BPF_TC_INGRESS | BPF_TC_EGRESS, parent=0)
+def _clsact(resources: ExitStack, index: int = LOOPBACK) -> None:
+    """See that the interface has clsact, and that what is made for it is gone afterwards."""
+    hook = libbpf.TcHook(sz=sizeof(libbpf.TcHook), ifindex=index, attach_point=BPF_TC_INGRESS | BPF_TC_EGRESS, parent=0)
     created = libbpf.tc_hook_create(byref(hook))
     if created == 0:
         resources.callback(libbpf.tc_hook_destroy, byref(hook))
@@ -137,15 +147,20 @@ def tc(program: Program, resources: ExitStack) -> Attachment:
     if section.startswith(("tcx/", "netkit/")):
         return device(program, resources)
     point = BPF_TC_EGRESS if "egress" in section else BPF_TC_INGRESS
-    _clsact(resources)
-    hook = libbpf.TcHook(sz=sizeof(libbpf.TcHook), ifindex=LOOPBACK, attach_point=point, parent=0)
+    return Attachment("tc", ", ".join(_classifier(program, resources, index, point) for index in watched()))
+
+
+def _classifier(program: Program, resources: ExitStack, index: int, point: int) -> str:
+    """Attach through an interface's clsact; where."""
+    _clsact(resources, index)
+    hook = libbpf.TcHook(sz=sizeof(libbpf.TcHook), ifindex=index, attach_point=point, parent=0)
     opts = libbpf.TcOpts(sz=sizeof(libbpf.TcOpts), prog_fd=program.fd)
     libbpf.check("attach", libbpf.tc_attach(byref(hook), byref(opts)))
     asked = libbpf.TcOpts(sz=sizeof(libbpf.TcOpts), handle=opts.handle, priority=opts.priority)
     libbpf.check("query", libbpf.tc_query(byref(hook), byref(asked)))
     if asked.prog_id != (own := bpf.prog_info(program.fd).id):
         raise OSError(errno.ENOENT, f"the kernel has program {asked.prog_id} at this filter, not {own}")
-    return Attachment("tc", f"clsact {'egress' if point == BPF_TC_EGRESS else 'ingress'} of interface lo")
+    return f"clsact {'egress' if point == BPF_TC_EGRESS else 'ingress'} of interface {confirm.interface(index)}"
 
 
 def action(program: Program, resources: ExitStack) -> Attachment:

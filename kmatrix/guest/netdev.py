@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 from . import bpf
 
@@ -25,12 +25,14 @@ RTA_DST, RTA_OIF, RTA_ENCAP_TYPE, RTA_ENCAP = 1, 4, 21, 22
 
 NEAR, FAR, NAMESPACE = "kmatrix0", "kmatrix1", "kmatrix"
 """The pair of veth devices, and the network namespace of the far end."""
+ADDRESSES = {"ipv4": ("192.0.2.1", "192.0.2.2"), "ipv6": ("2001:db8:1::1", "2001:db8:1::2")}
+"""By family, those of the near and of the far end."""
 _NAMESPACES = "/run/netns"
 """Where ip-netns(8) looks for namespaces."""
 
 
 def pair() -> int:
-    """The index of veth `kmatrix0`, whose other end is in the network namespace `kmatrix` (192.0.2.1 and 192.0.2.2).
+    """The index of veth `kmatrix0`, whose other end is in the network namespace `kmatrix` (`ADDRESSES`).
 
     It is made when it is asked for first, and stays as long as the guest. Raises OSError where the kernel has no veth or no namespaces.
     """
@@ -42,6 +44,27 @@ def pair() -> int:
     # In a thread that goes to the other namespace and ends there. ip(8) does the same, and takes half a second where the CPU is emulated.
     _in_thread(_make_pair)
     return socket.if_nametoindex(NEAR)
+
+
+_in_use: list[int] = []
+
+
+def use_pair() -> int:
+    """Have the pair for a trigger whose packets cross it: programs are attached there then as well. Its near end's index; raises OSError."""
+    index = pair()
+    _in_use[:] = [index]
+    return index
+
+
+def pair_in_use() -> int | None:
+    """The index of the near end where a trigger's packets cross the pair; else None."""
+    return _in_use[0] if _in_use else None
+
+
+def enter_namespace() -> None:
+    """Have the calling thread go to the namespace of the far end, for good. Raises OSError."""
+    with open(f"{_NAMESPACES}/{NAMESPACE}", "rb") as namespace:
+        _check(bpf.libc.setns(namespace.fileno(), CLONE_NEWNET))
 
 
 def make_namespace() -> None:
@@ -75,7 +98,7 @@ def _make_namespace() -> None:
         pass
     _check(bpf.libc.mount(b"/proc/thread-self/ns/net", path.encode(), b"", ctypes.c_ulong(MS_BIND), None))
     with _netlink() as there:
-        _bring_up(there, socket.if_nametoindex("lo"), None)
+        _bring_up(there, socket.if_nametoindex("lo"))
 
 
 def _make_pair() -> None:
@@ -86,10 +109,10 @@ def _make_pair() -> None:
         info = attribute(IFLA_INFO_KIND, b"veth\0") + attribute(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, far))
         body = _interface(0) + attribute(IFLA_IFNAME, NEAR.encode() + b"\0") + attribute(IFLA_LINKINFO, info)
         _ask(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, here)
-        _bring_up(here, socket.if_nametoindex(NEAR), "192.0.2.1")
+        _bring_up(here, socket.if_nametoindex(NEAR), 0)
         _check(bpf.libc.setns(namespace.fileno(), CLONE_NEWNET))
         with _netlink() as there:
-            _bring_up(there, socket.if_nametoindex(FAR), "192.0.2.2")
+            _bring_up(there, socket.if_nametoindex(FAR), 1)
 
 
 def _check(result: int) -> None:
@@ -97,15 +120,20 @@ def _check(result: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _bring_up(netlink: socket.socket, index: int, address: str | None) -> None:
-    """Give an interface of the socket's namespace its address (of 24 bits of network), and start it."""
-    if address is not None:
-        number = socket.inet_aton(address)
-        message = struct.pack("=BBBBI", socket.AF_INET, 24, 0, 0, index)  # struct ifaddrmsg
-        _ask(
-            RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, message + attribute(IFA_LOCAL, number) + attribute(IFA_ADDRESS, number), netlink
-        )
+def _bring_up(netlink: socket.socket, index: int, end: int | None = None) -> None:
+    """Give an interface of the socket's namespace the addresses of an end of the pair, and start it."""
+    if end is not None:
+        _give_address(netlink, index, socket.AF_INET, ADDRESSES["ipv4"][end], 24)
+        with suppress(OSError):  # a kernel that was booted without IPv6 has the pair all the same
+            _give_address(netlink, index, socket.AF_INET6, ADDRESSES["ipv6"][end], 64)
     _ask(RTM_NEWLINK, 0, struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, IFF_UP, IFF_UP), netlink)
+
+
+def _give_address(netlink: socket.socket, index: int, family: int, address: str, bits: int) -> None:
+    """Give an interface an address that may be used at once, in a network of that many bits."""
+    number, no_detection = socket.inet_pton(family, address), 2  # IFA_F_NODAD: nobody else can have it
+    message = struct.pack("=BBBBI", family, bits, no_detection if family == socket.AF_INET6 else 0, 0, index)  # struct ifaddrmsg
+    _ask(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, message + attribute(IFA_LOCAL, number) + attribute(IFA_ADDRESS, number), netlink)
 
 
 def add(kind: str, name: str) -> int:

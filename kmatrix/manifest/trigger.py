@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Any
 
-from pydantic import field_validator, model_validator
+from pydantic import ConfigDict, field_validator, model_validator
 
 from kmatrix.guest import triggers
 from kmatrix.host.nearest import did_you_mean
@@ -17,10 +17,10 @@ from kmatrix.manifest.types import Names
 class Trigger(Strict):
     """What makes the events happen."""
 
+    model_config = ConfigDict(extra="allow")  # the options of the kinds, which their rows declare and `_options_of_the_kind` checks
+
     kind: str
     """What the guest can do (kmatrix.guest.triggers)."""
-    family: Literal["ipv4", "ipv6"] | None = None
-    """Of a tcp_connect: the loopback address that is connected to; IPv4 where not said."""
     command: Names = ()
     files: Names = ()
     """Files, relative to the manifest, that the guest gets in the trigger's working directory."""
@@ -37,11 +37,31 @@ class Trigger(Strict):
     def _options_of_the_kind(self) -> Trigger:
         if (self.kind == "command") != bool(self.command):
             raise ValueError('kind = "command" and command = [...] go together')
-        for kind, row in triggers.KINDS.items():
-            for option in row.options:
-                if getattr(self, option) and option not in triggers.KINDS[self.kind].options:
-                    raise ValueError(f'{option} goes with kind = "{kind}"')
+        said = {name for name in ("command", "env") if getattr(self, name)} | set(self.options)
+        for name in sorted(said):
+            self._check_option(name)
         return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of this kind that have values of their own, as far as the manifest says them."""
+        return dict(self.model_extra or {})
+
+    def _check_option(self, name: str) -> None:
+        """Raise Wrong where no kind has the option, this one has not, or not with that value."""
+        own, kinds = triggers.KINDS[self.kind].options, [kind for kind, row in triggers.KINDS.items() if name in row.options]
+        keys = sorted({*type(self).model_fields, *own})
+        if not kinds:
+            known = {*keys, *(option for row in triggers.KINDS.values() for option in row.options)}
+            raise Wrong(f"unknown key {name!r}{did_you_mean(name, known)}", f'keys with kind = "{self.kind}": {", ".join(keys)}')
+        if name not in own:
+            meant = ", ".join(f'"{kind}"' for kind in kinds)
+            raise Wrong(f"{name} goes with kind = {meant}", f'remove {name}; keys with kind = "{self.kind}": {", ".join(keys)}')
+        if own[name] and (value := self.options[name]) not in own[name]:
+            near = did_you_mean(value, own[name]) if isinstance(value, str) else ""
+            raise Wrong(
+                f"{name} = {value!r} is not known{near}", "write " + " or ".join(f'{name} = "{each}"' for each in own[name])
+            )
 
 
 def check_known(trigger: Trigger | None, events: Iterable[Event]) -> None:

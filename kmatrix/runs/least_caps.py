@@ -19,7 +19,7 @@ from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
 from kmatrix.objects.source_lines import SourceLines
 from kmatrix.runs.machine_room import MachineRoom
-from kmatrix.runs.object_run import fitting
+from kmatrix.runs.object_run import fit
 from kmatrix.verdict.diagnosis import Failing, diagnose
 from kmatrix.vm.channel import pack
 from kmatrix.vm.errors import GuestError, KernelDied
@@ -84,7 +84,7 @@ def run(
         except (InfraError, GuestError) as error:
             return Outcome(str(target), error=str(error), infra=True)
 
-    pairs = [(info, target) for info in infos for target in fitting(info, targets)]
+    pairs = [(info, target) for info in infos for target in fit(info, targets)]
     with ThreadPoolExecutor(max_workers=max(1, min(len(pairs), os.cpu_count() or 1))) as pool:
         outcomes = results([pool.submit(one, *pair) for pair in pairs])
     found: dict[Path, list[Outcome]] = {info.path: [] for info in infos}

@@ -136,7 +136,7 @@ def run(
         except (InfraError, GuestError) as error:
             return Outcome(str(target), _account(target), error=str(error), infra=True)
 
-    pairs = [(info, target) for info in infos for target in fitting(info, targets)]
+    pairs = [(info, target) for info in infos for target in fit(info, targets)]
     if not pairs:
         arches = sorted({str(info.compiled_for) for info in infos})
         raise InputError(
@@ -154,14 +154,14 @@ def run(
     return found
 
 
-def fitting(info: ObjectInfo, targets: Sequence[Target]) -> list[Target]:
+def fit(info: ObjectInfo, targets: Sequence[Target]) -> list[Target]:
     """The targets of the arch that the object is compiled for; all, where it is the same for all."""
     return [target for target in targets if info.compiled_for in (None, target.arch)]
 
 
 def left_out(info: ObjectInfo, targets: Sequence[Target]) -> dict[str, str]:
     """The arches selected on which the object was not tried, each with why, and what to do for it to be."""
-    without = {target.arch for target in targets} - {target.arch for target in fitting(info, targets)}
+    without = {target.arch for target in targets} - {target.arch for target in fit(info, targets)}
     return {
         arch: f"it was compiled for {info.compiled_for} ({info.compiled_because}); compile it with -D__TARGET_ARCH_{INFO[arch].bpf2go} for {arch}"
         for arch in sorted(without)

@@ -107,8 +107,7 @@ def _trigger(collector: Collector) -> dict[str, Any] | None:
     trigger = collector.trigger
     if trigger is None:
         return None
-    family = {"family": 6} if trigger.family == "ipv6" else {}
-    return {"kind": trigger.kind, "command": list(trigger.command), "env": dict(trigger.env), **family}
+    return {"kind": trigger.kind, "command": list(trigger.command), "env": dict(trigger.env), **trigger.options}
 
 
 def _loader(collector: Collector) -> dict[str, Any] | None:

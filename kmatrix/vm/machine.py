@@ -35,7 +35,7 @@ CALL_TIMEOUT = 30.0
 
 _SIMULATED_OPS = frozenset({"cell", "object", "run", "probe", "facts", "sshd", "ask"})
 """What runs programs under test, or for a person; moving files and setting the clock needs no simulation."""
-_CONFINED_OPS = frozenset({"cell", "object", "run", "probe", "facts", "surroundings", "caps"})
+_CONFINED_OPS = frozenset({"cell", "object", "run", "probe", "facts", "surroundings", "caps", "effort"})
 """What loads, or looks at what a loader could; a person's shell is root's."""
 _LAST_WORDS = 3.0
 """Seconds given to a panicking kernel to finish its trace and end QEMU."""

@@ -100,16 +100,17 @@ def guest(request: pytest.FixtureRequest, boot: Callable[[str], Guest]) -> Guest
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Target], bytes]:
-    """compiled("many", target): the object of bpf/many.bpf.c for the target's arch."""
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
+    """compiled("many", target, "MACRO"): the object of bpf/many.bpf.c for the target's arch, with macros defined."""
     need_programs("clang")
     out = tmp_path_factory.mktemp("bpf")
 
-    def compile_(name: str, target: Target) -> bytes:
-        path = out / f"{name}-{target.arch}.o"
+    def compile_(name: str, target: Target, *defines: str) -> bytes:
+        path = out / f"{'-'.join([name, target.arch, *defines])}.o"
         if not path.exists():
             common = HERE.parents[1] / "collectors" / "bpf_common"
             flags = ["-target", "bpf", "-g", "-O2", "-Wall", "-Wextra", "-Werror", f"-D__TARGET_ARCH_{INFO[target.arch].bpf2go}"]
+            flags += [f"-D{define}" for define in defines]
             subprocess.run(["clang", *flags, f"-I{common}", "-c", str(HERE / "bpf" / f"{name}.bpf.c"), "-o", str(path)], check=True)
         return path.read_bytes()
 

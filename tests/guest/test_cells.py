@@ -130,7 +130,7 @@ def test_triggers(guest: Guest, compiled: Compiled) -> None:
     known = _fire(guest, data, kind="tcp_connect")["known"]
     assert (known["daddr"], known["family"]) == ("127.0.0.1", 2)
     assert 0 < known["sport"] != known["dport"] > 0
-    known = _fire(guest, data, kind="tcp_connect", family=6)["known"]
+    known = _fire(guest, data, kind="tcp_connect", family="ipv6")["known"]
     assert (known["daddr"], known["family"]) == ("::1", 10)
     for _ in range(2):  # one that was prepared, and one that was not
         known = _fire(guest, data, kind="dns")["known"]

@@ -80,7 +80,10 @@ def event(**changes: Any) -> list[dict[str, Any]]:
             manifest(expect=[{"kernels": "5.4", "behaviour": "refusal", "reason": "r", "message": "("}]),
             "is not a regular expression",
         ),
-        (manifest(trigger={"kind": "open", "family": "ipv6"}), 'family goes with kind = "tcp_connect"'),
+        (manifest(trigger={"kind": "open", "family": "ipv6"}), 'family goes with kind = "tcp_accept", "tcp_close", "tcp_connect"'),
+        (manifest(trigger={"kind": "open", "famly": "ipv6"}), "unknown key 'famly'; did you mean family?"),
+        (manifest(trigger={"kind": "tcp_connect", "family": "ipv5"}), "family = 'ipv5' is not known"),
+        (manifest(trigger={"kind": "tcp_connect", "family": 6}), 'write family = "ipv4" or family = "ipv6"'),
         (
             manifest(expect=[{"kernels": "5.4", "behaviour": "partial", "reason": "r", "degraded": ["program:exta"]}]),
             "did you mean program:extra",
@@ -94,7 +97,7 @@ def test_a_wrong_manifest_is_one_error_naming_file_key_and_fix(data: dict[str, A
 
 def test_the_trigger_connects_over_the_family_that_is_asked_for() -> None:
     asked = request._trigger(demo(trigger={"kind": "tcp_connect", "family": "ipv6"}))
-    assert asked == {"kind": "tcp_connect", "command": [], "env": {}, "family": 6}
+    assert asked == {"kind": "tcp_connect", "command": [], "env": {}, "family": "ipv6"}
     assert "family" not in (request._trigger(demo(trigger={"kind": "tcp_connect"})) or {})
 
 

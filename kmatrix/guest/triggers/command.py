@@ -73,7 +73,7 @@ KINDS: Mapping[str, Kind] = {
             "exit_status": "its exit status",
             "exit_code": "the same << 8, or the signal, as the kernel and wait(2) have it",
         },
-        options=("command", "env"),
+        options={"command": (), "env": ()},
         says_more=True,
         to_the_end=True,
         judge=_judge_command,

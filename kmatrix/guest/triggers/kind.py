@@ -33,8 +33,8 @@ class Kind(NamedTuple):
     """Makes the child that waits to do it. Raises OSError or ValueError where there can be none."""
     known: Mapping[str, str]
     """What is known of it beside `ALWAYS`: names for `known.NAME`, and what they are."""
-    options: tuple[str, ...] = ()
-    """Keys of [trigger] that are for this kind."""
+    options: Mapping[str, tuple[str, ...]] = {}
+    """Keys of [trigger] that are for this kind, each with its values: the first is what holds where nothing is said. None: any value."""
     prepared: bool = False
     """Whether its process waits in the snapshot already. Each one that does is memory of every VM: for those that most collectors use."""
     says_more: bool = False

@@ -1,0 +1,73 @@
+"""How hard the verifier works at each program of an object: it is loaded once more, alone, with the verifier's own account of it.
+
+A loader asks for no log, and then the kernel tells nothing of this. From 5.2 on it counts without writing the log (BPF_LOG_STATS,
+06ee7115b0d1); before, the whole log is written, and its last line has the number of instructions.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from . import bpf, libbpf
+from .contract import Contract
+from .library import CannotSet, Refused, Report
+from .opened import Object, verifier_log
+
+_STATS, _BRIEF, _EVERYTHING = 4, 1, 2
+"""What the verifier is asked to write: its counts, what leads to a refusal, or each instruction that it looks at."""
+_TAIL = 6
+"""Lines at the end of the log, which have the counts."""
+MOST_LINES = 20
+"""Lines of source that are told of: those that the verifier looks at most often."""
+_INSN = re.compile(r"(?:from \d+ to )?\d+: \(")
+_SOURCE = re.compile(r"; (.+)")
+
+
+def measure(contract: Contract, names: Sequence[str], seconds: float, *, lines: bool = False) -> dict[str, Report]:
+    """Of each program: `error` (None where it loads), its sizes in bytes, and the end of the verifier's log.
+
+    With `lines` also `visits`: the lines of source that the verifier looked at most, each with how many instructions of it. The verifier has
+    `seconds` for each program.
+    """
+    return {name: _measure(contract, name, seconds, lines=lines) for name in names}
+
+
+def _measure(contract: Contract, name: str, seconds: float, *, lines: bool) -> Report:
+    report: Report = {"error": None}
+    for level in (_STATS | _EVERYTHING, _EVERYTHING) if lines else (_STATS, _BRIEF):
+        try:
+            with ExitStack() as resources:
+                opened = contract.open()
+                resources.callback(opened.close)
+                if not isinstance(opened, Object):
+                    return report | {"error": "only libbpf asks the verifier for its account"}
+                opened.choose([name])
+                contract.apply(opened, [name], resources)
+                libbpf.program_set_log_level(opened.programs[name], level)
+                opened.load(seconds)
+                log = verifier_log()
+                report |= bpf.prog_sizes(opened.fd(name)) | {"log": log.rstrip("\n").split("\n")[-_TAIL:]}
+                return report | ({"visits": visits(log)} if lines else {})
+        except CannotSet as error:
+            return report | {"error": error.text}
+        except Refused as error:
+            if level & _STATS and error.errno == errno.EINVAL:
+                continue  # before 5.2 there is no such level
+            return report | {"error": error.text}
+    return report
+
+
+def visits(log: str) -> list[tuple[str, int]]:
+    """The lines of source that a whole log has the most instructions of, and how many. Above the instructions of a line the log has it."""
+    found: Counter[str] = Counter()
+    source = ""
+    for line in log.splitlines():
+        if (said := _SOURCE.match(line)) is not None:
+            source = said[1].strip()
+        elif source and _INSN.match(line):
+            found[source] += 1
+    return found.most_common(MOST_LINES)
