@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-from . import contents, contract, kernel, limit, load, loader, observe, simulate, sinks, trigger
+from . import confine, contents, contract, kernel, limit, load, loader, observe, simulate, sinks, trigger
 from .cell_facts import Again, AttemptReport, CellFacts, Inventory, TriggerReport
 from .child import Child
 from .events import Sorter
@@ -123,7 +123,7 @@ def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loade
         terms = contract.Contract(variant.get("contract"), data, variant["name"], lambda: probed()["features"], library)
         attempt = loader.Attempt(variant, data, clock, terms, float(request.get("load_timeout", limit.SECONDS)))
         facts["attempts"].append(cast(AttemptReport, attempt.report))
-        if (running := attempt.run()) is not None:
+        if (running := confine.confined(attempt.run)) is not None:
             facts["running"] = variant["name"]
             return running
     facts["refusal"] = refusal(request, facts["attempts"], probed)

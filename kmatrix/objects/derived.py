@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kmatrix.matrix import history
 from kmatrix.objects import compiled
 from kmatrix.objects.code import Code
-from kmatrix.objects.needs import Need, feature_of, hook_features, needs
+from kmatrix.objects.needs import Need, feature_of, hook_features, needs, often_taken
 
 if TYPE_CHECKING:
     from kmatrix.manifest.collector import Collector
@@ -49,7 +49,7 @@ def _needs(collector: Collector, variant: Variant, arch: Arch) -> list[str]:
     names: dict[str, None] = {}
     for name in required:
         names |= dict.fromkeys(feature_of(need) for need in found[name] if _counts(need, arch))
-        names |= dict.fromkeys(hook_features(code.info.programs[name]))
+        names |= dict.fromkeys((*hook_features(code.info.programs[name]), *often_taken(code, code.programs[name])))
     return sorted(names, key=lambda name: (history.first(name, arch) or OLDEST, name), reverse=True)
 
 

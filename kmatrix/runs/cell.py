@@ -265,7 +265,8 @@ class _Cell:
         names = [] if own else [attempt["variant"] for attempt in failed]
         infos = {name: compiled.load(self.collector, self.collector.variant(name), self.target.arch) for name in names}
         lines = {name: SourceLines(info.data) for name, info in infos.items()}
-        return causes(failed, self.target.kernel.version, self.target.arch, lines, own_loader=own)
+        situation = self.probe.get("surroundings")
+        return causes(failed, self.target.kernel.version, self.target.arch, lines, own_loader=own, situation=situation)
 
     def record(self, observation: Observation | None, verdict: Verdict) -> Record:
         """The record of what is known by now."""

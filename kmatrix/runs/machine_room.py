@@ -19,9 +19,12 @@ from kmatrix.host.errors import InfraError, InputError, KmatrixError
 from kmatrix.host.paths import scratch_console
 from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.kernels.store import KernelStore
+from kmatrix.matrix import circumstances
 from kmatrix.matrix.arch import Arch, parse_arches
 from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.privileges import ROOT
 from kmatrix.matrix.selection import DEFAULT_SET, STORE, Matrix
+from kmatrix.runs import surroundings
 from kmatrix.vm import accel as accelerators
 from kmatrix.vm import guest_image, virtme
 from kmatrix.vm.console import boot_warnings
@@ -87,6 +90,11 @@ def _boot_of(spec: VmSpec) -> tuple[object, ...]:
     return spec.kernel.digest, spec.arch, spec.cmdline, spec.simulate
 
 
+def _confine(target: Target) -> str | None:
+    privileges = target.kernel.privileges
+    return None if privileges == ROOT else json.dumps(privileges.request, sort_keys=True)
+
+
 _SPARE_MIB = 64
 """Memory of a VM that maps may take and leave it room to work."""
 _MOST_MIB = 4096
@@ -132,6 +140,7 @@ class MachineRoom:
     _specs: dict[str, VmSpec] = field(default_factory=dict, repr=False)
     _found: dict[tuple[object, ...], dict[str, Finding]] = field(default_factory=dict, repr=False)
     _warned: dict[tuple[object, ...], tuple[str, ...]] = field(default_factory=dict, repr=False)
+    _probes: dict[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     _accels: dict[Arch, accelerators.Accel] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -144,7 +153,7 @@ class MachineRoom:
 
         Raises InputError, also where the store is asked for and has none.
         """
-        terms = [term.strip() for term in (DEFAULT_SET if expression is None else expression).split(",")]
+        terms = self.matrix.terms(DEFAULT_SET if expression is None else expression)
         others = ",".join(term for term in terms if term != STORE)
         if STORE not in terms:
             return self.matrix.targets(others, arch)
@@ -203,6 +212,7 @@ class MachineRoom:
                 lock=self.matrix.lock,
                 reporter=self.reporter,
             )
+            surroundings.check(target, lambda: config_of(kernel.config))
             image = guest_image.obtain(target.arch, mirrors=self.matrix.mirrors, reporter=self.reporter)
             chosen = self._accels.setdefault(target.arch, accelerators.choose(self.accel, kernel, image, reporter=self.reporter))
             self._specs[name] = VmSpec(
@@ -211,8 +221,9 @@ class MachineRoom:
                 accel=chosen.name,
                 memory_mib=target.kernel.memory_mib or DEFAULT_MEMORY_MIB,
                 cpus=target.kernel.cpus or 1,
-                cmdline=target.kernel.cmdline,
+                cmdline=surroundings.parameters(target.kernel),
                 simulate=json.dumps(target.simulated.request(target.arch), sort_keys=True) if target.simulated else None,
+                confine=_confine(target),
             )
         return self._specs[name]
 
@@ -222,7 +233,7 @@ class MachineRoom:
         Asked once for each feature and target: a kernel does not change. Raises InfraError where the machine room fails.
         """
         spec = self.spec(target)
-        known = self._found.setdefault((spec.kernel.digest, spec.cmdline, spec.simulate), {})
+        known = self._found.setdefault((spec.kernel.digest, spec.cmdline, spec.simulate, spec.confine), {})
         missing = [name for name in names if name not in known]
         if missing:
             config = config_of(spec.kernel.config) if any(name.startswith("config:") for name in missing) else None
@@ -251,23 +262,47 @@ class MachineRoom:
 
         Restored from the target's snapshot (made first where there is none), or booted afresh where `cold`. Killed at the end. `serial` is
         the console's other end, for whoever wants to type on it. What is run in a simulated target's VM sees the simulated kernel. `room_for`
-        are the bytes of maps that will be made: a VM that would be short of memory for them gets more. `shape` is what differs from the
+        are the bytes of maps that will be made: a VM that would be short of memory for them gets more, unless mem= says how much. `shape` is what differs from the
         target's own machine; `carried` the file behind the disk for what the run brings along (virtme.carried_drive).
         """
         spec = self.spec(target)
-        spec = replace(spec, memory_mib=memory_for(spec.memory_mib, room_for))
+        if not circumstances.gives_memory(target.kernel.name):
+            spec = replace(spec, memory_mib=memory_for(spec.memory_mib, room_for))
         if shape is not None:
             spec = shape.of(spec)
         if self.cold or (shape is not None and shape.cmdline):
             with self._up(target, lambda: boot(spec, console=console, serial=serial, carried=carried)) as vm:
                 self._warned.setdefault(_boot_of(spec), boot_warnings(vm.console_text()))
-                yield vm, vm.call("probe", timeout=60) if carried is None else {}
+                around = self._surroundings(target, vm, spec)
+                yield vm, {**vm.call("probe", timeout=60), **around} if carried is None else {}
         else:
             snapshot = self._up(target, lambda: SnapshotStore().get(spec, reporter=self.reporter))
             if _boot_of(spec) not in self._warned:
                 self._warned[_boot_of(spec)] = boot_warnings(snapshot.console_text)
             with snapshot.restore(console=console, serial=serial, carried=carried) as vm:
-                yield vm, snapshot.probe
+                around = self._surroundings(target, vm, spec)
+                if spec.confine is not None and carried is None:
+                    yield vm, {**self._of_a_loader(target, vm), **around}
+                else:
+                    yield vm, {**snapshot.probe, **around}
+
+    def _of_a_loader(self, target: Target, vm: Machine) -> Mapping[str, Any]:
+        """What the probe finds with the privileges that are left to a loader there: asked once for each target."""
+        if str(target) not in self._probes:
+            self._probes[str(target)] = vm.call("probe", timeout=60)
+        return self._probes[str(target)]
+
+    def _surroundings(self, target: Target, vm: Machine, spec: VmSpec) -> dict[str, Any]:
+        """How the guest is, by its own account, where it is under circumstances. Raises InfraError where it is otherwise than their names say."""
+        kernel = target.kernel
+        if kernel.image_of is kernel or target.simulated is not None:
+            return {}
+        found = vm.call("surroundings", timeout=60, sysctls=list(kernel.sysctls))
+        given = replace(target, kernel=replace(kernel, memory_mib=spec.memory_mib, cpus=spec.cpus))
+        if said := surroundings.differing(given, found):
+            fix = f"kmatrix shell {kernel.name} --arch {target.arch} shows it; docs/circumstances.md says what each circumstance takes"
+            raise InfraError(f"the guest is not as {kernel.name} says: {'; '.join(said)}", where=str(target), fix=fix)
+        return {"surroundings": found}
 
     def boot_warnings(self, target: Target) -> tuple[str, ...]:
         """What the target's kernel warned of when the machine that was last used booted; empty where none was."""

@@ -191,7 +191,10 @@ class _How:
 
 def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outcome:
     contract, load_timeout = how.contract, how.load_timeout
-    with scratch_console(f"run-{target}") as console, room.machine(target, console, room_for=_map_bytes(info, contract)) as (vm, _):
+    with (
+        scratch_console(f"run-{target}") as console,
+        room.machine(target, console, room_for=_map_bytes(info, contract)) as (vm, probe),
+    ):
         external_btf.bring(vm, target)
         loader = bring(vm, how.library, how.built)
         answer = vm.call(
@@ -206,7 +209,9 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outc
         )
         splat = vm.splat()
     version, lines = target.kernel.version, SourceLines(info.data)
-    programs, maps = diagnosis.explain(answer["programs"], answer.get("maps", {}), version, target.arch, lines)
+    programs, maps = diagnosis.explain(
+        answer["programs"], answer.get("maps", {}), version, target.arch, lines, probe.get("surroundings")
+    )
     error = (answer.get("error") or {}).get("text")
     cause = diagnosis.of_opening(error, version, target.arch) if error else None
     if splat is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.types import BEHAVIOURS
 from kmatrix.matrix.features import FEATURES
 from kmatrix.matrix.kernel import Kernel, Target
+from kmatrix.matrix.privileges import Privileges
 from kmatrix.matrix.selection import Matrix
 from kmatrix.verdict.expectation import Expectation, expected, only_warns
 from kmatrix.verdict.failure import FAILURES
@@ -242,6 +244,16 @@ def test_attach_is_told_apart_from_load() -> None:
     facts = good(demo(), "perf", failed=("ring",))
     facts["attempts"][0]["stage"] = "attach"
     assert judge(demo(), target_with(ALL), facts).failure == "attach"
+
+
+def test_where_circumstances_leave_few_rights_a_refusal_may_name_the_right() -> None:
+    collector = demo(variant=[{"name": "ring", "behaviour": "full", "object": "r", "needs": ["btf", "ringbuf"]}], event=[])
+    plain = target_with(ALL - {"ringbuf"})
+    few = replace(plain, kernel=replace(plain.kernel, privileges=Privileges(caps=())))
+    facts = good(collector, None, failed=("ring",), lacking=("ringbuf",), refusal="cannot load: Operation not permitted")
+    probe = {"btf": True, "ringbuf": False}
+    assert judge(collector, plain, facts, probe=probe).failure == "worse"
+    assert judge(collector, few, facts, probe=probe).ok
 
 
 def test_a_refusal_must_name_what_is_missing_and_leave_nothing() -> None:
