@@ -11,7 +11,6 @@ import click
 
 from kmatrix import loaders
 from kmatrix.cli import baselines, contract_options, options, terminal
-from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
 from kmatrix.host.errors import InputError
 from kmatrix.objects.compiled import ObjectInfo, inspect
 from kmatrix.report import differences, grid
@@ -29,14 +28,7 @@ from kmatrix.runs import least_caps, object_run
 @baselines.SAVE
 @baselines.CHECK
 @contract_options.options
-@click.option(
-    "--load-timeout",
-    type=click.FloatRange(min=0, min_open=True, max=600),
-    default=LOAD_TIMEOUT,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long the verifier may be at work on one program.",
-)
+@options.LOAD_TIMEOUT
 @click.option(
     "--find-caps",
     is_flag=True,
@@ -56,12 +48,7 @@ def command(
     logs: bool,
     save: Path | None,
     check: Path | None,
-    contract: Path | None,
-    set_: tuple[str, ...],
-    max_entries: tuple[str, ...],
-    one_of: tuple[str, ...],
-    without: tuple[str, ...],
-    attach_to: tuple[str, ...],
+    given: contract_options.Given,
     load_timeout: float,
     find_caps: bool,
     loader: str,
@@ -85,7 +72,6 @@ def command(
     infos = [inspect(path) for path in dict.fromkeys(object_files)]
     for info in infos:
         object_run.check_programs(info, programs)
-    given = contract_options.Given(contract, set_, max_entries, one_of, without, attach_to)
     contracts = contract_options.contracts(infos, given)
     plan = baselines.asked(save, check, programs)
     if find_caps:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
-import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
-from kmatrix.host.errors import InfraError, InputError
+from kmatrix.host.errors import InputError
 from kmatrix.host.paths import scratch_console
-from kmatrix.host.threads import results
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
 from kmatrix.objects.source_lines import SourceLines
 from kmatrix.runs.machine_room import MachineRoom
-from kmatrix.runs.object_run import fit
+from kmatrix.runs.pairs import pairs, side_by_side
 from kmatrix.verdict.diagnosis import Failing, diagnose
 from kmatrix.vm.channel import pack
-from kmatrix.vm.errors import GuestError, KernelDied
 
 _PATIENCE = 900.0
 """Seconds for all tries of an object on a target: a dozen loads, where the CPU is emulated."""
@@ -72,25 +67,14 @@ def run(
                 where="--find-caps",
                 fix="name kernels without cap=, unprivileged or seccomp=, and no simulated ones",
             )
-    lock = threading.Lock()
 
     def one(info: ObjectInfo, target: Target) -> Outcome:
-        try:
-            with lock:
-                room.spec(target)
-            return _try(info, target, room, programs, load_timeout, (contracts or {}).get(info.path))
-        except KernelDied as error:
-            return Outcome(str(target), error=str(error))
-        except (InfraError, GuestError) as error:
-            return Outcome(str(target), error=str(error), infra=True)
+        return _try(info, target, room, programs, load_timeout, (contracts or {}).get(info.path))
 
-    pairs = [(info, target) for info in infos for target in fit(info, targets)]
-    with ThreadPoolExecutor(max_workers=max(1, min(len(pairs), os.cpu_count() or 1))) as pool:
-        outcomes = results([pool.submit(one, *pair) for pair in pairs])
-    found: dict[Path, list[Outcome]] = {info.path: [] for info in infos}
-    for (info, _), outcome in zip(pairs, outcomes, strict=True):
-        found[info.path].append(outcome)
-    return found
+    def failed(_info: ObjectInfo, target: Target, words: str, infra: bool) -> Outcome:
+        return Outcome(str(target), error=words, infra=infra)
+
+    return {info.path: [] for info in infos} | side_by_side(pairs(infos, targets), room, one, failed)
 
 
 def _try(
