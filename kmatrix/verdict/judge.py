@@ -71,7 +71,7 @@ def verdict(
     drift = _degradation_drift(expectation, observation)
     if drift is not None:
         return drift
-    if expectation.behaviour == "refusal" and not _informs(facts["refusal"] or "", expectation, collector):
+    if expectation.behaviour == "refusal" and not _informs(facts["refusal"] or "", expectation, collector, target):
         wanted = repr(expectation.message) if expectation.message is not None else " or ".join(sorted(expectation.missing))
         return Verdict(False, "worse", f"the refusal does not name what is missing ({wanted}): {facts['refusal']}")
     if observation.problems:
@@ -137,15 +137,20 @@ def _describe(expectation: Expectation) -> str:
     return f"{expectation.behaviour}{variant}{without}"
 
 
-def _informs(message: str, expectation: Expectation, collector: Collector) -> bool:
+_NO_RIGHT = r"(?i)not permitted|permission denied|\bE(PERM|ACCES)\b|\bCAP_\w|privilege"
+
+
+def _informs(message: str, expectation: Expectation, collector: Collector, target: Target) -> bool:
     """Whether a refusal's message names one of the missing features, as a word (a variant called core-ringbuf does not name ringbuf) or as
-    the collector's own loader names it; or says what the [[expect]] wants to be said."""
+    the collector's own loader names it; or, where circumstances leave few rights, that one is missing; or says what the [[expect]] wants to be said."""
     if expectation.message is not None:
         return re.search(expectation.message, message) is not None
     own = collector.loader.names if collector.loader is not None else {}
     words = [word for name in expectation.missing for word in (name, name.partition(":")[2]) if word]
     named = [rf"(?<![\w-]){re.escape(word)}(?![\w-])" for word in words]
     patterns = named + [own[name] for name in expectation.missing if name in own]
+    if target.kernel.privileges.caps is not None:  # what is missing is a right: that may be said instead
+        patterns.append(_NO_RIGHT)
     return not patterns or any(re.search(pattern, message) for pattern in patterns)
 
 

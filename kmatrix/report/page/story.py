@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from kmatrix.host.version import series
-from kmatrix.report import causes
+from kmatrix.report import causes, reds
 from kmatrix.report.explain import look_in, simulation
 from kmatrix.report.page.model import Commands, Finding, Log, Pairs, Part, Say, Step, Table, Tone
 from kmatrix.report.page.shared import bars, chapters, file_text, versions
@@ -82,8 +82,11 @@ def _observed(record: Record) -> Iterator[Part]:
     else:
         yield Say("none of the four behaviours")
     if not record.ok:
-        yield Say(FAILURES.get(record.failure or "", ""), record.failure or "", "infra" if record.failure == "infra" else "bad")  # type: ignore[call-overload]
+        tone: Tone = "infra" if record.failure == "infra" else "warn" if record.warning else "bad"
+        yield Say(FAILURES.get(record.failure or "", ""), record.failure or "", tone)  # type: ignore[call-overload]
         yield Say(record.reason)
+        if record.warning:
+            yield Say(f"{record.kernel}: {reds.MOVES}.", "warning", tone)
     if record.retried:
         yield Pairs([("tried again after", record.retried)])
 
