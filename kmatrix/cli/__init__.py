@@ -19,6 +19,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "run:command",
         "Load every program of compiled BPF objects on every target, and attach it where its section says how.",
     ),
+    "init": (
+        "init:command",
+        "Write a collector.toml from compiled objects: a proposal that passes as it stands, or says what only you know.",
+    ),
     "report": (
         "report:command",
         "The report of the records in DIRECTORY (a run's --kmatrix-dir; default: .kmatrix), also long after the run.",

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from kmatrix.cli import contract_options, options
-from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
 from kmatrix.host.errors import InputError
 from kmatrix.objects.compiled import inspect
 from kmatrix.report import atlas as report
@@ -31,14 +30,7 @@ from kmatrix.runs import atlas, object_run
     help="Say what has grown since an atlas that was kept.",
 )
 @contract_options.options
-@click.option(
-    "--load-timeout",
-    type=click.FloatRange(min=0, min_open=True, max=600),
-    default=LOAD_TIMEOUT,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long the verifier may be at work on one program.",
-)
+@options.LOAD_TIMEOUT
 @options.ACCEL
 @options.COLD
 @options.KERNELS_FILE
@@ -52,12 +44,7 @@ def command(
     budget: str | None,
     save: Path | None,
     against: Path | None,
-    contract: Path | None,
-    set_: tuple[str, ...],
-    max_entries: tuple[str, ...],
-    one_of: tuple[str, ...],
-    without: tuple[str, ...],
-    attach_to: tuple[str, ...],
+    given: contract_options.Given,
     load_timeout: float,
     accel: str,
     cold: bool,
@@ -76,7 +63,6 @@ def command(
     infos = [inspect(path) for path in dict.fromkeys(object_files)]
     for info in infos:
         object_run.check_programs(info, programs)
-    given = contract_options.Given(contract, set_, max_entries, one_of, without, attach_to)
     contracts = contract_options.contracts(infos, given)
     before = atlas.kept(against) if against is not None else None
     room = options.room(options.load_matrix(kernels_file), accel, cold)

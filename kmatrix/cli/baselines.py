@@ -60,7 +60,10 @@ class Asked:
         if self.held_to is not None and path is not None:
             comparison.check_objects(self.held_to, path, [info.path for info in infos])
         if known is None or path is None or (kernels is not None and self.held_to is None):
-            return options.select(room, kernels, arch)
+            targets, missing = options.select(room, kernels, arch)
+            if self.save is not None and kernels is None:  # what moves on would differ by itself one day: it is named, or left out
+                targets = [each for each in targets if not each.kernel.real.moving]
+            return targets, missing
         named = kernels is not None
         if kernels is None:
             where = f"{path}: targets"

@@ -64,9 +64,10 @@ def command(
 
     \b
     kmatrix bisect collectors/openat --good 5.15 --bad 6.1 --arch arm64
+    kmatrix bisect collectors/openat --good 6.1.170 --bad 6.1.192
     kmatrix bisect collectors/openat --tree ~/linux --good v6.0 --bad v6.1
 
-    Over the releases of the matrix that can be had, or over the commits of a git tree. Interrupted, it goes on where it was.
+    Over the releases of the matrix that can be had, over the point releases of one series that Debian's archive has, or over the commits of a git tree. Interrupted, it goes on where it was.
     """
     found = find_collector(collector)
     chosen = parse_arch(arch) if arch is not None else host_arch() or ARCHES[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,22 @@ class Given:
 
 
 def options(command: F) -> F:
-    """Add the options to a command, which gets them by these names."""
+    """Add the options to a command, which gets them as one argument, `given`."""
+
+    @functools.wraps(command)
+    def with_given(
+        *args: Any,
+        contract: Path | None,
+        set_: tuple[str, ...],
+        max_entries: tuple[str, ...],
+        one_of: tuple[str, ...],
+        without: tuple[str, ...],
+        attach_to: tuple[str, ...],
+        **others: Any,
+    ) -> Any:
+        return command(*args, given=Given(contract, set_, max_entries, one_of, without, attach_to), **others)
+
+    wrapped: Any = with_given
     for option in reversed(
         [
             click.option(
@@ -67,8 +83,9 @@ def options(command: F) -> F:
             ),
         ]
     ):
-        command = option(command)
-    return command
+        wrapped = option(wrapped)
+    found: F = wrapped
+    return found
 
 
 def contracts(infos: Sequence[ObjectInfo], given: Given) -> dict[Path, terms.Terms]:

@@ -18,6 +18,7 @@ from kmatrix.host.progress import Terminal
 from kmatrix.kernels import build, identity
 from kmatrix.kernels.sources import imported
 from kmatrix.kernels.store import KernelEntry, KernelStore, StagedKernel
+from kmatrix.matrix import circumstances
 from kmatrix.matrix.arch import INFO, Arch, parse_arch, parse_arches
 from kmatrix.matrix.kernel import FLAVOURS, Target
 from kmatrix.matrix.load import load_matrix
@@ -65,6 +66,8 @@ def list_kernels(arch: str, kernels_file: Path | None, as_json: bool) -> None:
         heads = ["kernel", "arch", "sources tried", "how to get it (one of these)"]
         click.echo(grid.prose(lacking, grid.terminal_width(), heads=heads))
         click.echo("\n" + textwrap.fill(_TRIED_MEANS, min(grid.terminal_width(), 120)))
+    words = f"Each real kernel can be run under circumstances, as in 6.1+lockdown: {', '.join(circumstances.choices(matrix.circumstances))}."
+    click.echo("\n" + textwrap.fill(words, min(grid.terminal_width(), 120)))
 
 
 def _here(row: dict[str, Any], matrix: Matrix) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from kmatrix.cli import complete
+from kmatrix.guest import limit
 from kmatrix.host.errors import InputError
 from kmatrix.host.progress import Terminal
 from kmatrix.matrix import load
@@ -21,12 +22,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 ACCEL = click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True, help="How VMs run.")
 COLD = click.option("--cold", is_flag=True, help="Boot afresh instead of restoring a snapshot.")
+LOAD_TIMEOUT = click.option(
+    "--load-timeout",
+    type=click.FloatRange(min=0, min_open=True, max=600),
+    default=limit.SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the verifier may be at work on one program.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 KERNELS = click.option(
     "--kernels",
     metavar="EXPR",
     shell_complete=complete.selections,
-    help="5.4,6.1 | '>=5.8' | 5.4..6.1 | a set of kernels.toml | store (what is on this machine) | all. Default: what can be had of the set default.",
+    help="5.4,6.1 | '>=5.8' | 5.4..6.1 | a set of kernels.toml | store (what is on this machine) | all | 6.1+lockdown, 6.1+cap=bpf,perfmon (docs/circumstances.md). Default: what can be had of the set default.",
 )
 ARCH = click.option(
     "--arch", metavar="ARCH", default="all", show_default=True, shell_complete=complete.arches, help="x86_64, arm64 or all."

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,8 +17,10 @@ from kmatrix.host.errors import KmatrixError
 from kmatrix.host.threads import results
 from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.selection import asked_for
+from kmatrix.report.names import shorten, target_key
 from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.vm import guest_image
+from kmatrix.vm.console import boot_warnings
 from kmatrix.vm.snapshot import SnapshotStore
 
 
@@ -29,21 +33,36 @@ from kmatrix.vm.snapshot import SnapshotStore
 def command(kernels: str | None, arch: str, accel: str, kernels_file: Path | None, as_json: bool) -> None:
     """Fetch kernels, build guest images and make every target's snapshot, side by side.
 
+    What a kernel warned of when it booted is shown once, as far as it matters to BPF programs; each record has it too.
     A run does the same by itself, one target after another; this is for a first run, and before going offline.
     """
     room = options.room(options.load_matrix(kernels_file), accel, cold=False)
     targets, missing = options.select(room, kernels, arch)
-    failed = prepare(room, targets)
+    failed, warned = prepare(room, targets)
     for target, error in failed.items():
         click.echo(f"{target}: {error}", err=True)
+    for message, names in _by_message(warned).items():
+        click.echo(f"warned at boot: {shorten(names)}: {message}", err=as_json)
     if as_json:
-        rows = [{"target": str(t), "ready": _base(t) not in failed, "error": _said(failed.get(_base(t)))} for t in targets]
+        rows: list[dict[str, Any]] = [
+            {"target": str(t), "ready": _base(t) not in failed, "error": _said(failed.get(_base(t)))} for t in targets
+        ]
+        rows = [row | {"boot_warnings": list(warned.get(str(row["target"]), ()))} for row in rows]
         rows += [
             {"target": name, "ready": False, "error": {"message": why, "where": name, "fix": None}} for name, why in missing.items()
         ]
         click.echo(json.dumps(rows, indent=1))
     if failed and asked_for(kernels) is not None:
         raise click.exceptions.Exit(3)
+
+
+def _by_message(warned: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Each message once, with the targets whose kernel printed it."""
+    found: dict[str, list[str]] = {}
+    for target in sorted(warned, key=target_key):
+        for message in warned[target]:
+            found.setdefault(message, []).append(target)
+    return found
 
 
 def _base(target: Target) -> str:
@@ -55,8 +74,8 @@ def _said(error: KmatrixError | None) -> dict[str, str | None] | None:
     return None if error is None else {"message": error.message, "where": error.where, "fix": error.fix}
 
 
-def prepare(room: MachineRoom, targets: list[Target]) -> dict[str, KmatrixError]:
-    """Everything that cells on `targets` need, made or fetched now; what could not be fetched, and why.
+def prepare(room: MachineRoom, targets: list[Target]) -> tuple[dict[str, KmatrixError], dict[str, tuple[str, ...]]]:
+    """Everything that cells on `targets` need, made or fetched now; what could not be fetched, and why; and what the kernels warned of at boot.
 
     Raises InfraError where an image cannot be built or a kernel does not boot.
     """
@@ -74,8 +93,11 @@ def prepare(room: MachineRoom, targets: list[Target]) -> dict[str, KmatrixError]
             guest_image.cancel()  # an interrupt reaches the main thread alone
             raise
     failed = {str(target): entry for target, entry in fetched if isinstance(entry, KmatrixError)}
+    warned = {}
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for several in (bases, simulated):
             there = [t for t in several if f"{t.kernel.real.name}-{t.arch}" not in failed]
-            results([pool.submit(SnapshotStore().get, room.spec(t), reporter=reporter) for t in there])
-    return failed
+            made = results([pool.submit(SnapshotStore().get, room.spec(t), reporter=reporter) for t in there])
+            if several is bases:  # what a simulated one stands on said it already
+                warned = {str(t): boot_warnings(each.console_text) for t, each in zip(there, made, strict=True)}
+    return failed, warned

@@ -36,7 +36,8 @@ class _Found:
 
     @property
     def ok(self) -> bool:
-        return all(record.ok for record in self.records) and all(record.ok for record in self.commands)
+        """Whether nothing is red: a warning fails nothing."""
+        return not any(record.red for record in self.records) and not any(record.red for record in self.commands)
 
     @property
     def infra(self) -> bool:
@@ -88,7 +89,7 @@ def command(
     suite for each target; github is annotations that a pull request shows beside the lines of source; badge is an SVG for a README; support is
     a page to publish, in Markdown, with which collector works how on which kernel.
 
-    Exit status 1 where a cell is not as promised, 2 where all are, but a file is no record, or a shard is missing. With --against: 1 where
+    Exit status 1 where a cell is not as promised (a warning of a kernel that moves on fails nothing), 2 where all are, but a file is no record, or a shard is missing. With --against: 1 where
     something is worse (what the other run showed to work is not shown to work now, or a new cell is red); else 3 where the machines failed
     on a cell; else 0, red cells or not.
     """
@@ -178,6 +179,7 @@ def _markdown(found: _Found, _colour: bool) -> str:
 def _json(found: _Found, _colour: bool) -> str:
     data = {
         "ok": found.ok,
+        "warnings": [record.cell for record in found.cells() if record.warning],
         "cells": [asdict(record) for record in found.records],
         "tests": [asdict(record) for record in found.commands],
         "not_read": [{"file": error.where, "message": error.message} for error in found.bad],

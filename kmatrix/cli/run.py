@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,12 +11,12 @@ import click
 
 from kmatrix import loaders
 from kmatrix.cli import baselines, contract_options, options, terminal
-from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
 from kmatrix.host.errors import InputError
-from kmatrix.objects.compiled import inspect
+from kmatrix.objects.compiled import ObjectInfo, inspect
 from kmatrix.report import differences, grid
+from kmatrix.report import least_caps as caps_report
 from kmatrix.report import objects as report
-from kmatrix.runs import object_run
+from kmatrix.runs import least_caps, object_run
 
 
 @click.command("run")
@@ -27,13 +28,11 @@ from kmatrix.runs import object_run
 @baselines.SAVE
 @baselines.CHECK
 @contract_options.options
+@options.LOAD_TIMEOUT
 @click.option(
-    "--load-timeout",
-    type=click.FloatRange(min=0, min_open=True, max=600),
-    default=LOAD_TIMEOUT,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long the verifier may be at work on one program.",
+    "--find-caps",
+    is_flag=True,
+    help="Say the least capabilities with which each object loads and attaches, by trying (docs/circumstances.md).",
 )
 @options.LOADER
 @options.ACCEL
@@ -49,13 +48,9 @@ def command(
     logs: bool,
     save: Path | None,
     check: Path | None,
-    contract: Path | None,
-    set_: tuple[str, ...],
-    max_entries: tuple[str, ...],
-    one_of: tuple[str, ...],
-    without: tuple[str, ...],
-    attach_to: tuple[str, ...],
+    given: contract_options.Given,
     load_timeout: float,
+    find_caps: bool,
     loader: str,
     accel: str,
     cold: bool,
@@ -66,6 +61,7 @@ def command(
     """Load every program of compiled BPF objects on every target, and attach it where its section says how.
 
     One table (of several objects: an object a row, with how many of its programs load and attach), and under it each failure by its cause: what is missing, since which release it is there, the line of source, and what to do.
+    What fails on a kernel that moves on (latest, next) is a warning of what comes, and fails nothing.
     A failure whose cause is not known is shown in the verifier's own words. What its loader sets before it loads is said by a contract (docs/contract.md).
 
     Exit status: 0 if a real loader would have got through everywhere: all loaded in one go, and attached where the sections say where; 1 if
@@ -76,9 +72,16 @@ def command(
     infos = [inspect(path) for path in dict.fromkeys(object_files)]
     for info in infos:
         object_run.check_programs(info, programs)
-    given = contract_options.Given(contract, set_, max_entries, one_of, without, attach_to)
     contracts = contract_options.contracts(infos, given)
     plan = baselines.asked(save, check, programs)
+    if find_caps:
+        if save or check or loader != "libbpf":
+            raise InputError("--find-caps goes with no baseline, and loads with libbpf", where="--find-caps", fix="give it alone")
+        room = options.room(options.load_matrix(kernels_file), accel, cold)
+        targets, missing = plan.select(room, kernels, arch, infos)
+        least = least_caps.run(infos, targets, room, programs, load_timeout, contracts=contracts)
+        _tell_least(infos, least, missing, as_json=as_json)
+        return
     libraries = loaders.chosen(loader)
     if len(libraries) > 1 and (save or check):
         raise InputError("a baseline is of one loader", where="--loader=all", fix="give --loader=libbpf or --loader=cilium")
@@ -97,7 +100,7 @@ def command(
         tried = [
             {
                 "object": str(info.path),
-                "targets": [asdict(o) for o in found[info.path]],
+                "targets": [asdict(o) | {"warning": o.warns} for o in found[info.path]],
                 "not_run": missing,
                 "left_out": left_out[info.path],
             }
@@ -128,5 +131,22 @@ def command(
         raise click.exceptions.Exit(3)
     if held is not None:
         raise click.exceptions.Exit(held.status)
-    if not all(outcome.good for outcome in outcomes):
+    if not all(outcome.good or outcome.warns for outcome in outcomes):
+        raise click.exceptions.Exit(1)
+
+
+def _tell_least(
+    infos: Sequence[ObjectInfo], least: Mapping[Path, Sequence[least_caps.Outcome]], missing: Mapping[str, str], *, as_json: bool
+) -> None:
+    """The account of --find-caps. Exit status 0 where each object loads somehow everywhere, 1 where one does not, 3 where the machines failed."""
+    if as_json:
+        told = [{"object": str(info.path), **caps_report.plain(least[info.path], missing)} for info in infos]
+        click.echo(json.dumps(told[0] if len(told) == 1 else {"objects": told}, indent=1))
+    else:
+        width = grid.terminal_width()
+        click.echo("\n\n".join(caps_report.text(info.path.name, least[info.path], missing, width=width) for info in infos))
+    outcomes = [outcome for each in least.values() for outcome in each]
+    if any(outcome.infra for outcome in outcomes):
+        raise click.exceptions.Exit(3)
+    if any(outcome.whole is None for outcome in outcomes):
         raise click.exceptions.Exit(1)

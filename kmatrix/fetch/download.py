@@ -27,7 +27,7 @@ import urllib3
 
 from kmatrix.fetch import trouble
 from kmatrix.fetch.network import mirrored
-from kmatrix.fetch.session import session
+from kmatrix.fetch.session import verifying
 from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError, Unavailable, without_credentials
 from kmatrix.host.progress import WAITING, Quiet, Reporter
@@ -259,7 +259,7 @@ class _Transfer:
             self._restart(out)
         if self.digest is None and self.validator is None:  # nothing would tell the end of one version from that of another
             self._restart(out)
-        answer = _open(self.url, self.headers, start=self.seen, validator=self.validator)
+        answer = _open(self.url, self.headers, start=self.seen, validator=self.validator, verified=self._wanted is not None)
         if answer.start != self.seen:
             self._restart(out)
         resumed = self.seen > 0
@@ -318,8 +318,15 @@ class _Answer:
     validator: str | None = None
 
 
-def _open(url: str, headers: Mapping[str, str] | None = None, *, start: int = 0, validator: str | None = None) -> _Answer:
-    """Ask for `url` from byte `start` on; an answer that is from the beginning after all says so."""
+def _open(
+    url: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    start: int = 0,
+    validator: str | None = None,
+    verified: bool = False,
+) -> _Answer:
+    """Ask for `url` from byte `start` on; an answer that is from the beginning after all says so. `verified`: see network.verifying."""
     address = mirrored(url)
     parts = urlsplit(address)
     if parts.scheme in ("file", "copy"):
@@ -329,10 +336,11 @@ def _open(url: str, headers: Mapping[str, str] | None = None, *, start: int = 0,
         wanted["Range"] = f"bytes={start}-"
         if validator is not None:
             wanted["If-Range"] = validator
-    answer = session().get(url, stream=True, headers=wanted)
+    with verifying(verified=verified) as session:
+        answer = session.get(url, stream=True, headers=wanted)
     if answer.status_code == 416 and start:  # nothing after `start`: what is here is of another version
         answer.close()
-        return _open(url, headers)
+        return _open(url, headers, verified=verified)
     answer.raise_for_status()
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
     if answer.status_code == 206 and (found is None or int(found[1]) != start):

@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from kmatrix.fetch.network import mirrored, proxies, require_network
+from kmatrix.host.errors import InfraError, without_credentials
 
 _TIMEOUT = (15, 60)  # seconds to connect, and between two reads
 _HEADERS = {"User-Agent": "kmatrix", "Accept-Encoding": "identity"}
@@ -39,6 +43,21 @@ class _Door(HTTPAdapter):
 
 
 class _Session(requests.Session):
+    verified = False
+    """Whether what comes of the request under way is compared with a digest that is known already."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Where an answer leads. Raises InfraError where that is from https to plain http, and nothing would tell what was changed on the way."""
+        target: str | None = super().get_redirect_target(resp)
+        there = urljoin(str(resp.url), target) if target is not None else ""
+        if urlsplit(str(resp.url)).scheme == "https" and urlsplit(there).scheme == "http" and not self.verified:
+            raise InfraError(
+                f"leads from https to {without_credentials(there)}, where it could be changed on the way unseen",
+                where=without_credentials(str(resp.url)),
+                fix="give the digest of what must come (sha256), or name an https address or a mirror in kernels.toml: [mirrors]",
+            )
+        return target
+
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         address = mirrored(url.decode() if isinstance(url, bytes) else url)
         kwargs.setdefault("timeout", _TIMEOUT)
@@ -53,9 +72,23 @@ class _Session(requests.Session):
         _Credentials()(prepared_request)
 
 
-def session() -> requests.Session:
-    """This thread's session, for whoever speaks more than a plain GET: offline, mirrors, proxies and timeouts are seen to."""
-    found: requests.Session | None = getattr(_local, "session", None)
+@contextmanager
+def verifying(*, verified: bool) -> Iterator[requests.Session]:
+    """This thread's session; `verified` while the block lasts: what comes is compared with a digest, so that a redirect may be of any kind."""
+    found = session()
+    found.verified = verified
+    try:
+        yield found
+    finally:
+        found.verified = False
+
+
+def session() -> _Session:
+    """This thread's session, for whoever speaks more than a plain GET: offline, mirrors, proxies and timeouts are seen to.
+
+    No redirect from https to http is followed (but see `verifying`).
+    """
+    found: _Session | None = getattr(_local, "session", None)
     if found is None:
         found = _local.session = _Session()
         found.headers.update(_HEADERS)

@@ -1,7 +1,8 @@
 """The agent: reads requests from the host, one JSON object a line, does them one after another, answers each with a line.
 
 Request {"id", "op", …parameters}; answer {"id", "result"} or {"id", "error": {"type", "message", "traceback"}}. The first line is
-{"hello": {…}}. A request with "simulate" is done on the kernel that it describes (simulate.inside). An exception becomes an error answer and never ends the agent. Everything slow to start is started before the hello, so
+{"hello": {…}}. A request with "simulate" is done on the kernel that it describes (simulate.inside); of one with "confine", what loads has the
+privileges that it leaves (confine.confined). An exception becomes an error answer and never ends the agent. Everything slow to start is started before the hello, so
 that a snapshot taken afterwards holds it warm.
 """
 
@@ -21,8 +22,10 @@ from . import (
     ask,
     cell,
     command,
+    confine,
     effort,
     kernel,
+    least_caps,
     libbpf,
     library,
     limit,
@@ -32,6 +35,7 @@ from . import (
     simulate,
     sshd,
     stream,
+    surroundings,
     survey,
     trigger,
     warmup,
@@ -140,7 +144,21 @@ def survey_object(
         set_time(now)
     content = base64.b64decode(data)
     terms = Contract(contract, content, name, lambda: probed()["features"], library)
-    return survey.survey(content, name, programs, load_timeout, contract=terms) | {"release": kernel.release()}
+    found = confine.confined(lambda: survey.survey(content, name, programs, load_timeout, contract=terms))
+    return found | {"release": kernel.release()}
+
+
+def least_capabilities(
+    name: str,
+    data: str,
+    programs: list[str] | None = None,
+    contract: dict[str, Any] | None = None,
+    load_timeout: float = limit.SECONDS,
+    library: str = library.DEFAULT,
+) -> dict[str, Any]:
+    """The least capabilities with which an object and its programs load and attach (`kmatrix run --find-caps`)."""
+    terms = Contract(contract, base64.b64decode(data), name, lambda: probed()["features"], library)
+    return least_caps.find(name, terms, programs, load_timeout)
 
 
 def efforts(
@@ -158,7 +176,7 @@ def efforts(
     content = base64.b64decode(data)
     terms = Contract(contract, content, name, lambda: probed()["features"])
     nothing = Contract(None, warmup.nothing(), "nothing", dict)
-    found = effort.measure(terms, programs, load_timeout, lines=lines)
+    found = confine.confined(lambda: effort.measure(terms, programs, load_timeout, lines=lines))
     return {
         "programs": found,
         "nothing": effort.measure(nothing, ["nothing"], load_timeout)["nothing"],
@@ -172,11 +190,15 @@ _probed: dict[str, dict[str, Any]] = {}
 
 
 def probed() -> dict[str, Any]:
-    """The kernel's features, found out once: they do not change while a kernel runs (nor while the same one is simulated)."""
-    kernel = simulate.name()
+    """The kernel's features, found out once: they do not change while a kernel runs (nor while the same one is simulated).
+
+    Where privileges are left out, those that a loader has with what it keeps.
+    """
+    simulated = simulate.name()
+    kernel = simulated + confine.name()
     if kernel not in _probed:
-        _probed[kernel] = probe.probe_all()
-        if kernel:
+        _probed[kernel] = confine.confined(probe.probe_all)
+        if simulated:
             with suppress(Exception):  # a kernel may be simulated that can do none of it
                 warmup.rehearse()  # its libbpf has loaded nothing yet, and a snapshot may be taken next
     return _probed[kernel]
@@ -191,7 +213,8 @@ def run_cell(**request: Any) -> CellFacts:
 
 OPS: Mapping[str, Op] = {
     "probe": probed,
-    "facts": probe_facts.find,
+    "facts": lambda **request: confine.confined(lambda: probe_facts.find(**request)),
+    "surroundings": surroundings.find,
     "time": set_time,
     "put": put,
     "get": get,
@@ -201,6 +224,7 @@ OPS: Mapping[str, Op] = {
     "stream": lambda **request: stream.run(_port[0], **request),
     "sshd": sshd.start,
     "object": survey_object,
+    "caps": least_capabilities,
     "effort": efforts,
     "cell": run_cell,
     "ask": lambda questions: ask.ask(questions),
@@ -217,7 +241,8 @@ def answer(line: bytes) -> dict[str, Any]:
         if name not in OPS:
             raise ValueError(f"unknown op {name!r}; known: {', '.join(OPS)}")
         past = request.pop("simulate", None)
-        result = simulate.inside(past, lambda: OPS[name](**request)) if past else OPS[name](**request)
+        with confine.asked(request.pop("confine", None)):
+            result = simulate.inside(past, lambda: OPS[name](**request)) if past else OPS[name](**request)
         return {"id": ident, "result": result}
     except Exception as error:
         details = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
-from . import bpf, by_hand, confirm, interfaces, libbpf, simulate, structops
+from . import bpf, by_hand, confine, confirm, interfaces, libbpf, simulate, structops
 from .cgroup import cgroup_root
 from .confirm import Attachment
 from .library import Program, Unplaced
@@ -144,7 +144,7 @@ def binary_of(path: str) -> str | None:
 
 def check_lsm() -> None:
     """Raises OSError where the kernel attaches LSM programs and runs none: bpf has to be in its list of LSMs (from 5.7 on, fc611f47f218)."""
-    _mount_securityfs()
+    confine.outside(_mount_securityfs)
     try:
         with open("/sys/kernel/security/lsm") as file:
             names = file.read().strip()

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-from . import contents, contract, kernel, limit, load, loader, observe, simulate, sinks, trigger
-from .cell_facts import Again, AttemptReport, CellFacts, Inventory, TriggerReport
+from . import confine, contents, contract, effort, kernel, limit, load, loader, observe, simulate, sinks, trigger
+from .cell_facts import Again, AttemptReport, CellFacts, EffortReport, Inventory, TriggerReport
 from .child import Child
 from .events import Sorter
 from .library import DEFAULT
@@ -104,7 +104,20 @@ def run(request: Request, probed: Probed) -> Facts:
         elif not pulled["ok"]:
             with clock("trigger"):
                 pulled["after"] = _again(request)
+    if isinstance(running, loader.Running) and request.get("measured"):
+        with clock("effort"):
+            facts["effort"] = _effort(request, running, facts["attempts"][-1])
     return facts
+
+
+def _effort(request: Request, running: loader.Running, attempt: AttemptReport) -> dict[str, EffortReport]:
+    """What the verifier does for the programs that ran, of those that are to be measured. Nothing runs any more."""
+    loaded = [name for name, report in attempt["programs"].items() if report["loaded"]]
+    seconds = float(request.get("load_timeout", limit.SECONDS))
+    wanted = [name for name in loaded if name in request["measured"]]
+    # With the privileges that it had: of a program without some, the verifier looks at more.
+    found = confine.confined(lambda: effort.measure(running.contract, wanted, seconds, among=loaded))
+    return cast(dict[str, EffortReport], found)
 
 
 def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loader.Running | None:
@@ -123,7 +136,7 @@ def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loade
         terms = contract.Contract(variant.get("contract"), data, variant["name"], lambda: probed()["features"], library)
         attempt = loader.Attempt(variant, data, clock, terms, float(request.get("load_timeout", limit.SECONDS)))
         facts["attempts"].append(cast(AttemptReport, attempt.report))
-        if (running := attempt.run()) is not None:
+        if (running := confine.confined(attempt.run)) is not None:
             facts["running"] = variant["name"]
             return running
     facts["refusal"] = refusal(request, facts["attempts"], probed)

@@ -179,6 +179,21 @@ class Costs(TypedDict):
     """The same of a program that does nothing."""
 
 
+class EffortReport(TypedDict):
+    """What the verifier says of its work for one program."""
+
+    error: str | None
+    """Why that could not be asked."""
+    log: NotRequired[list[str]]
+    """The last lines of its log, which have its counts."""
+    verified: NotRequired[int]
+    """The instructions that it looked at; 0 where the kernel does not keep that (before 5.16)."""
+    jited: NotRequired[int]
+    """Bytes of machine code."""
+    xlated: NotRequired[int]
+    """Bytes of BPF as the kernel runs it."""
+
+
 class CellFacts(TypedDict):
     """Everything that the guest reports of a cell."""
 
@@ -194,6 +209,8 @@ class CellFacts(TypedDict):
     unmatched: int
     unmatched_samples: list[Any]
     lost: int
+    effort: NotRequired[dict[str, EffortReport]]
+    """With a budget: of each program that was loaded, what the verifier did for it."""
     dropped: NotRequired[int | None]
     """What the programs count as dropped; None where that map could not be read."""
     costs: NotRequired[Costs]

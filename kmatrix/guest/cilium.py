@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from . import bpf, cilium_attach, limit
+from . import bpf, cilium_attach, confine, limit
 from .confirm import Attachment
 from .libbpf import LibbpfError
 from .library import PACKED, CannotSet, Opened, Program, Refused, Report
@@ -184,6 +184,16 @@ def _unpack() -> None:
     os.rename(f"{BINARY}.new", BINARY)
 
 
+def _lay_out(data: bytes) -> None:
+    """The loader's program and the object, where whoever loads can read them."""
+    _unpack()
+    with open(OBJECT, "wb") as file:
+        file.write(data)
+    os.chmod(OBJECT, 0o644)
+    for folder in (os.path.dirname(BINARY), os.path.dirname(os.path.dirname(BINARY))):
+        os.chmod(folder, 0o711)
+
+
 def _refused(failure: Mapping[str, Any]) -> Refused:
     """A failure as the loader tells of it, with what it is about."""
     text, log = failure["text"], "\n".join(failure["log"] or ())
@@ -196,9 +206,7 @@ class Object:
     """An opened object; after `load`, its programs and maps are in the kernel until `close`."""
 
     def __init__(self, data: bytes, btf: str | None) -> None:
-        _unpack()
-        with open(OBJECT, "wb") as file:
-            file.write(data)
+        confine.outside(lambda: _lay_out(data))
         self.process = Process()
         try:
             told, _ = self.process.ask("open", object=OBJECT)

@@ -11,7 +11,7 @@ import os
 from contextlib import ExitStack, suppress
 from typing import Any, Protocol
 
-from . import bpf, by_hand, confirm, interfaces, libbpf, netdev
+from . import bpf, by_hand, confine, confirm, interfaces, libbpf, netdev
 from .attach import ON_CGROUPS, absent_binary, binary_of, check_lsm, check_place, check_symbol, without_target
 from .cgroup import cgroup_root
 from .confirm import Attachment
@@ -140,14 +140,14 @@ def _xdp(loader: Loader, name: str, program: Program, resources: ExitStack) -> A
     """On the loopback interface by the generic code, and on a veth pair by the driver, as for libbpf."""
     via, generic = _xdp_on(loader, name, program, resources, interfaces.LOOPBACK)
     try:
-        _, native = _xdp_on(loader, name, program, resources, netdev.pair())
+        _, native = _xdp_on(loader, name, program, resources, confine.outside(netdev.pair))
     except (OSError, Refused, libbpf.LibbpfError) as error:
         return Attachment(via, f"{generic} (generic); not native on a veth: {error}")
     return Attachment(via, f"{generic} (generic), {native} (native)")
 
 
 def _xdp_on(loader: Loader, name: str, program: Program, resources: ExitStack, index: int) -> tuple[str, str]:
-    before = {bpf.link_info(fd).id for fd in bpf.link_fds()}
+    before = confine.outside(lambda: {bpf.link_info(fd).id for fd in bpf.link_fds()})
     try:
         loader.ask("attach", program=name, index=index, generic=index == interfaces.LOOPBACK)
     except Refused as error:
@@ -157,8 +157,10 @@ def _xdp_on(loader: Loader, name: str, program: Program, resources: ExitStack, i
         return "netlink", interfaces.xdp_by_netlink(program.fd, resources, index)
     resources.callback(_detach, loader, name)
     prog_id = bpf.prog_info(program.fd).id
-    new = (confirm.link(fd, prog_id) for fd in bpf.link_fds() if bpf.link_info(fd).id not in before)
-    return "link", next(new, None) or f"xdp of interface {confirm.interface(index)}"
+    new = confine.outside(
+        lambda: next((confirm.link(fd, prog_id) for fd in bpf.link_fds() if bpf.link_info(fd).id not in before), None)
+    )
+    return "link", new or f"xdp of interface {confirm.interface(index)}"
 
 
 def _perf_event(program: Program, resources: ExitStack) -> Attachment:

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from . import confine
 from .cgroup import Cgroup
+from .privileges import Privileges
 
 
 def run(
@@ -26,11 +28,12 @@ def run(
     says it: 127 where it is not there, 126 where it is not a program.
     """
     with Cgroup() as cgroup, _file(b"") as out, _file(b"") as err, _file((stdin or "").encode()) as given:
+        privileges = confine.privileges()
         # Files, not pipes: what the command leaves running holds its end of a pipe open.
         try:
             process = subprocess.Popen(
-                argv, env={**os.environ, **(env or {})}, cwd=cwd, stdin=given, stdout=out, stderr=err, start_new_session=True,
-                preexec_fn=cgroup.join,
+                argv, env={**os.environ, **privileges.environ, **(env or {})}, cwd=cwd, stdin=given, stdout=out, stderr=err, start_new_session=True,
+                preexec_fn=lambda: _enter(cgroup, privileges),
             )  # fmt: skip
         except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             code = 126 if isinstance(error, PermissionError) else 127
@@ -48,6 +51,11 @@ def run(
         code = process.wait()
         result = {"exit": code if code >= 0 else None, "signal": -code if code < 0 else None, "timed_out": timed_out}
         return result | _text("stdout", out) | _text("stderr", err)
+
+
+def _enter(cgroup: Cgroup, privileges: Privileges) -> None:
+    cgroup.join()
+    privileges.confine()
 
 
 @contextmanager

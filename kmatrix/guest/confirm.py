@@ -10,7 +10,7 @@ import struct
 from contextlib import suppress
 from typing import NamedTuple
 
-from . import bpf
+from . import bpf, confine
 
 _SIZE = 256
 _NAME_SIZE = 512
@@ -54,8 +54,15 @@ def link(fd: int, prog_id: int, expected: int | None = None) -> str | None:
 
 
 def any_link(prog_id: int) -> str | None:
-    """Where a link of the program is, of those that the kernel has; None where it has none."""
-    return next((link(fd, prog_id) for fd in bpf.link_fds() if bpf.link_info(fd).prog_id == prog_id), None)
+    """Where a link of the program is, of those that the kernel has; None where it has none, or where nobody may look (CAP_SYS_ADMIN)."""
+
+    def look() -> str | None:
+        try:
+            return next((link(fd, prog_id) for fd in bpf.link_fds() if bpf.link_info(fd).prog_id == prog_id), None)
+        except PermissionError:
+            return None
+
+    return confine.outside(look)
 
 
 def interface(index: int) -> str:
@@ -200,7 +207,7 @@ def queried(target: int, where: int) -> list[int] | None:
 
 def perf(fd: int, prog_id: int) -> str | None:
     """Where a perf event or raw tracepoint of this process is (from 4.18 on). Raises OSError where another program is there."""
-    told = bpf.task_fd_query(os.getpid(), fd)
+    told = confine.outside(lambda: bpf.task_fd_query(os.getpid(), fd))
     if told is None:
         return None
     if told[0] not in (0, prog_id):

@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from . import bpf, libbpf, limit
+from .kernel import EXTERNAL_BTF
 from .library import DEFAULT, CannotSet, Opened, Refused, Report, opener
 from .opened import created_maps
 from .reach import Features, Reach, possible_cpus
@@ -49,8 +50,9 @@ class Contract:
         if btf is not None:
             with open(BTF_FILE, "wb") as file:
                 file.write(base64.b64decode(btf))
+        given = EXTERNAL_BTF if os.path.exists(EXTERNAL_BTF) else None  # by the circumstance btf=FILE; a contract's own comes first
         return opener(self._library)(
-            self._data, self._name, kconfig=self._terms["kconfig"], btf=BTF_FILE if btf is not None else None
+            self._data, self._name, kconfig=self._terms["kconfig"], btf=BTF_FILE if btf is not None else given
         )
 
     def choose(self, opened: Opened) -> None:

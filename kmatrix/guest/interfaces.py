@@ -10,7 +10,7 @@ import struct
 from contextlib import ExitStack
 from ctypes import byref, c_uint32, sizeof
 
-from . import bpf, confirm, libbpf, netdev
+from . import bpf, confine, confirm, libbpf, netdev
 from .confirm import Attachment
 from .library import Program
 
@@ -82,10 +82,10 @@ def device(program: Program, resources: ExitStack) -> Attachment:
 def netkit(name: str, since: str, resources: ExitStack) -> int:
     """A netkit device made for the purpose, by its index. Raises OSError where the kernel makes none."""
     try:
-        index = netdev.add("netkit", f"netkit{next(_devices)}")
+        index = confine.outside(lambda: netdev.add("netkit", f"netkit{next(_devices)}"))
     except OSError as error:
         raise OSError(error.errno, f"attach type {name}, since {since}: no netkit device can be made ({error.strerror})") from None
-    resources.callback(netdev.remove, index)
+    resources.callback(confine.outside, lambda: netdev.remove(index))
     return index
 
 
@@ -101,7 +101,7 @@ def xdp(program: int, resources: ExitStack) -> Attachment:
     """On a veth pair, where the driver itself runs it (948d4f214fde, 4.19), and on the loopback interface, by the generic code (4.12)."""
     via, generic = _xdp_on(program, resources, LOOPBACK)
     try:
-        _, native = _xdp_on(program, resources, netdev.pair())
+        _, native = _xdp_on(program, resources, confine.outside(netdev.pair))
     except (OSError, libbpf.LibbpfError) as error:
         return Attachment(via, f"{generic} (generic); not native on a veth: {error}")
     return Attachment(via, f"{generic} (generic), {native} (native)")
@@ -192,7 +192,7 @@ _addresses = itertools.count(1)
 def light_weight_tunnel(program: Program, resources: ExitStack) -> Attachment:
     """On a route through the veth: encap bpf (3a0af8fd61f9, 4.10), or an End.BPF action of segment routing (004d4b274e2a, 4.18)."""
     kind = program.type
-    index, number = netdev.pair(), next(_addresses) % 254 + 1
+    index, number = confine.outside(netdev.pair), next(_addresses) % 254 + 1
     described = netdev.attribute(1, struct.pack("=I", program.fd)) + netdev.attribute(2, b"kmatrix\0")
     if kind == "lwt_seg6local":
         family, address, tunnel = (

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import re
 
+EXTERNAL_BTF = "/run/kmatrix/external.btf"
+"""Where the host puts BTF from a file (the circumstance btf=FILE)."""
+
 
 def release() -> str:
     """Its release, as uname says it."""

@@ -208,6 +208,11 @@ def keep_spare() -> None:
             twin()  # asks nothing of bpf(2), and touches much of what loading takes
 
 
+def spare_kept() -> bool:
+    """Whether there is one."""
+    return bool(_spare)
+
+
 def start_afresh() -> None:
     """From now on, use a libbpf that has not asked this kernel anything: what it learns it learns where it is used first."""
     if not _spare:

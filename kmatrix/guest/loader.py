@@ -39,9 +39,11 @@ def attach_one(
 class Running:
     """A variant that is loaded and attached. What came out of its buffer is in `raw` after `stream.poll`."""
 
-    def __init__(self, stream: Stream | None, raw: list[bytes], resources: ExitStack) -> None:
+    def __init__(self, stream: Stream | None, raw: list[bytes], resources: ExitStack, contract: Contract) -> None:
         self.stream = stream
         self.raw = raw
+        self.contract = contract
+        """By which it was loaded."""
         self._resources = resources
 
     def stop(self) -> None:
@@ -108,7 +110,7 @@ class Attempt:
                 except _Failed as failure:
                     self._failed(failure)
                     return None
-                return Running(stream, raw, resources.pop_all())
+                return Running(stream, raw, resources.pop_all(), self._contract)
 
     def _failed(self, failure: _Failed) -> None:
         self.report.update(stage=failure.stage, error={"errno": failure.errno, "text": failure.text})

@@ -20,11 +20,12 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple, cast
 
-from . import bpf, command, kernel, observe, opened, processes, recognise, simulate
+from . import bpf, command, confine, kernel, observe, opened, processes, recognise, simulate
 from .cell_facts import AttemptReport, CellFacts, Inventory, LoaderReport, MapReport, ProgramReport
 from .cgroup import cgroup_root
 from .observe import read_text
 from .output import LineStream, Output
+from .privileges import Privileges
 
 MEMLOCK = 64 << 10
 """Bytes of locked memory that an agent starts with, as from every kernel before 5.16: one that forgets to ask for more must show it."""
@@ -96,9 +97,10 @@ class OwnLoader:
         spec = self._spec
         # Without a TZ, glibc looks for /etc/localtime (which the guest has not) at every time stamp: a tool that shows opens shows its own.
         environment = {**os.environ, "TZ": "UTC0", **spec["env"]}
+        privileges = confine.privileges()
         self._process = subprocess.Popen(
-            spec["command"], cwd=spec["folder"], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True, preexec_fn=_limit,
+            spec["command"], cwd=spec["folder"], env={**environment, **privileges.environ}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=lambda: _enter(privileges),
         )  # fmt: skip
         for name in ("stdout", "stderr"):
             pipe = getattr(self._process, name)
@@ -322,8 +324,9 @@ def _must_be_attached(program: Mapping[str, Any]) -> bool:
     return bool(program.get("required", True) and program.get("attach", True))
 
 
-def _limit() -> None:
+def _enter(privileges: Privileges) -> None:
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (MEMLOCK, MEMLOCK))
+    privileges.confine()
 
 
 def _sign(ready: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from ctypes import addressof, byref, create_string_buffer, sizeof
 from typing import Any
 
-from . import bpf, libbpf
+from . import bpf, confine, libbpf, surroundings
 from .cgroup import cgroup_root
 from .probing import HARMLESS, INT, SYMBOL, Answer, Kernel, load_btf, words_of, writable
 
@@ -27,7 +27,7 @@ Probe = Callable[[Kernel], Answer]
 SOCKET_FILTER, KPROBE, SCHED_CLS, TRACEPOINT, RAW_TRACEPOINT, TRACING, LSM = 1, 2, 3, 5, 17, 26, 29
 ARRAY, PERF_EVENT_ARRAY, RINGBUF, TASK_STORAGE = 2, 4, 27, 29
 TRACE_FENTRY, LSM_MAC, PERF_EVENT, KPROBE_MULTI = 24, 27, 41, 42
-GET_CURRENT_CGROUP_ID, PROBE_READ_KERNEL, GET_CURRENT_TASK_BTF = 80, 113, 158
+PROBE_READ, GET_CURRENT_CGROUP_ID, PROBE_READ_KERNEL, GET_CURRENT_TASK_BTF = 4, 80, 113, 158
 
 
 @contextmanager
@@ -160,28 +160,10 @@ def lsm(kernel: Kernel) -> Answer:
 
     fc611f47f218 (5.7) on x86_64; on arm64 with 2aa6ac03516d (6.4), as fentry.
     """
-    try:
-        with open("/sys/kernel/security/lsm") as file:
-            active = file.read().strip()
-    except OSError:
-        active = _securityfs_lsm()
-    if "bpf" not in active.split(","):
-        return False, f"bpf is not among the active LSMs ({active or 'unknown'})"
+    active = confine.outside(surroundings.lsms)
+    if "bpf" not in active:
+        return False, f"bpf is not among the active LSMs ({', '.join(active) or 'unknown'})"
     return _attaches_by_btf(kernel, LSM, LSM_MAC, "bpf_lsm_file_mprotect")
-
-
-def _securityfs_lsm() -> str:
-    """The active LSMs where securityfs is not mounted: mount it for a moment."""
-    folder = b"/sys/kernel/security"
-    if bpf.libc.mount(b"securityfs", folder, b"securityfs", 0, None) != 0:
-        return ""
-    try:
-        with open("/sys/kernel/security/lsm") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
-    finally:
-        bpf.libc.umount(folder)
 
 
 def task_storage(_: Kernel) -> Answer:
@@ -209,6 +191,13 @@ def probe_read_kernel(_: Kernel) -> Answer:
     return _loads(TRACEPOINT, frame + arguments + bpf.call(PROBE_READ_KERNEL) + bpf.RETURN_0)
 
 
+def probe_read(_: Kernel) -> Answer:
+    """Load a tracepoint program that calls helper 4, with its buffer on the stack. 2541517c32be (4.1); lockdown takes it (9d1f8be5cf42, 5.4)."""
+    frame = bpf.insn(0xBF, dst=1, src=10) + bpf.insn(0x07, dst=1, imm=-8)
+    arguments = bpf.insn(0xB7, dst=2, imm=8) + bpf.insn(0xB7, dst=3)
+    return _loads(TRACEPOINT, frame + arguments + bpf.call(PROBE_READ) + bpf.RETURN_0)
+
+
 def current_task_btf(_: Kernel) -> Answer:
     """Load a tracepoint program that calls helper 158. 3ca1032ab7ab (5.11)."""
     return _helper(GET_CURRENT_TASK_BTF)
@@ -216,13 +205,13 @@ def current_task_btf(_: Kernel) -> Answer:
 
 def kprobes(kernel: Kernel) -> Answer:
     """Define a kprobe through tracefs and remove it. 2541517c32be (4.1); a kprobe program loads without KPROBES, so loading is no proof."""
-    return writable(kernel, "kprobe_events", f"p:kmatrix/probe {SYMBOL}", "-:kmatrix/probe")
+    return _no_events() or writable(kernel, "kprobe_events", f"p:kmatrix/probe {SYMBOL}", "-:kmatrix/probe")
 
 
 def uprobes(kernel: Kernel) -> Answer:
     """Define a uprobe on the running interpreter through tracefs and remove it. 04a22fae4cbc (4.3)."""
     program = os.path.realpath("/proc/self/exe")
-    return writable(kernel, "uprobe_events", f"p:kmatrix/probe {program}:0x1000", "-:kmatrix/probe")
+    return _no_events() or writable(kernel, "uprobe_events", f"p:kmatrix/probe {program}:0x1000", "-:kmatrix/probe")
 
 
 def kprobe_pmu(_: Kernel) -> Answer:
@@ -250,10 +239,33 @@ def kprobe_multi(_: Kernel) -> Answer:
 
 def syscall_tracepoints(kernel: Kernel) -> Answer:
     """The tracepoint of openat, which both arches have, has an id. 98b5c2c65c29 (4.7); needs FTRACE_SYSCALLS."""
+    return _tracepoint(kernel, "syscalls/sys_enter_openat")
+
+
+def tracepoints(kernel: Kernel) -> Answer:
+    """The tracepoint of a process' start has an id, by which programs are attached. 98b5c2c65c29 (4.7); lockdown leaves tracefs empty (5.4)."""
+    return _tracepoint(kernel, "sched/sched_process_exec")
+
+
+def _tracepoint(kernel: Kernel, name: str) -> Answer:
     if kernel.tracefs is None:
-        return None, "tracefs is not mounted"
-    there = os.path.exists(f"{kernel.tracefs}/events/syscalls/sys_enter_openat/id")
-    return there, "events/syscalls/sys_enter_openat is there" if there else "no events/syscalls/sys_enter_openat"
+        return False, "there is no tracefs with events in it that could be read"
+    try:
+        with open(f"{kernel.tracefs}/events/{name}/id") as file:
+            ident = int(file.read())
+    except OSError as error:
+        return False, f"events/{name}/id: {words_of(error)}"
+    return _no_events() or (True, f"events/{name} has id {ident}")
+
+
+def _no_events() -> Answer | None:
+    """That no perf event of a CPU may be opened, which attaching takes; None where one may (perf_event_open(2))."""
+    try:
+        os.close(bpf.perf_event_open(1, 10, sample_type=1 << 10))
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return False, f"a perf event cannot be opened: {words_of(error)}"
+    return None
 
 
 def _link_create(kind: int, attach_type: int) -> Answer:
@@ -348,13 +360,13 @@ PROBES: Mapping[str, Probe] = {
     probe.__name__: probe
     for probe in (
         btf, ringbuf, cgroup_v2, perf_buffer, global_data, prog_names, bpf2bpf, bounded_loops, insns_1m, raw_tracepoint, lsm, fentry,
-        task_storage, cgroup_id_helper, probe_read_kernel, current_task_btf, kprobes, uprobes, kprobe_pmu, kprobe_multi,
-        syscall_tracepoints, bpf_link, perf_link, btf_load, btf_modules, memcg_accounting, cgroup_v1, tc_clsact,
+        task_storage, cgroup_id_helper, probe_read, probe_read_kernel, current_task_btf, kprobes, uprobes, kprobe_pmu, kprobe_multi,
+        tracepoints, syscall_tracepoints, bpf_link, perf_link, btf_load, btf_modules, memcg_accounting, cgroup_v1, tc_clsact,
     )
 }  # fmt: skip
 
 CONFIG_OPTIONS = re.compile(
-    r"BPF(_SYSCALL|_JIT|_JIT_ALWAYS_ON|_EVENTS|_LSM)?|CGROUPS|CGROUP_BPF|MEMCG(_V1)?|DEBUG_INFO_BTF(_MODULES)?|KPROBES|KPROBE_EVENTS|"
+    r"BPF(_SYSCALL|_JIT|_JIT_ALWAYS_ON|_EVENTS|_LSM|_UNPRIV_DEFAULT_OFF)?|SECURITY_LOCKDOWN_LSM|CGROUPS|CGROUP_BPF|MEMCG(_V1)?|DEBUG_INFO_BTF(_MODULES)?|KPROBES|KPROBE_EVENTS|"
     r"UPROBE_EVENTS|FTRACE_SYSCALLS|FUNCTION_TRACER|DYNAMIC_FTRACE(_WITH_\w+)?|FPROBE|PERF_EVENTS|NET_(CLS|ACT)_BPF|NET_SCH_INGRESS|"
     r"XDP_SOCKETS|IKCONFIG_PROC|MODULES|LSM|PREEMPT_RT|ARM64_\d+K_PAGES|FHANDLE"
 )

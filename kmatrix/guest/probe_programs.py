@@ -77,7 +77,7 @@ def home(here: Kernel, program: str) -> list[tuple[int, Options]]:
 
 
 HOMES = (
-    "sched_cls", "xdp", "kprobe", "cgroup_skb", "sock_ops", "tracing", "sk_skb", "sk_msg", "cgroup_sock_addr", "lwt_xmit", "lwt_seg6local",
+    "sched_cls", "xdp", "kprobe", "cgroup_skb", "sock_ops", "tracing", "sk_skb", "sk_msg", "cgroup_sock_addr", "lwt_xmit", "lwt_in", "lwt_seg6local",
     "sk_reuseport", "cgroup_sysctl", "cgroup_sockopt", "perf_event", "raw_tracepoint", "lirc_mode2", "lsm", "syscall", "struct_ops",
     "socket_filter", "cgroup_sock", "sk_lookup", "flow_dissector", "netfilter",
 )  # fmt: skip

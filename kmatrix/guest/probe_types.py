@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from ctypes import addressof, create_string_buffer
 
-from . import bpf, libbpf
+from . import bpf, confine, libbpf
 from .cgroup import cgroup_root
 from .facts import FACTS
 from .probing import HARMLESS, INT, SYMBOL, Answer, Kernel, load_btf, words_of
@@ -227,7 +227,7 @@ def _is_link(fd: int, stack: ExitStack) -> Answer:
     """Whether what was attached is a link that others can find."""
     stack.callback(os.close, fd)
     found = bpf.link_info(fd)
-    os.close(bpf.bpf(bpf.LINK_GET_FD_BY_ID, struct.pack("=III", found.id, 0, 0)))
+    os.close(confine.outside(lambda: bpf.bpf(bpf.LINK_GET_FD_BY_ID, struct.pack("=III", found.id, 0, 0))))
     return True, f"link {found.id} is of type {found.type}"
 
 

@@ -19,6 +19,7 @@ import time
 from contextlib import suppress
 from typing import Any, Protocol
 
+from . import confine
 from .cgroup import Cgroup
 from .privileges import Privileges
 
@@ -59,7 +60,7 @@ def run(
     window: int,
 ) -> dict[str, Any]:
     """Run `argv` to its end; how it ended. 127 where it is not there, 126 where it is not a program, and `error` says why."""
-    privileges = Privileges(user, caps, core)
+    privileges = confine.privileges(core, user, caps)
     with Cgroup() as cgroup:
         streams = _Streams(stdin)
         try:

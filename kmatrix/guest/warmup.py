@@ -11,7 +11,7 @@ import resource
 import struct
 from contextlib import nullcontext, suppress
 
-from . import bpf, libbpf, limit, loader, netdev, simulate, trigger
+from . import bpf, libbpf, limit, loader, netdev, simulate, surroundings, trigger
 from .observe import RUNS_ARE_COUNTED, Stream, inventory, settled
 
 NOTHING_HOOK = "tracepoint/syscalls/sys_enter_openat"
@@ -23,6 +23,7 @@ _BTF_OF_AN_INT = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, 16, 16, 5) + stru
 def warm_up() -> None:
     """Do it all."""
     steps = (
+        surroundings.apply,
         _lift_limits,
         _expedite,
         _count_runs,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from ctypes import c_uint32, string_at
 
-from . import libbpf, simulate
+from . import confine, libbpf, simulate
 
 STRUCT, UNION, ENUM, TYPEDEF, FUNC, ENUM64 = 4, 5, 6, 8, 12, 19
 KINDS = {"struct": STRUCT, "union": UNION, "enum": ENUM, "enum64": ENUM64}
@@ -36,7 +36,10 @@ def facts(text: str) -> dict[str, object]:
     `type`: kind, name, whether it is there, names like it, and `members` like the one that is missing. `function`: name and number of
     arguments, or names like it where it is not there.
     """
-    text = text[-END:]
+    return confine.outside(lambda: _facts(text[-END:]))
+
+
+def _facts(text: str) -> dict[str, object]:
     relocation, argument, missing = _RELOCATION.search(text), _ARGUMENT.search(text), _NO_FUNCTION.search(text)
     if not (relocation or argument or missing):
         return {}
@@ -64,6 +67,10 @@ def hook(section: str, code: int | None) -> dict[str, object]:
 
     `symbol`: whether it is there, and functions like it. `tracepoint`: those of its group that are like it.
     """
+    return confine.outside(lambda: _hook(section, code))
+
+
+def _hook(section: str, code: int | None) -> dict[str, object]:
     kind, _, target = section.partition("/")
     if re.fullmatch(r"k(ret)?probe", kind) and code in (errno.ENOENT, errno.EINVAL):
         name = target.partition("+")[0]

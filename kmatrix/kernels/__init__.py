@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kmatrix.fetch import network
 from kmatrix.host import cache
+from kmatrix.host import version as versions
 from kmatrix.host.errors import InfraError, InputError, KmatrixError, StoreError, Unavailable
 from kmatrix.host.later import later
 from kmatrix.host.progress import Reporter, Stoppable
@@ -43,6 +46,7 @@ __all__ = [
     "obtain",
     "obtain_all",
     "origin",
+    "point_releases",
     "same_series",
 ]
 
@@ -211,6 +215,26 @@ def find(kernel: Kernel, arch: Arch, store: KernelStore, lock: Lock | None = Non
     if entry is not None and entry.content == locked.digest:
         return entry
     return store.find_content(locked.digest, arch)
+
+
+def point_releases(
+    kernel: Kernel, arch: Arch, store: KernelStore, *, reporter: Reporter, mirrors: Mapping[str, str] | None = None
+) -> list[str]:
+    """The point releases of the kernel's series that can be had, oldest first: those of its Debian suites, and those in the store.
+
+    `kernel` is one point release (6.1.172). A suite that the archive does not have, or that cannot be reached, adds none. Raises InfraError
+    for a bad signature.
+    """
+    from kmatrix.kernels.sources.debian import DebianSource
+
+    series = versions.text(kernel.version)
+    found = {name for name, each in store.refs() if each == arch and re.fullmatch(rf"{re.escape(series)}\.\d+", name)}
+    debian = DebianSource((mirrors or {}).get("debian"))
+    for spec in kernel.sources_for(arch):
+        if spec.kind == debian.kind and (not network.offline() or _on_disk(spec, arch, mirrors or {})):
+            with contextlib.suppress(Unavailable):
+                found |= debian.releases(spec, arch, reporter)
+    return sorted(found, key=versions.natural)
 
 
 def _other(kernel: Kernel, arch: Arch, store: KernelStore, locked: Locked | None, *, replace: bool) -> KernelEntry | None:

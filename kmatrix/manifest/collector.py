@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kmatrix.host.validation import Strict
+from kmatrix.manifest.budget import Budget
 from kmatrix.manifest.event import Event, EventField, layout, whole
 from kmatrix.manifest.guest_test import TestCommand
 from kmatrix.manifest.libraries import Library
@@ -43,6 +44,8 @@ class Collector(Strict):
     test_runs: tuple[TestRun, ...] = ()
     stress: Stress | None = None
     """What it promises under load."""
+    budget: Budget | None = None
+    """How close to the verifier's limits its programs may come."""
     stressed: bool = False
     """Whether this is the collector under load."""
     expects: tuple[Expect, ...]
@@ -56,18 +59,21 @@ class Collector(Strict):
     def loaded_by(self, library: Library) -> Collector:
         """The same collector with its objects loaded by that library. Where that is another than its manifest says, its name has it: `openat+cilium`.
 
-        A collector with a loader of its own stays as it is.
+        A collector with a loader of its own stays as it is. A budget is measured where libbpf loads, and not in another library's cells.
         """
         if self.loader is not None or library == self.library:
             return self
-        return self.model_copy(update={"library": library, "name": f"{self.name}+{library}"})
+        return self.model_copy(update={"library": library, "name": f"{self.name}+{library}", "budget": None})
 
     def under_stress(self) -> Collector:
-        """The same collector under the load of its [stress], by the name `openat+stress`; it must have one."""
+        """The same collector under the load of its [stress], by the name `openat+stress`; it must have one.
+
+        The verifier does the same for it as without load, so that its budget is not measured again.
+        """
         assert self.stress is not None, "the manifest has a [stress]"
         assert self.trigger is not None, "which needs a trigger"
         load = {"trigger": self.stress.trigger(self.trigger), "events": tuple(map(self.stress.event, self.events))}
-        return self.model_copy(update={**load, "name": f"{self.name}+stress", "stressed": True})
+        return self.model_copy(update={**load, "name": f"{self.name}+stress", "stressed": True, "budget": None})
 
     def programs_of(self, variant: Variant, arch: Arch) -> tuple[Program, ...]:
         """The programs that `variant` has on `arch`."""

@@ -12,6 +12,7 @@ from kmatrix.guest import limit
 from kmatrix.host import version as versions
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, validate
+from kmatrix.manifest.budget import Budget, check_budget
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.contract import ProgramTerms
 from kmatrix.manifest.event import Event, layout, whole
@@ -69,6 +70,7 @@ class _FileModel(Strict):
     event: Annotated[tuple[Event, ...], Field(strict=False)] = ()
     test_run: Annotated[tuple[TestRun, ...], Field(strict=False)] = ()
     stress: Stress | None = None
+    budget: Budget | None = None
     expect: Annotated[tuple[Expect, ...], Field(strict=False)] = ()
     features: dict[str, DefinitionModel] = {}
     """The collector's own names for features, over those of kernels.toml."""
@@ -117,6 +119,8 @@ class _FileModel(Strict):
             _refer("expect: variant", (expect.variant,) if expect.variant else (), variants)
         check_known(self.trigger, self.event)
         check_stress(self.stress, self.trigger)
+        library = cast(Library, self.collector.loader or "libbpf")
+        check_budget(self.budget, {p.name for p in self.program}, own_loader=self.loader is not None, library=library)
         return self
 
     @property
@@ -226,6 +230,7 @@ def parse(data: object, *, path: Path, defined: Definitions | None = None) -> Co
         events=model.events,
         test_runs=model.test_run,
         stress=model.stress,
+        budget=model.budget,
         expects=model.expect,
         test=model.test,
         defined=own,

@@ -201,6 +201,14 @@ _TABLE: tuple[Feature, ...] = (
         stops=("program",),
     ),
     _f(
+        "probe_read",
+        "bpf_probe_read(): the kernel's memory by an address",
+        (4, 1),
+        "load a tracepoint program that calls helper 4",
+        "2541517c32be (tracing, perf: Implement BPF programs attached to kprobes); lockdown for confidentiality takes it, 9d1f8be5cf42",
+        stops=("program",),
+    ),
+    _f(
         "probe_read_kernel",
         "bpf_probe_read_kernel/user()",
         (5, 5),
@@ -254,6 +262,14 @@ _TABLE: tuple[Feature, ...] = (
         "0dcac2725406 (bpf: Add multi kprobe link); arm64: 4346ba160409 (fprobe: Rewrite fprobe on function-graph tracer, 6.14)",
         "FPROBE",
         stops=("program", "attach"),
+    ),
+    _f(
+        "tracepoints",
+        "programs can be attached to tracepoints",
+        (4, 7),
+        "the id of sched_process_exec can be read in tracefs",
+        "98b5c2c65c29 (perf, bpf: allow bpf programs attach to tracepoints); lockdown for confidentiality leaves tracefs empty, bf8e602186ec",
+        stops=("attach",),
     ),
     _f(
         "syscall_tracepoints",

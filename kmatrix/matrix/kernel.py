@@ -20,6 +20,7 @@ from kmatrix.host.version import Version
 from kmatrix.matrix.arch import ARCHES, Arch
 from kmatrix.matrix.features import FEATURES, status
 from kmatrix.matrix.parameters import Definitions, feature
+from kmatrix.matrix.privileges import ROOT, Privileges, Settings
 from kmatrix.matrix.simulation import HIDEABLE, NOT_SIMULATED, later_than
 
 FLAVOURS: Mapping[str, Mapping[str, bool]] = {
@@ -36,6 +37,24 @@ BUILDING = ("import", "build", "tarball", "git")
 
 _CGROUP_V1 = ("systemd.unified_cgroup_hierarchy=0", "systemd.legacy_systemd_cgroup_controller=1")
 """What a host of today boots with to mount every controller in version 1 and no version 2 (systemd(1)); the guest's init heeds it too."""
+
+
+_UNPRIVILEGED = "kernel.unprivileged_bpf_disabled"
+_PARANOID = "kernel.perf_event_paranoid"
+_RESTRICTS = "SECURITY_PERF_EVENTS_RESTRICT"
+"""The option, Debian's and Ubuntu's own, by which perf events are for CAP_SYS_ADMIN where kernel.perf_event_paranoid is more than 2, and it is 3."""
+_OFF_BY_DEFAULT = "BPF_UNPRIV_DEFAULT_OFF"
+"""The option by which ordinary users may load nothing: on where nobody says otherwise from 5.16 on (8a03e56b253e)."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a circumstance takes of the kernel that it is of."""
+
+    circumstance: str
+    option: str
+    """Of the kernel's configuration, without CONFIG_."""
+    on: bool
 
 
 @dataclass(frozen=True)
@@ -135,6 +154,16 @@ class Kernel:
     """Guest memory, where this kernel needs another amount than the default."""
     cpus: int | None = None
     """CPUs of the guest, where they are not the default."""
+    btf: str | None = None
+    """The name of a file of BTF that loaders are given, whatever the kernel shows."""
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    """Settings made in the guest before anything else."""
+    privileges: Privileges = ROOT
+    """What is left to whatever loads."""
+    conditions: tuple[Condition, ...] = ()
+    """What its circumstances take of its configuration."""
+    arches: tuple[Arch, ...] = ARCHES
+    """Those on which its circumstances can be had."""
     declared_in: str = "kernels.toml"
     distribution: str | None = None
     """Whose build it is, where it is a distribution's with features ported back: its version says less of it than of an upstream kernel."""
@@ -180,6 +209,10 @@ class Kernel:
         """
         if self.simulation is not None:
             return False if self.simulation.hides(name, arch) else self.simulation.base.has(name, arch)
+        let = self.privileges.lets(name, self.version, self.settings) if self.privileges.caps is not None else True
+        if let is not True:
+            there = replace(self, privileges=ROOT).has(name, arch)
+            return there and let
         known = feature(name)
         for each in (name, known.same):
             if each is not None and (given := self._given(each, arch)) is not None:
@@ -187,6 +220,14 @@ class Kernel:
         if any(self.has(other, arch) is False for other in known.rests_on):
             return False
         return known.says(self.version, arch, self.config)
+
+    @property
+    def settings(self) -> Settings:
+        """Its own settings, by its sysctls, or by how it was built."""
+        lets = not self.config.get(_OFF_BY_DEFAULT, self.version >= (5, 16))
+        anyone = self.sysctls.get(_UNPRIVILEGED, "0" if lets else "2") == "0"
+        restricts = self.config.get(_RESTRICTS, False)
+        return Settings(anyone, restricts and int(self.sysctls.get(_PARANOID, "3")) > 2)
 
     def _given(self, name: str, arch: Arch) -> bool | None:
         """What kernels.toml says of the feature by name."""

@@ -17,6 +17,7 @@ from kmatrix.matrix.selection import Matrix
 
 KERNELS_FILE = "kernels.toml"
 LOCK_FILE = "kernels.lock"
+TRIED_FILE = "tried.toml"
 
 
 def load_matrix(start: Path | None = None, *, file: Path | None = None) -> Matrix:
@@ -27,17 +28,26 @@ def load_matrix(start: Path | None = None, *, file: Path | None = None) -> Matri
     shipped_path = paths.data(KERNELS_FILE)
     own = own_kernels_file(start, file=file)
     files = [shipped_path, *([own] if own is not None else [])]
-    return replace(_matrix_of(files), lock=read_lock(lock_path(start, file=file)))
+    return replace(_matrix_of(files, _tried_files(files, start)), lock=read_lock(lock_path(start, file=file)))
 
 
-def _matrix_of(files: Sequence[Path]) -> Matrix:
+def _matrix_of(files: Sequence[Path], of_tried: Sequence[Path]) -> Matrix:
     def read() -> Matrix:
-        from kmatrix.matrix.schema import Document, parse  # here, and not above: a run whose files are known needs none of it
+        from kmatrix.matrix import tried  # here, and not above: a run whose files are known needs none of it
+        from kmatrix.matrix.schema import Document, parse
 
-        return parse(*(Document(str(path), parse_toml(text, path)) for path, text in texts.items()))
+        rows = [row for path in of_tried for row in tried.parse(parse_toml(texts[path], path), str(path))]
+        return parse(*(Document(str(path), tried.applied(parse_toml(texts[path], path), rows)) for path in files))
 
-    texts = {path: read_file(path) for path in files}
+    texts = {path: read_file(path) for path in (*files, *of_tried)}
     return parsed("matrix", [part for path, text in texts.items() for part in (str(path).encode(), text)], read)
+
+
+def _tried_files(files: list[Path], start: Path | None) -> list[Path]:
+    """Every tried.toml that counts: beside a kernels.toml, and the nearest above `start`."""
+    near = nearest_above(start or Path.cwd(), TRIED_FILE)
+    found = [*(path.with_name(TRIED_FILE) for path in files), *([near] if near is not None else [])]
+    return [path for path in {path.resolve(): path for path in found}.values() if path.is_file()]
 
 
 def own_kernels_file(start: Path | None = None, *, file: Path | None = None) -> Path | None:

@@ -125,7 +125,8 @@ KINDS: Mapping[str, Kind] = {
 SAME: Mapping[str, str] = {
     "map:ringbuf": "ringbuf", "helper:bpf_ringbuf_output": "ringbuf", "helper:bpf_ringbuf_reserve": "ringbuf",
     "map:perf_event_array": "perf_buffer", "map:task_storage": "task_storage", "prog:raw_tracepoint": "raw_tracepoint",
-    "helper:bpf_get_current_cgroup_id": "cgroup_id_helper", "helper:bpf_probe_read_kernel": "probe_read_kernel",
+    "helper:bpf_get_current_cgroup_id": "cgroup_id_helper", "helper:bpf_probe_read": "probe_read",
+    "helper:bpf_probe_read_kernel": "probe_read_kernel",
     "helper:bpf_get_current_task_btf": "current_task_btf", "link:kprobe_multi": "kprobe_multi", "attach:trace_kprobe_multi": "kprobe_multi",
     "link:perf_event": "perf_link", "attach:perf_event": "perf_link", "attach:trace_fentry": "fentry", "attach:trace_fexit": "fentry",
     "insn:call_function": "bpf2bpf", "insn:bounded_loop": "bounded_loops", "insn:large_program": "insns_1m", "insn:map_value": "global_data",
@@ -181,7 +182,9 @@ def _row(kind: Kind, name: str, parameter: str) -> Fact:
 def _dated(kind: Kind, name: str, parameter: str) -> Feature:
     row = _row(kind, name, parameter)
     since = {arch: row.first(arch) for arch in ARCHES} if row.arches else row.since
-    rests_on = ("btf",) if "DEBUG_INFO_BTF" in row.config else ()
+    rests_on: tuple[str, ...] = ("btf",) if "DEBUG_INFO_BTF" in row.config else ()
+    if kind.prefix == "kfunc":
+        rests_on = (*rests_on, "insn:call_kfunc")
     return Feature(
         name,
         f"{kind.title.split(' ', 1)[1]} {parameter}",

@@ -18,10 +18,11 @@ from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, validate
 from kmatrix.matrix.arch import ARCHES, parse_arch
-from kmatrix.matrix.circumstances import SEPARATOR, Circumstance
+from kmatrix.matrix.circumstances import LEAST_MIB, SEPARATOR, Circumstance
 from kmatrix.matrix.definitions import DefinitionModel, define
 from kmatrix.matrix.kernel import FLAVOURS, Kernel, Simulation, SourceSpec, Variation, vary
 from kmatrix.matrix.parameters import Definition, feature
+from kmatrix.matrix.privileges import Privileges, capability
 from kmatrix.matrix.selection import DEFAULT_SET, Matrix
 from kmatrix.matrix.simulation import HIDEABLE, OLDEST_BASE, not_hideable
 from kmatrix.matrix.sources import AnySource, SourceModel
@@ -48,6 +49,7 @@ class _KernelModel(Strict):
     config: dict[str, bool] = {}
     cmdline: Annotated[tuple[str, ...], Field(strict=False)] = ()
     memory: Annotated[int, Field(ge=64, le=65536)] | None = None
+    cpus: Annotated[int, Field(ge=1, le=8)] | None = None
     sources: Annotated[tuple[AnySource, ...], Field(strict=False)] = ()
 
     @field_validator("version", "as_of")
@@ -107,6 +109,7 @@ class _KernelModel(Strict):
                 "config",
                 "cmdline",
                 "memory",
+                "cpus",
                 "sources",
                 "build",
                 "cgroup",
@@ -133,10 +136,33 @@ class _CircumstanceModel(Strict):
     summary: str = ""
     cmdline: Annotated[tuple[str, ...], Field(strict=False)] = ()
     cgroup: Literal["v1"] | None = None
+    sysctls: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]+(\.[A-Za-z0-9_/-]+)+$")], int | str] = {}
+    cpus: Annotated[int, Field(ge=1, le=64)] | None = None
+    memory: Annotated[int, Field(ge=LEAST_MIB, le=65536)] | None = None
+    user: str | None = None
+    capabilities: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    seccomp: Literal["container"] | None = None
+    namespaces: Annotated[tuple[Literal["mount", "cgroup", "uts", "ipc", "net"], ...], Field(strict=False)] = ()
     takes: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Features that a kernel does not have under it."""
     since: str | None = None
+    arches: Annotated[tuple[str, ...], Field(strict=False)] = ARCHES
+    config: dict[str, bool] = {}
+    """Options that the kernel must have been built with, or without."""
     excludes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+    @field_validator("capabilities")
+    @classmethod
+    def _are_capabilities(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return value and tuple(capability(name) for name in value)
+
+    @field_validator("arches")
+    @classmethod
+    def _are_arches(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for arch in value:
+            if arch not in ARCHES:
+                raise ValueError(f"unknown arch {arch!r}; use {' or '.join(ARCHES)}")
+        return value
 
     @field_validator("takes")
     @classmethod
@@ -155,7 +181,7 @@ class _CircumstanceModel(Strict):
 
 class _FileModel(Strict):
     schema_version: Annotated[Literal[1], Field(alias="schema")]
-    circumstances: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")], _CircumstanceModel] = {}
+    circumstances: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*(=[A-Za-z0-9_.-]+)?$")], _CircumstanceModel] = {}
     extends: bool = True
     sets: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = {}
     mirrors: dict[str, str] = {}
@@ -231,9 +257,23 @@ def parse(*documents: Document) -> Matrix:
 
 def _circumstance(name: str, entry: _CircumstanceModel) -> Circumstance:
     variation = Variation(
-        cgroup_v1=entry.cgroup == "v1", cmdline=entry.cmdline, features=dict.fromkeys(entry.takes, False), summary=entry.summary
+        cgroup_v1=entry.cgroup == "v1",
+        cmdline=entry.cmdline,
+        features=dict.fromkeys(entry.takes, False),
+        memory_mib=entry.memory,
+        summary=entry.summary,
     )
-    return Circumstance(name, variation, versions.parse(entry.since) if entry.since else None, entry.excludes)
+    return Circumstance(
+        name,
+        variation,
+        since=versions.parse(entry.since) if entry.since else None,
+        excludes=entry.excludes,
+        arches=tuple(arch for arch in ARCHES if arch in entry.arches),
+        config=entry.config,
+        sysctls={setting: str(value) for setting, value in entry.sysctls.items()},
+        cpus=entry.cpus,
+        privileges=Privileges(entry.user, entry.capabilities, entry.seccomp, entry.namespaces),
+    )
 
 
 class _OwnNames(Strict):
@@ -281,6 +321,7 @@ def _kernel(name: str, entry: _KernelModel, where: str) -> Kernel:
         config=entry.config,
         cmdline=entry.cmdline,
         memory_mib=entry.memory,
+        cpus=entry.cpus,
         declared_in=where,
         distribution=entry.distribution,
     )

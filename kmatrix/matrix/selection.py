@@ -74,12 +74,26 @@ class Matrix:
         Comparisons and ranges are over the upstream version, and mean plain kernels only: a simulated one, a flavour, a distribution's or
         one that moves is named, or in a set. Raises InputError (with the nearest names) for an unknown name and for a term that selects nothing.
         """
-        terms = [term for term in (t.strip() for t in expression.split(",")) if term]
+        terms = self.terms(expression)
         if not terms:
             raise InputError("no kernel given", where=where, fix=self._choices(where))
         chosen = {name: None for term in terms for name in self._term(term, where)}
         named = tuple(kernel for name, kernel in self.kernels.items() if name in chosen)
         return (*named, *(self.kernel(name, where=where) for name in chosen if name not in self.kernels))
+
+    def terms(self, expression: str) -> list[str]:
+        """The terms of a comma-separated list. What a list of capabilities (6.1+cap=bpf,perfmon) goes on with belongs to it."""
+        terms: list[str] = []
+        for term in (each.strip() for each in expression.split(",")):
+            if terms and circumstances.is_open(terms[-1]) and not self._is_term(term):
+                terms[-1] += f",{term}"
+            elif term:
+                terms.append(term)
+        return terms
+
+    def _is_term(self, text: str) -> bool:
+        base = circumstances.parts(text)[0]
+        return base in (*self.sets, "all", STORE) or re.match(r"[<>=\d]", text) is not None or self.find(base) is not None
 
     def targets(self, kernels: str, arches: str, *, where: str = "--kernels") -> tuple[Target, ...]:
         """Every target of the kernels × arches selected by the two expressions."""
@@ -146,6 +160,11 @@ class Matrix:
 
     def _choices(self, where: str) -> str:
         return f"kernels: {', '.join(self.kernels)}; sets: {', '.join([*self.sets, *_words(where)])}; or >=5.8, 5.4..6.1"
+
+
+def series_of(name: str) -> str | None:
+    """The series of a point release's name: 6.1 of 6.1.172; None for any other name."""
+    return match[1] if (match := _POINT.fullmatch(name)) is not None else None
 
 
 _POINT = re.compile(r"(\d+\.\d+)\.\d+")

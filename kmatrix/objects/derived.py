@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kmatrix.matrix import history
 from kmatrix.objects import compiled
 from kmatrix.objects.code import Code
-from kmatrix.objects.needs import Need, feature_of, hook_features, needs
+from kmatrix.objects.needs import Need, feature_of, hook_features, needs, often_taken
 
 if TYPE_CHECKING:
     from kmatrix.manifest.collector import Collector
@@ -41,15 +41,24 @@ def derived(collector: Collector, arches: Iterable[Arch]) -> Collector:
 
 
 def _needs(collector: Collector, variant: Variant, arch: Arch) -> list[str]:
-    """What the variant's required programs need on `arch`, the newest first; of programs that exclude each other, nothing is said."""
+    """What the variant's required programs need on `arch`, the newest first; of programs that exclude each other, what all forms need."""
     code = Code(compiled.locate(collector, variant, arch))
     found = needs(code)
-    decided = variant.contract.in_groups if variant.contract is not None else frozenset()
-    required = [p.name for p in collector.programs_of(variant, arch) if p.required and p.name not in decided and p.name in found]
-    names: dict[str, None] = {}
-    for name in required:
-        names |= dict.fromkeys(feature_of(need) for need in found[name] if _counts(need, arch))
-        names |= dict.fromkeys(hook_features(code.info.programs[name]))
+
+    def of(programs: Iterable[str]) -> dict[str, None]:
+        names: dict[str, None] = {}
+        for name in programs:
+            if name in found:
+                names |= dict.fromkeys(feature_of(need) for need in found[name] if _counts(need, arch))
+                names |= dict.fromkeys((*hook_features(code.info.programs[name]), *often_taken(code, code.programs[name])))
+        return names
+
+    contract = variant.contract
+    decided = contract.in_groups if contract is not None else frozenset()
+    names = of(p.name for p in collector.programs_of(variant, arch) if p.required and p.name not in decided)
+    for group in contract.one_of if contract is not None else ():
+        forms = [of(form.programs) for form in group]
+        names |= {name: None for name in forms[0] if all(name in each for each in forms)}
     return sorted(names, key=lambda name: (history.first(name, arch) or OLDEST, name), reverse=True)
 
 

@@ -314,6 +314,22 @@ def hook_features(section: str) -> Iterator[str]:
         yield "syscall_tracepoints"
 
 
+_READS = (4, 45, *REWRITTEN)
+"""bpf_probe_read and its kin. Under lockdown libbpf puts the old form in place of each new one, also of those that read a process' memory: it finds out
+by bpf_probe_read_kernel whether the kernel has them."""
+
+
+def often_taken(code: Code, program: Function) -> Iterator[str]:
+    """The features, by kmatrix' own names, that a program takes and every kernel has, but under some circumstances."""
+    if any(
+        insn.code == CALL and insn.src == 0 and insn.imm in _READS for function in linked(code, program) for insn in function.insns
+    ):
+        yield "probe_read"
+    read = sections.read(program.section)
+    if read.program == "tracepoint" and read.target and not read.target.startswith("syscalls/"):  # which hook_features() has
+        yield "tracepoints"
+
+
 def named_features(section: str, found: Iterable[Need], *, optional: bool = False) -> frozenset[str]:
     """The features by kmatrix' own names that a program in `section` always needs: what a manifest's `needs` would list.
 

@@ -27,6 +27,8 @@ COLLECTOR_FILE = "collector.toml"
 DEFAULT_MEMORY_MIB = 256
 TEST_RECORD = "kmatrix_test_record"
 """The property that carries the path of the record of a manifest's [test]."""
+WARNING = "warning"
+"""The property that says what of a cell is no failure, but a warning of what comes."""
 _TOLD = "kmatrix_record"
 """What a worker's output holds for the controller."""
 
@@ -172,6 +174,14 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     directory = (config.invocation_params.dir / config.option.kmatrix_dir).resolve()
     kernels, arch = options.value(config, "--kernels") or "default", options.value(config, "--arch") or "all"
     return [f"kmatrix: kernels {kernels}, arch {arch}, records in {directory}"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_report_teststatus(report: Any) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+    """What is a warning alone is counted as `warned`: neither passed nor failed."""
+    if hasattr(report, "wasxfail") and any(name == WARNING for name, _ in getattr(report, "user_properties", ())):
+        return "warned", "w", ("WARNED", {"yellow": True})
+    return None
 
 
 class _SubTests:

@@ -14,7 +14,7 @@ import pytest
 
 from kmatrix.host.errors import KmatrixError
 from kmatrix.matrix.kernel import Target
-from kmatrix.plugin import TEST_RECORD
+from kmatrix.plugin import TEST_RECORD, WARNING
 from kmatrix.report import tests
 from kmatrix.runs import guest_test, guest_test_records
 from kmatrix.runs.guest_test import GuestTest
@@ -67,12 +67,18 @@ class TestItem(pytest.Item):
         self.user_properties += [("kernel", self.target.kernel.name), ("arch", self.target.arch)]
         path = guest_test_records.path_of(run.directory, self.record.test, self.record.target)
         self.user_properties.append((TEST_RECORD, str(path)))
+        if self.record.warning:
+            self.user_properties.append((WARNING, self.record.reason))
         if self.record.failure == "infra":
             pytest.fail(f"infra: {self.record.reason}\n  reproduce {self.record.reproduce}", pytrace=False)
 
     def runtest(self) -> None:
         """Judge it."""
         assert self.record is not None, "setup ran the command"
+        if self.record.warning:
+            pytest.xfail(
+                f"{self.record.failure}: {self.record.reason}"
+            )  # where --runxfail is given, this does nothing, and the test fails
         if not self.record.ok:
             raise TestFailed(self.record)
 
@@ -116,13 +122,18 @@ def _reports(of: pytest.TestReport, record: TestRecord, subtest: SubTest) -> Ite
     stages: Sequence[Literal["setup", "call", "teardown"]] = ("setup", "call", "teardown")
     for when in stages:
         called = when == "call"
-        yield pytest.TestReport(
+        warns = called and subtest.red and record.warning
+        properties = [("kernel", record.kernel), ("arch", record.arch), *([(WARNING, subtest.message)] if warns else [])]
+        made = pytest.TestReport(
             nodeid,
             location,
             keywords={"kernel": 1},
-            outcome=outcomes.get(subtest.ending, "failed") if called else "passed",
+            outcome="skipped" if warns else outcomes.get(subtest.ending, "failed") if called else "passed",
             longrepr=longrepr if called else None,
             when=when,
             duration=(subtest.seconds or 0.0) if called else 0.0,
-            user_properties=[("kernel", record.kernel), ("arch", record.arch)],
+            user_properties=properties,
         )
+        if warns:
+            made.wasxfail = f"{subtest.ending}: {subtest.message}"  # as pytest.xfail leaves it: no failure, and counted by itself
+        yield made

@@ -78,7 +78,8 @@ class Run:
     @cached_property
     def unavailable(self) -> dict[str, str]:
         """The targets selected that cannot be had, and why."""
-        return self.room.unavailable(self.selected, asked=self.asked is not None)
+        fetch = not self.config.getoption("collectonly")
+        return self.room.unavailable(self.selected, asked=self.asked is not None, fetch=fetch)
 
     @property
     def targets(self) -> list[Target]:

@@ -23,7 +23,7 @@ from kmatrix.manifest.load import load_collector
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects import compiled
 from kmatrix.objects.described import described
-from kmatrix.plugin import guest_tests, options, sharding, summary
+from kmatrix.plugin import WARNING, guest_tests, options, sharding, summary
 from kmatrix.plugin.guest_tests import TestItem
 from kmatrix.plugin.run import Run
 from kmatrix.plugin.summary import RECORD, SKIPPED
@@ -117,12 +117,18 @@ class CellItem(pytest.Item):
         if self.target.simulated is not None:
             self.user_properties.append(("simulated", str(self.target.simulated)))
         self.user_properties.append((RECORD, str(path)))
+        if self.record.warning:
+            self.user_properties.append((WARNING, headlines(self.record) or self.record.reason.partition("\n")[0]))
         if self.record.failure == "infra":
             pytest.fail(f"infra: {self.record.reason}\n  reproduce {self.record.reproduce}", pytrace=False)
 
     def runtest(self) -> None:
         """Judge it."""
         assert self.record is not None, "setup ran the cell"
+        if self.record.warning:
+            pytest.xfail(
+                f"{self.record.failure}: {self.record.reason}"
+            )  # where --runxfail is given, this does nothing, and the cell fails
         if not self.record.ok:
             raise CellFailed(self.record)
 

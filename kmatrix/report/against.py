@@ -17,6 +17,7 @@ from kmatrix.runs.cell_records import Record
 
 _MEANING: dict[Kind, str] = {
     "new red": "as promised there, and not here",
+    "new warning": "a kernel that moves on does otherwise than promised, and not as there",
     "verdict changed": "another behaviour or class of failure than there",
     "diagnosis changed": "red here as there, for another cause",
     "gone cell": "there is no such cell here",

@@ -14,8 +14,8 @@ from kmatrix.report import causes, reds
 from kmatrix.runs.baseline import steady
 from kmatrix.runs.cell_records import Record
 
-Kind = Literal["new red", "verdict changed", "diagnosis changed", "gone cell", "new cell", "now green"]
-KINDS: tuple[Kind, ...] = ("new red", "verdict changed", "diagnosis changed", "gone cell", "new cell", "now green")
+Kind = Literal["new red", "new warning", "verdict changed", "diagnosis changed", "gone cell", "new cell", "now green"]
+KINDS: tuple[Kind, ...] = ("new red", "new warning", "verdict changed", "diagnosis changed", "gone cell", "new cell", "now green")
 """In the order in which a reader wants them. `verdict changed`: as green or red as before, with another behaviour or class.
 `diagnosis changed`: red with the same verdict, for another cause."""
 
@@ -86,12 +86,14 @@ def compare(before: Iterable[Record], now: Iterable[Record]) -> Changes:
 def _change(before: Record | None, after: Record | None) -> Change | None:
     if before is None or after is None:
         if after is not None:
-            return Change("new cell", None, after, worse=not after.ok)
+            return Change("new cell", None, after, worse=after.red)
         return Change("gone cell", before, None, worse=before is not None and before.ok)
+    if after.warning and not before.red:
+        return None if before.warning and _verdict(before) == _verdict(after) else Change("new warning", before, after, worse=False)
     if before.ok != after.ok:
         return Change("now green" if after.ok else "new red", before, after, worse=not after.ok)
     if _verdict(before) != _verdict(after):
-        return Change("verdict changed", before, after, worse=_rank(after) < _rank(before))
+        return Change("verdict changed", before, after, worse=not after.warning and _rank(after) < _rank(before))
     if not after.ok and diagnosis(before) != diagnosis(after):
         return Change("diagnosis changed", before, after, worse=False)
     return None

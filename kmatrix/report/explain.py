@@ -10,6 +10,7 @@ from typing import Any
 from kmatrix.report import causes
 from kmatrix.report.grid import LOG_LINES
 from kmatrix.report.names import shorten, target_key
+from kmatrix.report.reds import MOVES
 from kmatrix.runs.cell_records import Record, path_of
 from kmatrix.verdict.diagnosis import UNCLASSIFIED
 from kmatrix.verdict.failure import FAILURES
@@ -38,6 +39,8 @@ def _lines(record: Record, directory: Path, *, logs: bool) -> Iterator[str]:
     meaning = FAILURES.get(record.failure or "", "")  # type: ignore[call-overload]
     yield f"{record.cell}: {record.failure} ({meaning})"
     yield from (f"  {line}" for line in record.reason.splitlines())
+    if record.warning:
+        yield f"  warning   {record.kernel}: {MOVES}"
     for cause in causes.relevant(record):
         yield from (f"  {line}" for line in causes.lines(cause))
     yield f"  expected  {record.expected}: {record.expectation.get('why', '')}"

@@ -33,12 +33,13 @@ class Spot:
 
 
 def render(records: Iterable[Record], root: Path, here: Path | None = None) -> str:
-    """The annotations of what is red; `root` is the repository's top folder, `here` the one where pytest was called (else the same).
+    """The annotations of what is red, and then of warnings; `root` is the repository's top folder, `here` the one where pytest was called (else the same).
 
-    Empty where nothing is red.
+    Empty where there is neither.
     """
     found = table.ordered(records)
-    return "".join(f"{line}\n" for group in reds.alike(found) for line in _of_group(group, root, here or root))
+    groups = [*reds.alike(found), *reds.warnings(found)]
+    return "".join(f"{line}\n" for group in groups for line in _of_group(group, root, here or root))
 
 
 def of_commands(commands: Iterable[TestRecord]) -> str:
@@ -49,7 +50,7 @@ def of_commands(commands: Iterable[TestRecord]) -> str:
             groups.setdefault((cell.collector, cell.reason), []).append(cell)
     lines = []
     for (name, reason), found in groups.items():
-        level = "warning" if found[0].failure == "infra" else "error"
+        level = "warning" if found[0].failure == "infra" or all(cell.warning for cell in found) else "error"
         title = f"{name} on {shorten([cell.target for cell in found])}"
         lines.append(_command(level, None, title, f"{reason}\nreproduce: {found[0].reproduce}") + "\n")
     return "".join(lines)
@@ -57,7 +58,8 @@ def of_commands(commands: Iterable[TestRecord]) -> str:
 
 def _of_group(group: Sequence[Record], root: Path, here: Path) -> Iterator[str]:
     first, manifest = group[0], _manifest(group[0], root, here)
-    level = "warning" if first.failure == "infra" else "error"  # the machines' failure is nothing that a change of the source mends
+    # The machines' failure is nothing that a change of the source mends.
+    level = "warning" if first.failure == "infra" or first.warning else "error"
     told = False
     for cause in causes.relevant(first):
         for spot in _spots(cause, manifest, root):

@@ -17,7 +17,7 @@ from kmatrix.host.errors import InputError
 from kmatrix.report import table
 from kmatrix.report.page import collectors, guest_tests
 from kmatrix.report.page.data import build
-from kmatrix.report.page.model import RED, Row
+from kmatrix.report.page.model import RED, WARN, Row
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.guest_test_records import TestRecord
 
@@ -65,8 +65,12 @@ def headline(rows: Sequence[Row]) -> str:
     cells = [cell for row in rows for cell in row.cells]
     red = sum(cell.tone in RED for cell in cells)
     many = f"{len(cells)} cell{'' if len(cells) == 1 else 's'}"
+    warned = sum(cell.tone == WARN for cell in cells)
+    warns = f"; {warned} {'is a warning' if warned == 1 else 'are warnings'} of what comes" if warned else ""
     if red:
-        return f"{red} of {many} {'is' if red == 1 else 'are'} not as promised"
+        return f"{red} of {many} {'is' if red == 1 else 'are'} not as promised{warns}"
+    if warned:
+        return f"{len(cells) - warned} of {many} as promised{warns}"
     return f"{many}, {'and it is' if len(cells) == 1 else 'each'} as promised"
 
 
@@ -95,7 +99,9 @@ def _plain(rows: Sequence[Row]) -> str:
     for row in rows:
         words: dict[str, list[str]] = {}
         for cell in row.cells:
-            words.setdefault(f"{'✗ ' if cell.tone in RED else ''}{cell.word}", []).append(cell.target)
+            words.setdefault(f"{'✗ ' if cell.tone in RED else '! ' if cell.tone == WARN else ''}{cell.word}", []).append(
+                cell.target
+            )
         lines += [row.name, *(f"  {word}: {' '.join(targets)}" for word, targets in words.items())]
     return "\n".join(lines)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
-from kmatrix.report import causes, table
+from kmatrix.report import causes, reds, table
 from kmatrix.report.explain import explain
 from kmatrix.report.names import target_key
 from kmatrix.runs.cell_records import Record
@@ -53,7 +53,10 @@ def _cell(record: Record, directory: Path) -> TestCase:
     words = shlex.split(record.reproduce)
     if len(words) > 1 and "::" in words[1]:
         case._elem.set("file", words[1].partition("::")[0])  # GitLab links it
-    if not record.ok:
+    if record.warning:  # JUnit has no warnings: what is skipped with a message fails nothing, and is shown
+        case.result = [Skipped(_clean(f"warning: {record.expected} was promised: {reds.summary(record)}"))]
+        case.system_out = _clean(explain(record, directory))
+    elif not record.ok:
         kind = Error if record.failure == "infra" else Failure
         why = causes.headlines(record) or record.reason.partition("\n")[0]
         result = kind(_clean(f"{record.expected} was promised: {why}"), str(record.failure))
@@ -73,7 +76,9 @@ def _cases(record: TestRecord) -> list[TestCase]:
 def _case(record: TestRecord, subtest: SubTest) -> TestCase:
     case = TestCase(_clean(subtest.name), f"{record.target}.{record.test}", subtest.seconds)
     message = _clean(subtest.message)
-    if subtest.red:
+    if subtest.red and record.warning:
+        case.result = [Skipped(f"warning: {message or f'the sub-test is {subtest.ending}'}")]
+    elif subtest.red:
         failure = Failure(message or f"the sub-test is {subtest.ending}", subtest.ending)
         failure.text = _clean(subtest.output)
         case.result = [failure]
@@ -85,7 +90,9 @@ def _case(record: TestRecord, subtest: SubTest) -> TestCase:
 def _of_command(record: TestRecord) -> TestCase:
     """The command as a whole: nothing else says that it failed, or that it ran."""
     case = TestCase(record.test, f"{record.target}.{record.test}", record.timings.get("total"))
-    if not record.ok:
+    if record.warning:
+        case.result = [Skipped(_clean(f"warning: {record.failure}: {record.reason}"))]
+    elif not record.ok:
         kind = Error if record.failure == "infra" else Failure
         result = kind(_clean(f"{record.failure}: {record.reason}"), record.failure)
         result.text = _clean("\n".join(part for part in (record.output, record.errors, f"reproduce: {record.reproduce}") if part))

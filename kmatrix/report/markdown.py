@@ -38,10 +38,16 @@ def _lines(records: Sequence[Record], directory: Path, bad: Sequence[InputError]
     if simulated:
         yield from ("", *(f"{plain(line)}  " for line in simulated.values()))
     yield from (f"\nNot read: {plain(str(error.where))}: {plain(error.message)}" for error in bad)
-    if told := [*causes.told_once(records)]:
+    if told := [*causes.told_once([record for record in records if record.red])]:
         yield from ("", "Why, by cause:", "", *fenced("\n".join(told)))
     for group in reds.alike(records):
         head = f"<b>{escape(reds.title(group))}</b> {escape(reds.summary(group[0]))}"
+        yield from folded(head, fenced(explain(group[0], directory, group[1:], logs=True)))
+    if warned := reds.warnings(records):
+        yield ("")
+        yield f"Warnings, of {plain(reds.moving([record for group in warned for record in group]))}: {reds.MOVES}."
+    for group in warned:
+        head = f"⚠️ <b>{escape(reds.title(group))}</b> {escape(reds.summary(group[0]))}"
         yield from folded(head, fenced(explain(group[0], directory, group[1:], logs=True)))
     if green := table.why(records):
         yield from folded("Why each cell is what it is", table_of(["collector", "behaviour", "kernels", "why"], green))
@@ -60,7 +66,9 @@ def _matrix(arch: str, records: Sequence[Record]) -> Iterator[str]:
 
 
 def _mark(record: Record) -> str:
-    return table.mark(record).replace("✗", "❌") if record.failure != "infra" else "⚠️ infra"
+    if record.failure == "infra":
+        return "⚠️ infra"
+    return table.mark(record).replace("✗", "❌").replace("!", "⚠️")
 
 
 def table_of(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from kmatrix.loaders import TITLES
 from kmatrix.report import causes
 from kmatrix.report.contract import paragraphs
 from kmatrix.report.grid import LOG_LINES, Column
+from kmatrix.report.reds import MOVES
 from kmatrix.report.table import GREEN, RED, RESET, YELLOW, across, missing
 from kmatrix.runs.object_run import GOOD, NOT_JUDGED, Outcome, State, state
 from kmatrix.verdict.words import last_words
@@ -31,7 +32,7 @@ def render(
     simulated = [outcome.target for outcome in outcomes if outcome.simulated is not None]
     cells = {outcome.target: [_cell(outcome, name, colour) for name in names] for outcome in outcomes}
     parts = [across(labels, cells, simulated, width)]
-    parts += [*_failures(outcomes, logs=logs), *paragraphs(outcomes)] if why else []
+    parts += [*_failures(outcomes, logs=logs, colour=colour), *paragraphs(outcomes)] if why else []
     parts += _only_loaded(outcomes)
     parts += [f"~ {outcome.target} is simulated: {outcome.simulated}" for outcome in outcomes if outcome.simulated]
     if unavailable:
@@ -55,7 +56,7 @@ def render_many(
     simulations = {outcome.target: outcome.simulated for each in objects.values() for outcome in each if outcome.simulated}
     cells = {target: [_score(found.get(target), colour) for found in by_target.values()] for target in targets}
     parts = [across([Column("object", [labels[path] for path in by_target])], cells, simulations, width)]
-    parts += _many_failures(objects, labels, logs=logs) if why else []
+    parts += _many_failures(objects, labels, logs=logs, colour=colour) if why else []
     for path, outcomes in objects.items() if why else ():
         if said := [*paragraphs(outcomes, brief=True)]:
             parts.append("\n".join([f"{labels[path]}:", *(f"  {line}" for each in said for line in each.splitlines())]))
@@ -80,13 +81,14 @@ def _score(outcome: Outcome | None, colour: bool) -> str:
     states = [state(program) for program in outcome.programs.values()]
     judged = [each for each in states if each not in NOT_JUDGED]
     good = sum(each in GOOD for each in judged)
+    cross, red = ("!", YELLOW) if outcome.warns else ("✗", RED)
     if outcome.error:
-        text, paint = "✗ error", RED
+        text, paint = f"{cross} error", red
     elif not judged:
         text = next((word for each, word in _NONE_JUDGED.items() if each in states), "off")
         paint = YELLOW
     else:
-        text, paint = (f"{good}/{len(judged)}", GREEN) if outcome.good else (f"✗ {good}/{len(judged)}", RED)
+        text, paint = (f"{good}/{len(judged)}", GREEN) if outcome.good else (f"{cross} {good}/{len(judged)}", red)
         left = states.count("placeholder")
         text += f" +{left} placeholder{'s' if left > 1 else ''}" if left else ""
         text += f" +{states.count('differs')} differ" if "differs" in states else ""
@@ -114,6 +116,8 @@ def _cell(outcome: Outcome, name: str, colour: bool) -> str:
         text, paint = "✗ error" if outcome.error else "", RED
     else:
         text, paint = _SHOWN[state(program)]
+    if outcome.warns and paint == RED:
+        text, paint = text.replace("✗", "!"), YELLOW
     return f"{paint}{text}{RESET}" if colour and text else text
 
 
@@ -148,14 +152,39 @@ class _Cause:
         return [o.target for o in outcomes if o.target not in self.targets and not any(_fails(o, name) for name in self.names)]
 
 
-def _failures(outcomes: Sequence[Outcome], *, logs: bool) -> Iterator[str]:
-    """One paragraph a cause: the programs, maps and targets that fail of it, the remedy, and where they do not."""
+def _failures(outcomes: Sequence[Outcome], *, logs: bool, colour: bool) -> Iterator[str]:
+    """One paragraph a cause: the programs, maps and targets that fail of it, the remedy, and where they do not. Warnings come last."""
+    warned = []
     for cause in _causes(outcomes, logs=logs):
-        yield "\n".join([f"{cause.what}: {cause.words[0]}", *cause.lines(cause.good(outcomes))])
+        text = "\n".join([f"{cause.what}: {cause.words[0]}", *cause.lines(cause.good(outcomes))])
+        if set(cause.targets) <= _warning([outcomes]):
+            warned.append(text)
+        else:
+            yield text
+    yield from _warnings(warned, outcomes, colour=colour)
 
 
-def _many_failures(objects: Mapping[str, Sequence[Outcome]], labels: Mapping[str, str], *, logs: bool) -> Iterator[str]:
-    """One paragraph a cause: the objects that fail of it, with programs, maps and targets, and the remedy."""
+def _warning(tried: Iterable[Sequence[Outcome]]) -> set[str]:
+    """The targets on which what fails warns of what comes."""
+    return {outcome.target for outcomes in tried for outcome in outcomes if outcome.warns}
+
+
+def _warnings(paragraphs: Sequence[str], outcomes: Iterable[Outcome], *, colour: bool) -> Iterator[str]:
+    """What fails on kernels that move on alone, and why that is no failure."""
+    if not paragraphs:
+        return
+    named = dict.fromkeys(f"{o.target} ({o.release})" if o.release else o.target for o in outcomes if o.warns)
+    head = f"warnings, of {', '.join(named)}: {MOVES}"
+    yield "\n".join(
+        [f"{YELLOW}{head}{RESET}" if colour else head, *(f"  {line}" for each in paragraphs for line in each.splitlines())]
+    )
+
+
+def _many_failures(
+    objects: Mapping[str, Sequence[Outcome]], labels: Mapping[str, str], *, logs: bool, colour: bool
+) -> Iterator[str]:
+    """One paragraph a cause: the objects that fail of it, with programs, maps and targets, and the remedy. Warnings come last."""
+    warned = []
     by_words: dict[tuple[str, ...], list[tuple[str, _Cause]]] = {}
     for path, outcomes in objects.items():
         for cause in _causes(outcomes, logs=logs):
@@ -166,7 +195,12 @@ def _many_failures(objects: Mapping[str, Sequence[Outcome]], labels: Mapping[str
         tried = dict.fromkeys(outcome.target for path, _ in found for outcome in objects[path])
         bad = {o.target for path, cause in found for o in objects[path] if o.target not in cause.good(objects[path])}
         who = [f"    {labels[path]}: {cause.what}" for path, cause in found]
-        yield "\n".join([words[0], *who, *shared.lines([target for target in tried if target not in bad])])
+        text = "\n".join([words[0], *who, *shared.lines([target for target in tried if target not in bad])])
+        if bad <= _warning(objects.values()):
+            warned.append(text)
+        else:
+            yield text
+    yield from _warnings(warned, [outcome for outcomes in objects.values() for outcome in outcomes], colour=colour)
 
 
 def _causes(outcomes: Sequence[Outcome], *, logs: bool) -> list[_Cause]:

@@ -10,18 +10,42 @@ from kmatrix.report.names import shorten
 
 if TYPE_CHECKING:
     from kmatrix.runs.cell_records import Record
+    from kmatrix.runs.guest_test_records import TestRecord
 
 _VARIES = re.compile(r"0x[0-9a-f]{4,}|(?<![-\w.])\d{3,}(?![\w.])")
 """What differs from VM to VM though the reason is the same: addresses, and numbers such as a pid. Not an errno (-524), not a version (5.15)."""
 
 
+MOVES = "it moves on to newer releases, so what is not as promised there warns of what comes, and fails nothing"
+"""Why a warning is one."""
+
+
 def alike(records: Iterable[Record]) -> list[list[Record]]:
     """The records of what failed, in groups of cells that fail alike, in the order of each group's first."""
+    return _grouped(record for record in records if record.red)
+
+
+def warnings(records: Iterable[Record]) -> list[list[Record]]:
+    """The records that warn of what comes, grouped in the same way."""
+    return _grouped(record for record in records if record.warning)
+
+
+def _grouped(records: Iterable[Record]) -> list[list[Record]]:
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        if not record.ok:
-            groups.setdefault(kind(record), []).append(record)
+        groups.setdefault(kind(record), []).append(record)
     return list(groups.values())
+
+
+def moving(records: Iterable[Record | TestRecord]) -> str:
+    """The kernels of warnings, and the releases that they are: `latest (7.2.13-amd64)`."""
+    releases: dict[str, list[str]] = {}
+    for record in records:
+        releases.setdefault(record.kernel, []).append(record.versions.get("release", ""))
+    return ", ".join(
+        f"{name} ({', '.join(found)})" if (found := list(dict.fromkeys(filter(None, each)))) else name
+        for name, each in releases.items()
+    )
 
 
 def kind(record: Record) -> tuple[str, ...]:

@@ -46,5 +46,6 @@ def _cell(record: TestRecord, name: str, observed: str | None, failure: str | No
         versions=record.versions,
         reproduce=again,
         simulated=record.simulated,
+        warning=record.warning and failure is not None,
         started=record.started,
     )

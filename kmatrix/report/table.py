@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kmatrix.matrix.arch import ARCHES
@@ -43,7 +43,9 @@ def render(
             parts.append("\n".join(simulated(name, account) for name, account in simulations.items()))
     if failed := reds.alike(found):
         parts.append("\n".join(_failed(group, colour, brief) for group in failed))
-    if told := [*causes.told_once(found)]:
+    if warned := reds.warnings(found):
+        parts.append("\n".join(_warnings(warned, colour)))
+    if told := [*causes.told_once([record for record in found if record.red])]:
         parts.append("\n".join(["why, by cause:", *(f"  {line}" for line in told)]))
     if unavailable:
         parts.append(missing(unavailable))
@@ -86,24 +88,27 @@ def simulated(kernel: str, account: Mapping[str, Any]) -> str:
 
 def _cell(record: Record, colour: bool) -> str:
     text = mark(record)
-    paint = GREEN if record.ok else YELLOW if record.failure == "infra" else RED
+    paint = GREEN if record.ok else YELLOW if record.warning or record.failure == "infra" else RED
     return f"{paint}{text}{RESET}" if colour else text
 
 
 def mark(record: Record) -> str:
-    """`full`, or `✗ full→partial` (expected→observed), or `✗ full→silent` where what was observed is none of the four."""
+    """`full`, or `✗ full→partial` (expected→observed), or `✗ full→silent` where what was observed is none of the four; `!` for a warning."""
     if record.ok:
         return str(record.observed)
-    return f"✗ {record.expected}→{record.failure if record.observed in (None, record.expected) else record.observed}"
+    return f"{'!' if record.warning else '✗'} {record.expected}→{record.failure if record.observed in (None, record.expected) else record.observed}"
 
 
 def headline(records: Sequence[Record]) -> str:
     """The whole run in one sentence."""
-    red = sum(not record.ok for record in records)
+    red, warned = sum(record.red for record in records), sum(record.warning for record in records)
     cells = f"{len(records)} cell{'s' if len(records) != 1 else ''}"
+    warns = f"; {warned} {'is a warning' if warned == 1 else 'are warnings'} of what comes" if warned else ""
     if not red:
-        return f"{cells}, {'each' if len(records) != 1 else 'and it is'} as promised"
-    return f"{red} of {cells} {'is' if red == 1 else 'are'} not as promised"
+        promised = len(records) - warned
+        said = f"{'each' if len(records) != 1 else 'and it is'} as promised" if not warned else f"{promised} of them as promised"
+        return f"{cells}, {said}{warns}"
+    return f"{red} of {cells} {'is' if red == 1 else 'are'} not as promised{warns}"
 
 
 def _why(records: Sequence[Record], skipped: Skipped, width: int) -> str:
@@ -131,6 +136,20 @@ def _failed(group: Sequence[Record], colour: bool, brief: bool) -> str:
         return f"{shown}  {reds.summary(first)}"
     reason = first.reason.replace("\n", "\n  ")
     return f"{shown}  {first.failure}: {reason}\n  reproduce: {first.reproduce}"
+
+
+def _warnings(groups: Sequence[Sequence[Record]], colour: bool) -> Iterator[str]:
+    """What is not as promised on kernels that move on, with its cause; why that fails nothing, and what would make it fail."""
+    records = [record for group in groups for record in group]
+    head = f"warnings, of {reds.moving(records)}: {reds.MOVES}"
+    yield f"{BOLD}{YELLOW}{head}{RESET}" if colour else head
+    for group in groups:
+        first = group[0]
+        yield f"  {reds.title(group)}  {reds.summary(first)}"
+        for cause in causes.relevant(first):
+            yield from (f"    {line}" for line in causes.lines(cause))
+        yield f"    reproduce: {first.reproduce}"
+    yield "  an [[expect]] that names the kernel makes it a promise (docs/collector-toml.md)"
 
 
 def accelerators(records: Iterable[Record]) -> str | None:

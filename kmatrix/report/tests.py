@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from kmatrix.report.grid import Column, prose
 from kmatrix.report.names import shorten, target_key
+from kmatrix.report.reds import MOVES, moving
 from kmatrix.report.table import BOLD, DIM, GREEN, RED, RESET, YELLOW, across, missing, simulated
 from kmatrix.runs.guest_test_records import TestRecord
 from kmatrix.suites.again import alone
@@ -37,7 +38,8 @@ def render(
         of_test = [record for record in found if record.test == test]
         parts += [
             _table(test, of_test, colour, width),
-            *([] if brief else _failed(of_test, colour, logs)),
+            *([] if brief else _failed([record for record in of_test if record.red], RED if colour else "", logs)),
+            *_warned([record for record in of_test if record.warning], colour, logs),
             *_passed(of_test, width),
         ]
     accounts = {record.kernel: record.simulated for record in found if record.simulated}
@@ -50,9 +52,12 @@ def render(
 
 def headline(records: Sequence[TestRecord]) -> str:
     """The whole run in one sentence."""
-    red = [record for record in records if not record.ok]
+    red, warned = (sum(each) for each in ([record.red for record in records], [record.warning for record in records]))
     count = f"{len(records)} target{'' if len(records) == 1 else 's'}"
-    return f"passed on {count}" if not red else f"failed on {len(red)} of {count}"
+    warns = f"; {warned} {'is a warning' if warned == 1 else 'are warnings'} of what comes" if warned else ""
+    if red:
+        return f"failed on {red} of {count}{warns}"
+    return f"passed on {f'{len(records) - warned} of ' if warned else ''}{count}{warns}"
 
 
 def _table(test: str, records: Sequence[TestRecord], colour: bool, width: int) -> str:
@@ -85,8 +90,8 @@ def _tells(name: str, by_target: Mapping[str, Mapping[str, SubTest]]) -> bool:
 
 
 def _whole(record: TestRecord, colour: bool) -> str:
-    text = "passed" if record.ok else f"✗ {record.failure}"
-    paint = GREEN if record.ok else YELLOW if record.failure == "infra" else RED
+    text = "passed" if record.ok else f"{'!' if record.warning else '✗'} {record.failure}"
+    paint = GREEN if record.ok else YELLOW if record.warning or record.failure == "infra" else RED
     return f"{paint}{text}{RESET}" if colour else text
 
 
@@ -109,7 +114,18 @@ def _cell(subtest: SubTest | None, colour: bool) -> str:
     return f"{_PAINT[subtest.ending]}{text}{RESET}" if colour else text
 
 
-def _failed(records: Sequence[TestRecord], colour: bool, logs: bool) -> list[str]:
+def _warned(records: Sequence[TestRecord], colour: bool, logs: bool) -> list[str]:
+    """What did not pass on kernels that move on."""
+    if not records:
+        return []
+    head = f"warnings, of {moving(records)}: {MOVES}"
+    paint = YELLOW if colour else ""
+    return [
+        "\n".join([_painted(head, paint), *(f"  {line}" for part in _failed(records, paint, logs) for line in part.splitlines())])
+    ]
+
+
+def _failed(records: Sequence[TestRecord], paint: str, logs: bool) -> list[str]:
     """What is red: each sub-test with one message once, with its targets; commands that failed for another reason."""
     groups: dict[tuple[str, str], list[tuple[TestRecord, SubTest]]] = {}
     plain: dict[tuple[str | None, str], list[TestRecord]] = {}
@@ -119,13 +135,13 @@ def _failed(records: Sequence[TestRecord], colour: bool, logs: bool) -> list[str
             groups.setdefault((each.name, each.message), []).append((record, each))
         if not record.ok and record.says_more:
             plain.setdefault((record.failure, record.reason), []).append(record)
-    told = [_command(found, colour, logs) for found in plain.values()]
-    return told + [_subtest(found, colour, logs) for found in groups.values()]
+    told = [_command(found, paint, logs) for found in plain.values()]
+    return told + [_subtest(found, paint, logs) for found in groups.values()]
 
 
-def _command(records: Sequence[TestRecord], colour: bool, logs: bool) -> str:
+def _command(records: Sequence[TestRecord], paint: str, logs: bool) -> str:
     first = records[0]
-    head = f"{_red(f'{first.test} on {shorten([r.target for r in records])}', colour)}  {first.failure}: {first.reason}"
+    head = f"{_painted(f'{first.test} on {shorten([r.target for r in records])}', paint)}  {first.failure}: {first.reason}"
     lines = [*command_output(first, logs=logs), f"reproduce: {first.reproduce}"]
     return "\n".join([head, *(f"  {line}" for line in lines)])
 
@@ -141,9 +157,9 @@ def command_output(record: TestRecord, *, logs: bool = False) -> list[str]:
     return lines + [f"brought back: {path}" for path in record.brought]
 
 
-def _subtest(found: Sequence[tuple[TestRecord, SubTest]], colour: bool, logs: bool) -> str:
+def _subtest(found: Sequence[tuple[TestRecord, SubTest]], paint: str, logs: bool) -> str:
     record, subtest = found[0]
-    name = _red(f"{subtest.name} on {shorten([each.target for each, _ in found])}", colour)
+    name = _painted(f"{subtest.name} on {shorten([each.target for each, _ in found])}", paint)
     first, *rest = of_subtest(record, subtest, logs=logs).splitlines()
     return "\n".join([f"{name}  {first}", *(f"  {line}" for line in rest)])
 
@@ -163,8 +179,8 @@ def again(record: TestRecord, subtest: SubTest) -> str:
     return record.reproduce.replace(shlex.join(record.command), shlex.join(words))
 
 
-def _red(text: str, colour: bool) -> str:
-    return f"{BOLD}{RED}{text}{RESET}" if colour else text
+def _painted(text: str, paint: str) -> str:
+    return f"{BOLD}{paint}{text}{RESET}" if paint else text
 
 
 def _passed(records: Sequence[TestRecord], width: int) -> list[str]:

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kmatrix.guest import limit
-from kmatrix.host.errors import InfraError, InputError
+from kmatrix.host.errors import InputError
 from kmatrix.host.paths import scratch_console, write_whole
-from kmatrix.host.threads import results
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
 from kmatrix.objects.memory import map_bytes
 from kmatrix.runs.machine_room import MachineRoom
-from kmatrix.runs.object_run import fit
+from kmatrix.runs.pairs import pairs, side_by_side
 from kmatrix.runs.patience import INTERRUPTION, MARGIN
 from kmatrix.verdict.effort import Effort, effort_of
 from kmatrix.vm.channel import pack
-from kmatrix.vm.errors import GuestError, KernelDied
 
 SCHEMA = 1
 """Of an atlas that is kept in a file."""
@@ -56,24 +51,14 @@ def draw(
     lines: bool,
 ) -> list[Page]:
     """A page of each object on each target of its arch, each in a VM of its own. Raises InputError where no object is for a target's arch."""
-    lock = threading.Lock()  # the machine room's caches are filled by one thread; only VMs run side by side
-    pairs = [(info, target) for info in infos for target in fit(info, targets)]
-    if not pairs:
-        arches = sorted({str(info.compiled_for) for info in infos})
-        raise InputError(
-            f"compiled for {' and '.join(arches)}, no such target is selected", where=str(infos[0].path), fix="--arch=all"
-        )
 
     def one(info: ObjectInfo, target: Target) -> Page:
-        try:
-            with lock:
-                room.spec(target)
-            return _page(info, target, room, list(programs) or list(info.programs), load_timeout, contracts.get(info.path), lines)
-        except (KernelDied, InfraError, GuestError) as error:
-            return Page(str(info.path), str(target), infra=str(error))
+        return _page(info, target, room, list(programs) or list(info.programs), load_timeout, contracts.get(info.path), lines)
 
-    with ThreadPoolExecutor(max_workers=max(1, min(len(pairs), os.cpu_count() or 1))) as pool:
-        return results([pool.submit(one, *pair) for pair in pairs])
+    def failed(info: ObjectInfo, target: Target, words: str, _infra: bool) -> Page:
+        return Page(str(info.path), str(target), infra=words)
+
+    return [page for each in side_by_side(pairs(infos, targets), room, one, failed).values() for page in each]
 
 
 def _page(

@@ -21,10 +21,11 @@ from kmatrix import kernels
 from kmatrix.host import paths
 from kmatrix.host.errors import InfraError, InputError, StoreError
 from kmatrix.host.progress import Reporter
+from kmatrix.host.version import natural
 from kmatrix.manifest.collector import Collector
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Kernel, Target
-from kmatrix.matrix.selection import Matrix
+from kmatrix.matrix.selection import Matrix, series_of
 from kmatrix.runs import cell, cell_records, loader_files
 from kmatrix.runs.machine_room import MachineRoom
 
@@ -227,11 +228,40 @@ def line(matrix: Matrix, good: Kernel, bad: Kernel) -> list[Kernel]:
     return [good, *between, bad]
 
 
+def points(matrix: Matrix, good: str, bad: str, had: Sequence[str]) -> list[Kernel]:
+    """The point releases from `good` to `bad` of one series, both in, in order: those between of `had`."""
+    if good == bad:
+        raise InputError("are the same release", where=f"--good {good}, --bad {bad}", fix="choose two releases")
+    low, high = sorted((natural(good), natural(bad)))
+    between = [name for name in had if low < natural(name) < high]
+    names = sorted({good, *between, bad}, key=natural, reverse=natural(bad) < natural(good))
+    return [matrix.kernel(name, where="--good, --bad") for name in names]
+
+
+def _line(search: Search, matrix: Matrix, good: str, bad: str, room: MachineRoom) -> list[Kernel]:
+    """The kernels to search: the point releases of one series, or the series of the matrix."""
+    ends = matrix.kernel(good, where="--good"), matrix.kernel(bad, where="--bad")
+    series = series_of(good), series_of(bad)
+    if series[0] is not None and series[0] == series[1]:
+        had = kernels.point_releases(ends[0], search.arch, room.store, reporter=search.reporter, mirrors=matrix.mirrors)
+        chosen = points(matrix, good, bad, had)
+        search.say(f"point releases of {series[0]} that can be had: {', '.join(kernel.name for kernel in chosen)}")
+        return chosen
+    if (bad if series[0] else good) in series:  # 6.1.172 and 6.1: the latter is whatever is the newest, and no version says which
+        raise InputError(
+            f"{bad if series[0] else good} is no one release", where=f"--good {good}, --bad {bad}", fix="name two point releases"
+        )
+    return line(matrix, *ends)
+
+
 def releases(search: Search, matrix: Matrix, good: str, bad: str, kernels_file: Path | None) -> Found:
-    """The first release of the matrix, from `good` on towards `bad`, on which the collector behaves otherwise."""
-    chosen = line(matrix, matrix.kernel(good, where="--good"), matrix.kernel(bad, where="--bad"))
-    names = [kernel.name for kernel in chosen]
+    """The first release of the matrix, from `good` on towards `bad`, on which the collector behaves otherwise.
+
+    Where both are point releases of one series, it is the first of those that the archive or the store has.
+    """
     room = MachineRoom(matrix, accel=search.accel, cold=search.cold, reporter=search.reporter)
+    chosen = _line(search, matrix, good, bad, room)
+    names = [kernel.name for kernel in chosen]
     state = State.load(search.folder / "state.json", search.question(good=good, bad=bad, kernels=names))
     chosen_options = options(search, kernels_file)
     by_name = {kernel.name: kernel for kernel in chosen}

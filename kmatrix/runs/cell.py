@@ -23,16 +23,16 @@ from kmatrix.objects import compiled
 from kmatrix.objects.derived import derived
 from kmatrix.objects.described import described
 from kmatrix.objects.source_lines import SourceLines
-from kmatrix.runs import cell_records, library, loader_files
+from kmatrix.runs import cell_records, external_btf, library, loader_files
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.patience import INTERRUPTION, MARGIN
 from kmatrix.runs.request import LOADER_FOLDER, request
 from kmatrix.verdict.diagnosis import causes, has_failed
-from kmatrix.verdict.expectation import Expectation, expected
+from kmatrix.verdict.expectation import Expectation, expected, only_warns
 from kmatrix.verdict.expectation import undeclared as undeclared_features
 from kmatrix.verdict.judge import Verdict, verdict
 from kmatrix.verdict.observation import Observation, observed
-from kmatrix.vm.errors import GuestError, KernelDied
+from kmatrix.vm.errors import GuestError, KernelDied, KernelFails
 
 if TYPE_CHECKING:
     from kmatrix.loaders.build import Built
@@ -140,15 +140,23 @@ class _Cell:
         self.splat: str | None = None
         self.console: Path | None = None
         self.versions: Mapping[str, str] = {}
+        self.warned: tuple[str, ...] = ()
 
     def run(self, question: Mapping[str, Any]) -> Record:
         """The record of the cell; raises InfraError where the machine room fails."""
         self.room.spec(self.target)  # fetching and building is not the cell's time
         self.versions = self.room.versions(self.target)
-        question = {**question, "found": self._look_up()}
-        self.stages["prepare"] = time.monotonic() - self.start
-        with self._own_console() as console:
-            self._ask(question, console)
+        try:
+            question = {**question, "found": self._look_up()}
+            self.stages["prepare"] = time.monotonic() - self.start
+            with self._own_console() as console:
+                self._ask(question, console)
+        except KernelFails as error:
+            if not only_warns(self.collector, self.target):
+                raise
+            self.splat = (
+                error.message
+            )  # a coming kernel that does not come up is news of that kernel, and no trouble of this machine
         if self.facts is not None:
             self.stages |= self.facts["timings"]
             _loader_started(self.collector, self.facts)
@@ -186,14 +194,19 @@ class _Cell:
         self.target = self.target.knowing(self.collector.defined, {name: found[name] for name in undeclared})
         self.expectation = expected(self.collector, self.target, self.room.matrix)
         own = {name: self.target.has(name) for name in self.collector.defined}
+        if self.target.kernel.btf is not None:
+            found["btf"] = True
         return found | {name: there for name, there in own.items() if there is not None}
 
     def _ask(self, question: Mapping[str, Any], console: Path) -> None:
         mark = time.monotonic()
         with _machine(self.room, self.target, console) as (vm, probe):
+            probe = external_btf.known(probe, self.target)
             self.probe = {**probe, **{part: {**probe.get(part, {}), **more} for part, more in self.extra.items()}}
             self.stages["restore"] = time.monotonic() - mark
+            self.warned = self.room.boot_warnings(self.target)
             try:
+                external_btf.bring(vm, self.target)
                 self._bring_files(vm)
                 self.facts = cast(CellFacts, vm.call("cell", question, now=time.time(), timeout=_patience(self.collector)))
                 trouble = vm.splat()
@@ -252,7 +265,8 @@ class _Cell:
         names = [] if own else [attempt["variant"] for attempt in failed]
         infos = {name: compiled.load(self.collector, self.collector.variant(name), self.target.arch) for name in names}
         lines = {name: SourceLines(info.data) for name, info in infos.items()}
-        return causes(failed, self.target.kernel.version, self.target.arch, lines, own_loader=own)
+        situation = self.probe.get("surroundings")
+        return causes(failed, self.target.kernel.version, self.target.arch, lines, own_loader=own, situation=situation)
 
     def record(self, observation: Observation | None, verdict: Verdict) -> Record:
         """The record of what is known by now."""
@@ -274,17 +288,21 @@ class _Cell:
             versions=self.versions,
             expectation=_plain(self.expectation),
             causes=self._causes(),
+            boot_warnings=self.warned,
+            warning=not verdict.ok and verdict.failure != "infra" and only_warns(self.collector, self.target),
             simulated=self.target.simulated.account(self.target.arch) if self.target.simulated is not None else None,
         )
 
 
 def _patience(collector: Collector) -> float:
     """Seconds that the guest may take: the trigger (twice, where the first fails), the events, its own loader's start and stop (or
-    the verifier's limit, once a variant and once an optional program), and a margin for load and attach."""
+    the verifier's limit, once a variant and once an optional program, and twice for a program that is measured), and a margin for
+    load and attach."""
     if collector.loader is not None:
         own = collector.loader.ready_timeout + collector.loader.stop_timeout
     else:
         tries = len(collector.variants) + sum(not program.required for program in collector.programs)
+        tries += 2 * len(collector.programs) if collector.budget is not None else 0
         own = tries * (limit.AT_MOST * collector.load_timeout + INTERRUPTION)
     often = lasts(collector.trigger.request()) if collector.trigger is not None else 0.0
     return 2 * (max(collector.timeout, TRIGGER_SECONDS) + often) + collector.timeout + own + MARGIN
@@ -308,7 +326,7 @@ def _machine(room: MachineRoom, target: Target, console: Path) -> Iterator[tuple
         try:
             ready = stack.enter_context(room.machine(target, console))
         except KernelDied as death:
-            raise InfraError(
+            raise KernelFails(
                 f"the kernel does not come up: {_said(death.splat)}",
                 where=str(target),
                 fix=f"kmatrix shell {target.kernel.name} --arch {target.arch} --console --cold",

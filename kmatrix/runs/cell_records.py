@@ -56,7 +56,16 @@ class Record:
     """What went wrong in the machine room at the first try; null where there was one."""
     causes: Sequence[Mapping[str, Any]] = field(default_factory=list)
     """Why what failed did: one for each cause and variant (kmatrix.verdict.diagnosis.causes); empty where nothing did."""
+    boot_warnings: Sequence[str] = field(default_factory=list)
+    """What the kernel warned of when it booted, before the collector was there."""
+    warning: bool = False
+    """Whether what is not as promised warns of what comes, and fails nothing: on a kernel that moves on, which the manifest does not name."""
     schema: str = SCHEMA
+
+    @property
+    def red(self) -> bool:
+        """Whether the cell fails: it is not as promised, and no warning."""
+        return not self.ok and not self.warning
 
     @property
     def target(self) -> str:

@@ -193,7 +193,7 @@ def _prepare(vm: Machine, target: Target, plan: bring.Plan, options: Options, di
         "folders": [plan.cwd, *plan.folders],
         "sysctl": dict(options.sysctl),
         "cores": options.cores is not None,
-        "user": options.user is not None,
+        "user": options.user is not None or target.kernel.privileges.user is not None,
     }
     try:
         vm.call("prepare", params, timeout=_PREPARE_TIMEOUT)

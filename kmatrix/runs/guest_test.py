@@ -233,6 +233,7 @@ def run(
         reproduce=reproduce(test, target),
         simulated=target.simulated.account(target.arch) if target.simulated is not None else None,
         started=started,
+        warning=target.kernel.real.moving and judgement is not None and not judgement.ok,
         brought=[str(path) for path in (*result.cores, *result.brought_back)] if result is not None else [],
     )
     if stop is None or not stop.is_set:

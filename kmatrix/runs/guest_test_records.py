@@ -56,7 +56,14 @@ class TestRecord:
     """When, in UTC: 2026-11-24T23:59:59Z."""
     brought: Sequence[str] = field(default_factory=list)
     """Files that came back out of the guest: core dumps, coverage; paths on the host."""
+    warning: bool = False
+    """As in a cell's record: it did not pass on a kernel that moves on, which fails nothing."""
     schema: str = SCHEMA
+
+    @property
+    def red(self) -> bool:
+        """Whether the test fails: it did not pass, and that is no warning."""
+        return not self.ok and not self.warning
 
     @property
     def target(self) -> str:

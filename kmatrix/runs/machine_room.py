@@ -19,13 +19,17 @@ from kmatrix.host.errors import InfraError, InputError, KmatrixError
 from kmatrix.host.paths import scratch_console
 from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.kernels.store import KernelStore
+from kmatrix.matrix import circumstances
 from kmatrix.matrix.arch import Arch, parse_arches
 from kmatrix.matrix.kernel import Target
+from kmatrix.matrix.privileges import ROOT
 from kmatrix.matrix.selection import DEFAULT_SET, STORE, Matrix
 from kmatrix.predict import simulated
+from kmatrix.runs import surroundings
 from kmatrix.vm import accel as accelerators
 from kmatrix.vm import guest_image, virtme
-from kmatrix.vm.errors import GuestError, KernelDied
+from kmatrix.vm.console import boot_warnings
+from kmatrix.vm.errors import GuestError, KernelDied, KernelFails
 from kmatrix.vm.launch import boot
 from kmatrix.vm.machine import Machine
 from kmatrix.vm.snapshot import SnapshotStore
@@ -82,6 +86,16 @@ def config_of(path: Path | None) -> dict[str, str] | None:
     return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE))
 
 
+def _boot_of(spec: VmSpec) -> tuple[object, ...]:
+    """What decides on what a kernel says at boot."""
+    return spec.kernel.digest, spec.arch, spec.cmdline, spec.simulate
+
+
+def _confine(target: Target) -> str | None:
+    privileges = target.kernel.privileges
+    return None if privileges == ROOT else json.dumps(privileges.request, sort_keys=True)
+
+
 _SPARE_MIB = 64
 """Memory of a VM that maps may take and leave it room to work."""
 _MOST_MIB = 4096
@@ -126,6 +140,8 @@ class MachineRoom:
     reporter: Reporter = field(default_factory=Quiet)
     _specs: dict[str, VmSpec] = field(default_factory=dict, repr=False)
     _found: dict[tuple[object, ...], dict[str, Finding]] = field(default_factory=dict, repr=False)
+    _warned: dict[tuple[object, ...], tuple[str, ...]] = field(default_factory=dict, repr=False)
+    _probes: dict[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     _accels: dict[Arch, accelerators.Accel] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -138,7 +154,7 @@ class MachineRoom:
 
         Raises InputError, also where the store is asked for and has none.
         """
-        terms = [term.strip() for term in (DEFAULT_SET if expression is None else expression).split(",")]
+        terms = self.matrix.terms(DEFAULT_SET if expression is None else expression)
         others = ",".join(term for term in terms if term != STORE)
         if STORE not in terms:
             return self.matrix.targets(others, arch)
@@ -153,15 +169,17 @@ class MachineRoom:
         more = self.matrix.targets(others, arch) if others.strip(",") else ()
         return tuple({str(target): target for target in (*chosen, *more)}.values())
 
-    def unavailable(self, targets: Iterable[Target], *, asked: bool = False) -> dict[str, str]:
+    def unavailable(self, targets: Iterable[Target], *, asked: bool = False, fetch: bool = True) -> dict[str, str]:
         """Those of the targets whose kernel cannot be had, each with why and how to get it. Asks the store and kernels.toml.
 
         A source that builds, or that nobody has tried, counts only for kernels `asked` for by name: those are fetched now, side by side.
+        So are (where `fetch`) those that move on: a mirror need not have what comes, and then a run goes on without.
         """
         chosen = {str(target): target for target in targets}
         lock, mirrors, store = self.matrix.lock, self.matrix.mirrors, self.store
         reasons = {name: kernels.availability(t.kernel, t.arch, store, lock=lock, mirrors=mirrors) for name, t in chosen.items()}
         missing = {name: reason for name, reason in reasons.items() if reason is not None}
+        tried: list[Target] = []
         if asked:
             tried = [
                 chosen[name]
@@ -169,13 +187,15 @@ class MachineRoom:
                 if kernels.availability(chosen[name].kernel, chosen[name].arch, store, lock=lock, mirrors=mirrors, asked=True)
                 is None
             ]
-            found = kernels.obtain_all(tried, store, reporter=self.reporter, mirrors=self.matrix.mirrors, lock=lock)
-            for target, result in found:
-                if isinstance(result, KmatrixError):
-                    fix = f"\n    fix: {result.fix}" if "\n" in result.message else f"; {result.fix}"
-                    missing[str(target)] = result.message + (fix if result.fix else "")
-                else:
-                    del missing[str(target)]
+        elif fetch:
+            coming = [t for name, t in chosen.items() if name not in missing and t.kernel.real.moving]
+            tried = [t for t in coming if kernels.find(t.kernel, t.arch, store, lock) is None]
+        for target, result in kernels.obtain_all(tried, store, reporter=self.reporter, mirrors=mirrors, lock=lock) if tried else ():
+            if isinstance(result, KmatrixError):
+                fix = f"\n    fix: {result.fix}" if "\n" in result.message else f"; {result.fix}"
+                missing[str(target)] = result.message + (fix if result.fix else "")
+            else:
+                missing.pop(str(target), None)
         return missing
 
     def spec(self, target: Target) -> VmSpec:
@@ -193,6 +213,7 @@ class MachineRoom:
                 lock=self.matrix.lock,
                 reporter=self.reporter,
             )
+            surroundings.check(target, lambda: config_of(kernel.config))
             image = guest_image.obtain(target.arch, mirrors=self.matrix.mirrors, reporter=self.reporter)
             chosen = self._accels.setdefault(target.arch, accelerators.choose(self.accel, kernel, image, reporter=self.reporter))
             self._specs[name] = VmSpec(
@@ -201,8 +222,9 @@ class MachineRoom:
                 accel=chosen.name,
                 memory_mib=target.kernel.memory_mib or DEFAULT_MEMORY_MIB,
                 cpus=target.kernel.cpus or 1,
-                cmdline=target.kernel.cmdline,
+                cmdline=surroundings.parameters(target.kernel),
                 simulate=json.dumps(simulated.request(target), sort_keys=True) if target.simulated else None,
+                confine=_confine(target),
             )
         return self._specs[name]
 
@@ -212,14 +234,16 @@ class MachineRoom:
         Asked once for each feature and target: a kernel does not change. Raises InfraError where the machine room fails.
         """
         spec = self.spec(target)
-        known = self._found.setdefault((spec.kernel.digest, spec.cmdline, spec.simulate), {})
+        known = self._found.setdefault((spec.kernel.digest, spec.cmdline, spec.simulate, spec.confine), {})
         missing = [name for name in names if name not in known]
         if missing:
             config = config_of(spec.kernel.config) if any(name.startswith("config:") for name in missing) else None
             try:
                 with scratch_console(f"probe-{target}") as console, self.machine(target, console) as (vm, _):
                     answer = vm.call("facts", timeout=60 + 5 * len(missing), names=missing, config=config)
-            except (KernelDied, GuestError) as error:
+            except KernelDied as death:
+                raise KernelFails(f"the kernel dies where it is asked for its features: {death}", where=str(target)) from None
+            except GuestError as error:
                 raise InfraError(f"the features {', '.join(missing)} could not be probed: {error}", where=str(target)) from None
             known |= {name: Finding(answer["features"][name], answer["why"][name]) for name in missing}
         return {name: known[name] for name in names}
@@ -239,20 +263,51 @@ class MachineRoom:
 
         Restored from the target's snapshot (made first where there is none), or booted afresh where `cold`. Killed at the end. `serial` is
         the console's other end, for whoever wants to type on it. What is run in a simulated target's VM sees the simulated kernel. `room_for`
-        are the bytes of maps that will be made: a VM that would be short of memory for them gets more. `shape` is what differs from the
+        are the bytes of maps that will be made: a VM that would be short of memory for them gets more, unless mem= says how much. `shape` is what differs from the
         target's own machine; `carried` the file behind the disk for what the run brings along (virtme.carried_drive).
         """
         spec = self.spec(target)
-        spec = replace(spec, memory_mib=memory_for(spec.memory_mib, room_for))
+        if not circumstances.gives_memory(target.kernel.name):
+            spec = replace(spec, memory_mib=memory_for(spec.memory_mib, room_for))
         if shape is not None:
             spec = shape.of(spec)
         if self.cold or (shape is not None and shape.cmdline):
             with self._up(target, lambda: boot(spec, console=console, serial=serial, carried=carried)) as vm:
-                yield vm, vm.call("probe", timeout=60) if carried is None else {}
+                self._warned.setdefault(_boot_of(spec), boot_warnings(vm.console_text()))
+                around = self._surroundings(target, vm, spec)
+                yield vm, {**vm.call("probe", timeout=60), **around} if carried is None else {}
         else:
             snapshot = self._up(target, lambda: SnapshotStore().get(spec, reporter=self.reporter))
+            if _boot_of(spec) not in self._warned:
+                self._warned[_boot_of(spec)] = boot_warnings(snapshot.console_text)
             with snapshot.restore(console=console, serial=serial, carried=carried) as vm:
-                yield vm, snapshot.probe
+                around = self._surroundings(target, vm, spec)
+                if spec.confine is not None and carried is None:
+                    yield vm, {**self._of_a_loader(target, vm), **around}
+                else:
+                    yield vm, {**snapshot.probe, **around}
+
+    def _of_a_loader(self, target: Target, vm: Machine) -> Mapping[str, Any]:
+        """What the probe finds with the privileges that are left to a loader there: asked once for each target."""
+        if str(target) not in self._probes:
+            self._probes[str(target)] = vm.call("probe", timeout=60)
+        return self._probes[str(target)]
+
+    def _surroundings(self, target: Target, vm: Machine, spec: VmSpec) -> dict[str, Any]:
+        """How the guest is, by its own account, where it is under circumstances. Raises InfraError where it is otherwise than their names say."""
+        kernel = target.kernel
+        if kernel.image_of is kernel or target.simulated is not None:
+            return {}
+        found = vm.call("surroundings", timeout=60, sysctls=list(kernel.sysctls))
+        given = replace(target, kernel=replace(kernel, memory_mib=spec.memory_mib, cpus=spec.cpus))
+        if said := surroundings.differing(given, found):
+            fix = f"kmatrix shell {kernel.name} --arch {target.arch} shows it; docs/circumstances.md says what each circumstance takes"
+            raise InfraError(f"the guest is not as {kernel.name} says: {'; '.join(said)}", where=str(target), fix=fix)
+        return {"surroundings": found}
+
+    def boot_warnings(self, target: Target) -> tuple[str, ...]:
+        """What the target's kernel warned of when the machine that was last used booted; empty where none was."""
+        return self._warned.get(_boot_of(self.spec(target)), ())
 
     def _up(self, target: Target, start: Callable[[], T]) -> T:
         """What `start` boots; where it does not come up because the kernel in the store was damaged, an error that says so."""

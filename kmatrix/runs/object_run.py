@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kmatrix.guest import limit
 from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
-from kmatrix.host.errors import InfraError, InputError
+from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.paths import scratch_console
-from kmatrix.host.threads import results
 from kmatrix.matrix.arch import INFO
 from kmatrix.objects.memory import map_bytes
 from kmatrix.objects.source_lines import SourceLines
 from kmatrix.predict import simulated
+from kmatrix.runs import external_btf
 from kmatrix.runs.library import bring, obtain
 from kmatrix.runs.patience import INTERRUPTION, MARGIN
 from kmatrix.verdict import diagnosis
 from kmatrix.vm.channel import pack
-from kmatrix.vm.errors import GuestError, KernelDied
 
 if TYPE_CHECKING:
     from kmatrix.loaders.build import Built
     from kmatrix.matrix.kernel import Target
     from kmatrix.objects.compiled import ObjectInfo
     from kmatrix.runs.machine_room import MachineRoom
+from kmatrix.runs.pairs import fit, pairs, side_by_side
 
 State = Literal["not loaded", "not attached", "placeholder", "differs", "off", "loaded", "attached"]
 """How far a program came. `placeholder`: its section names a target that its loader replaces, so that nothing was tried. `differs`: the
-simulated kernel's base lacks its hook, and the real kernel has it, so that nothing is known. `off`: its loader leaves it out there (`off` of the report). `loaded`: its section does not say where it is attached."""
+simulated kernel's base lacks its hook, and the real kernel has it, so that nothing is known. `off`: its loader leaves it out there (`off` of
+the report). `loaded`: its section does not say where it is attached."""
 
 GOOD: tuple[State, ...] = ("loaded", "attached")
 NOT_JUDGED: tuple[State, ...] = ("placeholder", "differs", "off")
@@ -80,8 +78,17 @@ class Outcome:
     """What loaded it."""
     loader: str = ""
     """The same with its version: `libbpf 1.5`, `cilium/ebpf 0.11.0`."""
+    moving: bool = False
+    """Whether the kernel's name moves on to newer releases: what fails there warns of what comes."""
+    release: str = ""
+    """What uname says there; empty where the kernel was not had."""
     one_of: Sequence[Mapping[str, Any]] = ()
     """Of each group of forms: `forms`, `ran` (None: none could), `why` not the others."""
+
+    @property
+    def warns(self) -> bool:
+        """Whether what is not good there is a warning of what comes, and fails nothing."""
+        return self.moving and not self.infra and not self.good
 
     @property
     def good(self) -> bool:
@@ -124,41 +131,19 @@ def run(
     By the objects' paths; so are the `contracts`, resolved. The verifier has `load_timeout` seconds for each program. Raises InputError where
     all objects are compiled for arches of which no target is selected.
     """
-    # The machine room's caches are filled by one thread; only VMs run side by side.
-    lock = threading.Lock()
+    chosen = pairs(infos, targets)
+    mirrors = room.matrix.mirrors
+    built = {arch: obtain(library, arch, mirrors=mirrors, reporter=room.reporter) for arch in {each.arch for _, each in chosen}}
 
     def one(info: ObjectInfo, target: Target) -> Outcome:
-        try:
-            with lock:
-                room.spec(target)
-            how = _How(programs, load_timeout, (contracts or {}).get(info.path), library, built.get(target.arch))
-            return _try(info, target, room, how)
-        except KernelDied as error:
-            return Outcome(str(target), _account(target), error=str(error))
-        except (InfraError, GuestError) as error:
-            return Outcome(str(target), _account(target), error=str(error), infra=True)
+        how = _How(programs, load_timeout, (contracts or {}).get(info.path), library, built.get(target.arch))
+        return _try(info, target, room, how)
 
-    pairs = [(info, target) for info in infos for target in fit(info, targets)]
-    if not pairs:
-        arches = sorted({str(info.compiled_for) for info in infos})
-        raise InputError(
-            f"compiled for {' and '.join(arches)}, no such target is selected",
-            where=str(infos[0].path),
-            fix=f"--arch={arches[0] if len(arches) == 1 else 'all'}",
-        )
-    mirrors = room.matrix.mirrors
-    built = {arch: obtain(library, arch, mirrors=mirrors, reporter=room.reporter) for arch in {each.arch for _, each in pairs}}
-    with ThreadPoolExecutor(max_workers=max(1, min(len(pairs), os.cpu_count() or 1))) as pool:
-        outcomes = results([pool.submit(one, *pair) for pair in pairs])
-    found: dict[Path, list[Outcome]] = {info.path: [] for info in infos}
-    for (info, _), outcome in zip(pairs, outcomes, strict=True):
-        found[info.path].append(outcome)
-    return found
+    def failed(_info: ObjectInfo, target: Target, words: str, infra: bool) -> Outcome:
+        moving = target.kernel.real.moving and not infra
+        return Outcome(str(target), _account(target), error=words, infra=infra, moving=moving)
 
-
-def fit(info: ObjectInfo, targets: Sequence[Target]) -> list[Target]:
-    """The targets of the arch that the object is compiled for; all, where it is the same for all."""
-    return [target for target in targets if info.compiled_for in (None, target.arch)]
+    return {info.path: [] for info in infos} | side_by_side(chosen, room, one, failed)
 
 
 def left_out(info: ObjectInfo, targets: Sequence[Target]) -> dict[str, str]:
@@ -183,7 +168,11 @@ class _How:
 
 def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outcome:
     contract, load_timeout = how.contract, how.load_timeout
-    with scratch_console(f"run-{target}") as console, room.machine(target, console, room_for=_map_bytes(info, contract)) as (vm, _):
+    with (
+        scratch_console(f"run-{target}") as console,
+        room.machine(target, console, room_for=_map_bytes(info, contract)) as (vm, probe),
+    ):
+        external_btf.bring(vm, target)
         loader = bring(vm, how.library, how.built)
         answer = vm.call(
             "object",
@@ -197,7 +186,9 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outc
         )
         splat = vm.splat()
     version, lines = target.kernel.version, SourceLines(info.data)
-    programs, maps = diagnosis.explain(answer["programs"], answer.get("maps", {}), version, target.arch, lines)
+    programs, maps = diagnosis.explain(
+        answer["programs"], answer.get("maps", {}), version, target.arch, lines, probe.get("surroundings")
+    )
     error = (answer.get("error") or {}).get("text")
     if (differing := simulated.difference(target)) is not None:
         programs = differing.marked(programs)
@@ -215,6 +206,8 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outc
         together=bool(answer.get("together", True)),
         library=how.library,
         loader=loader,
+        moving=target.kernel.real.moving,
+        release=room.spec(target).kernel.release,
         one_of=answer.get("one_of", ()),
     )
 

@@ -50,6 +50,15 @@ def expected(collector: Collector, target: Target, matrix: Matrix) -> Expectatio
     return derived
 
 
+def only_warns(collector: Collector, target: Target) -> bool:
+    """Whether what is not as promised there is a warning of what comes: on a kernel that moves on, unless an [[expect]] names it.
+
+    A name in a list counts, a set or a range that has the kernel in it does not.
+    """
+    named = {term.strip() for entry in collector.expects for term in entry.kernels.split(",")}
+    return target.kernel.real.moving and target.kernel.name not in named
+
+
 def undeclared(collector: Collector, target: Target) -> list[str]:
     """The features that decide anything for the collector on the target, and of which only a probe can say whether it has them."""
     names = sorted(collector.relevant_features(target.arch))

@@ -9,7 +9,19 @@ from typing import Literal
 from kmatrix.guest.cell_facts import CellFacts
 
 Failure = Literal[
-    "worse", "better", "table", "load", "attach", "silent", "lost", "costly", "wrong-data", "leftover", "kernel", "infra"
+    "worse",
+    "better",
+    "table",
+    "load",
+    "attach",
+    "silent",
+    "lost",
+    "costly",
+    "wrong-data",
+    "budget",
+    "leftover",
+    "kernel",
+    "infra",
 ]
 """What went wrong; a different person fixes each (design.md)."""
 
@@ -24,6 +36,7 @@ FAILURES: Mapping[Failure, str] = {
     "lost": "some of the events that a trigger made many times arrived, and some did not",
     "costly": "under stress, the maps take more memory or a program more time than promised",
     "wrong-data": "an event arrived with a wrong value",
+    "budget": "a program is closer to the verifier's limits than the manifest's budget allows",
     "leftover": "something of the collector stayed behind",
     "infra": "the machine room failed; says nothing about the collector",
 }

@@ -26,6 +26,10 @@ class Verdict:
     reason: str
 
 
+_ASIDE: tuple[Failure, ...] = ("budget", "leftover")
+"""Classes of problems that say nothing of the behaviour: they count where the behaviour is as promised."""
+
+
 def table_mismatches(collector: Collector, target: Target, probe: Mapping[str, bool | None]) -> list[str]:
     """The features that matter to the collector of which the guest says otherwise than kernels.toml, as sentences."""
     return feature_mismatches(target, probe, collector.relevant_features(target.arch))
@@ -61,17 +65,18 @@ def verdict(
         return Verdict(False, "table", "; ".join(mismatches))
     if observation.variant != expectation.variant:
         return _other_variant(collector, expectation, observation, facts)
-    if observation.problems and observation.problems[0].failure != "leftover":
+    if observation.problems and observation.problems[0].failure not in _ASIDE:
         first = observation.problems[0]
         return Verdict(False, first.failure, _and_more(first.text, observation.problems))
     drift = _degradation_drift(expectation, observation)
     if drift is not None:
         return drift
-    if expectation.behaviour == "refusal" and not _informs(facts["refusal"] or "", expectation, collector):
+    if expectation.behaviour == "refusal" and not _informs(facts["refusal"] or "", expectation, collector, target):
         wanted = repr(expectation.message) if expectation.message is not None else " or ".join(sorted(expectation.missing))
         return Verdict(False, "worse", f"the refusal does not name what is missing ({wanted}): {facts['refusal']}")
     if observation.problems:
-        return Verdict(False, "leftover", _and_more(observation.problems[0].text, observation.problems))
+        first = observation.problems[0]
+        return Verdict(False, first.failure, _and_more(first.text, observation.problems))
     if observation.behaviour != expectation.behaviour:
         return _rank_verdict(expectation, observation)
     return Verdict(True, None, _account(collector, expectation, facts))
@@ -132,15 +137,20 @@ def _describe(expectation: Expectation) -> str:
     return f"{expectation.behaviour}{variant}{without}"
 
 
-def _informs(message: str, expectation: Expectation, collector: Collector) -> bool:
+_NO_RIGHT = r"(?i)not permitted|permission denied|\bE(PERM|ACCES)\b|\bCAP_\w|privilege"
+
+
+def _informs(message: str, expectation: Expectation, collector: Collector, target: Target) -> bool:
     """Whether a refusal's message names one of the missing features, as a word (a variant called core-ringbuf does not name ringbuf) or as
-    the collector's own loader names it; or says what the [[expect]] wants to be said."""
+    the collector's own loader names it; or, where circumstances leave few rights, that one is missing; or says what the [[expect]] wants to be said."""
     if expectation.message is not None:
         return re.search(expectation.message, message) is not None
     own = collector.loader.names if collector.loader is not None else {}
     words = [word for name in expectation.missing for word in (name, name.partition(":")[2]) if word]
     named = [rf"(?<![\w-]){re.escape(word)}(?![\w-])" for word in words]
     patterns = named + [own[name] for name in expectation.missing if name in own]
+    if target.kernel.privileges.caps is not None:  # what is missing is a right: that may be said instead
+        patterns.append(_NO_RIGHT)
     return not patterns or any(re.search(pattern, message) for pattern in patterns)
 
 

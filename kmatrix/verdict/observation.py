@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kmatrix.matrix.parameters import feature, leaves
+from kmatrix.verdict.budget import judge_budget
 from kmatrix.verdict.events import judge_events
 from kmatrix.verdict.expectation import needs_of
 from kmatrix.verdict.failure import Facts, Problem
@@ -71,7 +72,8 @@ def observed(collector: Collector, target: Target, facts: Facts) -> Observation:
     if not problems:
         behaviour = "partial" if variant.behaviour == "full" and degradations else variant.behaviour
     left = [problem for problem in _loader_problems(facts) if problem.failure == "leftover"]
-    return Observation(behaviour, running, frozenset(degradations), (*problems, *left, *strays))
+    over = judge_budget(collector, target.kernel.version, facts)  # what it does is as promised all the same
+    return Observation(behaviour, running, frozenset(degradations), (*problems, *over, *left, *strays))
 
 
 _EXHAUSTED = (errno.EPERM, errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENOSPC)
@@ -89,7 +91,7 @@ def _unexplained(collector: Collector, target: Target, facts: Facts) -> list[Pro
         if attempt["stage"] is not None:
             lacking = [name for name in needs_of(collector, variant, target) if name not in target.features]
             error = attempt["error"]["errno"] if attempt["error"] else None
-            explained = _explains(leaves(lacking, collector.defined), _stopped_at(attempt), error)
+            explained = _explains(leaves(lacking, collector.defined), _stopped_at(attempt), error) or _no_right(target, error)
             if attempt["stage"] == "open" or (lacking and not explained):
                 problems.append(
                     _not_for_lack(variant.name, lacking, attempt["stage"], failure_of(attempt, optional_programs(collector)))
@@ -100,7 +102,7 @@ def _unexplained(collector: Collector, target: Target, facts: Facts) -> list[Pro
             if report is None or program.required or not lacking or not report["error"]:
                 continue
             failed: Step = "attach" if report["loaded"] else "program"
-            if not _explains(leaves(lacking, collector.defined), failed):
+            if not _explains(leaves(lacking, collector.defined), failed) and not _no_right(target, report.get("errno")):
                 words = f"{report['error']}: {last_words(report.get('log') or '')}".removesuffix(": ")
                 problems.append(_not_for_lack(f"{variant.name}: program {program.name}", lacking, failed, words))
     return problems
@@ -119,6 +121,11 @@ def _explains(lacking: Sequence[str], step: Step | None, error: int | None = Non
     if step in ("map", "program") and error in _EXHAUSTED and "memcg_accounting" not in lacking:
         return False
     return any(step in feature(name).stops for name in lacking)
+
+
+def _no_right(target: Target, error: int | None) -> bool:
+    """Whether it is for want of a right, on a target whose circumstances leave a loader few: then it does not matter at which step."""
+    return target.kernel.privileges.caps is not None and error in (errno.EPERM, errno.EACCES)
 
 
 def _stopped_at(attempt: AttemptReport) -> Step | None:

@@ -88,6 +88,25 @@ def splats(text: str) -> tuple[Splat, ...]:
     return tuple(found)
 
 
+_MATTERS = re.compile(
+    r"bpf|btf|trac(?:e|er|efs|ing)\b|ftrace|[ku]probe|\bperf\b|lockdown|cgroup|\bLSM\b|taint|deprecat|unprivileged|module verification",
+    re.IGNORECASE,
+)
+"""What a message of the boot has to do with programs that observe a kernel. The rest is of the machine's clocks, buses and caches."""
+
+
+def boot_warnings(text: str) -> tuple[str, ...]:
+    """What a kernel warned of while it booted, each once, in order: trouble of any kind, and messages that matter to BPF programs.
+
+    A guest's console has messages of the level `warning` and above alone (loglevel=5), so each line with a time stamp is one.
+    """
+    trouble = splats(text)
+    inside = {line for splat in trouble for line in splat.excerpt}
+    said = [unstamp(line) for line in text.splitlines() if line.rstrip() not in inside]
+    messages = [message.strip() for time, message in said if time is not None and _MATTERS.search(message)]
+    return tuple(dict.fromkeys([*(f"{splat.kind}: {splat.title}" for splat in trouble), *messages]))
+
+
 def classify(said: str) -> Kind | None:
     """The kind of trouble that this one line (without its time stamp) announces, if any."""
     return next((kind for kind, pattern in _PATTERNS if pattern.search(said)), None)

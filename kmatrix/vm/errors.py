@@ -41,6 +41,10 @@ class KernelDied(KmatrixError):
         return (_kernel_died, (self.splat, self.where))
 
 
+class KernelFails(InfraError):
+    """The kernel does not come up, or dies of what kmatrix itself does there. It says nothing of what was to be tried."""
+
+
 def _guest_error(kind: str, detail: str, traceback: str, where: str | None) -> GuestError:
     return GuestError(kind, detail, traceback, where=where)
 

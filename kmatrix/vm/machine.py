@@ -35,6 +35,8 @@ CALL_TIMEOUT = 30.0
 
 _SIMULATED_OPS = frozenset({"cell", "object", "run", "probe", "facts", "sshd", "ask"})
 """What runs programs under test, or for a person; moving files and setting the clock needs no simulation."""
+_CONFINED_OPS = frozenset({"cell", "object", "run", "probe", "facts", "surroundings", "caps", "effort"})
+"""What loads, or looks at what a loader could; a person's shell is root's."""
 _LAST_WORDS = 3.0
 """Seconds given to a panicking kernel to finish its trace and end QEMU."""
 _GRACE = 5.0
@@ -107,6 +109,7 @@ class Machine:
         self.qmp = qmp
         self.hello: Mapping[str, Any] = {}
         self._simulate: Mapping[str, Any] | None = json.loads(spec.simulate) if spec.simulate else None
+        self._confine: Mapping[str, Any] | None = json.loads(spec.confine) if spec.confine else None
         self.seconds = 0.0
         """From QEMU's start to the agent's first answer."""
         self._process = process
@@ -133,6 +136,8 @@ class Machine:
         message = {**(params or {}), **more, "id": self._id, "op": op}
         if self._simulate is not None and op in _SIMULATED_OPS:
             message["simulate"] = self._simulate
+        if self._confine is not None and op in _CONFINED_OPS:
+            message["confine"] = self._confine
         answer = self._exchange(message, self._id, timeout, op)
         if error := answer.get("error"):
             raise GuestError(str(error.get("type")), str(error.get("message")), str(error.get("traceback", "")), where=self._where)
@@ -147,6 +152,8 @@ class Machine:
         message = {**params, "id": self._id, "op": op}
         if self._simulate is not None:
             message["simulate"] = self._simulate
+        if self._confine is not None:
+            message["confine"] = self._confine
         answer = self._exchange(message, self._id, math.inf, op, talk=talk)
         if error := answer.get("error"):
             raise GuestError(str(error.get("type")), str(error.get("message")), str(error.get("traceback", "")), where=self._where)

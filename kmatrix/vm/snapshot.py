@@ -25,7 +25,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -175,6 +175,8 @@ class SnapshotStore:
         Raises InfraError where QEMU or virtme-ng is missing or the disk is full, KernelDied, VmLost or GuestTimeout where the
         machine does not come up.
         """
+        if spec.confine is not None:  # who loads is said with each request: the machine is the same
+            return replace(self.get(replace(spec, confine=None), reporter), spec=spec)
         path = self._path(spec)
         if (there := self._load(spec, path)) is not None:
             return there

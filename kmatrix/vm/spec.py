@@ -36,6 +36,9 @@ class VmSpec:
     simulate: str | None = None
     """The kernel that the guest's programs are to see instead, as JSON (kmatrix.matrix.simulation); None for the one that is booted."""
 
+    confine: str | None = None
+    """What is left of root's privileges to whatever loads in the guest, as JSON (kmatrix.matrix.privileges); None for all."""
+
     def __post_init__(self) -> None:
         """Raises InputError where the machine cannot have that many CPUs."""
         most = INFO[self.arch].most_cpus
@@ -52,7 +55,7 @@ class VmSpec:
     @property
     def base(self) -> VmSpec:
         """The machine as it is booted, with nothing simulated on it."""
-        return replace(self, simulate=None)
+        return replace(self, simulate=None, confine=None)
 
     def __str__(self) -> str:
         told = json.loads(self.simulate) if self.simulate else {}

@@ -15,7 +15,7 @@ from kmatrix.host.progress import Quiet
 from kmatrix.manifest.load import load_collector
 from kmatrix.matrix.load import load_matrix
 from kmatrix.runs import bisect, bisect_commits
-from kmatrix.runs.bisect import Mark, Outcome, State, narrow
+from kmatrix.runs.bisect import Mark, Outcome, State, narrow, points
 
 
 @given(st.integers(2, 200), st.data())
@@ -64,7 +64,7 @@ def test_the_line_of_kernels() -> None:
 
     assert names("5.4", "6.12") == ["5.4", "5.10", "5.15", "6.1", "6.6", "6.12"]
     assert names("6.12", "5.4") == ["6.12", "6.6", "6.1", "5.15", "5.10", "5.4"]
-    assert names("4.9-sim", "5.10") == ["4.9-sim", "4.14", "4.14-sim", "5.4", "5.4-sim", "5.10"]
+    assert names("4.9-sim", "5.10") == ["4.9-sim", "4.14", "4.14-sim", "4.19", "5.4", "5.4-sim", "5.10"]
     with pytest.raises(InputError, match="same version"):
         names("6.1", "6.1-nobtf")
 
@@ -282,3 +282,24 @@ def test_ends_the_wrong_way_round(repository: tuple[Path, list[str]], tmp_path: 
         bisect_commits._commit(tree, "nosuch", "--bad")
     with pytest.raises(InputError, match="no git tree"):
         bisect_commits._commit(tmp_path, "HEAD", "--bad")
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "line"),
+    [
+        ("6.1.170", "6.1.180", ["6.1.170", "6.1.172", "6.1.176", "6.1.180"]),
+        (
+            "6.1.180",
+            "6.1.99",
+            ["6.1.180", "6.1.176", "6.1.172", "6.1.170", "6.1.99"],
+        ),  # by number, and an end that nobody lists any more
+    ],
+)
+def test_point_releases_between_the_ends(good: str, bad: str, line: list[str]) -> None:
+    had = ["6.1.170", "6.1.172", "6.1.176", "6.1.180", "6.1.192"]
+    assert [kernel.name for kernel in points(load_matrix(), good, bad, had)] == line
+
+
+def test_one_point_release_is_no_line() -> None:
+    with pytest.raises(InputError, match="are the same release"):
+        points(load_matrix(), "6.1.170", "6.1.170", [])

@@ -42,6 +42,25 @@ static long add_nothing(__u32 index, void *ctx)
 }
 #endif
 
+#ifdef CALLS_NEXT
+int next(void *ctx);
+
+/* Filled by the loader: libbpf loads `enter` only where `next` is loaded too. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__array(values, int(void *ctx));
+} calls SEC(".maps") = { .values = { (void *)&next } };
+
+SEC("tracepoint/syscalls/sys_enter_openat")
+int next(void *ctx)
+{
+	(void)ctx;
+	return 0;
+}
+#endif
+
 SEC("tracepoint/syscalls/sys_enter_openat")
 int enter(void *ctx)
 {
@@ -72,6 +91,9 @@ int enter(void *ctx)
 	bpf_ringbuf_output(&events, &event, sizeof(event), 0);
 #else
 	bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU, &event, sizeof(event));
+#endif
+#ifdef CALLS_NEXT
+	bpf_tail_call(ctx, &calls, 0);
 #endif
 	return 0;
 }

@@ -370,6 +370,46 @@ def rpm_index(folder: Path, packages: Mapping[str, tuple[str, str, bytes]], *, m
     )
 
 
+MODULES = """---
+document: modulemd
+version: 2
+data:
+  name: kernel-tools
+  stream: "rhel9"
+  summary: what a module of RHEL looks like in its modules.yaml
+  description: none
+  license: {module: [MIT]}
+  artifacts: {rpms: ["kernel-core-0:9.9.9-1.x86_64"]}
+...
+"""
+
+
+def rpm_repository(folder: Path, *, zst: bool = False, modules: str = "", prefix: str = "") -> None:
+    """The index of the packages below `folder`, made by createrepo_c as publishers do.
+
+    `zst`: as createrepo_c of today packs it. `modules` is the text of a modules.yaml (RHEL's modular metadata); `prefix` stands before each
+    package's place (Amazon's packages stand in a blobstore beside the repositories).
+    """
+    need_programs("createrepo_c", apt="createrepo-c")
+    subprocess.run(["createrepo_c", "--quiet", f"--location-prefix={prefix}", str(folder)], check=True, capture_output=True)
+    data = folder / "repodata"
+    if modules:
+        (folder / "modules.yaml").write_text(modules)
+        subprocess.run(
+            ["modifyrepo_c", "--mdtype=modules", str(folder / "modules.yaml"), str(data)], check=True, capture_output=True
+        )
+    if zst:  # createrepo_c has --general-compress-type=zstd from 1.0 on
+        (primary,) = data.glob("*-primary.xml.gz")
+        packed = zstd.compress(gzip.decompress(primary.read_bytes()))
+        name = f"{hashlib.sha256(packed).hexdigest()}-primary.xml.zst"
+        (data / name).write_bytes(packed)
+        index = (data / "repomd.xml").read_text()
+        old = hashlib.sha256(primary.read_bytes()).hexdigest()
+        index = index.replace(primary.name, name).replace(f">{old}<", f">{hashlib.sha256(packed).hexdigest()}<")
+        (data / "repomd.xml").write_text(index)
+        primary.unlink()
+
+
 def rpm(
     folder: Path,
     name: str,

@@ -395,6 +395,52 @@ def test_no_address_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waited == []
 
 
+def with_tls(folder: Path, handler: type[BaseHTTPRequestHandler]) -> tuple[HTTPServer, Path]:
+    """A server on the loopback that speaks https, and its certificate, which nobody knows."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=127.0.0.1"]
+    made += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(made, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    tls = HTTPServer(("127.0.0.1", 0), handler)
+    tls.socket = context.wrap_socket(tls.socket, server_side=True)
+    threading.Thread(target=tls.serve_forever, args=(0.02,), daemon=True).start()
+    return tls, certificate
+
+
+def test_a_redirect_from_https_to_http_is_followed_for_a_known_digest_alone(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Leads(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            # Relative within https is no step down; what it leads to then is.
+            self.send_header("Location", "/b" if self.path == "/a" else f"{server.url}/x")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base
+            pass
+
+    tls, certificate = with_tls(tmp_path, Leads)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    url = f"https://127.0.0.1:{tls.server_address[1]}/a"
+    try:
+        with pytest.raises(InfraError) as caught:
+            download.get(url)
+        assert f"leads from https to {server.url}/x" in caught.value.message
+        assert caught.value.where == url.replace("/a", "/b")
+        assert server.asked == []  # not even asked
+        download.fetch_file(url, len(DATA), DIGEST, tmp_path / "out")
+        assert (tmp_path / "out").read_bytes() == DATA
+        with pytest.raises(InfraError):  # what was known of one file is not known of the next
+            download.get(url)
+    finally:
+        tls.shutdown()
+        tls.server_close()
+
+
 def test_what_keeps_from_connecting(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused, no TLS, a certificate nobody knows, a dead proxy: each said as what it is, with what to do."""
 
@@ -407,25 +453,7 @@ def test_what_keeps_from_connecting(server: Server, tmp_path: Path, monkeypatch:
     message, fix = said(server.url.replace("http:", "https:"))
     assert "no TLS with 127.0.0.1 (" in message
     assert "https" in fix
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    made = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ed25519",
-        "-nodes",
-        "-subj",
-        "/CN=127.0.0.1",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-    ]
-    subprocess.run([*made, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    tls = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    tls.socket = context.wrap_socket(tls.socket, server_side=True)
-    threading.Thread(target=tls.serve_forever, args=(0.02,), daemon=True).start()
+    tls, _ = with_tls(tmp_path, BaseHTTPRequestHandler)
     waited: list[float] = []
     monkeypatch.setattr(download, "_pause", lambda seconds, _: waited.append(seconds))
     message, fix = said(f"https://127.0.0.1:{tls.server_address[1]}/x")

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from kmatrix import kernels
+from kmatrix.cli import cli
 from kmatrix.fetch.archive import zstd
 from kmatrix.host.progress import Quiet
 from kmatrix.kernels.entry import KernelEntry
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.matrix.kernel import SourceSpec
+from kmatrix.matrix.load import load_matrix
 from kmatrix.vm import VmSpec, boot, guest_image
 
 from .fabricate import Served, Signer, deb, kernel
-from .publish import Registry, layer, rpm
+from .publish import MODULES, Registry, layer, rpm, rpm_repository
 
 
 @pytest.fixture(scope="module")
@@ -89,24 +93,29 @@ def test_ci_kernels_image(store: KernelStore, tmp_path: Path, images: Registry, 
 def test_signed_rpms(
     store: KernelStore, tmp_path: Path, web: Served, signer: Signer, original: Callable[[Arch], KernelEntry]
 ) -> None:
-    """kernel-core and kernel-modules, as in RHEL and its kin."""
+    """RHEL 9's repository: kernel-core, kernel-modules-core and kernel-modules, packed with zstd as their list is, and modular metadata."""
     entry = original("x86_64")
     assert entry.config is not None
-    tree = f"lib/modules/{entry.release}"
+    tree, packages = f"lib/modules/{entry.release}", tmp_path / "web/os/Packages"
+    packages.mkdir(parents=True)
     core = {f"{tree}/vmlinuz": entry.image.read_bytes(), f"{tree}/config": entry.config.read_bytes()}
-    files = [
-        rpm(tmp_path / "web", "kernel-core", core, version="6.1.0", signer=signer),
-        rpm(tmp_path / "web", "kernel-modules", module_files(entry), version="6.1.0", payload="w1.xzdio", signer=signer),
-    ]
-    urls = tuple(f"{web.uri}/{file.name}" for file in files)
-    fetched = fetch_and_boot(store, "x86_64", tmp_path, SourceSpec("package", options={"url": urls, "key": (str(signer.keyring),)}))
+    modules = module_files(entry)
+    some = {name: data for name, data in modules.items() if "/fs/" in name}
+    rest = {name: data for name, data in modules.items() if name not in some}
+    for name, files in {"kernel-core": core, "kernel-modules-core": some, "kernel-modules": rest}.items():
+        rpm(packages, name, files, version="6.1.0", payload="w1.zstdio", signer=signer)
+    rpm_repository(tmp_path / "web/os", zst=True, modules=MODULES)
+    options = {
+        "repository": f"{web.uri}/os/",
+        "packages": ("kernel-core", "kernel-modules-core", "kernel-modules"),
+        "key": (str(signer.keyring),),
+    }
+    fetched = fetch_and_boot(store, "x86_64", tmp_path, SourceSpec("package", options=options))
     assert {artifact["trust"] for artifact in fetched.source["artifacts"]} == {"the package's own signature"}
 
 
-def test_a_mainline_build(
-    store: KernelStore, tmp_path: Path, web: Served, signer: Signer, original: Callable[[Arch], KernelEntry]
-) -> None:
-    """Image and modules in two packages packed with zstd, for arm64."""
+def test_a_mainline_build(tmp_path: Path, web: Served, signer: Signer, original: Callable[[Arch], KernelEntry]) -> None:
+    """Image and modules in two packages packed with zstd, for arm64; `kmatrix kernels try` fetches, boots and probes it, and says what came."""
     entry = original("arm64")
     folder = tmp_path / "web/v6.1.9/arm64"
     folder.mkdir(parents=True)
@@ -121,5 +130,26 @@ def test_a_mainline_build(
         sums += f"{hashlib.sha256(data).hexdigest()}  {name}\n"
     (folder / "CHECKSUMS").write_text(sums)
     (folder / "CHECKSUMS.gpg").write_bytes(signer.detached(sums.encode()))
-    options = {"url": (f"{web.uri}/",), "series": "6.1", "key": (str(signer.keyring),)}
-    fetch_and_boot(store, "arm64", tmp_path, SourceSpec("mainline", options=options))
+    listed = f'{{ kind = "mainline", url = "{web.uri}/", series = "6.1", key = "{signer.keyring}", untried = true }}'
+    gone = f'{{ kind = "mainline", url = "{web.uri}/gone/", series = "6.1", key = "{signer.keyring}", untried = true }}'
+    declared = tmp_path / "kernels.toml"
+    declared.write_text(f"""
+schema = 1
+[kernels.theirs]
+version = "6.1"
+features = {{ fentry = true }}
+config = {{ FPROBE = false }}
+sources = [{listed}, {gone}]
+""")
+    assert [spec.untried for spec in load_matrix(file=declared).kernels["theirs"].sources] == [True, True]
+    done = CliRunner().invoke(cli, ["kernels", "try", "theirs-arm64", "--kernels-file", str(declared), "--json"])
+    assert done.exit_code == 1  # one source is gone
+    good, bad = json.loads(done.stdout)
+    assert (good["good"], good["release"], good["differs"]) == (True, entry.release, {"fentry": False})
+    assert {"btf", "ringbuf"} <= set(good["features"])
+    assert (bad["good"], bad["stage"]) == (False, "fetch")
+    assert "404" in bad["error"]
+    # On arm64 it has been tried, and on x86_64 it has not.
+    assert [(spec.arches, spec.untried) for spec in load_matrix(file=declared).kernels["theirs"].sources] == [
+        (("arm64",), False), (("x86_64",), True), (("x86_64", "arm64"), True),
+    ]  # fmt: skip

@@ -18,6 +18,7 @@ from kmatrix.kernels.sources import debian as sources_debian
 from kmatrix.kernels.sources.debian import DebianSource
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.kernel import SourceSpec, Target
+from kmatrix.matrix.selection import Matrix
 
 from .fabricate import (
     Archive,
@@ -32,6 +33,7 @@ from .fabricate import (
     leftovers,
     serve,
     split_debs,
+    staged,
 )
 
 KERNEL = debian_kernel()
@@ -380,7 +382,7 @@ def test_an_interrupt_stops_all(store: KernelStore) -> None:
 
 
 def _obtain_elsewhere(root: Path, config: Path, results: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
-    kernels.DebianSource = lambda mirror: DebianSource(mirror, root=config)  # type: ignore[misc,assignment]
+    sources_debian.DebianSource = lambda mirror: DebianSource(mirror, root=config)  # type: ignore[misc,assignment]
     results.put(kernels.obtain(KERNEL, "x86_64", KernelStore(root), reporter=Quiet()).digest)
 
 
@@ -396,3 +398,13 @@ def test_ten_processes_one_download(store: KernelStore, served: Served, apt_conf
     assert len(digests) == 1
     assert served.count(".deb") == 1
     assert served.count("InRelease") == 1
+
+
+def test_the_point_releases_of_a_series(store: KernelStore, served: Served) -> None:
+    """Those that the archive has, and those in the store; a suite that is not there adds none."""
+    assert served.count(".deb") == 0
+    point = Matrix({"6.1": debian_kernel()}).kernel("6.1.99")
+    assert kernels.point_releases(point, "x86_64", store, reporter=Quiet()) == ["6.1.8", "6.1.9"]
+    store.add("6.1.7", "x86_64", staged)
+    assert kernels.point_releases(point, "x86_64", store, reporter=Quiet()) == ["6.1.7", "6.1.8", "6.1.9"]
+    assert served.count(".deb") == 0

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import SourceSpec
 
 from .fabricate import CONFIG, Archive, Served, Signer, arm64_image, bare_rpm, bzimage, deb, kernel, kernel_deb, leftovers, module
-from .publish import rpm, rpm_index
+from .publish import MODULES, rpm, rpm_index, rpm_repository
 
 RELEASE = "5.4.286-1.el9.x86_64"
 
@@ -234,6 +235,62 @@ def test_rpms_order_of_versions(rising: list[str]) -> None:
     for count, version in enumerate(rising):
         assert all(version_key(older) < version_key(version) for older in rising[:count])
     assert version_key("0:5.0_1-1") == version_key("0:5.0.1-1") == version_key("5.00.01-01")
+
+
+def almalinux(web: Path, signed: Path) -> str:
+    """BaseOS/<machine>/os/, packages in Packages/, a list packed with zstd, modular metadata beside it."""
+    (web / "x86_64/os/Packages").mkdir(parents=True)
+    shutil.copy(signed, web / "x86_64/os/Packages")
+    rpm_repository(web / "x86_64/os", zst=True, modules=MODULES)
+    return "{machine}/os/"
+
+
+def amazon_2023(web: Path, signed: Path) -> str:
+    """core/mirrors/latest/<machine>/mirror.list names core/guids/<guid>/<machine>/, whose packages stand in a blobstore."""
+    guid, blob = "guids/78a1f37d/x86_64", "blobstore/97cf1747"
+    (web / "core" / guid).mkdir(parents=True)
+    (web / blob).mkdir(parents=True)
+    shutil.copy(signed, web / "core" / guid)
+    rpm_repository(web / "core" / guid, prefix=f"../../../../{blob}/")
+    shutil.move(web / "core" / guid / signed.name, web / blob)
+    (web / "core/mirrors/latest/x86_64").mkdir(parents=True)
+    (web / "core/mirrors/latest/x86_64/mirror.list").write_text("../../../guids/78a1f37d/$basearch/\n")
+    return "core/mirrors/latest/{machine}/mirror.list"
+
+
+def amazon_2(web: Path, signed: Path) -> str:
+    """Absolute lines without a slash at their end; the first is one that is gone."""
+    (web / "2/core/2.0/x86_64/6b0225cc").mkdir(parents=True)
+    shutil.copy(signed, web / "2/core/2.0/x86_64/6b0225cc")
+    rpm_repository(web / "2/core/2.0/x86_64/6b0225cc")
+    (web / "2/core/latest/x86_64").mkdir(parents=True)
+    (web / "2/core/latest/x86_64/mirror.list").write_text("{uri}/2/core/2.0/$basearch/gone\n{uri}/2/core/2.0/$basearch/6b0225cc\n")
+    return "2/core/latest/{machine}/mirror.list"
+
+
+def oracle(web: Path, signed: Path) -> str:
+    """The packages are got through getPackage/."""
+    (web / "OL8/UEKR6/x86_64").mkdir(parents=True)
+    shutil.copy(signed, web / "OL8/UEKR6/x86_64")
+    rpm_repository(web / "OL8/UEKR6/x86_64", prefix="getPackage/")
+    (web / "OL8/UEKR6/x86_64/getPackage").mkdir()
+    shutil.move(web / "OL8/UEKR6/x86_64" / signed.name, web / "OL8/UEKR6/x86_64/getPackage")
+    return "OL8/UEKR6/{machine}/"
+
+
+@pytest.mark.parametrize("layout", [almalinux, amazon_2023, amazon_2, oracle])
+def test_publishers_layouts(
+    store: KernelStore, tmp_path: Path, web: Served, signed: Path, signer: Signer, layout: Callable[[Path, Path], str]
+) -> None:
+    """As the sources of kernels.toml find them."""
+    place = layout(tmp_path / "web", signed)
+    for listing in (tmp_path / "web").rglob("mirror.list"):
+        listing.write_text(listing.read_text().replace("{uri}", web.uri))
+    options = {"packages": ("kernel-core",), "series": "5.4", "key": str(signer.keyring)}
+    entry = obtain(store, spec(repository=f"{web.uri}/{place}", **options))
+    assert entry.release == RELEASE
+    assert entry.source["artifacts"][0]["trust"] == "the package's own signature"
+    assert ".." not in entry.source["artifacts"][0]["url"]
 
 
 RHEL = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.types import BEHAVIOURS
 from kmatrix.matrix.features import FEATURES
 from kmatrix.matrix.kernel import Kernel, Target
+from kmatrix.matrix.privileges import Privileges
 from kmatrix.matrix.selection import Matrix
-from kmatrix.verdict.expectation import Expectation, expected
+from kmatrix.verdict.expectation import Expectation, expected, only_warns
 from kmatrix.verdict.failure import FAILURES
 from kmatrix.verdict.judge import Verdict, verdict
 from kmatrix.verdict.observation import observed
@@ -244,6 +246,16 @@ def test_attach_is_told_apart_from_load() -> None:
     assert judge(demo(), target_with(ALL), facts).failure == "attach"
 
 
+def test_where_circumstances_leave_few_rights_a_refusal_may_name_the_right() -> None:
+    collector = demo(variant=[{"name": "ring", "behaviour": "full", "object": "r", "needs": ["btf", "ringbuf"]}], event=[])
+    plain = target_with(ALL - {"ringbuf"})
+    few = replace(plain, kernel=replace(plain.kernel, privileges=Privileges(caps=())))
+    facts = good(collector, None, failed=("ring",), lacking=("ringbuf",), refusal="cannot load: Operation not permitted")
+    probe = {"btf": True, "ringbuf": False}
+    assert judge(collector, plain, facts, probe=probe).failure == "worse"
+    assert judge(collector, few, facts, probe=probe).ok
+
+
 def test_a_refusal_must_name_what_is_missing_and_leave_nothing() -> None:
     collector = demo(variant=[{"name": "ring", "behaviour": "full", "object": "r", "needs": ["btf", "ringbuf"]}], event=[])
     target = target_with(ALL - {"ringbuf"})
@@ -423,3 +435,15 @@ def test_a_variants_name_does_not_name_the_missing_feature() -> None:
     assert judge(collector, target, said).failure == "worse"
     said["refusal"] = "core-ringbuf: cannot load (the kernel lacks ringbuf)"
     assert judge(collector, target, said).ok
+
+
+def test_what_moves_on_warns_unless_the_manifest_names_it() -> None:
+    def warns(kernels: str | None, *, moving: bool = True) -> bool:
+        entry = {"kernels": kernels, "behaviour": "full", "reason": "a promise"}
+        target = Target(Kernel("latest", (7, 2), moving=moving), "arm64")
+        return only_warns(demo(expect=[entry] if kernels else []), target)
+
+    assert warns(None)
+    assert warns(">=7.0")
+    assert not warns("6.1, latest")
+    assert not warns(None, moving=False)

@@ -34,6 +34,7 @@ UPSTREAM = [
     "4.9-sim",
     "4.14",
     "4.14-sim",
+    "4.19",
     "5.4",
     "5.4-sim",
     "5.10",
@@ -75,8 +76,8 @@ DISTRIBUTIONS = [
         ("6.1, 5.4", ["5.4", "6.1"]),
         (">=5.8", ["5.10", "5.15", "6.1", "6.6", *NEWER]),  # no distribution's
         (">5.10", ["5.15", "6.1", "6.6", *NEWER]),
-        ("<=5.4", ["4.14", "5.4"]),
-        ("<5", ["4.14"]),
+        ("<=5.4", ["4.14", "4.19", "5.4"]),
+        ("<5", ["4.14", "4.19"]),
         ("5.4..6.1", ["5.4", "5.10", "5.15", "6.1"]),
         ("5..5", ["5.4", "5.10", "5.15"]),
         ("mission", ["4.14", "5.4", "5.15", "6.1"]),
@@ -175,7 +176,7 @@ def test_the_standards_feature_table_is_in_the_shipped_matrix() -> None:
     for arch in ARCHES:
         found = {name: SHIPPED.kernels[name].status(arch) for name in REAL}
         newer = dict.fromkeys(("5.10", "5.15", "6.1", "6.6", *NEWER), "full")
-        assert found == {"4.14": "fallback", "5.4": "partial"} | newer
+        assert found == {"4.14": "fallback", "4.19": "fallback", "5.4": "partial"} | newer
         assert status(frozenset({"btf", "ringbuf"}), (4, 9)) == "unsupported"
 
 

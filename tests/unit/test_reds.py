@@ -103,3 +103,15 @@ def test_cells_that_could_not_run_for_the_same_reason_are_one_error() -> None:
 )
 def test_look_in_is_a_command_that_works_where_reproduce_does(reproduce: str, command: str) -> None:
     assert explain.look_in(record(reproduce=reproduce)) == f"kmatrix shell 5.4 --arch arm64 {command}"
+
+
+def test_warnings_are_no_reds() -> None:
+    """They are grouped as reds are, and named with the release that the moving name means."""
+    kernel = {"release": "7.2.13"}
+    warned = [
+        record("openat", "latest", arch, ok=False, failure="silent", warning=True, versions=kernel) for arch in ("x86_64", "arm64")
+    ]
+    red = record("openat", "6.1", ok=False, failure="silent")
+    assert reds.alike([*warned, red]) == [[red]]
+    assert reds.warnings([*warned, red]) == [warned]
+    assert reds.moving(warned) == "latest (7.2.13)"

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from kmatrix.cli import cli
-from kmatrix.report import badge, github, junit, support
+from kmatrix.report import badge, changes, github, html, junit, markdown, support
 from kmatrix.runs import cell_records
 from kmatrix.runs.cell_records import Record
 from tests.unit.facts import record
@@ -183,3 +183,34 @@ def test_the_command_makes_them_and_its_exit_status_is_that_of_the_records(
     assert (good.exit_code, bad.exit_code) == (0, 1)
     assert bad.stdout.endswith("\n")
     assert good.stdout != bad.stdout
+
+
+# -- warnings of kernels that move on ------------------------------------------------------------------------------------------
+
+
+def warned(**changes: Any) -> Record:
+    return red("openat", "latest", warning=True, **changes)
+
+
+def test_a_warning_is_shown_by_each_form_and_fails_none(project: Path) -> None:
+    assert github.render([warned()], project).startswith("::warning ")
+    case = ElementTree.fromstring(junit.render([warned()], [], project)).find("testsuite/testcase")
+    assert case is not None
+    skipped = case.find("skipped")
+    assert skipped is not None
+    assert skipped.get("message", "").startswith("warning: partial was promised: load: ")
+    assert case.find("failure") is None
+    assert "5.4 · arm64" in badge.render([record("openat", "5.4"), warned()])
+    page = html.render([record("openat", "5.4"), warned()], project)
+    assert "1 of 2 cells as promised; 1 is a warning of what comes" in page
+    text = markdown.render([record("openat", "5.4"), warned()], project)
+    assert "⚠️ partial→refusal" in text
+    assert "Warnings, of latest: it moves on" in text
+
+
+def test_a_warning_is_no_change_for_the_worse() -> None:
+    good, bad = record("openat", "latest"), warned()
+    changed = changes.compare([good], [bad])
+    assert [(change.kind, change.worse) for change in changed.changes] == [("new warning", False)]
+    assert changes.compare([bad], [bad]).changes == []
+    assert [change.kind for change in changes.compare([bad], [good]).changes] == ["now green"]

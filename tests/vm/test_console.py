@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmatrix.vm.console import EXCERPT_LINES, ConsoleLog, Splat, splats, tail, worst
+from kmatrix.vm.console import EXCERPT_LINES, ConsoleLog, Splat, boot_warnings, splats, tail, worst
 
 CONSOLES = Path(__file__).parent / "consoles"
 
@@ -187,3 +187,27 @@ def test_growth_wakes_a_poll(tmp_path: Path) -> None:
     log.read()
     assert not poll.poll(0)
     log.close()
+
+
+def test_of_a_boot_what_matters_to_bpf_is_a_warning() -> None:
+    """Lines of 7.3 and 5.10 under lockdown; of the machine's own clocks and buses nothing is said."""
+    text = (
+        "[    0.102341] tsc: Unable to calibrate against PIT\n"
+        "[    0.401772] NOTICE: Automounting of tracing to debugfs is deprecated and will be removed in 2030\n"
+        "[    0.411772] Tracing disabled due to lockdown\n"
+        "[    0.411790] Tracing disabled due to lockdown\n"
+        "a program says bpf\n"
+    )
+    assert boot_warnings(text) == (
+        "NOTICE: Automounting of tracing to debugfs is deprecated and will be removed in 2030",
+        "Tracing disabled due to lockdown",
+    )
+
+
+def test_trouble_of_a_boot_is_one_warning_a_splat() -> None:
+    for path in (Path(__file__).parent / "consoles").iterdir():
+        text = path.read_text()
+        assert len([each for each in boot_warnings(text) if each.partition(":")[0] in {s.kind for s in splats(text)}]) <= len(
+            splats(text)
+        )
+        assert boot_warnings(text)[: 1 if splats(text) else 0] == tuple(f"{s.kind}: {s.title}" for s in splats(text)[:1])

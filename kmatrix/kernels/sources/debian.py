@@ -20,7 +20,8 @@ from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
 
 Package = Mapping[str, str]
-
+_IMAGES = "linux-(image|base|binary|modules)-(.*-)?{0}(-16k)?"
+"""The names of kernels' packages, and of those that they are split into, for one of Debian's arches."""
 
 _SPLIT = re.compile(r"linux-(?:base|binary|modules)-[^\s,(|]+")
 """What an image's package is split into from 6.19 on: linux-image-X is empty there, and needs these three."""
@@ -49,6 +50,12 @@ def select(
                 if name in candidates:
                     return candidates[name]
     return max(candidates.values(), key=lambda p: Version(p["Version"]))
+
+
+def point_releases(packages: Sequence[Package], series: str, arch: str, flavour: str | None = None) -> set[str]:
+    """The upstream releases of `series` ("6.1.172") that Packages stanzas have a kernel of."""
+    versions = {p["Version"] for p in packages if flavour_of(p["Package"], series, arch) == (flavour or "")}
+    return {found[0] for version in versions if (found := re.match(rf"{re.escape(series)}\.\d+", version)) is not None}
 
 
 def _with_flavour(arch: str, flavour: str | None) -> str:
@@ -90,6 +97,14 @@ class DebianSource:
         """What the store's kernel came from, in a few words; `source` is what `stage` said of it."""
         return f"Debian {source['suite']} {source['version']}"
 
+    def releases(self, spec: SourceSpec, arch: Arch, reporter: Reporter) -> set[str]:
+        """The point releases of the source's series that its suite has. Raises Unavailable, and InfraError for a bad signature."""
+        suite_name, series = spec.options["suite"], str(spec.options["series"])
+        with reporter.step(f"Debian {suite_name}'s package index ({arch})") as step:
+            suite = apt.open_suite(suite_name, mirror=self._mirror, root=self._root)
+            found = suite.find(INFO[arch].debian, _IMAGES.format(INFO[arch].debian), advance=step.advance)
+        return point_releases(found, series, INFO[arch].debian, spec.options.get("flavour"))
+
     def stage(self, spec: SourceSpec, kernel: Kernel, arch: Arch, into: Path, reporter: Reporter) -> StagedKernel:
         """Download, verify and lay out the newest kernel of the suite.
 
@@ -101,7 +116,7 @@ class DebianSource:
         version, flavour = spec.options.get("version"), spec.options.get("flavour")
         with reporter.step(f"{label}: Debian {suite_name}'s package index") as step:
             suite = apt.open_suite(suite_name, mirror=self._mirror, root=self._root)
-            found = suite.find(debian_arch, rf"linux-(image|base|binary|modules)-(.*-)?{debian_arch}(-16k)?", advance=step.advance)
+            found = suite.find(debian_arch, _IMAGES.format(debian_arch), advance=step.advance)
         chosen = select(found, series, debian_arch, version, flavour)
         if chosen is None:
             what = " ".join(filter(None, (version or series or "of any series", flavour)))

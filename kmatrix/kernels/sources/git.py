@@ -89,7 +89,16 @@ def _commit(spec: SourceSpec, kernel: Kernel, scratch: Path, label: str, reporte
         wanted = "refs/kmatrix/wanted"
         _git(scratch, "init", "--quiet", "--bare", str(repository))
         with reporter.step(f"{label}: fetching {ref} of {without_credentials(url)}"):
-            _git(repository, "fetch", "--quiet", "--depth=1", "--no-tags", url, f"+{pinned or ref}:{wanted}")
+            _git(
+                repository,
+                "fetch",
+                "--quiet",
+                "--depth=1",
+                "--no-tags",
+                url,
+                f"+{pinned or ref}:{wanted}",
+                https_only=urlsplit(url).scheme == "https" and not pinned,
+            )
     tag = _git(repository, "rev-parse", "--verify", "--end-of-options", wanted).strip()
     commit = _git(repository, "rev-parse", "--verify", "--end-of-options", f"{wanted}^{{commit}}").strip()
     if pinned is not None:
@@ -114,12 +123,13 @@ def _commit(spec: SourceSpec, kernel: Kernel, scratch: Path, label: str, reporte
     return repository, commit, "a repository on this machine" if local else trust.FIRST_USE
 
 
-def _git(repository: Path, *arguments: str) -> str:
-    """What git says. Raises Unavailable with git's own words where it fails, InfraError where it is not installed."""
+def _git(repository: Path, *arguments: str, https_only: bool = False) -> str:
+    """What git says; with `https_only` it follows no redirect to anything less. Raises Unavailable with git's own words where it fails, InfraError where it is not installed."""
     binary = shutil.which("git")
     if binary is None:
         raise InfraError("git is not installed", fix="apt-get install git")
     settings = ("core.hooksPath=/dev/null", "transfer.fsckObjects=true", "http.lowSpeedLimit=1", f"http.lowSpeedTime={_STALLED}")
+    allowed = {"GIT_ALLOW_PROTOCOL": "https"} if https_only else {}
     done = subprocess.run(
         [binary, "-C", str(repository), *(word for setting in settings for word in ("-c", setting)), *arguments],
         capture_output=True,
@@ -127,7 +137,7 @@ def _git(repository: Path, *arguments: str) -> str:
         errors="surrogateescape",
         check=False,
         stdin=subprocess.DEVNULL,
-        env={f"{scheme}_proxy": proxy for scheme, proxy in network.proxies()} | os.environ | _ENVIRONMENT,
+        env={f"{scheme}_proxy": proxy for scheme, proxy in network.proxies()} | os.environ | _ENVIRONMENT | allowed,
     )
     if done.returncode != 0:
         said = [

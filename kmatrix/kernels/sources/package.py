@@ -160,12 +160,25 @@ def _rpm_md(spec: SourceSpec, kernel: Kernel, arch: Arch, keys: Keys | None) -> 
     base = trust.expand(spec.options["repository"], arch)
     if keys is None and not trust.first_use(spec):
         raise trust.refuse(f"the repository {base}", f'{kernel.declared_in}: kernels."{kernel.name}".sources')
-    if base.endswith("mirror.list"):  # Amazon's: lines of addresses
-        lines = download.get(base, 1 << 16).decode(errors="replace").split()
-        if not lines:
-            raise Unavailable("names no mirror", where=base)
-        base = trust.linked(base, trust.expand(lines[0].replace("$basearch", "{machine}"), arch))
-    base = base.rstrip("/") + "/"
+    bases = _mirrors(base, arch) if base.endswith("mirror.list") else [base.rstrip("/") + "/"]
+    for last, each in zip((*[False] * (len(bases) - 1), True), bases, strict=True):
+        try:
+            return _newest(each, spec, arch, keys)
+        except Unavailable:
+            if last:
+                raise
+    raise Unavailable("names no mirror", where=base)
+
+
+def _mirrors(where: str, arch: Arch) -> list[str]:
+    """The repositories that a mirror.list names, as Amazon's do: a line each, absolute or seen from the list, and $basearch for the machine."""
+    lines = [line.strip() for line in download.get(where, 1 << 16).decode(errors="replace").splitlines()]
+    named = [line.replace("$basearch", "{machine}") for line in lines if line and not line.startswith("#")]
+    return [trust.linked(where, trust.expand(line, arch)).rstrip("/") + "/" for line in named]
+
+
+def _newest(base: str, spec: SourceSpec, arch: Arch, keys: Keys | None) -> list[Wanted]:
+    """The newest of one repository. Raises Unavailable where it cannot be read, or does not have all the packages."""
     names: tuple[str, ...] = spec.options["packages"]
     series, version = spec.options.get("series", ""), spec.options.get("version")
     versions: dict[str, dict[str, _Listed]] = {}

@@ -26,7 +26,7 @@ def tone(record: Record) -> Tone:
     """The colour: the behaviour shown, or that something is wrong, or that the machine room is."""
     if record.ok:
         return cast(Tone, record.observed)
-    return "infra" if record.failure == "infra" else "bad"
+    return "infra" if record.failure == "infra" else "warn" if record.warning else "bad"
 
 
 def _cell(record: Record, directory: Path) -> Cell:
@@ -34,7 +34,7 @@ def _cell(record: Record, directory: Path) -> Cell:
     return Cell(
         target=record.target,
         tone=tone(record),
-        word=table.mark(record).removeprefix("✗ "),
+        word=table.mark(record).removeprefix("✗ ").removeprefix("! "),
         why=record.reason if record.ok else reds.summary(record),
         story=story(record, directory),
         because=because,

@@ -40,7 +40,7 @@ def _rows(test: str, records: Sequence[TestRecord], directory: Path) -> Iterator
 def _whole(record: TestRecord, directory: Path) -> Cell:
     """The command on one target. Where red sub-tests say why it failed, it is listed under their causes."""
     reds = [each for each in leaves(record.subtests) if each.red] if record.failure == "test" else []
-    tone: Tone = "pass" if record.ok else "infra" if record.failure == "infra" else "bad"
+    tone: Tone = "pass" if record.ok else "infra" if record.failure == "infra" else "warn" if record.warning else "bad"
     return Cell(
         target=record.target,
         tone=tone,
@@ -64,7 +64,7 @@ def _whole(record: TestRecord, directory: Path) -> Cell:
 def _of_subtest(record: TestRecord, subtest: SubTest) -> Cell:
     again = tests.again(record, subtest)
     took = "" if subtest.seconds is None else f"{subtest.seconds:.2f}"
-    tone = _TONES[subtest.ending]
+    tone = "warn" if subtest.red and record.warning else _TONES[subtest.ending]
     said = [Log("What it printed", subtest.output, "its last lines", subtest.message)] if subtest.output else []
     return Cell(
         target=record.target,

@@ -63,7 +63,7 @@ function tile(cell) {
   const name = `${data.rows[cell.row].name} on ${data.targets[cell.target].name}`;
   return el("a", {
     class: `tile ${cell.tone} ${matches(cell) ? "" : "out"}`, href: link(cell), tabindex: "-1", "data-cell": cell.id,
-    title: `${name}\n${cell.word}: ${cell.why}`, "aria-label": `${name}: ${cell.red ? "not as promised, " : ""}${cell.word}`,
+    title: `${name}\n${cell.word}: ${cell.why}`, "aria-label": `${name}: ${cell.red ? "not as promised, " : cell.tone === "warn" ? "warning, " : ""}${cell.word}`,
   }, sign(cell.tone), el("span", { class: "word" }, el("span", { class: "before" }, cell.word.slice(0, cell.word.length - cell.short.length)), cell.short));
 }
 
@@ -104,7 +104,7 @@ function drawFindings() {
   const items = data.findings.map(({ tone, text, cells }) => ({ tone, text, cells: cells.map((id) => cellsById.get(id)).filter(matches) })).filter(({ cells }) => cells.length);
   byId("findings").hidden = !items.length;
   byId("findings").replaceChildren(
-    el("h2", { id: "findings-title" }, "Not as promised, by cause"),
+    el("h2", { id: "findings-title" }, items.every(({ tone }) => tone === "warn") ? "Warnings, by cause" : "Not as promised, by cause"),
     el("ol", {}, items.map(({ tone, text, cells }) => el("li", {},
       el("p", { class: "cause" }, badge(tone, String(cells.length)), " ", el("strong", {}, text)),
       el("div", { class: "where" }, byRow(cells).map(([row, found]) => el("p", {}, el("a", { class: "row", href: rowLink(row) }, row.name), " ",

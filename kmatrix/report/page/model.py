@@ -12,11 +12,12 @@ from typing import Any, ClassVar, Literal, get_args
 
 from kmatrix.report.names import target_key
 
-Tone = Literal["full", "partial", "fallback", "refusal", "pass", "skip", "bad", "infra"]
+Tone = Literal["full", "partial", "fallback", "refusal", "pass", "skip", "warn", "bad", "infra"]
 """The colour of a cell, and the sign beside it. The four behaviours have one each; `pass` and `skip` are for rows that have no behaviours."""
 TONES: Mapping[Tone, str] = {
     "bad": "not as promised",
     "infra": "infra",
+    "warn": "warning",
     "full": "full",
     "partial": "partial",
     "fallback": "fallback",
@@ -29,6 +30,8 @@ assert set(TONES) == set(get_args(Tone))
 
 RED: Sequence[Tone] = ("bad", "infra")
 """Those of cells that somebody has to look at."""
+WARN: Tone = "warn"
+"""That of a cell that warns of what comes: it is listed with the red ones, and is none."""
 
 
 @dataclass(frozen=True)
@@ -183,11 +186,12 @@ def findings(rows: Iterable[Row]) -> list[dict[str, Any]]:
             for key, text in _reasons(row, cell):
                 entry = groups.setdefault(key, {"tone": cell.tone, "text": text, "cells": []})
                 entry["cells"].append(f"{row.id}@{cell.target}")
-    return sorted(groups.values(), key=lambda entry: (entry["tone"] != "bad", -len(entry["cells"])))
+    order = (*RED, WARN)
+    return sorted(groups.values(), key=lambda entry: (order.index(entry["tone"]), -len(entry["cells"])))
 
 
 def _reasons(row: Row, cell: Cell) -> Iterator[tuple[tuple[str, ...], str]]:
-    if cell.tone not in RED:
+    if cell.tone not in (*RED, WARN):
         return
     if not cell.because:
         yield (row.id, cell.tone, cell.word, cell.alike or cell.why), cell.why

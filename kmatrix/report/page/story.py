@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from kmatrix.report import causes
+from kmatrix.host.version import series
+from kmatrix.report import causes, reds
 from kmatrix.report.explain import look_in, simulation
 from kmatrix.report.page.model import Commands, Finding, Log, Pairs, Part, Say, Step, Table, Tone
 from kmatrix.report.page.shared import bars, chapters, file_text, versions
 from kmatrix.runs.cell_records import Record, path_of
+from kmatrix.verdict.effort import STACK_LIMIT, effort_of
 from kmatrix.verdict.failure import FAILURES
 
 Attempt = Mapping[str, Any]
@@ -80,8 +82,11 @@ def _observed(record: Record) -> Iterator[Part]:
     else:
         yield Say("none of the four behaviours")
     if not record.ok:
-        yield Say(FAILURES.get(record.failure or "", ""), record.failure or "", "infra" if record.failure == "infra" else "bad")  # type: ignore[call-overload]
+        tone: Tone = "infra" if record.failure == "infra" else "warn" if record.warning else "bad"
+        yield Say(FAILURES.get(record.failure or "", ""), record.failure or "", tone)  # type: ignore[call-overload]
         yield Say(record.reason)
+        if record.warning:
+            yield Say(f"{record.kernel}: {reds.MOVES}.", "warning", tone)
     if record.retried:
         yield Pairs([("tried again after", record.retried)])
 
@@ -95,6 +100,8 @@ def _tried(record: Record) -> Iterator[Part]:
         yield from _attempt(attempt, promised=record.ok)
     if facts.get("counts"):
         yield _events(facts)
+    if facts.get("effort"):
+        yield _efforts(facts)
 
 
 def _attempt(attempt: Attempt, *, promised: bool) -> Iterator[Part]:
@@ -123,6 +130,20 @@ def _events(facts: Mapping[str, Any]) -> Table:
     rest = [f"{facts[key]} {what}" for key, what in (("unmatched", "other"), ("lost", "lost")) if facts.get(key)]
     title = f"Events ({', '.join(rest)})" if rest else "Events"
     return Table(title, ("event", "count", "out of", "the first"), rows, [n for n, row in enumerate(rows) if row[1] == "0"])
+
+
+def _efforts(facts: Mapping[str, Any]) -> Table:
+    """What the verifier did for the programs that have a budget."""
+    version, rows = series(str(facts.get("release"))) or (0, 0), []
+    for name, report in facts["effort"].items():
+        effort = effort_of(report, {}, version)
+        if effort is None:
+            rows.append((name, "not measured", "", "", ""))
+            continue
+        stack = str(sum(effort.stack)) if effort.stack else ""
+        stack_share = f"{sum(effort.stack) / STACK_LIMIT:.2%}" if effort.stack else ""
+        rows.append((name, f"{effort.insns:,}", f"{effort.share:.2%}", stack, stack_share))
+    return Table("What the verifier did", ("program", "instructions", "of the limit", "stack", "of the limit"), rows)
 
 
 def _fields(fields: Mapping[str, Any]) -> str:

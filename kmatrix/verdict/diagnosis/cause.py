@@ -73,6 +73,8 @@ class Failing:
     """The program's type, by name, and its expected attach type, by number."""
     btf: Mapping[str, Any] = field(default_factory=dict)
     """What the kernel has of the names in the failure (kmatrix.guest.why)."""
+    situation: Mapping[str, Any] = field(default_factory=dict)
+    """How the guest was, and what the loader had (kmatrix.guest.surroundings); empty where it was as usual."""
     lines: SourceLines | None = None
     """The object's lines of source; None where the object is not at hand, or has none."""
 

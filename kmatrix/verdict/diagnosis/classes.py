@@ -29,7 +29,7 @@ CLASSES: Mapping[str, str] = {
     "global-data": "the kernel has no global variables (5.2)",
     "global-function": "a global function takes or returns what this kernel does not allow there",
     "tail-call": "tail calls together with subprograms",
-    "jit": "the JIT does not take the program, and the kernel has no interpreter",
+    "jit": "the JIT does not take the program, and the kernel has no interpreter; or the JIT is off",
     "config": "the kernel was built without an option",
     "lsm": "bpf is not in the kernel's list of LSMs",
     "permission": "a right is missing",

@@ -11,7 +11,7 @@ from kmatrix.guest import verifier_log
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import Version
 from kmatrix.objects.source_lines import SourceLines
-from kmatrix.verdict.diagnosis import hooks, own_words
+from kmatrix.verdict.diagnosis import hooks, own_words, rights
 from kmatrix.verdict.diagnosis.cause import PAGE, Diagnosis, Failing, where
 from kmatrix.verdict.diagnosis.classes import UNCLASSIFIED
 from kmatrix.verdict.diagnosis.maps import of_map
@@ -33,6 +33,8 @@ _SHAPE = ("key_size", "value_size", "flags")
 
 def diagnose(failing: Failing) -> Diagnosis | None:
     """Return the cause of a failure; None where no row of the table knows it."""
+    if (right := rights.cause(failing)) is not None:
+        return right
     if failing.stage == "map":
         return of_map(failing)
     if failing.stage == "open":
@@ -58,20 +60,29 @@ def _own_words(failing: Failing) -> Diagnosis | None:
 
 
 def explain(
-    programs: Reports, maps: Reports, version: Version, arch: Arch, lines: SourceLines | None = None
+    programs: Reports,
+    maps: Reports,
+    version: Version,
+    arch: Arch,
+    lines: SourceLines | None = None,
+    situation: Mapping[str, Any] | None = None,
 ) -> tuple[Reports, Reports]:
     """Return the reports with a `diagnosis` each, as JSON has it: None where nothing failed, or where the cause is not known.
 
-    `lines` are those of the object. A program that failed for want of a map has the map's cause.
+    `lines` are those of the object; `situation` is what the guest says of itself and of the loader. A program that failed for want of a map has the map's cause.
     """
-    known_maps = {name: {**report, "diagnosis": _of_map(name, report, version, arch)} for name, report in maps.items()}
+    known_maps = {
+        name: {**report, "diagnosis": _of_map(name, report, version, arch, situation or {})} for name, report in maps.items()
+    }
     return {
-        name: {**report, "diagnosis": _of_program(name, report, known_maps, version, arch, lines)}
+        name: {**report, "diagnosis": _of_program(name, report, known_maps, version, arch, lines, situation or {})}
         for name, report in programs.items()
     }, known_maps
 
 
-def _of_map(name: str, report: Mapping[str, Any], version: Version, arch: Arch) -> dict[str, Any] | None:
+def _of_map(
+    name: str, report: Mapping[str, Any], version: Version, arch: Arch, situation: Mapping[str, Any]
+) -> dict[str, Any] | None:
     if not report.get("error"):
         return None
     return _plain(
@@ -86,13 +97,20 @@ def _of_map(name: str, report: Mapping[str, Any], version: Version, arch: Arch) 
                 map_type=report.get("type"),
                 max_entries=report.get("max_entries"),
                 shape={key: int(report[key]) for key in _SHAPE if report.get(key) is not None},
+                situation=situation,
             )
         )
     )
 
 
 def _of_program(
-    name: str, report: Mapping[str, Any], maps: Reports, version: Version, arch: Arch, lines: SourceLines | None
+    name: str,
+    report: Mapping[str, Any],
+    maps: Reports,
+    version: Version,
+    arch: Arch,
+    lines: SourceLines | None,
+    situation: Mapping[str, Any],
 ) -> dict[str, Any] | None:
     if not report.get("error"):
         return None
@@ -114,6 +132,7 @@ def _of_program(
             name=name,
             wants=report.get("wants") or {},
             btf=report.get("btf") or {},
+            situation=situation,
             lines=lines,
         )
     )
@@ -159,6 +178,7 @@ def causes(
     lines: Mapping[str, SourceLines],
     *,
     own_loader: bool = False,
+    situation: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """The causes of what failed in the tries of a cell (docs/record.md): one for each cause and variant, with the programs and maps that have it.
 
@@ -168,7 +188,7 @@ def causes(
     found: list[dict[str, Any]] = []
     for attempt in attempts:
         alike: dict[tuple[str, str, str], dict[str, Any]] = {}
-        for kind, name, cause, said in _failures(attempt, version, arch, lines.get(attempt["variant"])):
+        for kind, name, cause, said in _failures(attempt, version, arch, lines.get(attempt["variant"]), situation or {}):
             if own_loader and cause["kind"] == UNCLASSIFIED:
                 continue
             empty = {
@@ -190,12 +210,12 @@ def causes(
 
 
 def _failures(
-    attempt: Mapping[str, Any], version: Version, arch: Arch, lines: SourceLines | None
+    attempt: Mapping[str, Any], version: Version, arch: Arch, lines: SourceLines | None, situation: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, dict[str, Any], str]]:
     """Each failure of an attempt: `programs` or `maps`, the name of one, its cause, and the last words of libbpf or the kernel."""
     failed = {name: report for name, report in attempt["programs"].items() if report.get("error")}
     broken = {name: report for name, report in attempt["maps"].items() if report.get("error")}
-    programs, maps = explain(failed, broken, version, arch, lines)
+    programs, maps = explain(failed, broken, version, arch, lines, situation)
     for name, report in maps.items():
         yield "maps", name, report["diagnosis"] or unclassified(report), str(report["error"])
     for name, report in programs.items():
@@ -209,5 +229,6 @@ def _failures(
     if error and not failed and not broken:
         said = "\n".join(attempt.get("log") or ())  # a loader of the collector's own: what it wrote
         stage = "open" if attempt["stage"] == "open" else "load"
-        known = diagnose(Failing(stage, f"{error}\n{said}", version, arch, (attempt.get("error") or {}).get("errno"), log=said))
+        number = (attempt.get("error") or {}).get("errno")
+        known = diagnose(Failing(stage, f"{error}\n{said}", version, arch, number, log=said, situation=situation))
         yield "", "", _plain(known) or unclassified({"error": error}), str(error)

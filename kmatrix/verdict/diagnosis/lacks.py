@@ -394,8 +394,22 @@ def global_pointer(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     )
 
 
-def tail_call(failing: Failing, _: re.Match[str]) -> Diagnosis | None:
+def interpreted(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
+    """What only the JIT takes, where it is off (net.core.bpf_jit_enable)."""
+    what = {"callbacks": "callbacks", "JIT": "calls of kernel functions", "tail_calls": "tail calls in a program with subprograms"}
+    return Diagnosis(
+        "jit",
+        f"the JIT is off, and the interpreter takes no {what[match[0].split()[0]]}",
+        "set net.core.bpf_jit_enable to 1, or give such hosts a program without them",
+        None,
+        where(failing) or first_line(failing),
+    )
+
+
+def tail_call(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     """Tail calls beside subprograms: e411901c0b77 (x86_64), d4609a5d8c70 (arm64)."""
+    if "non-JITed" in match[0] and failing.version >= ((5, 10) if failing.arch == "x86_64" else (6, 0)):
+        return interpreted(failing, match)
     return Diagnosis(
         "tail-call",
         f"a tail call in a program with subprograms, on {failing.arch}",

@@ -99,6 +99,7 @@ _MISSING: tuple[tuple[str, Row], ...] = (
     ),
     (r"unknown opcode (?:0x)?(?P<code>[0-9a-f]{2})\b", lacks.opcode),
     (r"Arg#\d+ type PTR in (?P<function>\w+)\(\) is not supported yet", lacks.global_pointer),
+    (r"callbacks are not allowed in non-JITed|JIT is required for calling kernel function", lacks.interpreted),
     (r"tail_calls are not allowed in (?:non-JITed )?programs with bpf-to-bpf calls", lacks.tail_call),
     (
         r"invalid (?:indirect )?(?:read from|access to) stack (?:R\d+ )?off (?P<base>-?\d+)\+(?P<first>\d+) size (?P<size>\d+)",

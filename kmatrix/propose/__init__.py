@@ -1,0 +1,1 @@
+"""What a collector.toml may say, proposed from compiled objects: `kmatrix init` writes it."""
