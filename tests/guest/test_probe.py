@@ -10,7 +10,17 @@ import pytest
 from kmatrix.matrix.features import FEATURES
 from tests.guest.conftest import Guest
 
-EVERYWHERE = {"cgroup_v2", "perf_buffer", "kprobes", "uprobes", "syscall_tracepoints", "cgroup_v1", "tc_clsact"}
+EVERYWHERE = {
+    "cgroup_v2",
+    "perf_buffer",
+    "kprobes",
+    "uprobes",
+    "syscall_tracepoints",
+    "cgroup_v1",
+    "tc_clsact",
+    "tracepoints",
+    "probe_read",
+}
 """What even 4.14 has (built with what it needs)."""
 
 
