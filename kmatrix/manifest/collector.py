@@ -46,6 +46,8 @@ class Collector(Strict):
     """What it promises under load."""
     budget: Budget | None = None
     """How close to the verifier's limits its programs may come."""
+    atlas: bool = False
+    """Whether the verifier's work on all its programs is measured, also of those without a budget."""
     stressed: bool = False
     """Whether this is the collector under load."""
     expects: tuple[Expect, ...]
@@ -64,6 +66,14 @@ class Collector(Strict):
         if self.loader is not None or library == self.library:
             return self
         return self.model_copy(update={"library": library, "name": f"{self.name}+{library}", "budget": None})
+
+    @property
+    def measured(self) -> list[str]:
+        """The programs of which the verifier's work is measured; only where libbpf loads them."""
+        names = [program.name for program in self.programs]
+        if self.atlas and self.loader is None and self.library == "libbpf" and not self.stressed:
+            return list(dict.fromkeys(names))
+        return self.budget.measured(names) if self.budget is not None else []
 
     def under_stress(self) -> Collector:
         """The same collector under the load of its [stress], by the name `openat+stress`; it must have one.

@@ -33,6 +33,10 @@ _SHORT: Mapping[str, Mapping[str, Any]] = {
         "action": "store_true",
         "help": "run the collectors that have a [stress] under load too, and hold them to it: items of the name openat+stress[…]",
     },
+    "--atlas": {
+        "action": "store_true",
+        "help": "measure how hard the verifier works at each program that kmatrix loads by libbpf; the records and the HTML report have it",
+    },
     "--accel": {
         "choices": ("auto", "kvm", "tcg"),
         "default": "auto",

@@ -118,6 +118,8 @@ class Run:
         """
         libraries = self.libraries or (collector.library,)
         each = list({one.name: one for one in map(collector.loaded_by, libraries)}.values())
+        if options.value(self.config, "--atlas"):
+            each = [one.model_copy(update={"atlas": True}) for one in each]
         if options.value(self.config, "--stress") and collector.stress is not None:
             each += [one.under_stress() for one in each]
         return each
@@ -147,7 +149,7 @@ class Run:
         chosen += [f"{self.spelled('--kernels-file')}={file}"] if file else []
         loader = options.value(self.config, "--loader")
         chosen += [f"{self.spelled('--loader')}={loader}"] if loader is not None else []
-        chosen += [self.spelled("--stress")] if options.value(self.config, "--stress") else []
+        chosen += [self.spelled(each) for each in ("--stress", "--atlas") if options.value(self.config, each)]
         return tuple(chosen)
 
 

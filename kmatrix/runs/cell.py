@@ -302,7 +302,7 @@ def _patience(collector: Collector) -> float:
         own = collector.loader.ready_timeout + collector.loader.stop_timeout
     else:
         tries = len(collector.variants) + sum(not program.required for program in collector.programs)
-        tries += 2 * len(collector.programs) if collector.budget is not None else 0
+        tries += 2 * len(collector.measured)
         own = tries * (limit.AT_MOST * collector.load_timeout + INTERRUPTION)
     often = lasts(collector.trigger.request()) if collector.trigger is not None else 0.0
     return 2 * (max(collector.timeout, TRIGGER_SECONDS) + often) + collector.timeout + own + MARGIN

@@ -68,7 +68,7 @@ def request(collector: Collector, target: Target) -> dict[str, Any]:
             for run in collector.test_runs
         ],
         "stress": collector.stressed,
-        "measured": collector.budget.measured(program.name for program in collector.programs) if collector.budget else [],
+        "measured": collector.measured,
         "timeout": collector.timeout,
         "load_timeout": collector.load_timeout,
     }

@@ -72,3 +72,18 @@ def test_a_budget_that_is_met_and_one_that_is_not(tmp_path: Path, run_in: Shell,
         (shown,) = [table for table in tables if table.title == "What the verifier did"]
         shares = [f"{int(said[1]) / int(limit.replace(',', '')):.2%}", f"{int(said[2]) / 512:.2%}"]
         assert shown.rows == [("enter", said[1], shares[0], said[2], shares[1])]
+
+
+def test_with_atlas_all_programs_are_measured_and_none_is_held_to_anything(tmp_path: Path, run_in: Shell, both_of_6_1: str) -> None:
+    broken.write(tmp_path, "plain")
+    done = run_in("pytest", f"--kernels={both_of_6_1}", "--arch=x86_64", "--atlas")
+    assert done.returncode == 0, done.stdout
+    (record,) = cell_records.read_all(tmp_path / ".kmatrix")
+    assert record.facts is not None
+    ((name, report),) = record.facts["effort"].items()
+    assert name == "enter"
+    assert f"processed {report['verified']} insns" in report["log"][-1]
+    assert record.reproduce.endswith("--atlas")
+    assert any(
+        isinstance(part, Table) and part.title == "What the verifier did" for step in story(record, tmp_path) for part in step.parts
+    )

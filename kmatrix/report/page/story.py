@@ -133,7 +133,7 @@ def _events(facts: Mapping[str, Any]) -> Table:
 
 
 def _efforts(facts: Mapping[str, Any]) -> Table:
-    """What the verifier did for the programs that have a budget."""
+    """What the verifier did for the programs that were measured: those with a budget, or with --atlas all."""
     version, rows = series(str(facts.get("release"))) or (0, 0), []
     for name, report in facts["effort"].items():
         effort = effort_of(report, {}, version)
