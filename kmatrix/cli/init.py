@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import cast
 
 import click
 
+from kmatrix.cli import options
 from kmatrix.guest import triggers
 from kmatrix.host.errors import InputError
 from kmatrix.manifest.load import COLLECTOR_FILE
@@ -25,14 +27,15 @@ _NONE = "none"
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), help=f"Where to write it; - is standard output. Default: {COLLECTOR_FILE}."
 )
-def command(paths: tuple[Path, ...], yes: bool, output: Path | None) -> None:
+@options.JSON
+def command(paths: tuple[Path, ...], yes: bool, output: Path | None, as_json: bool) -> None:
     """Write a collector.toml from compiled objects: a proposal that passes as it stands, or says what only you know.
 
     Nothing is booted. Objects of one name for two arches are one variant. DIR (default: here) is a folder with the objects of one collector in
     it or in a folder below, such as build/; with its *.bpf.c in it, the event's fields are read there where the objects do not have them. The
     manifest is written into DIR, or here. A file that is there is never overwritten.
 
-    In a terminal it asks for the name, the trigger and each variant's behaviour.
+    In a terminal it asks for the name, the trigger and each variant's behaviour. With --json it asks nothing, and says what it wrote as data.
 
     Exit status: 0, or 2 for what is not an object, and where there is a manifest already.
     """
@@ -46,13 +49,19 @@ def command(paths: tuple[Path, ...], yes: bool, output: Path | None) -> None:
     sources = sources_in(folder) if folder is not None else []
     groups = find(_objects(given, folder, sources), file.parent)
     proposal = propose(groups, file.parent.resolve().name, structs(sources))
-    if not yes and not to_stdout and sys.stdin.isatty() and sys.stdout.isatty():
+    if as_json and to_stdout:
+        raise InputError("both would be standard output", where="--json", fix="name a file with --output, or leave --json out")
+    if not yes and not as_json and not to_stdout and sys.stdin.isatty() and sys.stdout.isatty():
         proposal = _ask(proposal)
     manifest = written(proposal, file)
     if to_stdout:
         click.echo(manifest.text, nl=False)
     else:
         _write(file, manifest.text)
+    if as_json:
+        said = {"file": str(file), "variants": {way.name: way.behaviour for way in proposal.ways}, "trigger": proposal.trigger}
+        click.echo(json.dumps(said | {"guesses": list(manifest.guesses), "yours": list(manifest.missing)}, indent=1))
+        return
     _tell(manifest, file, proposal, err=to_stdout)
     if folder is not None and sources and not any((folder / name).exists() for name in ("Makefile", "makefile", "GNUmakefile")):
         click.echo(f"\nLines of a Makefile that compile its sources:\n\n{makefile_lines(sources)}", err=to_stdout)

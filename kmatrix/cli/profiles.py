@@ -61,6 +61,7 @@ def script() -> None:
     help='With --btf: a JSON file of what it has and lacks, {"helper:bpf_loop": true}.',
 )
 @options.KERNELS_FILE
+@options.JSON
 def add(
     captures: tuple[Path, ...],
     name: str | None,
@@ -70,6 +71,7 @@ def add(
     arch: str,
     features: Path | None,
     kernels_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Make profiles, and keep them on this machine.
 
@@ -100,7 +102,8 @@ def add(
             "there is nothing to make a profile of", where="kmatrix profiles add", fix="give a CAPTURE, --kernels or --btf"
         )
     where = store.add(parts)
-    click.echo(f"{', '.join(meta['name'] for meta, _ in parts)}: in {where}")
+    names = [meta["name"] for meta, _ in parts]
+    click.echo(json.dumps({"added": names, "file": str(where)}, indent=1) if as_json else f"{', '.join(names)}: in {where}")
 
 
 def _table(path: Path | None) -> Mapping[str, bool]:
@@ -162,6 +165,9 @@ def compare_(first: str, second: str, as_json: bool) -> None:
 
 @group.command("remove")
 @click.argument("name")
-def remove(name: str) -> None:
+@options.JSON
+def remove(name: str, as_json: bool) -> None:
     """Take a profile away from this machine; those that are shipped stay."""
     store.remove(name)
+    if as_json:
+        click.echo(json.dumps({"removed": name}, indent=1))

@@ -92,7 +92,7 @@ TRAPS = {
         (
             ("tcpconnect/collector.toml", '"ringbuf", "kprobes"', '"ringbuf"'),
             ("tcpconnect/collector.toml", '"btf", "perf_buffer", "kprobes"', '"btf", "perf_buffer"'),
-            ("tcpconnect/collector.toml", '["perf_buffer", "kprobes"]', '["perf_buffer"]'),
+            ("tcpconnect/collector.toml", '["perf_buffer", "kprobes"', '["perf_buffer"'),
         ),
         {"6.1-nokprobes-x86_64": ("attach", "enter_connect"), "6.1-x86_64": None},
     ),

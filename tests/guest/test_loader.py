@@ -10,8 +10,9 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section, SymbolTableSection
 
-from kmatrix.guest import bpf, observe, opened, trigger, warmup
+from kmatrix.guest import bpf, observe, opened, warmup
 from kmatrix.guest.libbpf import LibbpfError
+from kmatrix.guest.triggers.processes import tiny_program
 from kmatrix.objects.btf import Btf
 
 NO_BTF = [
@@ -79,7 +80,7 @@ def test_the_object_that_does_nothing() -> None:
 @pytest.mark.parametrize(("machine", "elf_machine"), [("x86_64", "EM_X86_64"), ("aarch64", "EM_AARCH64")])
 def test_the_program_that_exits_with_7(machine: str, elf_machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    data = trigger.tiny_program()
+    data = tiny_program()
     elf = ELFFile(BytesIO(data))
     assert elf["e_machine"] == elf_machine
     (segment,) = elf.iter_segments()
