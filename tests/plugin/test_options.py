@@ -105,6 +105,8 @@ def test_the_help_has_both_names(run_in: Shell) -> None:
         "--kernels-file",
         "--shard",
         "--shard-durations",
+        "--stress",
+        "--atlas",
     }
     assert names == short | {options.long(each) for each in short} | {"--kmatrix-dir"}
 
