@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ def ssh_host(root: Path, release: str, machine: str = "x86_64", *, private: str 
             return True
 
         def _answer(self, channel: paramiko.Channel, command: str) -> None:
+            end = time.monotonic() + 20
+            # The client ends its input once it is told that the command runs: an answer before that would close what it has not got yet.
+            while not channel.eof_received and time.monotonic() < end:
+                time.sleep(0.005)
             if command.startswith("sudo -n cat "):
                 host.read.append(command)
                 channel.sendall((root / command.removeprefix("sudo -n cat /")).read_bytes())
@@ -87,14 +92,16 @@ def ssh_host(root: Path, release: str, machine: str = "x86_64", *, private: str 
             return handle
 
     def serve() -> None:
-        with suppress(OSError):
-            while True:
+        while True:
+            try:
                 client, _ = listening.accept()
+            except OSError:  # closed
+                return
+            with suppress(paramiko.SSHException, EOFError, OSError):  # a client that goes away ends its own session alone
                 transport = paramiko.Transport(client)
                 transport.add_server_key(key)
                 transport.set_subsystem_handler("sftp", paramiko.SFTPServer, Files)
-                with suppress(paramiko.SSHException, EOFError):
-                    transport.start_server(server=Server())
+                transport.start_server(server=Server())
 
     threading.Thread(target=serve, daemon=True).start()
     try:
