@@ -133,6 +133,8 @@ def _mmdebstrap(data: RecipeFile, packages: Sequence[str], arch: Arch, source: a
         # A process group of its own: where its tar fails (a full disk), mmdebstrap sends SIGHUP to the whole of its group.
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stderr, stderr=stderr, env=environment, process_group=0)
     _running.add(process)
+    if STOP.is_set():  # set between the look above and here: who set it has not seen this one
+        _kill(process)
     try:
         status = process.wait()
     except BaseException:
