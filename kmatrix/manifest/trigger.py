@@ -70,6 +70,16 @@ class Trigger(Strict):
         return value
 
     @model_validator(mode="after")
+    def _where_it_can_be_done(self) -> Trigger:
+        for part in self.parts:
+            if "net" in self.namespaces and part.kind in triggers.KINDS and triggers.KINDS[part.kind].at_home:
+                raise Wrong(
+                    f'kind = "{part.kind}" is done in the guest\'s own network namespace, and does not go with a new one',
+                    'leave "net" out of namespaces',
+                )
+        return self
+
+    @model_validator(mode="after")
     def _options_of_the_kind(self) -> Trigger:
         if self.kind == COMPOSED:
             self._check_composed()

@@ -92,6 +92,8 @@ def test_what_is_asked_for_as_often_as_the_manifest_says() -> None:
         ({"kind": "compose"}, "composed of nothing"),
         ({"compose": ["opne"]}, "unknown trigger 'opne'; did you mean open"),
         ({"compose": ["open"], "count": 3}, "count belongs to one trigger"),
+        ({"kind": "packets", "namespaces": ["net"]}, "in the guest's own network namespace"),
+        ({"compose": ["open", "packets"], "namespaces": ["pid", "net"]}, "in the guest's own network namespace"),
         ({"compose": ["open", {"compose": ["open"]}]}, "compose stands in compose"),
         ({"compose": [{"kind": "open", "cgroup_depth": 2}]}, "cgroup_depth stands in compose"),
         ({"compose": [{"kind": "rename", "place": "attic"}]}, "place = 'attic' is not known"),

@@ -52,6 +52,8 @@ class Kind(NamedTuple):
     """Whether it is done when its process has ended; the others say so, and rest until they are killed."""
     repeats: bool = False
     """Whether it can be done many times: `count` and `rate` go with it."""
+    at_home: bool = False
+    """Whether it is done in the guest's own network namespace, and so not with a new one."""
     judge: Callable[[Child, Outcome], None] | None = None
     """Looks at what came of it, once it is done: writes what is wrong into the outcome."""
 

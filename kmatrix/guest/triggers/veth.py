@@ -110,5 +110,6 @@ KINDS: Mapping[str, Kind] = {
             "reply_frame_bytes": "the length of its frame",
         },
         options={"family": FAMILIES},
+        at_home=True,
     ),
 }
