@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import stat
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -30,7 +31,7 @@ def parsed(kind: str, key: Iterable[bytes], make: Callable[[], T]) -> T:
     """What `make` returns: from the cache where it was made of the same `key` by the same code, else made now and kept.
 
     `key` is all that the result depends on. Raises what `make` raises; an error is not kept. The result has to be fit for pickle, and nothing
-    may change it. The cache is the user's own, as the kernels in it are.
+    may change it. A pickle can run code: one that another user wrote, or could write to, is not read.
     """
     digest = hashlib.sha256(_code())
     for part in key:
@@ -39,17 +40,21 @@ def parsed(kind: str, key: Iterable[bytes], make: Callable[[], T]) -> T:
         place = paths.cache_dir("parsed") / f"{kind}-{digest.hexdigest()[:32]}"
     except KmatrixError:
         return make()
-    with suppress(*_UNREADABLE):
-        with place.open("rb") as file:
+    with suppress(*_UNREADABLE), place.open("rb") as file:
+        if _is_ours(os.fstat(file.fileno())):
             found: T = pickle.load(file)
-        with suppress(OSError):
-            os.utime(place)
-        return found
+            os.utime(file.fileno())
+            return found
     made = make()
     with suppress(OSError, KmatrixError):
         paths.write_whole(place, pickle.dumps(made, pickle.HIGHEST_PROTOCOL))
         _sweep(place.parent)
     return made
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether nobody but this user can have written it: a cache may be shared (KMATRIX_CACHE)."""
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 @cache
