@@ -10,12 +10,11 @@ from typing import Any
 
 from kmatrix.guest import limit
 from kmatrix.host.errors import InputError
-from kmatrix.host.paths import scratch_console, write_whole
+from kmatrix.host.paths import write_whole
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
-from kmatrix.objects.memory import map_bytes
 from kmatrix.runs.machine_room import MachineRoom
-from kmatrix.runs.pairs import pairs, side_by_side
+from kmatrix.runs.pairs import machine_for, pairs, side_by_side
 from kmatrix.runs.patience import INTERRUPTION, MARGIN
 from kmatrix.verdict.effort import Effort, effort_of
 from kmatrix.vm.channel import pack
@@ -70,7 +69,7 @@ def _page(
     contract: Mapping[str, Any] | None,
     lines: bool,
 ) -> Page:
-    with scratch_console(f"atlas-{target}") as console, room.machine(target, console, room_for=map_bytes(info, {})) as (vm, _):
+    with machine_for("atlas", info, target, room, contract) as (vm, _):
         answer = vm.call(
             "effort",
             timeout=MARGIN + (limit.AT_MOST * load_timeout + INTERRUPTION) * len(programs),

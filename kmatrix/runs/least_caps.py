@@ -10,12 +10,11 @@ from typing import Any
 
 from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
 from kmatrix.host.errors import InputError
-from kmatrix.host.paths import scratch_console
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
 from kmatrix.objects.source_lines import SourceLines
 from kmatrix.runs.machine_room import MachineRoom
-from kmatrix.runs.pairs import pairs, side_by_side
+from kmatrix.runs.pairs import machine_for, pairs, side_by_side
 from kmatrix.verdict.diagnosis import Failing, diagnose
 from kmatrix.vm.channel import pack
 
@@ -85,7 +84,7 @@ def _try(
     load_timeout: float,
     contract: Mapping[str, Any] | None,
 ) -> Outcome:
-    with scratch_console(f"caps-{target}") as console, room.machine(target, console) as (vm, _):
+    with machine_for("caps", info, target, room, contract) as (vm, _):
         around = vm.call("surroundings", timeout=60, sysctls=[])
         answer = vm.call(
             "caps",

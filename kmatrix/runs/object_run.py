@@ -11,12 +11,9 @@ from kmatrix.guest import limit
 from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
-from kmatrix.host.paths import scratch_console
 from kmatrix.matrix.arch import INFO
-from kmatrix.objects.memory import map_bytes
 from kmatrix.objects.source_lines import SourceLines
 from kmatrix.predict import simulated
-from kmatrix.runs import external_btf
 from kmatrix.runs.library import bring, obtain
 from kmatrix.runs.patience import INTERRUPTION, MARGIN
 from kmatrix.verdict import diagnosis
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
     from kmatrix.matrix.kernel import Target
     from kmatrix.objects.compiled import ObjectInfo
     from kmatrix.runs.machine_room import MachineRoom
-from kmatrix.runs.pairs import fit, pairs, side_by_side
+from kmatrix.runs.pairs import fit, machine_for, pairs, side_by_side
 
 State = Literal["not loaded", "not attached", "placeholder", "differs", "off", "loaded", "attached"]
 """How far a program came. `placeholder`: its section names a target that its loader replaces, so that nothing was tried. `differs`: the
@@ -168,11 +165,7 @@ class _How:
 
 def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outcome:
     contract, load_timeout = how.contract, how.load_timeout
-    with (
-        scratch_console(f"run-{target}") as console,
-        room.machine(target, console, room_for=_map_bytes(info, contract)) as (vm, probe),
-    ):
-        external_btf.bring(vm, target)
+    with machine_for("run", info, target, room, contract) as (vm, probe):
         loader = bring(vm, how.library, how.built)
         answer = vm.call(
             "object",
@@ -210,12 +203,6 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outc
         release=room.spec(target).kernel.release,
         one_of=answer.get("one_of", ()),
     )
-
-
-def _map_bytes(info: ObjectInfo, contract: Mapping[str, Any] | None) -> int:
-    """Bytes that the object's maps take, with the sizes that the contract gives them."""
-    sizes = {name: terms["max_entries"] for name, terms in ((contract or {}).get("maps") or {}).items()}
-    return map_bytes(info, {name: size for name, size in sizes.items() if isinstance(size, int)})
 
 
 def _account(target: Target) -> str | None:

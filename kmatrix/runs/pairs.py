@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kmatrix.host.errors import InfraError, InputError
+from kmatrix.host.paths import scratch_console
 from kmatrix.host.threads import results
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
+from kmatrix.objects.memory import map_bytes
+from kmatrix.runs import external_btf
 from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.vm.errors import GuestError, KernelDied
+from kmatrix.vm.machine import Machine
 
 T = TypeVar("T")
 Pair = tuple[ObjectInfo, Target]
@@ -36,6 +41,26 @@ def pairs(infos: Sequence[ObjectInfo], targets: Sequence[Target]) -> list[Pair]:
             fix=f"--arch={arches[0] if len(arches) == 1 else 'all'}",
         )
     return found
+
+
+@contextmanager
+def machine_for(
+    what: str, info: ObjectInfo, target: Target, room: MachineRoom, contract: Mapping[str, Any] | None
+) -> Iterator[tuple[Machine, Mapping[str, Any]]]:
+    """A pristine VM for the object, with what its guest's probe found: it has room for the maps as the contract sizes them, and the BTF that
+    the target's circumstances bring. `what` names the run in the console's file. Raises what `MachineRoom.machine` raises, and InputError."""
+    with (
+        scratch_console(f"{what}-{target}") as console,
+        room.machine(target, console, room_for=_map_bytes(info, contract)) as (vm, probe),
+    ):
+        external_btf.bring(vm, target)
+        yield vm, probe
+
+
+def _map_bytes(info: ObjectInfo, contract: Mapping[str, Any] | None) -> int:
+    """Bytes that the object's maps take, with the sizes that the contract gives them."""
+    sizes = {name: terms["max_entries"] for name, terms in ((contract or {}).get("maps") or {}).items()}
+    return map_bytes(info, {name: size for name, size in sizes.items() if isinstance(size, int)})
 
 
 def side_by_side(
