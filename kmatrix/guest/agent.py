@@ -176,10 +176,13 @@ def efforts(
     content = base64.b64decode(data)
     terms = Contract(contract, content, name, lambda: probed()["features"])
     nothing = Contract(None, warmup.nothing(), "nothing", dict)
-    found = confine.confined(lambda: effort.measure(terms, programs, load_timeout, lines=lines))
+
+    def measured() -> dict[str, Any]:
+        return effort.measure(terms, programs, load_timeout, lines=True) if lines else effort.timed(terms, programs, load_timeout)
+
     return {
-        "programs": found,
-        "nothing": effort.measure(nothing, ["nothing"], load_timeout)["nothing"],
+        "programs": confine.confined(measured),
+        "nothing": effort.timed(nothing, ["nothing"], load_timeout)["nothing"],
         "release": kernel.release(),
     }
 

@@ -25,6 +25,33 @@ MOST_LINES = 20
 """Lines of source that are told of: those that the verifier looks at most often."""
 _INSN = re.compile(r"(?:from \d+ to )?\d+: \(")
 _SOURCE = re.compile(r"; (.+)")
+_TIME = re.compile(r"verification time (\d+) usec")
+_ROUNDS = 10
+_LONG = 500_000
+"""Microseconds of a load beside which those that fill caches do not show."""
+
+
+def timed(contract: Contract, names: Sequence[str], seconds: float) -> dict[str, Report]:
+    """As `measure`, of several loads of each program the one in which the verifier was quickest.
+
+    The first one fills caches, which takes many times as long as a small program; beside a large one that is nothing. Where the kernel does
+    not say how long the verifier took, or the program does not load, one is enough.
+    """
+    found: dict[str, Report] = {}
+    for name in names:
+        for _ in range(_ROUNDS):
+            report = measure(contract, [name], seconds)[name]
+            took = _microseconds(report)
+            if name not in found or (took is not None and took < (_microseconds(found[name]) or 0)):
+                found[name] = report
+            if took is None or took > _LONG:
+                break
+    return found
+
+
+def _microseconds(report: Report) -> int | None:
+    found = _TIME.search("\n".join(report.get("log", ())))
+    return int(found[1]) if found is not None else None
 
 
 def measure(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kmatrix.guest import effort
 from kmatrix.guest.effort import visits
 from kmatrix.host.errors import InputError
 from kmatrix.report import atlas as report
@@ -92,3 +93,28 @@ def test_programs_that_do_not_load_are_told_together() -> None:
 def test_an_atlas_is_json() -> None:
     data = json.loads(json.dumps(atlas.as_json([Page("a.o", "6.1-x86_64", {"p": Effort(1, 2)})])))
     assert data["pages"][0]["efforts"]["p"]["insns"] == 1
+
+
+def _reports(*times: int | None) -> list[dict[str, object]]:
+    return [
+        {"error": None, "log": [] if time is None else [f"verification time {time} usec"], "load": n}
+        for n, time in enumerate(times)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("loads", "kept", "asked"),
+    [
+        (_reports(9000, 400, 7000, *[450] * 7), 1, 10),  # the quickest, wherever it comes
+        (_reports(2_000_000, 1), 0, 1),  # so long that what the first one does besides is nothing
+        (_reports(None, 5), 0, 1),  # the kernel does not say
+        ([{"error": "refused"}, {"error": None}], 0, 1),
+    ],
+)
+def test_the_time_is_that_of_the_quickest_load(
+    monkeypatch: pytest.MonkeyPatch, loads: list[dict[str, object]], kept: int, asked: int
+) -> None:
+    left = list(loads)
+    monkeypatch.setattr(effort, "measure", lambda _contract, names, _seconds: {names[0]: left.pop(0)})
+    assert effort.timed(None, ["p"], 1.0) == {"p": loads[kept]}  # type: ignore[arg-type]
+    assert len(loads) - len(left) == asked
