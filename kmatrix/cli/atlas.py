@@ -9,6 +9,7 @@ import click
 
 from kmatrix.cli import contract_options, options
 from kmatrix.host.errors import InputError
+from kmatrix.manifest.budget import Allowance, share
 from kmatrix.objects.compiled import inspect
 from kmatrix.report import atlas as report
 from kmatrix.report.grid import terminal_width
@@ -59,7 +60,7 @@ def command(
 
     Exit status: 0; 1 where a program is above the --budget; 2 for wrong input; 3 where the machines failed.
     """
-    share = _share(budget)
+    allowed = _allowed(budget)
     infos = [inspect(path) for path in dict.fromkeys(object_files)]
     for info in infos:
         object_run.check_programs(info, programs)
@@ -69,7 +70,7 @@ def command(
     targets, _ = options.select(room, kernels, arch)
     pages = atlas.draw(infos, targets, room, programs, load_timeout, contracts=contracts, lines=lines)
     grown = report.growth(pages, before) if before is not None else []
-    above = report.over_budget(pages, share) if share is not None else []
+    above = report.over_budget(pages, allowed) if allowed is not None else []
     if as_json:
         click.echo(json.dumps(atlas.as_json(pages) | {"growth": grown, "over_budget": above}, indent=1))
     else:
@@ -77,8 +78,8 @@ def command(
         click.echo(report.render(pages, simulated, width=terminal_width(), lines=lines))
         if before is not None:
             click.echo(f"\nsince {against}:\n" + "\n".join(f"  {line}" for line in grown or ["nothing has changed"]))
-        if share is not None:
-            title = f"above {share * 100:g}% of a limit" if above else f"no program is above {share * 100:g}% of a limit"
+        if allowed is not None:
+            title = f"above {allowed.written} of a limit" if above else f"no program is above {allowed.written} of a limit"
             click.echo("\n" + "\n".join([title, *(f"  {line}" for line in above)]))
     if save is not None:
         atlas.save(pages, save)
@@ -88,14 +89,9 @@ def command(
         raise click.exceptions.Exit(1)
 
 
-def _share(budget: str | None) -> float | None:
-    """The budget as a share from 0 to 1. Raises InputError."""
-    if budget is None:
-        return None
+def _allowed(budget: str | None) -> Allowance | None:
+    """The budget, read. Raises InputError."""
     try:
-        percent = float(budget.strip().removesuffix("%"))
-    except ValueError:
-        percent = -1.0
-    if not 0 < percent <= 100:
-        raise InputError(f"{budget!r} is no share of a limit", where="--budget", fix="write a percentage, such as --budget=80%")
-    return percent / 100
+        return share(budget) if budget is not None else None
+    except ValueError as error:
+        raise InputError(str(error), where="--budget", fix="write a share of the limit, such as --budget=80%") from None

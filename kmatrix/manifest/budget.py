@@ -35,6 +35,18 @@ class Allowance:
         return self.number if self.percent is None else int(round(self.percent * limit / 100, 6))
 
 
+def share(text: str) -> Allowance:
+    """What a share of the limit, such as `80%`, allows. Raises ValueError with what is wrong with it."""
+    if not re.fullmatch(r"\d+(\.\d+)?%", text):
+        raise ValueError(f"{text!r} is no budget")
+    percent = float(text.rstrip("%"))
+    if percent == 0:
+        raise ValueError(f"{text!r} allows nothing")
+    if percent >= 100:
+        raise ValueError(f"no program comes above {text!r} of the verifier's limit")
+    return Allowance(text, percent)
+
+
 def _allowance(value: object, example: str, unit: str, limit: int) -> object:
     """What a manifest says, read. Raises ValueError with what to write instead."""
     write = f'write a share of the limit, such as "{example}", or a number of {unit} from 1 to {limit - 1}'
@@ -46,14 +58,12 @@ def _allowance(value: object, example: str, unit: str, limit: int) -> object:
         if value >= limit:
             raise ValueError(f"no program comes above {value}, as the verifier's limit is {limit}: {write}")
         return Allowance(str(value), None, value)
-    if not isinstance(value, str) or not re.fullmatch(r"\d+(\.\d+)?%", value):
+    if not isinstance(value, str):
         raise ValueError(f"{value!r} is no budget: {write}")
-    percent = float(value.rstrip("%"))
-    if percent == 0:
-        raise ValueError(f"{value!r} allows nothing: {write}")
-    if percent >= 100:
-        raise ValueError(f"no program comes above {value!r} of the verifier's limit: {write}")
-    return Allowance(value, percent)
+    try:
+        return share(value)
+    except ValueError as error:
+        raise ValueError(f"{error}: {write}") from None
 
 
 Insns = Annotated[Allowance | None, BeforeValidator(lambda value: _allowance(value, "80%", "instructions", MOST_INSNS))]

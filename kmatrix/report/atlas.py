@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kmatrix.manifest.budget import Allowance
 from kmatrix.report import grid
 from kmatrix.report.grid import Column
 from kmatrix.report.names import shorten, target_key
@@ -116,11 +117,11 @@ def growth(pages: Sequence[Page], kept: Mapping[tuple[str, str, str], int]) -> l
     ]
 
 
-def over_budget(pages: Sequence[Page], share: float) -> list[str]:
-    """The programs of which something is above `share` of its limit, each with where."""
+def over_budget(pages: Sequence[Page], allowed: Allowance) -> list[str]:
+    """The programs of which something is above what is allowed of its limit, each with where."""
     return [
         f"{Path(page.object).name} {program} on {page.target}: {' and '.join(found)}"
         for page in pages
         for program, effort in page.efforts.items()
-        if (found := over(effort, share))
+        if (found := over(effort, allowed))
     ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kmatrix.host.version import Version
+from kmatrix.manifest.budget import Allowance
 
 STACK_LIMIT = 512
 """Bytes of stack that a program and the functions it calls may take together (MAX_BPF_STACK, include/linux/filter.h)."""
@@ -83,11 +84,11 @@ def _ratio(time: int | None, least: int | None) -> float | None:
     return None if time is None or not least else round(time / least, 1)
 
 
-def over(effort: Effort, share: float) -> Sequence[str]:
-    """What of the effort is above `share` (from 0 to 1) of its limit, in words."""
+def over(effort: Effort, allowed: Allowance) -> Sequence[str]:
+    """What of the effort is above what is allowed of its limit, in words."""
     found = []
-    if effort.share > share:
+    if effort.insns > allowed.most(effort.limit):
         found.append(f"{effort.insns:,} of {effort.limit:,} instructions ({effort.share:.0%})")
-    if effort.stack_share > share:
+    if sum(effort.stack) > allowed.most(STACK_LIMIT):
         found.append(f"{sum(effort.stack)} of {STACK_LIMIT} bytes of stack ({effort.stack_share:.0%})")
     return found

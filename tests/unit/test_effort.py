@@ -10,6 +10,7 @@ import pytest
 from kmatrix.guest import effort
 from kmatrix.guest.effort import visits
 from kmatrix.host.errors import InputError
+from kmatrix.manifest.budget import share
 from kmatrix.report import atlas as report
 from kmatrix.runs import atlas
 from kmatrix.runs.atlas import Page
@@ -42,15 +43,15 @@ def test_a_program_that_does_not_load_has_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("effort", "share", "said"),
+    ("effort", "budget", "said"),
     [
-        (Effort(800_000, 1_000_000, (8,)), 0.8, []),
-        (Effort(800_001, 1_000_000, (8,)), 0.8, ["800,001 of 1,000,000 instructions (80%)"]),
-        (Effort(8, 1_000_000, (256, 256)), 0.9, ["512 of 512 bytes of stack (100%)"]),
+        (Effort(800_000, 1_000_000, (8,)), "80%", []),
+        (Effort(800_001, 1_000_000, (8,)), "80%", ["800,001 of 1,000,000 instructions (80%)"]),
+        (Effort(8, 1_000_000, (256, 256)), "90%", ["512 of 512 bytes of stack (100%)"]),
     ],
 )
-def test_what_is_over_a_budget(effort: Effort, share: float, said: list[str]) -> None:
-    assert over(effort, share) == said
+def test_what_is_over_a_budget(effort: Effort, budget: str, said: list[str]) -> None:
+    assert over(effort, share(budget)) == said
 
 
 def test_the_lines_that_are_looked_at_most() -> None:
