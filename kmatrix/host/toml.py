@@ -26,7 +26,7 @@ def read_file(path: Path) -> bytes:
 def parse_toml(data: bytes, path: Path) -> dict[str, object]:
     """The bytes of the TOML file at `path`, parsed; raises InputError for a malformed one."""
     try:
-        return tomllib.loads(data.decode("utf-8-sig").replace("\r\n", "\n"))
+        return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(
             f"not UTF-8 ({error.reason} at byte {error.start})", where=str(path), fix="save it as UTF-8 text"

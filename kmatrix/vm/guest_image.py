@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 else:
     image_build = later("kmatrix.vm.image_build")
 
-__all__ = ["GuestImage", "ImageStore", "obtain", "obtain_all"]
+__all__ = ["GuestImage", "ImageStore", "cancel", "obtain", "obtain_all"]
 
 _ROOM_MIB = 400  # taken while an image is built: packages, tree, image
 
@@ -157,7 +157,7 @@ def obtain_all(
         try:
             return results(futures)
         except KeyboardInterrupt:
-            image_build.cancel()
+            cancel()
             raise
 
 
