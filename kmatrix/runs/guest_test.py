@@ -149,9 +149,8 @@ def run_all(
     # The VMs of one target's first run make its snapshot one at a time: the store's lock sees to it.
     stop = Stop()
     with ThreadPoolExecutor(max_workers=max(1, min(len(fit), len(os.sched_getaffinity(0))))) as pool:
-        futures = [pool.submit(run, test, target, room, directory, watch, stop) for target in fit]
         try:
-            return results(futures), unfit
+            return results([pool.submit(run, test, target, room, directory, watch, stop) for target in fit]), unfit
         except BaseException:
             stop.now()
             raise

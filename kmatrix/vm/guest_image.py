@@ -153,8 +153,8 @@ def obtain_all(
     image_build.STOP.clear()
     watched = Stoppable(reporter, image_build.STOP)
     with ThreadPoolExecutor(len(arches)) as pool:
-        futures = [pool.submit(store.obtain, arch, reporter=watched, mirrors=mirrors, force=force) for arch in arches]
         try:
+            futures = [pool.submit(store.obtain, arch, reporter=watched, mirrors=mirrors, force=force) for arch in arches]
             return results(futures)
         except KeyboardInterrupt:
             cancel()

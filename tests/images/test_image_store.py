@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kmatrix.fetch import apt
 from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.progress import Quiet
-from kmatrix.vm import guest_image, image_recipe
+from kmatrix.vm import guest_image, image_build, image_recipe
 from kmatrix.vm.guest_image import GuestImage, ImageStore
 from kmatrix.vm.image_recipe import Recipe
 from tests.images import inspect
@@ -195,11 +196,35 @@ def test_cancel_ends_builds_in_other_threads(
     assert [image.arch for image in guest_image.obtain_all(["x86_64", "arm64"], reporter=Quiet())] == ["x86_64", "arm64"]
 
 
+def test_an_interrupt_between_two_builds_ends_the_first(
+    recipe_folder: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It comes when the second is about to begin, and not when both are waited for."""
+
+    class Interrupted(ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **more: Any) -> Any:
+            if fake.hanging:
+                raise KeyboardInterrupt
+            future = super().submit(*arguments, **more)
+            wait_for(lambda: fake.hanging)
+            return future
+
+    fake.mood = "hang"
+    monkeypatch.setenv("KMATRIX_CACHE", str(tmp_path))
+    monkeypatch.setattr(image_recipe, "_RECIPE", recipe_folder)
+    monkeypatch.setattr(guest_image, "ThreadPoolExecutor", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        guest_image.obtain_all(["x86_64", "arm64"], reporter=Quiet())
+    assert not alive(fake.hanging or 0)
+    image_build.STOP.clear()  # which obtain_all does, before it builds again
+
+
 BUILDER = """
 import sys
 from pathlib import Path
+from typing import Any
 from kmatrix.fetch import apt
-from kmatrix.vm import guest_image, image_recipe
+from kmatrix.vm import guest_image, image_build, image_recipe
 from kmatrix.host.progress import Quiet
 apt.open_suite = lambda suite, mirror=None: apt.Suite(apt.Archive("http://mirror.invalid/debian", suite), {}, {})
 guest_image.ImageStore(Path(sys.argv[1]), guest_image.Recipe.load(Path(sys.argv[2]))).obtain("arm64", reporter=Quiet())
