@@ -16,7 +16,7 @@ from typing import Any
 
 from .table_capabilities import NAMES, refused_in_container
 
-PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 8, 22, 24, 38
+PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_CAPBSET_DROP = 4, 8, 22, 24
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
 SECCOMP_MODE_FILTER = 2
 _VERSION_3 = 0x20080522
@@ -57,7 +57,7 @@ class Privileges:
             uid = self._ids[0]
             known = next((entry for entry in pwd.getpwall() if entry.pw_uid == uid), None)
             self.environ = {"USER": known.pw_name if known else str(uid), "HOME": known.pw_dir if known else "/"}
-        self._last = _last()
+        self._last = last()
         self._caps = None if caps is None else [_number(name, self._last) for name in caps]
         self._program = None
         if filter_ is not None:
@@ -128,7 +128,8 @@ def _ids(user: str) -> tuple[int, int, list[int]]:
     return entry.pw_uid, entry.pw_gid, os.getgrouplist(name, entry.pw_gid)
 
 
-def _last() -> int:
+def last() -> int:
+    """The number of the last capability that this kernel has."""
     with open("/proc/sys/kernel/cap_last_cap") as file:
         return int(file.read())
 

@@ -6,9 +6,8 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from . import bpf, confine
+from . import bpf, confine, privileges
 from .cgroup import cgroup_root
-from .privileges import SECCOMP_MODE_FILTER
 from .table_capabilities import NAMES
 
 PREFIX = "kmatrix.sysctl."
@@ -98,7 +97,10 @@ def _self() -> dict[str, Any]:
     with open("/proc/thread-self/status") as file:
         rows = dict(line.rstrip("\n").partition(":")[::2] for line in file)
     mask = int(rows["CapEff"], 16)
-    with open("/proc/sys/kernel/cap_last_cap") as file:
-        whole = (2 << int(file.read())) - 1
+    whole = (2 << privileges.last()) - 1
     caps = None if mask & whole == whole else [name for place, name in enumerate(NAMES) if mask >> place & 1]
-    return {"uid": int(rows["Uid"].split()[1]), "caps": caps, "filter": int(rows.get("Seccomp", 0)) == SECCOMP_MODE_FILTER}
+    return {
+        "uid": int(rows["Uid"].split()[1]),
+        "caps": caps,
+        "filter": int(rows.get("Seccomp", 0)) == privileges.SECCOMP_MODE_FILTER,
+    }
