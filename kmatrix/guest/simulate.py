@@ -25,12 +25,11 @@ from functools import cache
 from typing import Any
 
 from . import bpf, kernel, libbpf
+from .errand import Errand
 from .memory import read_memory, write_memory
 from .past import EINVAL, ENOENT, Past
 from .table_hidden import BTF_FOLDER, TRACEFS
 from .table_uapi import COMMAND_COUNT, PROG_LOAD
-
-Job = tuple[Callable[[], Any], "queue.SimpleQueue[tuple[Any, BaseException | None]]"]
 
 _NUMBERS = {  # (AUDIT_ARCH, seccomp, uname)
     "x86_64": (0xC000003E, 317, 63),
@@ -70,7 +69,6 @@ class _Stage:
         """The kernel that is simulated on it; empty until `set`."""
         self.past = Past({})
         self._play: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         ready: queue.SimpleQueue[int | OSError] = queue.SimpleQueue()
 
         def player() -> None:
@@ -80,7 +78,7 @@ class _Stage:
             except OSError as error:
                 ready.put(error)
                 return
-            _local.stage, _local.jobs = self, self._jobs
+            _local.stage = self
             while (act := self._play.get()) is not None:
                 act()
 
@@ -105,27 +103,14 @@ class _Stage:
 
     def do(self, action: Callable[[], Any]) -> Any:
         """What `action` returns (or raises) in the thread under the filter; what it wants done `outside`, the caller's thread does."""
-        outcome: list[Any] = []
-        failure: list[BaseException] = []
 
-        def work() -> None:
-            try:
-                outcome.append(action())
-            except BaseException as error:
-                failure.append(error)
-            finally:
-                self._jobs.put(None)
+        def work() -> Any:
+            _local.errand = errand
+            return action()
 
-        self._play.put(work)
-        while (job := self._jobs.get()) is not None:
-            what, answer = job
-            try:
-                answer.put((what(), None))
-            except BaseException as error:
-                answer.put((None, error))
-        if failure:
-            raise failure[0]
-        return outcome[0]
+        errand = Errand(work)
+        self._play.put(errand.work)
+        return errand.wait()
 
     def end(self) -> None:
         """Let the thread go. What it started stays under the filter, and is answered for as long as it lives."""
@@ -189,15 +174,8 @@ def name() -> str:
 
 def outside(action: Callable[[], Any]) -> Any:
     """What `action` returns on the kernel as it is, asked from inside a simulation; elsewhere simply that."""
-    jobs = getattr(_local, "jobs", None)
-    if jobs is None:
-        return action()
-    answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-    jobs.put((action, answer))
-    result, error = answer.get()
-    if error is not None:
-        raise error
-    return result
+    errand: Errand[Any] | None = getattr(_local, "errand", None)
+    return action() if errand is None else errand.ask(action)
 
 
 class _Real:
