@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from . import bpf, confine, privileges
+from . import bpf, confine, privileges, seccomp
 from .cgroup import cgroup_root
 from .table_capabilities import NAMES
 
@@ -102,5 +102,5 @@ def _self() -> dict[str, Any]:
     return {
         "uid": int(rows["Uid"].split()[1]),
         "caps": caps,
-        "filter": int(rows.get("Seccomp", 0)) == privileges.SECCOMP_MODE_FILTER,
+        "filter": int(rows.get("Seccomp", 0)) == seccomp.MODE_FILTER,
     }
