@@ -15,7 +15,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from . import seccomp
+from . import namespaces, seccomp
 from .seccomp import ALLOW, EQUAL, ERRNO, RETURN
 from .table_capabilities import NAMES, refused_in_container
 
@@ -39,8 +39,11 @@ _NUMBERS: Mapping[str, Mapping[str, int]] = {
 }  # fmt: skip
 """The numbers of system calls, by machine."""
 
-NAMESPACES = {"mount": 0x20000, "cgroup": 0x2000000, "uts": 0x4000000, "ipc": 0x8000000, "net": 0x40000000}
-"""CLONE_NEW… of those that a thread can be alone in (unshare(2))."""
+NAMESPACES = {
+    "mount": namespaces.NAMESPACES["mnt"],
+    **{each: namespaces.NAMESPACES[each] for each in ("cgroup", "uts", "ipc", "net")},
+}
+"""Those that a thread can be alone in (unshare(2)), by their names in kernels.toml."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
