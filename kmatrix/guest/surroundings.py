@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from . import bpf, confine, privileges, seccomp
+from . import bpf, confine, privileges, seccomp, sysctl
 from .cgroup import cgroup_root
 from .table_capabilities import NAMES
 
@@ -33,15 +33,10 @@ def apply() -> None:
         cmdline = file.read()
     for setting, value in wanted(cmdline).items():
         try:
-            with open(_path(setting), "w") as file:
+            with open(sysctl.file_of(setting), "w") as file:
                 file.write(value)
         except OSError as error:
             _refused[setting] = error.strerror or str(error)
-
-
-def _path(setting: str) -> str:
-    """Its file; a dot within a name is written as a slash, as sysctl(8) has it."""
-    return "/proc/sys/" + setting.translate(str.maketrans("./", "/."))
 
 
 def _text(path: str) -> str | None:
@@ -86,7 +81,7 @@ def find(sysctls: list[str]) -> dict[str, Any]:
         "cgroup": "v2" if cgroup_root() is not None else "v1",
         "cpus": os.cpu_count(),
         "memory_mib": total >> 10,
-        "sysctls": {name: _text(_path(name)) for name in (*TOLD, *sysctls)},
+        "sysctls": {name: _text(sysctl.file_of(name)) for name in (*TOLD, *sysctls)},
         "refused": dict(_refused),
         "loader": confine.confined(_self),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kmatrix.guest.surroundings import wanted
+from kmatrix.guest.sysctl import file_of
 from kmatrix.host.errors import InputError
 from kmatrix.matrix.load import load_matrix
 from kmatrix.matrix.schema import Document, parse
@@ -108,6 +109,12 @@ def test_an_arch_or_a_kernel_that_cannot_have_it() -> None:
     surroundings.check(own.target("5.9+ibt-x86_64"), lambda: None)
     with pytest.raises(InputError, match=r"'5\.9\+ibt' cannot be had on arm64"):
         surroundings.check(own.target("5.9+ibt-arm64"), lambda: None)
+
+
+def test_where_a_setting_stands() -> None:
+    assert file_of("kernel.perf_event_paranoid") == "/proc/sys/kernel/perf_event_paranoid"
+    assert file_of("net.ipv4.conf.eth0/1.rp_filter") == "/proc/sys/net/ipv4/conf/eth0.1/rp_filter"
+    assert file_of("net/ipv4/conf/eth0.1/rp_filter") == "/proc/sys/net/ipv4/conf/eth0.1/rp_filter"
 
 
 def test_a_projects_own() -> None:
