@@ -65,7 +65,7 @@ def lockdown() -> str | None:
 
 
 def lsms() -> list[str]:
-    """The active LSMs."""
+    """The active LSMs; empty where the kernel does not say."""
     text = _securityfs("lsm")
     return text.split(",") if text else []
 
