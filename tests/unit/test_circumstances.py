@@ -126,6 +126,7 @@ def test_a_projects_own() -> None:
         "circumstances": {
             "quiet": {"cmdline": ["audit=0"], "takes": ["lsm"], "excludes": ["loud"]},
             "loud": {"cmdline": ["audit=1"]},
+            "user": {"user": "daemon"},
             "mine": {
                 "sysctls": {"kernel.perf_event_paranoid": 3, "kernel.printk": "3 4 1 3"},
                 "capabilities": ["CAP_BPF", "perfmon"],
@@ -147,6 +148,7 @@ def test_a_projects_own() -> None:
         "kmatrix.sysctl.kernel.perf_event_paranoid=3", "kmatrix.sysctl.kernel.printk=3%204%201%203",
     )  # fmt: skip
     assert wanted(" ".join(("ro", *surroundings.parameters(mine))))["kernel.printk"] == "3 4 1 3"
+    assert matrix.kernel("5.9+user").privileges.caps == ()
     with pytest.raises(InputError, match="no capability; did you mean bpf"):
         parse(Document("my.toml", {"schema": 1, "circumstances": {"x": {"capabilities": ["bpff"]}}}))
     with pytest.raises(InputError, match="quiet and loud exclude each other"):
