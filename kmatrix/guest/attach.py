@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
-from . import bpf, by_hand, confine, confirm, interfaces, libbpf, simulate, structops
+from . import bpf, by_hand, confine, confirm, interfaces, libbpf, simulate, structops, surroundings
 from .cgroup import cgroup_root
 from .confirm import Attachment
 from .library import Program, Unplaced
@@ -144,24 +144,12 @@ def binary_of(path: str) -> str | None:
 
 def check_lsm() -> None:
     """Raises OSError where the kernel attaches LSM programs and runs none: bpf has to be in its list of LSMs (from 5.7 on, fc611f47f218)."""
-    confine.outside(_mount_securityfs)
-    try:
-        with open("/sys/kernel/security/lsm") as file:
-            names = file.read().strip()
-    except OSError:
-        return
-    if "bpf" not in names.split(","):
+    names = confine.outside(surroundings.lsms)
+    if names and "bpf" not in names:
         raise OSError(
             errno.EOPNOTSUPP,
-            f"bpf is not in this kernel's list of LSMs ({names}): the program would never run. Boot with lsm=…,bpf",
+            f"bpf is not in this kernel's list of LSMs ({','.join(names)}): the program would never run. Boot with lsm=…,bpf",
         )
-
-
-def _mount_securityfs() -> None:
-    """Mount securityfs where it belongs, if it is not there."""
-    where = "/sys/kernel/security"
-    if os.path.isdir(where) and not os.path.ismount(where):
-        bpf.libc.mount(b"securityfs", where.encode(), b"securityfs", 0, None)
 
 
 OUTPUT_LIMIT = 1 << 20

@@ -6,13 +6,13 @@ it. Descriptors and memory are shared with the agent: what was loaded there is l
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from . import libbpf
+from .errand import Errand
 from .privileges import Privileges
 
 T = TypeVar("T")
@@ -57,51 +57,28 @@ def name() -> str:
 
 def confined(action: Callable[[], T]) -> T:
     """What `action` returns (or raises) with the privileges that are asked for."""
-    if not _asked or getattr(_local, "jobs", None) is not None:
+    if not _asked or getattr(_local, "errand", None) is not None:
         return action()
     taken = privileges()
     if _fresh_for != [name()]:  # libbpf remembers what it found a kernel to have: as somebody else it finds less
         libbpf.start_afresh()
         _fresh_for[:] = [name()]
-    jobs: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[tuple[Any, BaseException | None]]] | None] = (
-        queue.SimpleQueue()
-    )
-    outcome: list[T] = []
-    failure: list[BaseException] = []
 
-    def work() -> None:
-        _local.jobs = jobs
-        try:
-            taken.confine()
-            outcome.append(action())
-        except BaseException as error:
-            failure.append(error)
-        finally:
-            jobs.put(None)
+    def work() -> T:
+        _local.errand = errand
+        taken.confine()
+        return action()
 
-    thread = threading.Thread(target=work, daemon=True)
+    errand = Errand(work)
+    thread = threading.Thread(target=errand.work, daemon=True)
     thread.start()
-    while (job := jobs.get()) is not None:
-        answer: tuple[Any, BaseException | None]
-        try:
-            answer = (job[0](), None)
-        except BaseException as error:
-            answer = (None, error)
-        job[1].put(answer)
-    thread.join()
-    if failure:
-        raise failure[0]
-    return outcome[0]
+    try:
+        return errand.wait()
+    finally:
+        thread.join()
 
 
 def outside(action: Callable[[], T]) -> T:
     """What `action` returns as root, asked from inside what is confined; elsewhere simply that."""
-    jobs = getattr(_local, "jobs", None)
-    if jobs is None:
-        return action()
-    answer: queue.SimpleQueue[tuple[T, BaseException | None]] = queue.SimpleQueue()
-    jobs.put((action, answer))
-    result, error = answer.get()
-    if error is not None:
-        raise error
-    return result
+    errand: Errand[Any] | None = getattr(_local, "errand", None)
+    return action() if errand is None else errand.ask(action)

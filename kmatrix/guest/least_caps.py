@@ -14,12 +14,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from . import confine, libbpf, limit, netdev, survey
+from . import confine, libbpf, limit, netdev, privileges, survey
 from .contract import Contract
 from .library import CannotSet, Refused, Report
 from .loader import attach_one
 from .opened import blank
-from .privileges import Privileges
 from .table_capabilities import NAMES
 
 WEIGHTIEST_FIRST = ("sys_admin", "net_admin", "perfmon", "bpf")
@@ -91,7 +90,7 @@ def find(name: str, contract: Contract, only: Collection[str] | None, load_timeo
     with suppress(OSError):  # what is attached to is the guest's, and not the loader's to make
         netdev.pair()
     tries = _Tries()
-    whole = tries.least(_Wanted(contract, base, good, load_timeout), NAMES[: _last() + 1])
+    whole = tries.least(_Wanted(contract, base, good, load_timeout), NAMES[: privileges.last() + 1])
     found["object"] = whole
     for each in good:
         one = whole
@@ -99,11 +98,6 @@ def find(name: str, contract: Contract, only: Collection[str] | None, load_timeo
             one = tries.least(_Wanted(contract, base, [each], load_timeout), whole["caps"])
         found["programs"][each] = one
     return found | {"tries": tries.count}
-
-
-def _last() -> int:
-    with open("/proc/sys/kernel/cap_last_cap") as file:
-        return int(file.read())
 
 
 class _Tries:
@@ -142,7 +136,7 @@ def _groups(rest: Sequence[str], single: Sequence[str]) -> Iterator[Sequence[str
         yield [name]
 
 
-def in_child(action: Callable[[], Report | None], privileges: Privileges) -> Report | None:
+def in_child(action: Callable[[], Report | None], taken: privileges.Privileges) -> Report | None:
     """What `action` returns in a child process with these privileges."""
     if not libbpf.spare_kept():
         libbpf.keep_spare()
@@ -152,7 +146,7 @@ def in_child(action: Callable[[], Report | None], privileges: Privileges) -> Rep
         status = 1
         try:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            privileges.confine()
+            taken.confine()
             libbpf.start_afresh()
             answer: Mapping[str, Any] | None = action()
             _write(write, json.dumps(answer).encode())

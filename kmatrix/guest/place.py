@@ -17,6 +17,7 @@ from typing import Any
 
 from . import bpf, netdev
 from .observe import RUNS_ARE_COUNTED
+from .sysctl import file_of
 
 SERIAL = "kmatrix-carried"
 DISK = "/run/kmatrix/carried"
@@ -159,9 +160,8 @@ def _writable(folder: str) -> None:
 
 def _set(name: str, value: str) -> str | None:
     """Set a sysctl; why it cannot be set."""
-    path = "/proc/sys/" + (name if "/" in name else name.replace(".", "/"))
     try:
-        _write(path, value)
+        _write(file_of(name), value)
     except FileNotFoundError:
         return "this kernel has no such sysctl"
     except OSError as error:

@@ -7,6 +7,7 @@ would change every thread: the calls are made by number.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import pwd
 import resource
@@ -14,31 +15,35 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+from . import namespaces, seccomp
+from .seccomp import ALLOW, EQUAL, ERRNO, RETURN
 from .table_capabilities import NAMES, refused_in_container
 
-PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 8, 22, 24, 38
+PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 4, 8, 24
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
-SECCOMP_MODE_FILTER = 2
 _VERSION_3 = 0x20080522
 
-_NUMBERS: Mapping[str, tuple[int, Mapping[str, int]]] = {
-    "x86_64": (0xC000003E, {
+_NUMBERS: Mapping[str, Mapping[str, int]] = {
+    "x86_64": {
         "setgroups": 116, "setresgid": 119, "setresuid": 117, "bpf": 321, "perf_event_open": 298, "mount": 165, "umount2": 166, "setns": 308,
         "unshare": 272, "fanotify_init": 300, "quotactl": 179, "pivot_root": 155, "keyctl": 250, "add_key": 248, "request_key": 249,
         "userfaultfd": 323, "init_module": 175, "finit_module": 313, "delete_module": 176, "syslog": 103, "open_by_handle_at": 304,
         "reboot": 169,
-    }),
-    "aarch64": (0xC00000B7, {
+    },
+    "aarch64": {
         "setgroups": 159, "setresgid": 149, "setresuid": 147, "bpf": 280, "perf_event_open": 241, "mount": 40, "umount2": 39, "setns": 268,
         "unshare": 97, "fanotify_init": 262, "quotactl": 60, "pivot_root": 41, "keyctl": 219, "add_key": 217, "request_key": 218,
         "userfaultfd": 282, "init_module": 105, "finit_module": 273, "delete_module": 106, "syslog": 116, "open_by_handle_at": 265,
         "reboot": 142,
-    }),
+    },
 }  # fmt: skip
-"""By machine: the architecture as seccomp calls it (AUDIT_ARCH_…), and the numbers of system calls."""
+"""The numbers of system calls, by machine."""
 
-NAMESPACES = {"mount": 0x20000, "cgroup": 0x2000000, "uts": 0x4000000, "ipc": 0x8000000, "net": 0x40000000}
-"""CLONE_NEW… of those that a thread can be alone in (unshare(2))."""
+NAMESPACES = {
+    "mount": namespaces.NAMESPACES["mnt"],
+    **{each: namespaces.NAMESPACES[each] for each in ("cgroup", "uts", "ipc", "net")},
+}
+"""Those that a thread can be alone in (unshare(2)), by their names in kernels.toml."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -57,7 +62,7 @@ class Privileges:
             uid = self._ids[0]
             known = next((entry for entry in pwd.getpwall() if entry.pw_uid == uid), None)
             self.environ = {"USER": known.pw_name if known else str(uid), "HOME": known.pw_dir if known else "/"}
-        self._last = _last()
+        self._last = last()
         self._caps = None if caps is None else [_number(name, self._last) for name in caps]
         self._program = None
         if filter_ is not None:
@@ -84,7 +89,7 @@ class Privileges:
                     _prctl(PR_CAPBSET_DROP, number)
             _prctl(PR_SET_KEEPCAPS, 1)
         if self._program is not None:  # before the capabilities go: without CAP_SYS_ADMIN it would take no_new_privs
-            _set_filter(self._program)
+            seccomp.put(self._program)
         if self._ids is not None:
             uid, gid, groups = self._ids
             _call("setgroups", len(groups), (ctypes.c_uint32 * max(len(groups), 1))(*groups))
@@ -101,19 +106,9 @@ class Privileges:
 
 def seccomp_program(calls: tuple[str, ...]) -> bytes:
     """A filter (seccomp(2)) that answers EPERM to these system calls of this machine's own instruction set, and lets the others through."""
-    arch, numbers = _NUMBERS[os.uname().machine]
-    refused = [numbers[call] for call in calls]
-    load, equal, answer = 0x20, 0x15, 0x06  # classic BPF: ld [k], jeq k, ret k
-    lines = [(load, 0, 0, 4), (equal, 1, 0, arch), (answer, 0, 0, 0x7FFF0000), (load, 0, 0, 0)]
-    lines += [(equal, len(refused) - place, 0, number) for place, number in enumerate(refused)]
-    lines += [(answer, 0, 0, 0x7FFF0000), (answer, 0, 0, 0x00050000 | 1)]
-    return b"".join(struct.pack("=HBBI", *line) for line in lines)
-
-
-def _set_filter(program: bytes) -> None:
-    code = ctypes.create_string_buffer(program, len(program))
-    header = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(code)))
-    _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(header))
+    refused = [_NUMBERS[os.uname().machine][call] for call in calls]
+    found = ((EQUAL, len(refused) - place, 0, number) for place, number in enumerate(refused))
+    return seccomp.packed(seccomp.native(*found, (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, ERRNO | errno.EPERM)))
 
 
 def _ids(user: str) -> tuple[int, int, list[int]]:
@@ -128,7 +123,8 @@ def _ids(user: str) -> tuple[int, int, list[int]]:
     return entry.pw_uid, entry.pw_gid, os.getgrouplist(name, entry.pw_gid)
 
 
-def _last() -> int:
+def last() -> int:
+    """The number of the last capability that this kernel has."""
     with open("/proc/sys/kernel/cap_last_cap") as file:
         return int(file.read())
 
@@ -148,7 +144,7 @@ def _failed(what: str) -> OSError:
 
 
 def _call(name: str, *arguments: Any) -> None:
-    number = _NUMBERS[os.uname().machine][1][name]
+    number = _NUMBERS[os.uname().machine][name]
     if _libc.syscall(ctypes.c_long(number), *(ctypes.c_long(each) if isinstance(each, int) else each for each in arguments)) != 0:
         raise _failed(name)
 

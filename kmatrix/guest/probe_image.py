@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from .probing import Answer, Kernel, writable
+from .sysctl import file_of
 
 Config = Mapping[str, str]
 """Options without CONFIG_ and their values; those that are not set are not there."""
@@ -73,7 +74,7 @@ def sysctl(_: Kernel, parameter: str) -> Answer:
     """Read the setting in /proc/sys."""
     name, given, wanted = parameter.partition("=")
     try:
-        with open(f"/proc/sys/{name.replace('.', '/')}") as file:
+        with open(file_of(name)) as file:
             value = " ".join(file.read().split())
     except FileNotFoundError:
         return False, f"there is no setting {name}"

@@ -24,25 +24,18 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from . import bpf, kernel, libbpf
+from . import bpf, kernel, libbpf, seccomp
+from .errand import Errand
 from .memory import read_memory, write_memory
 from .past import EINVAL, ENOENT, Past
+from .seccomp import ALLOW, ARG0, AT_LEAST, EQUAL, ERRNO, LOAD, NOTIFY, RETURN, Instruction, native
 from .table_hidden import BTF_FOLDER, TRACEFS
 from .table_uapi import COMMAND_COUNT, PROG_LOAD
 
-Job = tuple[Callable[[], Any], "queue.SimpleQueue[tuple[Any, BaseException | None]]"]
+NR_UNAME = {"x86_64": 63, "aarch64": 160}.get(platform.machine(), -1)
 
-_NUMBERS = {  # (AUDIT_ARCH, seccomp, uname)
-    "x86_64": (0xC000003E, 317, 63),
-    "aarch64": (0xC00000B7, 277, 160),
-}
-AUDIT_ARCH, NR_SECCOMP, NR_UNAME = _NUMBERS.get(platform.machine(), (0, -1, -1))
-
-SECCOMP_SET_MODE_FILTER, SPEC_ALLOW, NEW_LISTENER = 1, 1 << 2, 1 << 3
-RET_ALLOW, RET_ERRNO, RET_NOTIFY = 0x7FFF0000, 0x00050000, 0x7FC00000
+SPEC_ALLOW, NEW_LISTENER = 1 << 2, 1 << 3
 NOTIF_RECV, NOTIF_SEND, CONTINUE = 0xC0502100, 0xC0182101, 1
-_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # classic BPF: ld [k], jeq k, jge k, ret k
-_NR, _ARCH, _ARG0 = 0, 4, 16  # offsets in struct seccomp_data
 
 CLONE_NEWNS = 0x20000
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
@@ -70,7 +63,6 @@ class _Stage:
         """The kernel that is simulated on it; empty until `set`."""
         self.past = Past({})
         self._play: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         ready: queue.SimpleQueue[int | OSError] = queue.SimpleQueue()
 
         def player() -> None:
@@ -80,7 +72,7 @@ class _Stage:
             except OSError as error:
                 ready.put(error)
                 return
-            _local.stage, _local.jobs = self, self._jobs
+            _local.stage = self
             while (act := self._play.get()) is not None:
                 act()
 
@@ -105,27 +97,14 @@ class _Stage:
 
     def do(self, action: Callable[[], Any]) -> Any:
         """What `action` returns (or raises) in the thread under the filter; what it wants done `outside`, the caller's thread does."""
-        outcome: list[Any] = []
-        failure: list[BaseException] = []
 
-        def work() -> None:
-            try:
-                outcome.append(action())
-            except BaseException as error:
-                failure.append(error)
-            finally:
-                self._jobs.put(None)
+        def work() -> Any:
+            _local.errand = errand
+            return action()
 
-        self._play.put(work)
-        while (job := self._jobs.get()) is not None:
-            what, answer = job
-            try:
-                answer.put((what(), None))
-            except BaseException as error:
-                answer.put((None, error))
-        if failure:
-            raise failure[0]
-        return outcome[0]
+        errand = Errand(work)
+        self._play.put(errand.work)
+        return errand.wait()
 
     def end(self) -> None:
         """Let the thread go. What it started stays under the filter, and is answered for as long as it lives."""
@@ -189,15 +168,8 @@ def name() -> str:
 
 def outside(action: Callable[[], Any]) -> Any:
     """What `action` returns on the kernel as it is, asked from inside a simulation; elsewhere simply that."""
-    jobs = getattr(_local, "jobs", None)
-    if jobs is None:
-        return action()
-    answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-    jobs.put((action, answer))
-    result, error = answer.get()
-    if error is not None:
-        raise error
-    return result
+    errand: Errand[Any] | None = getattr(_local, "errand", None)
+    return action() if errand is None else errand.ask(action)
 
 
 class _Real:
@@ -223,50 +195,42 @@ def _real() -> _Real:
 PASSED = (1, 2, 3, 4, 6, 7, 9, 10, 11, 12, 13, 14, 15)
 """Commands that pass by the supervisor: element access, pins, detaching, test runs, and asking for what is there."""
 LAST_PASSED = PASSED[-1]
-Instruction = tuple[int, int, int, int]
-
-
-def _native(*then: Instruction) -> tuple[Instruction, ...]:
-    """A foreign instruction set's calls pass: their numbers mean something else."""
-    return (_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, AUDIT_ARCH), (_RETURN, 0, 0, RET_ALLOW), (_LOAD, 0, 0, _NR), *then
 
 
 def _looked_at() -> tuple[Instruction, ...]:
     """The same for every simulation, so that it can be in place before there is one: what the supervisor has to see."""
-    commands = [each for command in PASSED for each in _when(command, RET_ALLOW)]
-    return _native(
-        *_when(NR_UNAME, RET_NOTIFY),
-        *_when(bpf.NR_PERF_EVENT_OPEN, RET_NOTIFY),
-        (_EQUAL, 1, 0, bpf.NR_BPF),
-        (_RETURN, 0, 0, RET_ALLOW),
-        (_LOAD, 0, 0, _ARG0),
+    commands = [each for command in PASSED for each in _when(command, ALLOW)]
+    return native(
+        *_when(NR_UNAME, NOTIFY),
+        *_when(bpf.NR_PERF_EVENT_OPEN, NOTIFY),
+        (EQUAL, 1, 0, bpf.NR_BPF),
+        (RETURN, 0, 0, ALLOW),
+        (LOAD, 0, 0, ARG0),
         *commands,
-        (_RETURN, 0, 0, RET_NOTIFY),
+        (RETURN, 0, 0, NOTIFY),
     )
 
 
 def _refused(first: int) -> tuple[Instruction, ...]:
     """Commands from `first` on are not there."""
-    return _native(
-        (_EQUAL, 1, 0, bpf.NR_BPF),
-        (_RETURN, 0, 0, RET_ALLOW),
-        (_LOAD, 0, 0, _ARG0),
-        (_AT_LEAST, 1, 0, COMMAND_COUNT),
-        (_AT_LEAST, 1, 0, first),
-        (_RETURN, 0, 0, RET_ALLOW),
-        (_RETURN, 0, 0, RET_ERRNO | EINVAL),
+    return native(
+        (EQUAL, 1, 0, bpf.NR_BPF),
+        (RETURN, 0, 0, ALLOW),
+        (LOAD, 0, 0, ARG0),
+        (AT_LEAST, 1, 0, COMMAND_COUNT),
+        (AT_LEAST, 1, 0, first),
+        (RETURN, 0, 0, ALLOW),
+        (RETURN, 0, 0, ERRNO | EINVAL),
     )
 
 
 def _when(value: int, action: int) -> tuple[Instruction, ...]:
-    return (_EQUAL, 0, 1, value), (_RETURN, 0, 0, action)
+    return (EQUAL, 0, 1, value), (RETURN, 0, 0, action)
 
 
 def _filter(instructions: tuple[Instruction, ...], flags: int = 0) -> int:
     """Put this thread under the filter; with NEW_LISTENER, the fd on which its calls are to be answered."""
-    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *insn) for insn in instructions))
-    description = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(instructions), ctypes.addressof(code)))
-    return bpf.syscall(NR_SECCOMP, SECCOMP_SET_MODE_FILTER, flags | SPEC_ALLOW, description)
+    return seccomp.put(seccomp.packed(instructions), flags | SPEC_ALLOW)
 
 
 # -- the supervisor ----------------------------------------------------------------------------------------------------------

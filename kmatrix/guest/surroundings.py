@@ -6,9 +6,8 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from . import bpf, confine
+from . import bpf, confine, privileges, seccomp, sysctl
 from .cgroup import cgroup_root
-from .privileges import SECCOMP_MODE_FILTER
 from .table_capabilities import NAMES
 
 PREFIX = "kmatrix.sysctl."
@@ -34,15 +33,10 @@ def apply() -> None:
         cmdline = file.read()
     for setting, value in wanted(cmdline).items():
         try:
-            with open(_path(setting), "w") as file:
+            with open(sysctl.file_of(setting), "w") as file:
                 file.write(value)
         except OSError as error:
             _refused[setting] = error.strerror or str(error)
-
-
-def _path(setting: str) -> str:
-    """Its file; a dot within a name is written as a slash, as sysctl(8) has it."""
-    return "/proc/sys/" + setting.translate(str.maketrans("./", "/."))
 
 
 def _text(path: str) -> str | None:
@@ -71,7 +65,7 @@ def lockdown() -> str | None:
 
 
 def lsms() -> list[str]:
-    """The active LSMs."""
+    """The active LSMs; empty where the kernel does not say."""
     text = _securityfs("lsm")
     return text.split(",") if text else []
 
@@ -87,7 +81,7 @@ def find(sysctls: list[str]) -> dict[str, Any]:
         "cgroup": "v2" if cgroup_root() is not None else "v1",
         "cpus": os.cpu_count(),
         "memory_mib": total >> 10,
-        "sysctls": {name: _text(_path(name)) for name in (*TOLD, *sysctls)},
+        "sysctls": {name: _text(sysctl.file_of(name)) for name in (*TOLD, *sysctls)},
         "refused": dict(_refused),
         "loader": confine.confined(_self),
     }
@@ -98,7 +92,10 @@ def _self() -> dict[str, Any]:
     with open("/proc/thread-self/status") as file:
         rows = dict(line.rstrip("\n").partition(":")[::2] for line in file)
     mask = int(rows["CapEff"], 16)
-    with open("/proc/sys/kernel/cap_last_cap") as file:
-        whole = (2 << int(file.read())) - 1
+    whole = (2 << privileges.last()) - 1
     caps = None if mask & whole == whole else [name for place, name in enumerate(NAMES) if mask >> place & 1]
-    return {"uid": int(rows["Uid"].split()[1]), "caps": caps, "filter": int(rows.get("Seccomp", 0)) == SECCOMP_MODE_FILTER}
+    return {
+        "uid": int(rows["Uid"].split()[1]),
+        "caps": caps,
+        "filter": int(rows.get("Seccomp", 0)) == seccomp.MODE_FILTER,
+    }

@@ -88,7 +88,8 @@ _PLAIN: Mapping[str, tuple[Rule, ...]] = {
 }  # fmt: skip
 _TRACEFS = ("kprobes", "uprobes", "tracepoints", "syscall_tracepoints")
 """What is found in tracefs, which is root's own."""
-_PASSES_FILES = ("dac_read_search", "dac_override")
+PASSES_FILES = ("dac_read_search", "dac_override")
+"""With any of these an ordinary user reads what is root's own."""
 _KINDS = ("helper", "kfunc", "insn", "attach", "link")
 """Kinds of features of which it depends on the program what they take."""
 
@@ -147,7 +148,7 @@ class Privileges:
             if not self.has(BPF, settings):
                 return False
             return True if all(self.has(rule, settings) for rule in (PERFMON, NET)) else None
-        if feature in _TRACEFS and self.user is not None and not set(_PASSES_FILES) & set(self.caps):
+        if feature in _TRACEFS and self.user is not None and not set(PASSES_FILES) & set(self.caps):
             return False
         return all(self.has(rule, settings) for rule in rules)
 

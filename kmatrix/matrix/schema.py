@@ -263,6 +263,8 @@ def _circumstance(name: str, entry: _CircumstanceModel) -> Circumstance:
         memory_mib=entry.memory,
         summary=entry.summary,
     )
+    # Another user than root has no capability but those that it is given.
+    caps = () if entry.user is not None and entry.capabilities is None else entry.capabilities
     return Circumstance(
         name,
         variation,
@@ -272,7 +274,7 @@ def _circumstance(name: str, entry: _CircumstanceModel) -> Circumstance:
         config=entry.config,
         sysctls={setting: str(value) for setting, value in entry.sysctls.items()},
         cpus=entry.cpus,
-        privileges=Privileges(entry.user, entry.capabilities, entry.seccomp, entry.namespaces),
+        privileges=Privileges(entry.user, caps, entry.seccomp, entry.namespaces),
     )
 
 

@@ -15,6 +15,7 @@ from kmatrix.matrix.arch import INFO
 from kmatrix.objects.source_lines import SourceLines
 from kmatrix.predict import simulated
 from kmatrix.runs.library import bring, obtain
+from kmatrix.runs.pairs import fit, machine_for, pairs, side_by_side
 from kmatrix.runs.patience import INTERRUPTION, MARGIN
 from kmatrix.verdict import diagnosis
 from kmatrix.vm.channel import pack
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from kmatrix.matrix.kernel import Target
     from kmatrix.objects.compiled import ObjectInfo
     from kmatrix.runs.machine_room import MachineRoom
-from kmatrix.runs.pairs import fit, machine_for, pairs, side_by_side
 
 State = Literal["not loaded", "not attached", "placeholder", "differs", "off", "loaded", "attached"]
 """How far a program came. `placeholder`: its section names a target that its loader replaces, so that nothing was tried. `differs`: the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kmatrix.guest.surroundings import wanted
+from kmatrix.guest.sysctl import file_of
 from kmatrix.host.errors import InputError
 from kmatrix.matrix.load import load_matrix
 from kmatrix.matrix.schema import Document, parse
@@ -110,6 +111,12 @@ def test_an_arch_or_a_kernel_that_cannot_have_it() -> None:
         surroundings.check(own.target("5.9+ibt-arm64"), lambda: None)
 
 
+def test_where_a_setting_stands() -> None:
+    assert file_of("kernel.perf_event_paranoid") == "/proc/sys/kernel/perf_event_paranoid"
+    assert file_of("net.ipv4.conf.eth0/1.rp_filter") == "/proc/sys/net/ipv4/conf/eth0.1/rp_filter"
+    assert file_of("net/ipv4/conf/eth0.1/rp_filter") == "/proc/sys/net/ipv4/conf/eth0.1/rp_filter"
+
+
 def test_a_projects_own() -> None:
     data = {
         "schema": 1,
@@ -119,6 +126,7 @@ def test_a_projects_own() -> None:
         "circumstances": {
             "quiet": {"cmdline": ["audit=0"], "takes": ["lsm"], "excludes": ["loud"]},
             "loud": {"cmdline": ["audit=1"]},
+            "user": {"user": "daemon"},
             "mine": {
                 "sysctls": {"kernel.perf_event_paranoid": 3, "kernel.printk": "3 4 1 3"},
                 "capabilities": ["CAP_BPF", "perfmon"],
@@ -140,6 +148,7 @@ def test_a_projects_own() -> None:
         "kmatrix.sysctl.kernel.perf_event_paranoid=3", "kmatrix.sysctl.kernel.printk=3%204%201%203",
     )  # fmt: skip
     assert wanted(" ".join(("ro", *surroundings.parameters(mine))))["kernel.printk"] == "3 4 1 3"
+    assert matrix.kernel("5.9+user").privileges.caps == ()
     with pytest.raises(InputError, match="no capability; did you mean bpf"):
         parse(Document("my.toml", {"schema": 1, "circumstances": {"x": {"capabilities": ["bpff"]}}}))
     with pytest.raises(InputError, match="quiet and loud exclude each other"):

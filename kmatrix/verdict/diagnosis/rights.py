@@ -12,7 +12,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from kmatrix.guest.table_capabilities import refused_in_container
-from kmatrix.matrix.privileges import ANYONE, BPF, CAPABLE, EVENTS, NET, PERFMON, Privileges, Rule, Settings, of_map, of_program
+from kmatrix.matrix.privileges import (
+    ANYONE,
+    BPF,
+    CAPABLE,
+    EVENTS,
+    NET,
+    PASSES_FILES,
+    PERFMON,
+    Privileges,
+    Rule,
+    Settings,
+    of_map,
+    of_program,
+)
 from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, first_line, where
 from kmatrix.verdict.words import last_words
 
@@ -88,7 +101,7 @@ def _capability(failing: Failing) -> Diagnosis | None:
     if failing.stage != "attach" and failing.log.strip() and (told := _verifier(failing, held)) is not None:
         return told
     tracefs = failing.stage == "attach" and loader.get("uid") != 0 and re.match(_IN_TRACEFS, failing.section) is not None
-    if tracefs and failing.errno in (*_REFUSED, errno.ENOENT) and not {"dac_read_search", "dac_override"} & set(loader["caps"]):
+    if tracefs and failing.errno in (*_REFUSED, errno.ENOENT) and not set(PASSES_FILES) & set(loader["caps"]):
         return Diagnosis(
             "permission",
             "attaching to a tracepoint: tracefs is root's, and an ordinary user cannot read the tracepoint's id there",
