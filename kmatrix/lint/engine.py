@@ -19,6 +19,7 @@ from kmatrix.lint.rules import RULES
 from kmatrix.lint.source import Unit
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.load import COLLECTOR_FILE, load_collector
+from kmatrix.objects.compiled import is_bpf
 
 _CHECKS = (headers.check, reads.check, fields.check, identifiers.check, features.check, arches.check, claimed.check)
 _SKIPPED = frozenset({".git", ".venv", "venv", "node_modules", "__pycache__", ".kmatrix", "vendor"})
@@ -109,7 +110,7 @@ def _sort(files: Files, path: Path, *, named: bool) -> None:
         files.headers.append(path)
     elif name == "generate.go" or (named and name.endswith(".go")):
         files.go.append(path)
-    elif name.endswith(".o") and (named or objects.is_bpf(path)):
+    elif name.endswith(".o") and (named or is_bpf(path)):
         files.objects.append(path)
     elif name == COLLECTOR_FILE:
         files.manifests.append(path)
