@@ -300,7 +300,7 @@ def _read(place: Place, path: str) -> bytes:
     return data
 
 
-def off(config: str, options: Iterator[str] | set[str]) -> list[str]:
+def off(config: str, options: set[str]) -> list[str]:
     """Of `options` (without CONFIG_), those that the configuration does not have as y or m."""
     on = set(re.findall(r"^CONFIG_(\w+)=[ym]$", config, re.MULTILINE))
-    return sorted(set(options) - on)
+    return sorted(options - on)
