@@ -127,6 +127,8 @@ def test_no_connection(tmp_path: Path) -> None:
     assert isinstance(refused, InfraError)
     assert "no connection" in refused.message
     assert isinstance(call("ssh://a b").exception, InputError)
+    missing = call("ssh://root@127.0.0.1:1", "--known-hosts", tmp_path / "none")
+    assert (missing.exit_code, "does not exist" in missing.output) == (2, True)
 
 
 def test_from_files(root: Path, tmp_path: Path) -> None:
