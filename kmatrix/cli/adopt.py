@@ -38,12 +38,15 @@ _CMDLINE = ("lsm=", "lockdown=")
 @click.option("--host-key", metavar="SHA256:…", help="The fingerprint of the host's key, where known_hosts does not have it.")
 @click.option(
     "--identity",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
     metavar="FILE",
     help="The private key to log in with (default: your agent's and ~/.ssh's).",
 )
 @click.option(
-    "--known-hosts", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Instead of ~/.ssh/known_hosts."
+    "--known-hosts",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    metavar="FILE",
+    help="Instead of ~/.ssh/known_hosts.",
 )
 @click.option(
     "--root",

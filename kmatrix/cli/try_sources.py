@@ -76,7 +76,7 @@ def command(
         done = {row.key for row in rows if row.good and not again}
         chosen = [trial for trial in try_sources.trials(targets, build=not no_build) if trial.key not in done]
         found = []
-        for _, row in try_sources.run(chosen, matrix, paths.cache_dir("tried"), accel, Terminal()):
+        for row in try_sources.run(chosen, matrix, paths.cache_dir("tried"), accel, Terminal()):
             found.append(row)
             rows = merged(rows, [row])
             _write(file, rows)

@@ -326,7 +326,7 @@ def _open(
     validator: str | None = None,
     verified: bool = False,
 ) -> _Answer:
-    """Ask for `url` from byte `start` on; an answer that is from the beginning after all says so. `verified`: see network.verifying."""
+    """Ask for `url` from byte `start` on; an answer that is from the beginning after all says so. `verified`: see session.verifying."""
     address = mirrored(url)
     parts = urlsplit(address)
     if parts.scheme in ("file", "copy"):

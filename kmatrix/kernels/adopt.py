@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import paramiko
 
 from kmatrix.fetch.archive import Member
-from kmatrix.host.errors import InfraError, InputError, KmatrixError
+from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import layout
 from kmatrix.kernels.entry import StagedKernel
@@ -102,18 +102,17 @@ class Remote:
 
     def read(self, path: str) -> bytes | None:
         """A file's content; by `sudo -n`, where the user may not read it and sudo asks for no password."""
-        try:
-            with self.sftp.open(f"/{path}", "rb") as file:
-                file.prefetch()
-                return file.read()
-        except FileNotFoundError:
-            return None
-        except PermissionError as error:
-            if found := self._said(f"sudo -n cat {shlex.quote(f'/{path}')}"):
-                return found
-            raise _denied(f"/{path}", self.where, error) from None
-        except (OSError, EOFError, paramiko.SSHException) as error:
-            raise InfraError(f"/{path} could not be read: {error}", where=self.where, fix="try again") from None
+        with self._reading(f"/{path}"):
+            try:
+                with self.sftp.open(f"/{path}", "rb") as file:
+                    file.prefetch()
+                    return file.read()
+            except FileNotFoundError:
+                return None
+            except PermissionError as error:
+                if found := self._said(f"sudo -n cat {shlex.quote(f'/{path}')}"):
+                    return found
+                raise _denied(f"/{path}", self.where, error) from None
 
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
         """Those below a folder, listed once."""
@@ -122,10 +121,11 @@ class Remote:
         return iter(self._listed[folder])
 
     def _below(self, folder: str, path: PurePosixPath) -> Iterator[tuple[str, int]]:
-        try:
-            found = self.sftp.listdir_attr(f"{folder}/{path}")
-        except FileNotFoundError:
-            return
+        with self._reading(f"{folder}/{path}"):
+            try:
+                found = self.sftp.listdir_attr(f"{folder}/{path}")
+            except FileNotFoundError:
+                return
         for each in found:
             mode = each.st_mode or 0
             if stat.S_ISDIR(mode):
@@ -134,9 +134,20 @@ class Remote:
                 yield (path / each.filename).as_posix(), each.st_size or 0
 
     def _said(self, command: str) -> bytes:
-        _, output, _ = self.client.exec_command(command, timeout=_CONNECT)
-        said: bytes = output.read()
-        return said
+        with self._reading(f"the answer to `{command}`"):
+            _, output, _ = self.client.exec_command(command, timeout=_CONNECT)
+            said: bytes = output.read()
+            return said
+
+    @contextlib.contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """Raises InfraError where the connection fails, or the machine refuses."""
+        try:
+            yield
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise InfraError(
+                f"{what} could not be read: {error or type(error).__name__}", where=self.where, fix="try again"
+            ) from None
 
 
 def _denied(path: str, where: str, error: OSError) -> InputError:
@@ -194,34 +205,31 @@ def connected(
     config = Path("~/.ssh/config").expanduser()
     said = paramiko.SSHConfig.from_path(str(config)).lookup(host) if config.is_file() else {}
     keys: Any = [str(identity)] if identity is not None else said.get("identityfile")  # one or several
-    client = paramiko.SSHClient()
-    client.load_system_host_keys(str(known_hosts) if known_hosts is not None else None)
-    client.set_missing_host_key_policy(_Known(host_key))
     port = int(match["port"] or said.get("port", 22))
-    try:
-        client.connect(
-            said.get("hostname", host),
-            port,
-            match["user"] or said.get("user"),
-            key_filename=keys,
-            timeout=_CONNECT,
-            banner_timeout=_CONNECT,
-            auth_timeout=_CONNECT,
-        )
-        yield Remote(client, client.open_sftp(), address)
-    except KmatrixError:
-        raise
-    except paramiko.BadHostKeyException as error:
-        raise InfraError(
-            f"the host key is {fingerprint(error.key)}, and known_hosts has {fingerprint(error.expected_key)}",
-            where=address,
-            fix="find out which machine answers there; `ssh-keygen -R HOST` forgets the old key",
-        ) from None
-    except (OSError, EOFError, paramiko.SSHException) as error:
-        fix = "check that `ssh` gets there without a password: kmatrix uses your agent and keys (--identity FILE)"
-        raise InfraError(f"no connection: {error or type(error).__name__}", where=address, fix=fix) from None
-    finally:
-        client.close()
+    with paramiko.SSHClient() as client:
+        client.load_system_host_keys(str(known_hosts) if known_hosts is not None else None)
+        client.set_missing_host_key_policy(_Known(host_key))
+        try:
+            client.connect(
+                said.get("hostname", host),
+                port,
+                match["user"] or said.get("user"),
+                key_filename=keys,
+                timeout=_CONNECT,
+                banner_timeout=_CONNECT,
+                auth_timeout=_CONNECT,
+            )
+            remote = Remote(client, client.open_sftp(), address)
+        except paramiko.BadHostKeyException as error:
+            raise InfraError(
+                f"the host key is {fingerprint(error.key)}, and known_hosts has {fingerprint(error.expected_key)}",
+                where=address,
+                fix="find out which machine answers there; `ssh-keygen -R HOST` forgets the old key",
+            ) from None
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            fix = "check that `ssh` gets there without a password: kmatrix uses your agent and keys (--identity FILE)"
+            raise InfraError(f"no connection: {error or type(error).__name__}", where=address, fix=fix) from None
+        yield remote
 
 
 # --- what is taken
@@ -300,7 +308,7 @@ def _read(place: Place, path: str) -> bytes:
     return data
 
 
-def off(config: str, options: Iterator[str] | set[str]) -> list[str]:
+def off(config: str, options: set[str]) -> list[str]:
     """Of `options` (without CONFIG_), those that the configuration does not have as y or m."""
     on = set(re.findall(r"^CONFIG_(\w+)=[ym]$", config, re.MULTILINE))
-    return sorted(set(options) - on)
+    return sorted(options - on)

@@ -16,15 +16,13 @@ from kmatrix.lint.claims import claims, stem
 from kmatrix.lint.findings import Finding
 from kmatrix.lint.preprocessor import Comment, Place, Scanner
 from kmatrix.lint.rules import RULES
-from kmatrix.lint.source import Unit
+from kmatrix.lint.source import ABOVE, Unit, header_folders
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.load import COLLECTOR_FILE, load_collector
+from kmatrix.objects.compiled import is_bpf
 
 _CHECKS = (headers.check, reads.check, fields.check, identifiers.check, features.check, arches.check, claimed.check)
 _SKIPPED = frozenset({".git", ".venv", "venv", "node_modules", "__pycache__", ".kmatrix", "vendor"})
-_INCLUDE_FOLDERS = ("bpf_common", "include", "headers", "vmlinux", "bpf_src")
-_ABOVE = 3
-"""How many folders above a file its collector.toml and shared headers are looked for."""
 _EXPLAINED_BY = frozenset({"KM101", "KM102", "KM104", "KM304"})
 """Rules whose findings are the reason of clang's errors."""
 
@@ -109,7 +107,7 @@ def _sort(files: Files, path: Path, *, named: bool) -> None:
         files.headers.append(path)
     elif name == "generate.go" or (named and name.endswith(".go")):
         files.go.append(path)
-    elif name.endswith(".o") and (named or objects.is_bpf(path)):
+    elif name.endswith(".o") and (named or is_bpf(path)):
         files.objects.append(path)
     elif name == COLLECTOR_FILE:
         files.manifests.append(path)
@@ -168,7 +166,7 @@ class _Run:
     def _manifests(self) -> None:
         paths = {path.resolve() for path in self.files.manifests}
         for path in (*self.files.sources, *self.files.objects, *self.files.go):
-            for folder in list(path.resolve().parents)[:_ABOVE]:
+            for folder in list(path.resolve().parents)[:ABOVE]:
                 if (folder / COLLECTOR_FILE).is_file():
                     paths.add(folder / COLLECTOR_FILE)
                     break
@@ -200,9 +198,7 @@ class _Run:
     def _flags(self, path: Path) -> tuple[list[Path], list[str]]:
         """Where a source's headers are looked for, and what is defined: what its generate.go says, and what stands around it."""
         mine = [d for d in self.directives if d.source == path]
-        includes = [*self.options.includes, *(each for d in mine for each in d.includes)]
-        for folder in list(path.parents)[:_ABOVE]:
-            includes += [folder / name for name in _INCLUDE_FOLDERS if (folder / name).is_dir()]
+        includes = [*self.options.includes, *(each for d in mine for each in d.includes), *header_folders(path)]
         return list(dict.fromkeys(includes)), [*self.options.defines, *(each for d in mine for each in d.defines)]
 
     def _source(self, path: Path) -> None:

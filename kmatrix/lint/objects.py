@@ -18,18 +18,7 @@ from kmatrix.objects.code import CALL, EXIT, PSEUDO_CALL, Code, Function, encode
 from kmatrix.objects.needs import named_features, needs, visible
 
 _MOV = 0xB7
-_BPF_MACHINE = 247
 _DATA = (".data", ".bss", ".rodata")
-
-
-def is_bpf(path: Path) -> bool:
-    """Whether a file is an ELF object for BPF: other objects are nobody's business here."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(20)
-    except OSError:
-        return False
-    return head[:4] == b"\x7fELF" and int.from_bytes(head[18:20], "little" if head[5:6] == b"\x01" else "big") == _BPF_MACHINE
 
 
 class Compiled(Code):

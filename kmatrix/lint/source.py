@@ -30,8 +30,16 @@ _GENERATED_OR_LIBBPFS = frozenset(
 LIBBPF_READS = ("BPF_CORE_READ", "BPF_PROBE_READ", "bpf_core_", "BPF_CORE_", "BPF_SEQ_PRINTF")
 """How the macros begin of which the arguments are not evaluated as they stand."""
 
+_INCLUDE_FOLDERS = ("bpf_common", "include", "headers", "vmlinux", "bpf_src")
+ABOVE = 3
+"""How many folders above a file its collector.toml and shared headers are looked for."""
 
 _index: Any = None
+
+
+def header_folders(path: Path) -> list[Path]:
+    """The folders around a source in which projects have headers that several sources share."""
+    return [folder / name for folder in list(path.parents)[:ABOVE] for name in _INCLUDE_FOLDERS if (folder / name).is_dir()]
 
 
 def arguments(arch: Arch, includes: Sequence[Path], defines: Sequence[str]) -> list[str]:

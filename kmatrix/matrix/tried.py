@@ -19,7 +19,6 @@ from kmatrix.host.version import natural
 from kmatrix.matrix.arch import ARCHES, Arch
 from kmatrix.matrix.kernel import SourceSpec
 
-SCHEMA = 1
 TRIED_FILE = "tried.toml"
 _HEAD = "# Written by `kmatrix kernels try`: which sources were fetched from, booted and probed. docs/kernels-toml.md#what-has-been-tried\n\n"
 _ASIDE = ("kind", "arches", "untried", "key", "fingerprint", "trust")
@@ -58,7 +57,7 @@ class Tried(Strict):
 
 
 class _File(Strict):
-    schema_: int = Field(alias="schema")
+    schema_version: Annotated[Literal[1], Field(alias="schema")]
     tried: Annotated[tuple[Tried, ...], Field(strict=False)] = ()
 
 
@@ -95,7 +94,7 @@ def render(rows: Iterable[Tried]) -> str:
     """The text of a tried.toml."""
     plain = [row.model_dump(exclude_none=True, exclude_defaults=True) for row in rows]
     listed = [{key: list(value) if isinstance(value, tuple) else value for key, value in row.items()} for row in plain]
-    return _HEAD + tomli_w.dumps({"schema": SCHEMA, "tried": listed})
+    return _HEAD + tomli_w.dumps({"schema": 1, "tried": listed})
 
 
 def applied(data: Mapping[str, Any], rows: Iterable[Tried]) -> Mapping[str, Any]:

@@ -58,6 +58,16 @@ class ObjectInfo:
         return definitions(self.btf, old)
 
 
+def is_bpf(path: Path) -> bool:
+    """Whether a file is an ELF object for BPF (e_machine is 247), of either byte order."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(20)
+    except OSError:
+        return False
+    return head[:4] == b"\x7fELF" and int.from_bytes(head[18:20], "little" if head[5:6] == b"\x01" else "big") == 247
+
+
 def inspect(path: Path) -> ObjectInfo:
     """What the object at `path` holds; raises InputError where it is not a (whole, little-endian) BPF object."""
     try:

@@ -13,7 +13,6 @@ from kmatrix.propose.shape import by_name
 
 _SPELT: Mapping[str, tuple[str, ...]] = {
     "pid": ("pid", "fpid"),
-    "tgid": ("tgid",),
     "ppid": ("ppid", "parent_pid", "ptgid"),
     "uid": ("uid", "user_id"),
     "gid": ("gid", "group_id"),
@@ -21,11 +20,8 @@ _SPELT: Mapping[str, tuple[str, ...]] = {
     "cgroup_id": ("cgroup_id", "cgid", "cgroupid", "cgroup"),
     "path": ("path", "filename", "fname", "file_name", "pathname"),
     "filename": ("filename", "path", "fname", "file_name", "pathname"),
-    "flags": ("flags",),
     "ret": ("ret", "retval"),
-    "exit_code": ("exit_code",),
     "victim": ("victim", "victim_pid", "tpid"),
-    "victim_comm": ("victim_comm",),
     "limit_pages": ("limit_pages", "pages", "totalpages"),
     "saddr": ("saddr", "saddr_v4", "src_addr", "laddr"),
     "daddr": ("daddr", "daddr_v4", "dst_addr", "raddr"),
@@ -63,8 +59,8 @@ class Equations:
 
 def equations(kind: str, leaves: Sequence[Leaf], senders: Collection[str]) -> Equations:
     """What the trigger `kind` makes of a record with these fields, sent by programs in the sections `senders`."""
-    known = triggers.known(kind) or frozenset(triggers.KINDS[kind].known) | frozenset(ALWAYS)
-    found, names = by_name(leaves), _names(kind, known)
+    known = {**ALWAYS, **triggers.KINDS[kind].known}
+    found, names = by_name(leaves), _names(known)
     checks: dict[str, Check] = {}
     holds: dict[str, str] = {}
     for name, leaf in found.items():
@@ -79,15 +75,13 @@ def equations(kind: str, leaves: Sequence[Leaf], senders: Collection[str]) -> Eq
     return Equations(_match(kind, holds), checks)
 
 
-def _names(kind: str, known: Collection[str]) -> dict[str, str]:
+def _names(known: Collection[str]) -> dict[str, str]:
     """What a field is called → what the trigger knows that it is."""
     found = {name: name for name in known}
     for what, names in _SPELT.items():
         if what in known:
             for name in names:
                 found.setdefault(name, what)
-    if kind == "dns":
-        found.update(flags="query_flags", id="query_id")
     return found
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from kmatrix.host.errors import InputError
 from kmatrix.matrix.arch import ARCHES, INFO, Arch
 from kmatrix.objects.code import Code
+from kmatrix.objects.compiled import is_bpf
 from kmatrix.objects.needs import Need, needs
 
 _ALIASES: Mapping[str, Arch] = {alias: arch for arch in ARCHES for alias in INFO[arch].aliases}
@@ -59,7 +60,7 @@ class Group:
 def objects_in(folder: Path) -> list[Path]:
     """The BPF objects in a folder and those right below it; other object files are passed over."""
     found = sorted({path for pattern in _DEPTH for path in folder.glob(pattern) if path.is_file()})
-    return [path for path in found if _is_bpf(path)]
+    return [path for path in found if is_bpf(path)]
 
 
 def sources_in(folder: Path) -> list[Path]:
@@ -116,16 +117,6 @@ def _readable(path: Path) -> Code:
             fix="compile it with -g, and strip it with llvm-strip -g at most",
         )
     return code
-
-
-def _is_bpf(path: Path) -> bool:
-    """Whether it is an ELF file for BPF, of either byte order (e_machine is 247)."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(20)
-    except OSError:
-        return False
-    return head[:4] == b"\x7fELF" and int.from_bytes(head[18:20], "big" if head[5:6] == b"\2" else "little") == 247
 
 
 def _named(path: Path) -> tuple[str, str, Arch | None]:

@@ -1,6 +1,6 @@
 """Which trigger makes the programs of a collector run, by what they are attached to.
 
-A kind of trigger is proposed by its row here. A row may name a kind that this kmatrix does not have: it is passed over.
+A kind of trigger is proposed by its row here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from kmatrix.guest import triggers
 from kmatrix.objects import sections
 
 _WRAPPER = re.compile(r"^__(?:x64|arm64|se|do)_sys_|^(?:ksys|do_sys)_")
@@ -113,9 +112,8 @@ def reached_of(kind: str, programs: Collection[str]) -> frozenset[str]:
 
 def fitting(programs: Collection[str]) -> list[str]:
     """The kinds of trigger that reach programs in these sections, the one that reaches most first."""
-    counts = {row.kind: sum(reached(row.kind, section) for section in programs) for row in TABLE if row.kind in triggers.KINDS}
-    order = {row.kind: number for number, row in enumerate(TABLE)}
-    return sorted((kind for kind, count in counts.items() if count), key=lambda kind: (-counts[kind], order[kind]))
+    counts = {row.kind: sum(reached(row.kind, section) for section in programs) for row in TABLE}
+    return sorted((kind for kind, count in counts.items() if count), key=lambda kind: -counts[kind])
 
 
 def telling(kind: str) -> tuple[str, ...]:

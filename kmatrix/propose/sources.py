@@ -10,18 +10,17 @@ from kmatrix.matrix.arch import ARCHES, INFO
 from kmatrix.objects.layout import ELEMENTS, Leaf
 from kmatrix.propose.shape import Shape
 
-_HEADERS = ("bpf_common", "include", "headers", "vmlinux")
 _BIG_ENDIAN = {"__be16": "be16", "__be32": "be32", "__be64": "be64"}
 
 
 def structs(sources: Sequence[Path]) -> list[Shape]:
     """The structs that the project's own sources and headers define, each once by name."""
-    from kmatrix.lint.source import Unit  # here, and not above: libclang takes a while, and is asked only where there are sources
+    # Here, and not above: libclang takes a while, and is asked only where there are sources.
+    from kmatrix.lint.source import Unit, header_folders
 
     found: dict[str, Shape] = {}
     for path in sources:
-        folders = [folder / name for folder in list(path.resolve().parents)[:3] for name in _HEADERS if (folder / name).is_dir()]
-        unit = Unit(path, "x86_64", includes=folders)
+        unit = Unit(path, "x86_64", includes=header_folders(path.resolve()))
         for cursor in unit.unit.cursor.get_children():
             where = cursor.location.file
             if cursor.kind.name != "STRUCT_DECL" or not cursor.is_definition() or where is None or unit.is_foreign(str(where.name)):

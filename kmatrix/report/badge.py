@@ -34,7 +34,10 @@ def render(records: Sequence[Record]) -> str:
 
 
 def _said(records: Sequence[Record]) -> tuple[str, str]:
+    warnings = sum(record.warning for record in records)
     records = [record for record in records if not record.warning]  # what may come is no part of what is promised
+    if not records:
+        return f"{warnings} warning{'s' if warnings > 1 else ''} of what comes", _YELLOW
     red = sum(not record.ok and record.failure != "infra" for record in records)
     if red:
         return f"{red} of {len(records)} cells not as promised", _RED

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from kmatrix.host.errors import InputError
-from kmatrix.report import table
+from kmatrix.report import reds, table
 from kmatrix.report.page import collectors, guest_tests
 from kmatrix.report.page.data import build
 from kmatrix.report.page.model import RED, WARN, Row
@@ -66,7 +66,7 @@ def headline(rows: Sequence[Row]) -> str:
     red = sum(cell.tone in RED for cell in cells)
     many = f"{len(cells)} cell{'' if len(cells) == 1 else 's'}"
     warned = sum(cell.tone == WARN for cell in cells)
-    warns = f"; {warned} {'is a warning' if warned == 1 else 'are warnings'} of what comes" if warned else ""
+    warns = reds.counted(warned)
     if red:
         return f"{red} of {many} {'is' if red == 1 else 'are'} not as promised{warns}"
     if warned:

@@ -10,7 +10,7 @@ from kmatrix.loaders import TITLES
 from kmatrix.report import causes
 from kmatrix.report.contract import paragraphs
 from kmatrix.report.grid import LOG_LINES, Column
-from kmatrix.report.reds import MOVES
+from kmatrix.report.reds import heading
 from kmatrix.report.table import GREEN, RED, RESET, YELLOW, across, missing
 from kmatrix.runs.object_run import GOOD, NOT_JUDGED, Outcome, State, state
 from kmatrix.verdict.words import last_words
@@ -174,7 +174,7 @@ def _warnings(paragraphs: Sequence[str], outcomes: Iterable[Outcome], *, colour:
     if not paragraphs:
         return
     named = dict.fromkeys(f"{o.target} ({o.release})" if o.release else o.target for o in outcomes if o.warns)
-    head = f"warnings, of {', '.join(named)}: {MOVES}"
+    head = heading(", ".join(named))
     yield "\n".join(
         [f"{YELLOW}{head}{RESET}" if colour else head, *(f"  {line}" for each in paragraphs for line in each.splitlines())]
     )

@@ -48,6 +48,16 @@ def moving(records: Iterable[Record | TestRecord]) -> str:
     )
 
 
+def counted(warned: int) -> str:
+    """What a headline says of that many warnings after the rest; nothing of none."""
+    return f"; {warned} {'is a warning' if warned == 1 else 'are warnings'} of what comes" if warned else ""
+
+
+def heading(kernels: str) -> str:
+    """What stands over the warnings of these kernels: why they fail nothing."""
+    return f"warnings, of {kernels}: {MOVES}"
+
+
 def kind(record: Record) -> tuple[str, ...]:
     """What failures that are alike have in common: collector, class, behaviours and reason."""
     reason = _VARIES.sub("…", record.reason).replace(record.target, "…")

@@ -103,7 +103,7 @@ def headline(records: Sequence[Record]) -> str:
     """The whole run in one sentence."""
     red, warned = sum(record.red for record in records), sum(record.warning for record in records)
     cells = f"{len(records)} cell{'s' if len(records) != 1 else ''}"
-    warns = f"; {warned} {'is a warning' if warned == 1 else 'are warnings'} of what comes" if warned else ""
+    warns = reds.counted(warned)
     if not red:
         promised = len(records) - warned
         said = f"{'each' if len(records) != 1 else 'and it is'} as promised" if not warned else f"{promised} of them as promised"
@@ -141,7 +141,7 @@ def _failed(group: Sequence[Record], colour: bool, brief: bool) -> str:
 def _warnings(groups: Sequence[Sequence[Record]], colour: bool) -> Iterator[str]:
     """What is not as promised on kernels that move on, with its cause; why that fails nothing, and what would make it fail."""
     records = [record for group in groups for record in group]
-    head = f"warnings, of {reds.moving(records)}: {reds.MOVES}"
+    head = reds.heading(reds.moving(records))
     yield f"{BOLD}{YELLOW}{head}{RESET}" if colour else head
     for group in groups:
         first = group[0]

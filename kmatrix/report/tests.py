@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from kmatrix.report.grid import Column, prose
 from kmatrix.report.names import shorten, target_key
-from kmatrix.report.reds import MOVES, moving
+from kmatrix.report.reds import counted, heading, moving
 from kmatrix.report.table import BOLD, DIM, GREEN, RED, RESET, YELLOW, across, missing, simulated
 from kmatrix.runs.guest_test_records import TestRecord
 from kmatrix.suites.again import alone
@@ -54,7 +54,7 @@ def headline(records: Sequence[TestRecord]) -> str:
     """The whole run in one sentence."""
     red, warned = (sum(each) for each in ([record.red for record in records], [record.warning for record in records]))
     count = f"{len(records)} target{'' if len(records) == 1 else 's'}"
-    warns = f"; {warned} {'is a warning' if warned == 1 else 'are warnings'} of what comes" if warned else ""
+    warns = counted(warned)
     if red:
         return f"failed on {red} of {count}{warns}"
     return f"passed on {f'{len(records) - warned} of ' if warned else ''}{count}{warns}"
@@ -118,7 +118,7 @@ def _warned(records: Sequence[TestRecord], colour: bool, logs: bool) -> list[str
     """What did not pass on kernels that move on."""
     if not records:
         return []
-    head = f"warnings, of {moving(records)}: {MOVES}"
+    head = heading(moving(records))
     paint = YELLOW if colour else ""
     return [
         "\n".join([_painted(head, paint), *(f"  {line}" for part in _failed(records, paint, logs) for line in part.splitlines())])

@@ -50,13 +50,13 @@ def trials(targets: Iterable[Target], *, build: bool = True) -> list[Trial]:
     return list({trial.key: trial for trial in found}.values())
 
 
-def run(chosen: Iterable[Trial], matrix: Matrix, folder: Path, how: str, reporter: Reporter) -> Iterator[tuple[Trial, Tried]]:
+def run(chosen: Iterable[Trial], matrix: Matrix, folder: Path, how: str, reporter: Reporter) -> Iterator[Tried]:
     """Try each, one after another; what is fetched goes into a store of its own in `folder`, and is removed again. `how` is --accel."""
     store = KernelStore(folder)
     for trial in chosen:
         row = _try(trial, matrix, store, how, reporter)
         store.remove(trial.kernel.name, trial.arch)
-        yield trial, row
+        yield row
 
 
 def _try(trial: Trial, matrix: Matrix, store: KernelStore, how: str, reporter: Reporter) -> Tried:

@@ -109,12 +109,26 @@ def test_a_host_key_is_never_accepted_silently(root: Path, tmp_path: Path) -> No
     assert KernelStore(tmp_path / "store").refs() == [("mine", "x86_64")]
 
 
+def test_a_folder_that_may_not_be_read_is_no_lost_connection(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(paramiko.SFTPClient, "listdir_attr", refuse)
+    with ssh_host(root, RELEASE) as host:
+        refused = over_ssh(host, tmp_path, "--host-key", adopt.fingerprint(host.key)).exception
+    assert isinstance(refused, InfraError)
+    assert refused.message.startswith(f"/lib/modules/{RELEASE}")
+    assert KernelStore(tmp_path / "store").refs() == []
+
+
 def test_no_connection(tmp_path: Path) -> None:
     (tmp_path / "id").write_text("no key")
     refused = call("ssh://root@127.0.0.1:1").exception
     assert isinstance(refused, InfraError)
     assert "no connection" in refused.message
     assert isinstance(call("ssh://a b").exception, InputError)
+    missing = call("ssh://root@127.0.0.1:1", "--known-hosts", tmp_path / "none")
+    assert (missing.exit_code, "does not exist" in missing.output) == (2, True)
 
 
 def test_from_files(root: Path, tmp_path: Path) -> None:

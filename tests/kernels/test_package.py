@@ -293,6 +293,12 @@ def test_publishers_layouts(
     assert ".." not in entry.source["artifacts"][0]["url"]
 
 
+def test_a_list_without_a_mirror(store: KernelStore, tmp_path: Path, web: Served, signer: Signer) -> None:
+    (tmp_path / "web/mirror.list").write_text("# none\n\n")
+    with pytest.raises(Unavailable, match="names no mirror"):
+        obtain(store, spec(repository=f"{web.uri}/mirror.list", packages=("kernel",), series="5.4", key=str(signer.keyring)))
+
+
 RHEL = {
     f"kernel-core-{number}.rpm": ("kernel-core", f"0:5.4.0-{release}", bare_rpm(core(f"5.4.0-{release}.x86_64")))
     for number, release in enumerate(("553.16.1.el8_10", "553.9.1.el8_10", "80.el8"))

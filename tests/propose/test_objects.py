@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from conftest import need_programs
+from kmatrix.guest import triggers
 from kmatrix.host.errors import InputError
 from kmatrix.manifest.contract import Form
 from kmatrix.propose.found import find, objects_in
-from kmatrix.propose.hooks import fitting, place
+from kmatrix.propose.hooks import TABLE, fitting, place
 from kmatrix.propose.manifest import Written, propose, written
 from kmatrix.propose.sends import sends
 from tests.lint.samples import compile_c
@@ -144,6 +145,7 @@ def test_a_place_is_the_same_whichever_way_it_is_attached_to(section: str, where
 def test_the_trigger_that_reaches_most_programs_comes_first() -> None:
     assert fitting(["kprobe/tcp_v4_connect", "kretprobe/tcp_v4_connect", "kprobe/oom_kill_process"])[:2] == ["tcp_connect", "oom"]
     assert fitting(["tracepoint/irq/irq_handler_entry"]) == []
+    assert {row.kind for row in TABLE} <= set(triggers.KINDS)
 
 
 def test_objects_that_are_not_of_one_collector(tmp_path: Path) -> None:

@@ -201,6 +201,7 @@ def test_a_warning_is_shown_by_each_form_and_fails_none(project: Path) -> None:
     assert skipped.get("message", "").startswith("warning: partial was promised: load: ")
     assert case.find("failure") is None
     assert "5.4 · arm64" in badge.render([record("openat", "5.4"), warned()])
+    assert "2 warnings of what comes" in badge.render([warned(), warned()])
     page = html.render([record("openat", "5.4"), warned()], project)
     assert "1 of 2 cells as promised; 1 is a warning of what comes" in page
     text = markdown.render([record("openat", "5.4"), warned()], project)

@@ -48,6 +48,8 @@ def test_what_is_written_is_read() -> None:
     assert list(tried.parse(tomllib.loads(tried.render(rows)), "tried.toml")) == rows
     with pytest.raises(InputError, match=r"tried\.toml"):
         tried.parse({"schema": 1, "tried": [{"kernel": "6.1"}]}, "tried.toml")
+    with pytest.raises(InputError, match="schema"):
+        tried.parse({"schema": 2}, "tried.toml")
 
 
 def test_of_two_rows_the_newer_counts() -> None:

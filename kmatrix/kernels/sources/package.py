@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,13 +162,12 @@ def _rpm_md(spec: SourceSpec, kernel: Kernel, arch: Arch, keys: Keys | None) -> 
     if keys is None and not trust.first_use(spec):
         raise trust.refuse(f"the repository {base}", f'{kernel.declared_in}: kernels."{kernel.name}".sources')
     bases = _mirrors(base, arch) if base.endswith("mirror.list") else [base.rstrip("/") + "/"]
-    for last, each in zip((*[False] * (len(bases) - 1), True), bases, strict=True):
-        try:
+    if not bases:
+        raise Unavailable("names no mirror", where=base)
+    for each in bases[:-1]:
+        with suppress(Unavailable):
             return _newest(each, spec, arch, keys)
-        except Unavailable:
-            if last:
-                raise
-    raise Unavailable("names no mirror", where=base)
+    return _newest(bases[-1], spec, arch, keys)
 
 
 def _mirrors(where: str, arch: Arch) -> list[str]:

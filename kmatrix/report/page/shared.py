@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from kmatrix.report.page.model import Bars, Part, Step
+from kmatrix.report.page.model import Bars, Part, Step, Tone
+from kmatrix.runs.cell_records import Record
+from kmatrix.runs.guest_test_records import TestRecord
 
 _LAST = ("kill", "judge")
 """Stages that come after the guest's own, and stand before them in records."""
@@ -20,6 +22,11 @@ _VERSIONS = {
     "image": "sha256 of the guest image",
 }
 """What a record's `versions` are called; others stand under their own names."""
+
+
+def wrong(record: Record | TestRecord) -> Tone:
+    """The colour of what is not as promised."""
+    return "infra" if record.failure == "infra" else "warn" if record.warning else "bad"
 
 
 def chapters(*titled: tuple[str, Iterable[Part]]) -> list[Step]:
