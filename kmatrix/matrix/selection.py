@@ -144,7 +144,7 @@ class Matrix:
             return [term]
         if term in self.sets:
             return self.sets[term]
-        accepts = _version_test(term, where)
+        accepts = version_range(term, where)
         if accepts is None:
             return [self.kernel(term, where=where).name]
         low, high = accepts
@@ -191,8 +191,8 @@ _FIRST: Version = (0, 0)
 _LAST: Version = (10**9, 0)
 
 
-def _version_test(term: str, where: str) -> tuple[Version, Version] | None:
-    """The half-open range of versions that a comparison or range means; None where `term` is neither."""
+def version_range(term: str, where: str) -> tuple[Version, Version] | None:
+    """The half-open range of versions that a comparison or range means; None where `term` is neither. Raises InputError for one that is none."""
     if ".." in term:
         low, _, high = term.partition("..")
         low_version, high_version = _bound(low, term, where), _bound(high, term, where)
