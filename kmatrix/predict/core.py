@@ -29,7 +29,6 @@ from kmatrix.predict.types import COMPOSITES, ENUMS, Node, NoSize, View
 """enum bpf_core_relo_kind."""
 _FIELDS, _ENUMERATORS = range(6), (ENUM_EXISTS, ENUM_VALUE)
 _VOID, _FWD = 0, 7
-_QUALIFIERS = (TYPEDEF, 9, 10, 11, 18)
 _LETTER = {INT: "i", STRUCT: "s", UNION: "u", TYPEDEF: "t", FLOAT: "f"}
 _KIND = {
     "I": INT,
@@ -98,20 +97,16 @@ class Core:
 
     def __init__(self, btf: Btf) -> None:
         self._btf = btf
-        self._local: dict[tuple[int, str, int], tuple[int, int, bool]] = {}
 
     # -- the object's side ---------------------------------------------------------------------------------------------------
-
-    def _bare(self, number: int) -> int:
-        return self._btf.bare(number)
 
     def _accessors(self, relocation: Relocation) -> list[tuple[str, int, int, int]]:
         """The way of a field: name (empty of an element), number, the member's type and width of each; the first is the root's."""
         types, steps = self._btf.types, [int(step) for step in relocation.access.split(":")]
-        number = self._bare(relocation.type)
+        number = self._btf.bare(relocation.type)
         found = [("", steps[0], number, 0)]
         for step in steps[1:]:
-            number = self._bare(number)
+            number = self._btf.bare(number)
             each = types[number]
             if each.kind in (STRUCT, UNION):
                 if step >= len(each.members):
@@ -122,7 +117,7 @@ class Core:
                     found.append((name, step, type_, width))
                 number = type_
             elif each.kind == ARRAY:
-                number = self._bare(each.members[0][1])
+                number = self._btf.bare(each.members[0][1])
                 found.append(("", step, number, 0))
             else:
                 raise _Refused("its way goes through what is no structure")
@@ -131,11 +126,11 @@ class Core:
     def _local_size(self, relocation: Relocation) -> tuple[int, Type]:
         """Bytes of the field whose offset is asked for (of an array, of an element), and its type."""
         accessors = self._accessors(relocation)
-        number = self._bare(accessors[-1][2])
+        number = self._btf.bare(accessors[-1][2])
         own = self._btf.types[number]
         element = own
         while element.kind == ARRAY:
-            number = self._bare(element.members[0][1])
+            number = self._btf.bare(element.members[0][1])
             element = self._btf.types[number]
         return self._btf.size(number), own
 
@@ -178,7 +173,7 @@ class Core:
         if kind in _FIELDS:
             return self._field(relocation, candidate, view)
         if kind in _ENUMERATORS:
-            wanted = essential(self._btf.types[self._bare(relocation.type)].members[int(relocation.access)][0])
+            wanted = essential(self._btf.types[self._btf.bare(relocation.type)].members[int(relocation.access)][0])
             value = next((number for name, number in candidate.values if essential(name) == wanted), None)
             return None if value is None else (0, Resolved(1 if kind == ENUM_EXISTS else value))
         fits = (
@@ -234,7 +229,7 @@ class Core:
     def _alike(self, number: int, node: Node, view: View) -> bool:
         """bpf_core_fields_are_compat."""
         while True:
-            own, other = self._btf.types[self._bare(number)], view.bare(node)
+            own, other = self._btf.types[self._btf.bare(number)], view.bare(node)
             kind = _KIND.get(other.kind)
             if own.kind in (STRUCT, UNION) and kind in (STRUCT, UNION):
                 return True
@@ -298,7 +293,7 @@ class Core:
 
     def compatible(self, number: int, node: Node, view: View, depth: int = _DEPTH) -> bool:
         """bpf_core_types_are_compat: the same kind of type under the same name, whatever is in it."""
-        own, other = self._btf.types[self._bare(number)], view.bare(node)
+        own, other = self._btf.types[self._btf.bare(number)], view.bare(node)
         kind = _KIND.get(other.kind)
         if depth <= 0 or not _same_kind(own.kind, kind):
             return False
@@ -327,7 +322,7 @@ class Core:
 
     def matches(self, number: int, node: Node, view: View, behind: bool = False, depth: int = _DEPTH) -> bool:
         """bpf_core_types_match: every member that the object's type has, the kernel's has too, of a type that matches."""
-        own, other = self._btf.types[self._bare(number)], view.bare(node)
+        own, other = self._btf.types[self._btf.bare(number)], view.bare(node)
         kind = _KIND.get(other.kind)
         name = other.name if other.kind in "SUNMIFW" else ""
         if depth <= 0 or essential(own.name) != essential(name):

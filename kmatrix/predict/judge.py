@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kmatrix.guest import bpf
 from kmatrix.matrix import history
 from kmatrix.objects.btf import Relocation
 from kmatrix.objects.needs import REWRITTEN
@@ -30,7 +29,6 @@ State = Literal["not loaded", "not attached", "placeholder", "loaded", "attached
 GOOD: tuple[State, ...] = ("loaded", "attached")
 _POISON = 195896080
 """What libbpf writes in the place of a relocation that came to nothing: the number of no helper (0xbad2310)."""
-_SLEEPABLE_ONLY = ("iter", "syscall")
 
 
 @dataclass(frozen=True)
@@ -311,8 +309,3 @@ def predict(subject: Subject, kernels: Sequence[Kernel]) -> list[list[Prediction
         judge = judges.setdefault(id(kernel.pack), Judge(subject, kernel.pack))
         found.append(judge.predict(kernel))
     return found
-
-
-def program_type(name: str) -> int:
-    """The number of a program type."""
-    return bpf.PROG_TYPES.index(name)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
-from kmatrix.guest import bpf
 from kmatrix.guest.facts import FACTS
 from kmatrix.host.version import Version
 from kmatrix.matrix import history
@@ -14,8 +13,7 @@ from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.parameters import SAME, BadName, feature
 from kmatrix.predict.pack import Meta, Pack
 
-_TRACING = {"fentry": "fentry", "fexit": "fexit", "fmod_ret": "fmod_ret", "tp_btf": "tp_btf", "iter": "iter"}
-_ACCESSIBLE = frozenset({"d_path"})
+_TRACING = ("fentry", "fexit", "fmod_ret", "tp_btf", "iter")
 
 
 class Kernel:
@@ -99,7 +97,7 @@ class Kernel:
         """Whether programs of a type may call a helper; of tracing and LSM those of that section."""
         way = program
         if program == "tracing":
-            way = f"tracing/{_TRACING.get(section_kind, 'fentry')}{'.s' if sleepable and section_kind == 'iter' else ''}"
+            way = f"tracing/{section_kind if section_kind in _TRACING else 'fentry'}{'.s' if sleepable and section_kind == 'iter' else ''}"
         elif program == "lsm" and sleepable:
             way = "lsm/lsm.s"
         helpers = self.meta["helpers"]
@@ -211,25 +209,15 @@ class Kernel:
 class Symbol:
     """A function, variable or raw tracepoint of a kernel."""
 
-    def __init__(self, btf: str, flags: str, module: str) -> None:
-        self.btf, self.flags, self.module = btf, flags, module
+    def __init__(self, btf: str, flags: str) -> None:
+        self.btf, self.flags = btf, flags
 
     @classmethod
     def parsed(cls, text: str) -> Symbol:
         """Of a value of the table `names`."""
-        return cls(*[*text.split("/"), "", ""][:3])
+        return cls(*[*text.split("/"), ""][:2])
 
     @property
     def arguments(self) -> int:
         """How many a function of the BTF has."""
         return int(re.match(r"\d+", self.btf)[0]) if self.btf else 0  # type: ignore[index]
-
-    @property
-    def returns(self) -> bool:
-        """Whether a function of the BTF returns something."""
-        return "v" not in self.btf
-
-
-def program_number(name: str) -> int:
-    """The number of a program type."""
-    return bpf.PROG_TYPES.index(name)

@@ -16,7 +16,7 @@ from kmatrix.guest.table_insns import MAX_INSNS_OLD
 from kmatrix.host.errors import InputError
 from kmatrix.objects import sections
 from kmatrix.objects.btf import DATASEC, VAR, Relocation
-from kmatrix.objects.code import CALL, LD_IMM64, Code, Function, encode
+from kmatrix.objects.code import CALL, Code, Function, encode
 from kmatrix.objects.lines import Line
 from kmatrix.objects.needs import JUDGED_LATE, TYPED, asked_first, instruction, linked
 from kmatrix.objects.reach import EXISTENCE, KCONFIG, Known, context_reads, reachable
@@ -30,7 +30,7 @@ TAIL_CALL = 12
 class Demand:
     """Something that code which is reached asks of the kernel."""
 
-    kind: Literal["helper", "relocation", "kfunc", "symbol", "insn", "map"]
+    kind: Literal["helper", "relocation", "kfunc", "insn", "map"]
     name: str
     number: int = 0
     """Of a helper."""
@@ -229,10 +229,8 @@ class Subject:
                     yield Demand("kfunc", reference.name, at=index, function=function)
                 elif insn.code == CALL and insn.src == 0 and reference is None:
                     yield Demand("helper", "", insn.imm, at=index, function=function)
-                elif insn.code == LD_IMM64 and reference is not None and reference.kind == "extern":
-                    yield Demand("symbol", reference.name, at=index, function=function)
                 kind = instruction(insn)
-                if kind in JUDGED_LATE and kind is not None:
+                if kind in JUDGED_LATE:
                     yield Demand("insn", f"insn:{kind}", at=index, function=function)
 
     def line(self, function: Function | None, index: int) -> Line | None:

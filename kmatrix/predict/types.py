@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from kmatrix.predict.pack import Entries, Pack
+from kmatrix.predict.pack import Pack
 
-_QUALIFIERS = "corg"
 _NAME = re.compile(r"[^;~]*")
 _PLACE = re.compile(r"([^:,}]*):(\d+)(?::(\d+))?")
 _ENUMERATOR = re.compile(r"(\w+)=(-?\d+),")
@@ -177,8 +175,3 @@ def place(value: str) -> int:
     """Which of a name's types a value is."""
     number, tilde, _ = value.partition("~")
     return int(number) if tilde and number.isdecimal() else 0
-
-
-def alike(entries: Entries, bit: int) -> Iterator[str]:
-    """The values of one profile."""
-    return (value for mask, value in entries if mask & bit)

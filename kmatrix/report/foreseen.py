@@ -22,7 +22,7 @@ def outcomes(kernels: Sequence[Kernel], found: Sequence[Sequence[Prediction]]) -
 
 
 def _program(each: Prediction) -> dict[str, Any]:
-    loaded = each.state not in ("not loaded",) and (each.state != "placeholder")
+    loaded = each.state not in ("not loaded", "placeholder")
     attached = {"attached": True, "not attached": False}.get(each.state)
     return {
         "section": each.section,
