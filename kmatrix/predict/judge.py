@@ -68,7 +68,7 @@ class Judge:
 
     def resolved(self, asked: Relocation, kernel: Kernel) -> Resolved:
         """What libbpf makes of a relocation; asked once for all kernels whose types on the way are the same."""
-        known = self._resolved.setdefault((asked.type, asked.access, asked.kind), [])
+        known = self._resolved.setdefault(_key(asked), [])
         for mask, answer in known:
             if mask & kernel.bit:
                 return answer
@@ -80,22 +80,19 @@ class Judge:
 
     def _answers(self, program: Program, kernel: Kernel) -> tuple[tuple[object, ...], Known]:
         """What is decided before the program runs, and by which code is dead."""
-        exists = {
-            id(each): self.resolved(each, kernel).there and bool(self.resolved(each, kernel).value)
-            for each in program.relocations
-            if each.kind in EXISTENCE
-        }
-        by_key = {(each.type, each.access, each.kind): exists[id(each)] for each in program.relocations if each.kind in EXISTENCE}
+        exists = {}
+        for each in program.relocations:
+            if each.kind in EXISTENCE:
+                found = self.resolved(each, kernel)
+                exists[_key(each)] = found.there and bool(found.value)
         options = {name: self._option(name, kernel) for name, (kind, _) in self.subject.externs.items() if kind == "kconfig"}
         weak = {
-            name: there
+            name: self._provides(name, kind, kernel)
             for name, (kind, weak) in self.subject.externs.items()
-            if weak and kind != "kconfig" and (there := self._provides(name, kind, kernel)) is not None
+            if weak and kind != "kconfig"
         }
-        answers: tuple[object, ...] = (*by_key.values(), *options.values(), *weak.values())
-        return answers, Known(
-            exists=lambda each: by_key.get((each.type, each.access, each.kind)), kconfig=options.get, symbol=weak.get
-        )
+        answers: tuple[object, ...] = (*exists.values(), *options.values(), *weak.values())
+        return answers, Known(exists=lambda each: exists.get(_key(each)), kconfig=options.get, symbol=weak.get)
 
     def _option(self, name: str, kernel: Kernel) -> int | None:
         if name == "LINUX_KERNEL_VERSION":
@@ -295,6 +292,11 @@ _CLASS: Mapping[str, str] = {
     "insn:callback": "callback",
     "insn:tail_call_in_function": "tail-call",
 }
+
+
+def _key(asked: Relocation) -> tuple[int, str, int]:
+    """What a relocation asks for, wherever it stands."""
+    return asked.type, asked.access, asked.kind
 
 
 def _functions_like(kernel: Kernel, name: str) -> list[str]:
