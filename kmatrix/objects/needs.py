@@ -93,20 +93,8 @@ def _of(code: Code, program: Function, whole: list[Need]) -> list[Need]:
 
     for need in (*whole, *_hook_needs(program.section)):
         note(need)
-    whole_program = linked(code, program)
-    if sum(len(function.insns) for function in whole_program) > MAX_INSNS_OLD:
-        note(Need("insns_1m", function=program.name))
-    if len(whole_program) > 1 and any(
-        insn.code == CALL and insn.src == 0 and insn.imm == _TAIL_CALL for f in whole_program for insn in f.insns
-    ):
-        note(Need("insn:tail_call_in_function", function=program.name))
-    for function in whole_program:
-        for index in range(len(function.insns)):
-            for name in asked_first(code, function, index):
-                note(Need(name, line=code.line(function, index), function=function.name))
-        loop = back_edge(encode(function.insns))
-        if loop is not None:
-            note(Need("bounded_loops", line=code.line(function, loop[0]), function=function.name))
+    for name, function, index in asked_unseen(code, program):
+        note(Need(name, line=code.line(function, index) if index is not None else None, function=function.name))
     everywhere = reachable(code, program, Known())
     guards = _guards(code, everywhere)
     ways = {guard: reachable(code, program, _assuming([guard])) for guard in guards}
@@ -118,6 +106,24 @@ def _of(code: Code, program: Function, whole: list[Need]) -> list[Need]:
             for name in _asked_where_reached(code, function, index):
                 note(Need(name, away, tuple(map(str, closed)), code.line(function, index), function.name))
     return list(found.values())
+
+
+def asked_unseen(code: Code, program: Function) -> Iterator[tuple[str, Function, int | None]]:
+    """What a program asks for whether its code is reached or not: the feature, the function, and the instruction (None: it is the whole program's)."""
+    functions = linked(code, program)
+    if sum(len(function.insns) for function in functions) > MAX_INSNS_OLD:
+        yield "insns_1m", program, None
+    if len(functions) > 1 and any(
+        insn.code == CALL and insn.src == 0 and insn.imm == _TAIL_CALL for function in functions for insn in function.insns
+    ):
+        yield "insn:tail_call_in_function", program, None
+    for function in functions:
+        for index in range(len(function.insns)):
+            for name in _asked_first(code, function, index):
+                yield name, function, index
+        loop = back_edge(encode(function.insns))
+        if loop is not None:
+            yield "bounded_loops", function, loop[0]
 
 
 def linked(code: Code, program: Function) -> list[Function]:
@@ -205,7 +211,7 @@ def asked(relocation: Relocation) -> str:
     return f"btf:{root}.{fields}" if fields else f"btf:{relocation.tag} {root}"
 
 
-def asked_first(code: Code, function: Function, index: int) -> Iterator[str]:
+def _asked_first(code: Code, function: Function, index: int) -> Iterator[str]:
     """What an instruction asks for before dead code is cut off: kinds of instructions, calls, addresses (bpf_check in kernel/bpf/verifier.c)."""
     insn, reference = function.insns[index], code.references.get((function.section, function.at(index)))
     if insn.code == CALL and insn.src == PSEUDO_CALL and (reference is None or reference.kind == "function"):

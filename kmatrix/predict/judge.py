@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from kmatrix.guest.table_insns import FORMS
 from kmatrix.matrix import history
 from kmatrix.objects.btf import Relocation
 from kmatrix.objects.needs import REWRITTEN
@@ -206,9 +207,9 @@ class Judge:
 
     def _code(self, program: Program, kernel: Kernel) -> Iterator[Diagnosis]:
         """What the verifier does not take: first what it asks of every instruction, then of those that it gets to."""
-        for static in sorted(program.statics, key=lambda each: (each.name not in _FIRST, each.name != "bpf2bpf")):
-            if not kernel.has(static.name):
-                yield self._instruction(program, kernel, static.name, static.at, static.function)
+        for name in sorted(program.statics, key=lambda each: (each not in _FIRST, each != "bpf2bpf")):
+            if not kernel.has(name):
+                yield self._instruction(program, kernel, name)
         answers, known = self._answers(program, kernel)
         poisoned = {name: cause for name in sorted(program.maps) if (cause := self.writer.of_map(kernel, name)) is not None}
         for demand in self.subject.demands(program, answers, known):
@@ -234,9 +235,9 @@ class Judge:
         elif demand.kind == "helper":
             return self._helper(program, kernel, demand)
         elif demand.kind == "insn" and not kernel.has(demand.name):
-            return self._instruction(program, kernel, demand.name, demand.at, demand.function)
+            return self._instruction(program, kernel, demand.name)
         elif demand.kind == "kfunc" and not kernel.has("insn:call_kfunc"):
-            return self._instruction(program, kernel, "insn:call_kfunc", demand.at, demand.function)
+            return self._instruction(program, kernel, "insn:call_kfunc")
         return None
 
     def _helper(self, program: Program, kernel: Kernel, demand: Demand) -> Diagnosis | None:
@@ -256,10 +257,8 @@ class Judge:
         log = self.writer.at(program, demand.function, demand.at, said)
         return self.writer.cause(kernel, program, "load", _REFUSED, kind="helper", log=log)
 
-    def _instruction(self, program: Program, kernel: Kernel, name: str, index: int, function: object) -> Diagnosis:
-        del function
-        insn = program.entry.insns[index] if index < len(program.entry.insns) else program.entry.insns[0]
-        said = _SAID.get(name, f"unknown opcode {insn.code:02x}")
+    def _instruction(self, program: Program, kernel: Kernel, name: str) -> Diagnosis:
+        said = _SAID.get(name) or FORMS[name.removeprefix("insn:")].words
         return self.writer.cause(kernel, program, "load", _REFUSED, kind=_CLASS.get(name, "instruction"), log=said)
 
 
@@ -282,7 +281,7 @@ _SAID: Mapping[str, str] = {
     "bounded_loops": "back-edge from insn 1 to 0",
     "insns_1m": "BPF program is too large. Processed 4097 insn",
 }
-"""What the verifier says where it does not know something."""
+"""What the verifier says where it does not know something, beside what FORMS has."""
 _FIRST = ("global_data", "insn:callback", "insn:atomic_fetch", "insn:load_acquire")
 """What it looks for before it goes through the code (resolve_pseudo_ldimm64)."""
 _CLASS: Mapping[str, str] = {
