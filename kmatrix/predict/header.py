@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kmatrix.predict.kernel import Kernel
-from kmatrix.predict.types import COMPOSITES, Node, NoSize, View, parse, place
+from kmatrix.predict.pack import ordered
+from kmatrix.predict.types import COMPOSITES, Node, NoSize, View, parse
 
 _TAGS = {"s": "struct", "u": "union", "e": "enum", "E": "enum", "w": "struct", "x": "union"}
 _OPEN = """\
@@ -53,9 +54,7 @@ class Header:
         self._view = View(kernel.pack, kernel.number, kernel.bit)
         self._types: dict[str, Node] = {}
         for key, values in kernel.pack.lines("types"):
-            own = sorted((value for mask, value in values if mask & kernel.bit), key=place)
-            for index, value in enumerate(own):
-                text = value.partition("~")[2] if place(value) else value
+            for index, text in enumerate(ordered(value for mask, value in values if mask & kernel.bit)):
                 if "|" not in text:
                     self._types[f"{key}~{index}" if index else key] = parse(text)
         self._tags: dict[str, str] = {}
