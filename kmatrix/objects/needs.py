@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from kmatrix.guest import bpf
 from kmatrix.guest.flow import back_edge
 from kmatrix.guest.table_insns import FORMS, MAX_INSNS_OLD, Form, insn_since
+from kmatrix.host.version import Version
 from kmatrix.matrix import history
+from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import FEATURES
 from kmatrix.objects import sections
 from kmatrix.objects.btf import ENUM_EXISTS, ENUM_VALUE, Relocation
@@ -20,6 +22,8 @@ from kmatrix.objects.code import CALL, LD_IMM64, PSEUDO_CALL, Code, Function, In
 from kmatrix.objects.lines import Line
 from kmatrix.objects.reach import EXISTENCE, KCONFIG, Known, reachable
 
+OLDEST: Version = (4, 14)
+"""The oldest release that kmatrix knows: what all its kernels have is no need."""
 REWRITTEN = frozenset(range(112, 116))
 """bpf_probe_read_kernel, _user and their _str: libbpf and cilium/ebpf put bpf_probe_read in their place on kernels before 5.5."""
 _TAIL_CALL = 12
@@ -106,6 +110,13 @@ def _of(code: Code, program: Function, whole: list[Need]) -> list[Need]:
             for name in _asked_where_reached(code, function, index):
                 note(Need(name, away, tuple(map(str, closed)), code.line(function, index), function.name))
     return list(found.values())
+
+
+def oldest(needed: Iterable[Need], arch: Arch) -> tuple[Version, Need | None]:
+    """The first release that has all that is always needed, and the need that sets it; `OLDEST` and None where none does."""
+    dated = [(since, need) for need in needed if not need.optional and (since := history.first(need.name, arch)) is not None]
+    since, need = max(dated, key=lambda each: each[0], default=(OLDEST, None))
+    return (since, need) if since > OLDEST else (OLDEST, None)
 
 
 def asked_unseen(code: Code, program: Function) -> Iterator[tuple[str, Function, int | None]]:
