@@ -17,7 +17,7 @@ from kmatrix.matrix import history
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import FEATURES
 from kmatrix.objects import sections
-from kmatrix.objects.btf import ENUM_EXISTS, ENUM_VALUE, Relocation
+from kmatrix.objects.btf import ENUM_EXISTS, ENUM_VALUE, TYPE_ID_LOCAL, TYPE_ID_TARGET, Relocation
 from kmatrix.objects.code import CALL, LD_IMM64, PSEUDO_CALL, Code, Function, Insn, encode
 from kmatrix.objects.lines import Line
 from kmatrix.objects.reach import EXISTENCE, KCONFIG, Known, reachable
@@ -30,7 +30,7 @@ _TAIL_CALL = 12
 VERSION = "LINUX_KERNEL_VERSION"
 JUDGED_LATE = ("move_sign_extended", "signed_division", "load_acquire")
 """Kinds of instructions that an older kernel refuses only where it gets to them."""
-_SET_BY_LIBBPF = (6, 7)
+_SET_BY_LIBBPF = (TYPE_ID_LOCAL, TYPE_ID_TARGET)
 """Relocations of a type's number, which is whatever it is."""
 
 
