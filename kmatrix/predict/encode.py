@@ -3,7 +3,7 @@
 A named type is one line, in which other named types stand by kind and name, and unnamed ones as a whole. So two kernels in which a type is the same have
 the same line of it, and a pack of profiles has that line once. `kmatrix.predict.types` reads them.
 
-    T = v | *T | cT | oT | rT                      void, pointer, const, volatile, restrict
+    T = v | *T | cT | oT | rT                      void, pointer, volatile, const, restrict
       | gTAG;T | [N]T | (T,T…)                     type tag, array, function (what it returns, then its arguments; `.` for more)
       | sNAME; uNAME; eNAME; ENAME; tNAME; iNAME; fNAME; wNAME; xNAME;   struct, union, enum, enum64, typedef, int, float, declared struct or union
       | SN{NAME:BIT[:WIDTH]T,…} | UN{…}            struct and union of N bytes with members

@@ -165,7 +165,7 @@ class Header:
                 arguments = [self._declaration(part, "", depth).strip() if part.kind != "." else "..." for *_, part in node.members]
                 name, node = f"{name}({', '.join(arguments) or 'void'})", node.inner or Node("v")
             elif node.kind in "cor" and node.inner is not None:
-                word = {"c": "const ", "o": "volatile ", "r": "restrict "}[node.kind]
+                word = {"c": "volatile ", "o": "const ", "r": "restrict "}[node.kind]
                 before, node = (f"{before}{word}" if word not in before else before), node.inner
                 if node.kind == "[" or node.kind in "suetEif" or node.kind in "SUNMv":
                     return self._qualified(before, node, name, depth)
