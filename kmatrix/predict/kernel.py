@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
 from kmatrix.guest.facts import FACTS
@@ -13,6 +13,8 @@ from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.parameters import SAME, BadName, feature
 from kmatrix.predict.pack import Meta, Pack
 
+TYPED_TRACEPOINT = "tbtf_trace_"
+"""How a profile names the typedef that a kernel's BTF has for a tracepoint."""
 _TRACING = ("fentry", "fexit", "fmod_ret", "tp_btf", "iter")
 
 
@@ -168,27 +170,24 @@ class Kernel:
             return None
         return found is not None and "T" in found.flags
 
-    def tracepoint(self, name: str) -> dict[str, tuple[int, int]] | bool | None:
-        """The fields of a tracepoint (`sched/sched_switch`): offset and bytes of each. False where it has none such, None where it does not tell."""
-        if not self.knows("events"):
-            return None
-        text = next(iter(self._texts("events", name)), None)
-        if text is None:
-            return False
-        return {field: (int(at), int(size)) for field, at, size in (part.split(":")[:3] for part in text.split(",") if part)}
+    def tracepoint(self, name: str) -> bool | None:
+        """Whether it has a tracepoint of that name (`sched/sched_switch`)."""
+        return bool(self._texts("events", name)) if self.knows("events") else None
+
+    def typed_tracepoint(self, name: str) -> bool:
+        """Whether its BTF has a raw tracepoint of that name."""
+        return bool(self._texts("types", TYPED_TRACEPOINT + name))
 
     def raw_tracepoint(self, name: str) -> bool | None:
         """Whether it has a raw tracepoint of that name."""
-        if self._texts("types", f"tbtf_trace_{name}"):
+        if self.typed_tracepoint(name):
             return True
         found = self.symbol(name)
         if found is not None and "R" in found.flags:
             return True
         if not self.knows("events"):
             return None
-        return any(
-            key.endswith(f"/{name}") for key, values in self.pack.lines("events") if any(mask & self.bit for mask, _ in values)
-        )
+        return any(event.endswith(f"/{name}") for event in self.names("events"))
 
     @property
     def runs_lsm(self) -> bool:
@@ -203,7 +202,7 @@ class Kernel:
             for key in self.pack.near(table, prefix + name)
             if key.startswith(prefix) and any(mask & self.bit for mask, _ in self.pack.get(table, key))
         }
-        return sorted(found - {name}, key=lambda each: (not each.startswith(name), len(each), each))[:5]
+        return nearest(found - {name}, name)
 
 
 class Symbol:
@@ -221,3 +220,8 @@ class Symbol:
     def arguments(self) -> int:
         """How many a function of the BTF has."""
         return int(re.match(r"\d+", self.btf)[0]) if self.btf else 0  # type: ignore[index]
+
+
+def nearest(names: Iterable[str], name: str) -> list[str]:
+    """At most five of the names that have `name` in them: those that begin with it first, and the shorter ones before the longer."""
+    return sorted(names, key=lambda each: (not each.startswith(name), len(each), each))[:5]
