@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kmatrix.host import version
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.matrix.arch import parse_arches
-from kmatrix.matrix.selection import version_range
 from kmatrix.objects.compiled import ObjectInfo
 from kmatrix.predict import store
 from kmatrix.predict.kernel import Kernel
@@ -33,7 +33,7 @@ def _term(term: str, every: Sequence[Kernel]) -> list[Kernel]:
     named = [kernel for kernel in every if term in (kernel.name, kernel.meta["kernel"])]
     if named:
         return named
-    versions = version_range(term, "--kernels")
+    versions = version.between(term, "--kernels")
     if versions is None:
         known = [*dict.fromkeys(kernel.meta["kernel"] for kernel in every), *(kernel.name for kernel in every)]
         raise InputError(f"there is no profile {term!r}{did_you_mean(term, known)}", where="--kernels", fix=_FIX)
