@@ -13,9 +13,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from kmatrix.objects.btf import Relocation
+from kmatrix.objects.btf import TYPE_ID_TARGET, Relocation
 from kmatrix.predict import store
-from kmatrix.predict.core import ID_TARGET, Resolved
+from kmatrix.predict.core import Resolved
 from kmatrix.predict.judge import Judge
 from kmatrix.predict.kernel import Kernel
 from kmatrix.predict.subject import Subject
@@ -68,7 +68,7 @@ def compare(log: str, kernel: Kernel, paths: Iterable[Path]) -> tuple[int, list[
             own = None if poisoned else resolved.value
             same = (
                 (own is None) == (value is None)
-                if asked.kind == ID_TARGET
+                if asked.kind == TYPE_ID_TARGET
                 else own == value or (own is not None and value is not None and (own - value) % (1 << 32) == 0)
             )
             if same and not resolved.error:

@@ -43,7 +43,7 @@ def command(objects: tuple[Path, ...], kernels: str | None, arch: str, as_json: 
     selected = select.kernels(kernels, arch)
     found = [(subject, *_one(subject, selected)) for subject in (Subject(path) for path in dict.fromkeys(objects))]
     if as_json:
-        click.echo(json.dumps([as_data(subject, chosen, each) for subject, chosen, each in found], indent=1))
+        click.echo(json.dumps([_as_data(subject, chosen, each) for subject, chosen, each in found], indent=1))
     else:
         _print(found, colour=terminal.coloured(color))
     if any(not each.good for _, _, every in found for here in every for each in here):
@@ -55,7 +55,7 @@ def _one(subject: Subject, selected: list[Kernel]) -> tuple[list[Kernel], list[l
     return chosen, predict(subject, chosen)
 
 
-def as_data(subject: Subject, kernels: list[Kernel], found: list[list[Prediction]]) -> dict[str, Any]:
+def _as_data(subject: Subject, kernels: list[Kernel], found: list[list[Prediction]]) -> dict[str, Any]:
     """One object's predictions as JSON has them."""
     return {
         "object": str(subject.path),

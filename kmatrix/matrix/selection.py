@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from kmatrix.host import version as versions
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
-from kmatrix.host.version import Version
 from kmatrix.matrix import circumstances
 from kmatrix.matrix.arch import ARCHES, parse_arch, parse_arches
 from kmatrix.matrix.circumstances import Known
@@ -144,7 +143,7 @@ class Matrix:
             return [term]
         if term in self.sets:
             return self.sets[term]
-        accepts = _version_test(term, where)
+        accepts = versions.between(term, where)
         if accepts is None:
             return [self.kernel(term, where=where).name]
         low, high = accepts
@@ -185,40 +184,3 @@ def _point_release(base: Kernel, name: str) -> Kernel | None:
 def _words(where: str) -> tuple[str, ...]:
     """What may be written beside the names of kernels and sets."""
     return ("all", STORE) if where == "--kernels" else ("all",)
-
-
-_FIRST: Version = (0, 0)
-_LAST: Version = (10**9, 0)
-
-
-def _version_test(term: str, where: str) -> tuple[Version, Version] | None:
-    """The half-open range of versions that a comparison or range means; None where `term` is neither."""
-    if ".." in term:
-        low, _, high = term.partition("..")
-        low_version, high_version = _bound(low, term, where), _bound(high, term, where)
-        if low_version > high_version:
-            raise InputError(f"{term!r} runs backwards", where=where, fix=f"write {high}..{low}")
-        return low_version, _after(high_version, high)
-    match = re.fullmatch(r"(>=|<=|==|=|>|<)\s*(.*)", term)
-    if not match:
-        return None
-    operator, text = match.groups()
-    version = _bound(text, term, where)
-    after = _after(version, text)
-    return {
-        ">=": (version, _LAST), ">": (after, _LAST), "<": (_FIRST, version), "<=": (_FIRST, after), "=": (version, after), "==": (version, after),
-    }[operator]  # fmt: skip
-
-
-def _bound(text: str, term: str, where: str) -> Version:
-    try:
-        return versions.parse(text.strip())
-    except ValueError:
-        raise InputError(
-            f"{text!r} in {term!r} is not a kernel version", where=where, fix="write major.minor, such as '>=5.8' or 5.4..6.1"
-        ) from None
-
-
-def _after(version: Version, text: str) -> Version:
-    """The first version past `version`; a bare major (`5`) stands for all its minors."""
-    return (version[0], version[1] + 1) if "." in text else (version[0] + 1, 0)

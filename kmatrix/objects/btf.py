@@ -9,23 +9,24 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-_MAGIC = 0xEB9F
-INT, PTR, ARRAY, STRUCT, UNION, ENUM, TYPEDEF, FUNC_PROTO, VAR, DATASEC = 1, 2, 3, 4, 5, 6, 8, 13, 14, 15
-FLOAT, DECL_TAG, ENUM64 = 16, 17, 19
+MAGIC = 0xEB9F
+VOID, INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE = range(10)
+CONST, RESTRICT, FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(10, 20)
 """Kinds of type."""
+MODIFIERS = (TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG)
+"""What stands before a type."""
 _TAGS = {"struct": STRUCT, "union": UNION}
-_AFTER = {INT: 4, ARRAY: 12, VAR: 4, DECL_TAG: 4}
+AFTER = {INT: 4, ARRAY: 12, VAR: 4, DECL_TAG: 4}
 """Bytes after a type's header, by kind."""
-_MEMBER = {STRUCT: 12, UNION: 12, ENUM: 8, FUNC_PROTO: 8, DATASEC: 12, ENUM64: 12}
+MEMBER = {STRUCT: 12, UNION: 12, ENUM: 8, FUNC_PROTO: 8, DATASEC: 12, ENUM64: 12}
 """Bytes for each member, by kind."""
 
-FIELD_OFFSET, FIELD_EXISTS = 0, 2
-TYPE_EXISTS, TYPE_MATCHES = 8, 12
-ENUM_EXISTS, ENUM_VALUE = 10, 11
+FIELD_OFFSET, FIELD_SIZE, FIELD_EXISTS, FIELD_SIGNED, FIELD_LSHIFT, FIELD_RSHIFT = range(6)
+TYPE_ID_LOCAL, TYPE_ID_TARGET, TYPE_EXISTS, TYPE_SIZE, ENUM_EXISTS, ENUM_VALUE, TYPE_MATCHES = range(6, 13)
 """Kinds of relocation (enum bpf_core_relo_kind)."""
-TYPE_KINDS = (6, 7, TYPE_EXISTS, 9, TYPE_MATCHES)
+TYPE_KINDS = (TYPE_ID_LOCAL, TYPE_ID_TARGET, TYPE_EXISTS, TYPE_SIZE, TYPE_MATCHES)
 """Those of a type as a whole."""
-_TAG_NAMES = {STRUCT: "struct", UNION: "union", ENUM: "enum", ENUM64: "enum", 8: "typedef", INT: "int"}
+_TAG_NAMES = {STRUCT: "struct", UNION: "union", ENUM: "enum", ENUM64: "enum", TYPEDEF: "typedef", INT: "int"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Btf:
         """Raises ValueError for what is not (whole, little-endian) BTF."""
         try:
             magic, _, _, header, types_at, types_size, strings_at, strings_size = struct.unpack_from("<HBBIIIII", data)
-            if magic != _MAGIC:
+            if magic != MAGIC:
                 raise ValueError("not BTF")
             self._strings = data[header + strings_at : header + strings_at + strings_size]
             self.types: list[Type] = [Type(0, "void", 0)]
@@ -131,7 +132,7 @@ class Btf:
         elif kind == INT:
             encoding, bits = data[at + 3] & 0xF, (data[at + 2], data[at])
         elif kind in (ENUM, ENUM64):
-            encoding, size = int(info >> 31), _MEMBER[kind]
+            encoding, size = int(info >> 31), MEMBER[kind]
             form = "<II" if kind == ENUM else "<III"  # a value of 64 bits is in two halves, the low one first
             low = [
                 words[1] | (words[2] << 32 if kind == ENUM64 else 0)
@@ -146,11 +147,11 @@ class Btf:
         elif kind == DATASEC:
             members = tuple(("", type_, size) for type_, _, size in struct.iter_unpack("<III", data[at : at + 12 * count]))
         self.types.append(Type(kind, self.text(name), ref, members, widths, encoding, values, bits))
-        return at + _AFTER.get(kind, 0) + _MEMBER.get(kind, 0) * count
+        return at + AFTER.get(kind, 0) + MEMBER.get(kind, 0) * count
 
     def bare(self, number: int) -> int:
         """The number of a type without its typedefs and qualifiers."""
-        while self.types[number].kind in (8, 9, 10, 11, 18):
+        while self.types[number].kind in MODIFIERS:
             number = self.types[number].ref
         return number
 

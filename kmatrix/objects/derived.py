@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING
 from kmatrix.matrix import history
 from kmatrix.objects import compiled
 from kmatrix.objects.code import Code
-from kmatrix.objects.needs import Need, feature_of, hook_features, needs, often_taken
+from kmatrix.objects.needs import OLDEST, Need, feature_of, hook_features, needs, often_taken
 
 if TYPE_CHECKING:
     from kmatrix.manifest.collector import Collector
     from kmatrix.manifest.variant import Variant
     from kmatrix.matrix.arch import Arch
-
-OLDEST = (4, 14)
-"""What every kernel from here on has is not named."""
 
 
 def derived(collector: Collector, arches: Iterable[Arch]) -> Collector:

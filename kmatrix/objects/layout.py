@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kmatrix.objects.btf import ARRAY, ENUM, ENUM64, FLOAT, INT, PTR, STRUCT, TYPEDEF, UNION, Btf
+from kmatrix.objects.btf import ARRAY, ENUM, ENUM64, FLOAT, INT, MODIFIERS, PTR, STRUCT, TYPEDEF, UNION, Btf
 
 ELEMENTS = 16
 """Elements of an array that are listed one by one; of a longer one, those that are asked for."""
@@ -165,7 +165,7 @@ def _text(btf: Btf, element: int, count: int, bit: int, path: str) -> Leaf | Non
 
 def _typedef(btf: Btf, number: int) -> str:
     """The name of the typedef, of those that the type goes by, that says the order of bytes; "" where none does."""
-    while btf.types[number].kind in (8, 9, 10, 11, 18):
+    while btf.types[number].kind in MODIFIERS:
         if btf.types[number].kind == TYPEDEF and btf.types[number].name in _BIG_ENDIAN:
             return btf.types[number].name
         number = btf.types[number].ref

@@ -12,21 +12,25 @@ from dataclasses import dataclass
 from kmatrix.guest import bpf
 from kmatrix.guest.flow import back_edge
 from kmatrix.guest.table_insns import FORMS, MAX_INSNS_OLD, Form, insn_since
+from kmatrix.host.version import Version
 from kmatrix.matrix import history
+from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import FEATURES
 from kmatrix.objects import sections
-from kmatrix.objects.btf import ENUM_EXISTS, ENUM_VALUE, Relocation
+from kmatrix.objects.btf import ENUM_EXISTS, ENUM_VALUE, TYPE_ID_LOCAL, TYPE_ID_TARGET, Relocation
 from kmatrix.objects.code import CALL, LD_IMM64, PSEUDO_CALL, Code, Function, Insn, encode
 from kmatrix.objects.lines import Line
 from kmatrix.objects.reach import EXISTENCE, KCONFIG, Known, reachable
 
+OLDEST: Version = (4, 14)
+"""The oldest release that kmatrix knows: what all its kernels have is no need."""
 REWRITTEN = frozenset(range(112, 116))
 """bpf_probe_read_kernel, _user and their _str: libbpf and cilium/ebpf put bpf_probe_read in their place on kernels before 5.5."""
 _TAIL_CALL = 12
 VERSION = "LINUX_KERNEL_VERSION"
 JUDGED_LATE = ("move_sign_extended", "signed_division", "load_acquire")
 """Kinds of instructions that an older kernel refuses only where it gets to them."""
-_SET_BY_LIBBPF = (6, 7)
+_SET_BY_LIBBPF = (TYPE_ID_LOCAL, TYPE_ID_TARGET)
 """Relocations of a type's number, which is whatever it is."""
 
 
@@ -93,20 +97,8 @@ def _of(code: Code, program: Function, whole: list[Need]) -> list[Need]:
 
     for need in (*whole, *_hook_needs(program.section)):
         note(need)
-    whole_program = linked(code, program)
-    if sum(len(function.insns) for function in whole_program) > MAX_INSNS_OLD:
-        note(Need("insns_1m", function=program.name))
-    if len(whole_program) > 1 and any(
-        insn.code == CALL and insn.src == 0 and insn.imm == _TAIL_CALL for f in whole_program for insn in f.insns
-    ):
-        note(Need("insn:tail_call_in_function", function=program.name))
-    for function in whole_program:
-        for index in range(len(function.insns)):
-            for name in asked_first(code, function, index):
-                note(Need(name, line=code.line(function, index), function=function.name))
-        loop = back_edge(encode(function.insns))
-        if loop is not None:
-            note(Need("bounded_loops", line=code.line(function, loop[0]), function=function.name))
+    for name, function, index in asked_unseen(code, program):
+        note(Need(name, line=code.line(function, index) if index is not None else None, function=function.name))
     everywhere = reachable(code, program, Known())
     guards = _guards(code, everywhere)
     ways = {guard: reachable(code, program, _assuming([guard])) for guard in guards}
@@ -118,6 +110,31 @@ def _of(code: Code, program: Function, whole: list[Need]) -> list[Need]:
             for name in _asked_where_reached(code, function, index):
                 note(Need(name, away, tuple(map(str, closed)), code.line(function, index), function.name))
     return list(found.values())
+
+
+def oldest(needed: Iterable[Need], arch: Arch) -> tuple[Version, Need | None]:
+    """The first release that has all that is always needed, and the need that sets it; `OLDEST` and None where none does."""
+    dated = [(since, need) for need in needed if not need.optional and (since := history.first(need.name, arch)) is not None]
+    since, need = max(dated, key=lambda each: each[0], default=(OLDEST, None))
+    return (since, need) if since > OLDEST else (OLDEST, None)
+
+
+def asked_unseen(code: Code, program: Function) -> Iterator[tuple[str, Function, int | None]]:
+    """What a program asks for whether its code is reached or not: the feature, the function, and the instruction (None: it is the whole program's)."""
+    functions = linked(code, program)
+    if sum(len(function.insns) for function in functions) > MAX_INSNS_OLD:
+        yield "insns_1m", program, None
+    if len(functions) > 1 and any(
+        insn.code == CALL and insn.src == 0 and insn.imm == _TAIL_CALL for function in functions for insn in function.insns
+    ):
+        yield "insn:tail_call_in_function", program, None
+    for function in functions:
+        for index in range(len(function.insns)):
+            for name in _asked_first(code, function, index):
+                yield name, function, index
+        loop = back_edge(encode(function.insns))
+        if loop is not None:
+            yield "bounded_loops", function, loop[0]
 
 
 def linked(code: Code, program: Function) -> list[Function]:
@@ -205,7 +222,7 @@ def asked(relocation: Relocation) -> str:
     return f"btf:{root}.{fields}" if fields else f"btf:{relocation.tag} {root}"
 
 
-def asked_first(code: Code, function: Function, index: int) -> Iterator[str]:
+def _asked_first(code: Code, function: Function, index: int) -> Iterator[str]:
     """What an instruction asks for before dead code is cut off: kinds of instructions, calls, addresses (bpf_check in kernel/bpf/verifier.c)."""
     insn, reference = function.insns[index], code.references.get((function.section, function.at(index)))
     if insn.code == CALL and insn.src == PSEUDO_CALL and (reference is None or reference.kind == "function"):

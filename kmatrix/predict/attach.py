@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from kmatrix.guest.fact import since
+from kmatrix.guest.facts import FACTS
 from kmatrix.guest.table_uapi import PROG_FLAGS
-from kmatrix.predict.kernel import Kernel
+from kmatrix.host import version
+from kmatrix.predict.kernel import Kernel, Symbol
 from kmatrix.predict.subject import Program
 from kmatrix.predict.types import View
 from kmatrix.predict.words import Writer
@@ -56,10 +58,7 @@ def missing_function(program: Program, kernel: Kernel) -> str | None:
     if not program.target or not program.typed:
         return None
     if program.kind == "tp_btf":
-        there = bool(kernel.pack.get("types", f"tbtf_trace_{program.target}")) and any(
-            mask & kernel.bit for mask, _ in kernel.pack.get("types", f"tbtf_trace_{program.target}")
-        )
-        return None if there else program.target
+        return None if kernel.typed_tracepoint(program.target) else program.target
     if program.kind in _AIMED:
         return None if kernel.function(_AIMED[program.kind] + program.target) is not None else program.target
     return None
@@ -78,7 +77,7 @@ def unknown_type(program: Program, kernel: Kernel) -> bool:
     if program.attach is None or program.kind.startswith(("kprobe", "kretprobe", "uprobe", "uretprobe", "xdp")):
         return False
     if program.attach in ("trace_fentry", "trace_fexit", "modify_return", "lsm_mac") and kernel.arch == "arm64":
-        return kernel.version < (5, 7) if program.attach in ("modify_return", "lsm_mac") else kernel.version < (5, 5)
+        return kernel.version < FACTS["attach"][program.attach].since  # where it also attaches came later
     if program.attach.startswith(("tcx_", "netkit_", "sk_skb", "sk_msg", "trace_")) and program.type != "tracing":
         return False
     return not kernel.has(f"attach:{program.attach}") and program.attach not in ("lsm_mac",)
@@ -87,7 +86,13 @@ def unknown_type(program: Program, kernel: Kernel) -> bool:
 def unknown_flag(program: Program, kernel: Kernel) -> bool:
     """Whether the kernel does not know a flag that the program is loaded with: that it may sleep, or takes packets of several buffers."""
     if program.sleepable:
-        first = (6, 0) if program.kind in ("uprobe", "uretprobe", "usdt") else (5, 18) if program.kind == "iter" else (5, 10)
+        first = (
+            (6, 0)
+            if program.kind in ("uprobe", "uretprobe", "usdt")
+            else (5, 18)
+            if program.kind == "iter"
+            else since(PROG_FLAGS, 4)
+        )
         return kernel.version < first
     return program.frags and kernel.version < since(PROG_FLAGS, 5)
 
@@ -177,12 +182,7 @@ def _multi(program: Program, kernel: Kernel, refuse: Refuse) -> Hook:
     if not any(char in program.target for char in "*?"):
         return _ATTACHED if kernel.traces(program.target) else refuse("no such function", errno.ENOENT, "symbol")
     fits = re.compile(fnmatch.translate(program.target)).match
-    found = any(
-        fits(name) and "T" in value.split("/")[1]
-        for name, each in kernel.pack.lines("names")
-        for mask, value in each
-        if mask & kernel.bit and "/" in value
-    )
+    found = any(fits(name) and "T" in Symbol.parsed(value).flags for name, value in kernel.values("names"))
     return _ATTACHED if found else refuse("no such function", errno.ENOENT, "symbol")
 
 
@@ -199,10 +199,10 @@ def _uprobe(program: Program, kernel: Kernel, refuse: Refuse) -> Hook:
 def _tracepoint(program: Program, kernel: Kernel, refuse: Refuse) -> Hook:
     if not program.target:
         return _NOWHERE
-    fields = kernel.tracepoint(program.target)
-    if fields is None:
+    there = kernel.tracepoint(program.target)
+    if there is None:
         return Hook(False, unknown=(f"whether there is a tracepoint {program.target}: the profile has no list of them",))
-    if fields is False:
+    if not there:
         group, _, name = program.target.partition("/")
         found = [
             each.partition("/")[2]
@@ -282,7 +282,7 @@ def _by_type(program: Program, kernel: Kernel, refuse: Refuse) -> Hook:
         )
     link = _LINKED.get(program.attach or "")
     if link is not None and not kernel.has(f"link:{link}"):
-        first = {"tcx": "6.6", "netkit": "6.7", "netfilter": "6.4"}[link]
+        first = version.text(FACTS["link"][link].since)
         return refuse(f"attach type {program.attach}, since {first}", errno.EINVAL, "attach-type")
     if program.type in ("sk_skb", "sk_msg"):
         if not kernel.takes_map("sockmap"):

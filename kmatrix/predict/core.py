@@ -8,28 +8,39 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kmatrix.objects.btf import ARRAY, ENUM, ENUM64, FLOAT, FUNC_PROTO, INT, PTR, STRUCT, TYPEDEF, UNION, Btf, Relocation, Type
-from kmatrix.predict.types import COMPOSITES, ENUMS, Node, NoSize, View
-
-(
-    BYTE_OFFSET,
-    BYTE_SIZE,
-    EXISTS,
-    SIGNED,
-    LSHIFT,
-    RSHIFT,
-    ID_LOCAL,
-    ID_TARGET,
-    TYPE_EXISTS,
-    TYPE_SIZE,
+from kmatrix.objects.btf import (
+    ARRAY,
+    ENUM,
+    ENUM64,
     ENUM_EXISTS,
     ENUM_VALUE,
+    FIELD_EXISTS,
+    FIELD_LSHIFT,
+    FIELD_OFFSET,
+    FIELD_RSHIFT,
+    FIELD_SIGNED,
+    FIELD_SIZE,
+    FLOAT,
+    FUNC_PROTO,
+    FWD,
+    INT,
+    PTR,
+    STRUCT,
+    TYPE_EXISTS,
+    TYPE_ID_LOCAL,
+    TYPE_ID_TARGET,
     TYPE_MATCHES,
-) = range(13)
-"""enum bpf_core_relo_kind."""
-_FIELDS, _ENUMERATORS = range(6), (ENUM_EXISTS, ENUM_VALUE)
-_VOID, _FWD = 0, 7
-_QUALIFIERS = (TYPEDEF, 9, 10, 11, 18)
+    TYPE_SIZE,
+    TYPEDEF,
+    UNION,
+    VOID,
+    Btf,
+    Relocation,
+    Type,
+)
+from kmatrix.predict.types import COMPOSITES, ENUMS, Node, NoSize, View
+
+_FIELDS, _ENUMERATORS = range(FIELD_OFFSET, FIELD_RSHIFT + 1), (ENUM_EXISTS, ENUM_VALUE)
 _LETTER = {INT: "i", STRUCT: "s", UNION: "u", TYPEDEF: "t", FLOAT: "f"}
 _KIND = {
     "I": INT,
@@ -41,8 +52,8 @@ _KIND = {
     "M": ENUM64,
     "(": FUNC_PROTO,
     "F": FLOAT,
-    "v": _VOID,
-    "W": _FWD,
+    "v": VOID,
+    "W": FWD,
     "t": TYPEDEF,
 }
 _DEPTH = 32
@@ -98,20 +109,16 @@ class Core:
 
     def __init__(self, btf: Btf) -> None:
         self._btf = btf
-        self._local: dict[tuple[int, str, int], tuple[int, int, bool]] = {}
 
     # -- the object's side ---------------------------------------------------------------------------------------------------
-
-    def _bare(self, number: int) -> int:
-        return self._btf.bare(number)
 
     def _accessors(self, relocation: Relocation) -> list[tuple[str, int, int, int]]:
         """The way of a field: name (empty of an element), number, the member's type and width of each; the first is the root's."""
         types, steps = self._btf.types, [int(step) for step in relocation.access.split(":")]
-        number = self._bare(relocation.type)
+        number = self._btf.bare(relocation.type)
         found = [("", steps[0], number, 0)]
         for step in steps[1:]:
-            number = self._bare(number)
+            number = self._btf.bare(number)
             each = types[number]
             if each.kind in (STRUCT, UNION):
                 if step >= len(each.members):
@@ -122,7 +129,7 @@ class Core:
                     found.append((name, step, type_, width))
                 number = type_
             elif each.kind == ARRAY:
-                number = self._bare(each.members[0][1])
+                number = self._btf.bare(each.members[0][1])
                 found.append(("", step, number, 0))
             else:
                 raise _Refused("its way goes through what is no structure")
@@ -131,11 +138,11 @@ class Core:
     def _local_size(self, relocation: Relocation) -> tuple[int, Type]:
         """Bytes of the field whose offset is asked for (of an array, of an element), and its type."""
         accessors = self._accessors(relocation)
-        number = self._bare(accessors[-1][2])
+        number = self._btf.bare(accessors[-1][2])
         own = self._btf.types[number]
         element = own
         while element.kind == ARRAY:
-            number = self._bare(element.members[0][1])
+            number = self._btf.bare(element.members[0][1])
             element = self._btf.types[number]
         return self._btf.size(number), own
 
@@ -150,7 +157,7 @@ class Core:
 
     def _resolve(self, relocation: Relocation, view: View) -> Resolved:
         asked = self._btf.types[relocation.type]
-        if relocation.kind == ID_LOCAL:
+        if relocation.kind == TYPE_ID_LOCAL:
             return Resolved(relocation.type)
         if not asked.name:
             raise _Refused("it asks for a type without a name")
@@ -160,7 +167,9 @@ class Core:
             if matched is not None:
                 found.append(matched)
         if not found:
-            there = 0 if relocation.kind in (EXISTS, TYPE_EXISTS, TYPE_SIZE, TYPE_MATCHES, ID_TARGET, ENUM_EXISTS) else None
+            there = (
+                0 if relocation.kind in (FIELD_EXISTS, TYPE_EXISTS, TYPE_SIZE, TYPE_MATCHES, TYPE_ID_TARGET, ENUM_EXISTS) else None
+            )
             return Resolved(there)
         first = found[0]
         if any(bit != first[0] or each.value != first[1].value for bit, each in found):
@@ -169,7 +178,7 @@ class Core:
 
     def _candidates(self, asked: Type, view: View) -> Sequence[Node]:
         name = essential(asked.name)
-        letters = "eE" if asked.kind in (ENUM, ENUM64) else "wx" if asked.kind == _FWD else _LETTER.get(asked.kind, "")
+        letters = "eE" if asked.kind in (ENUM, ENUM64) else "wx" if asked.kind == FWD else _LETTER.get(asked.kind, "")
         every = [each for letter in letters for each in view.named(letter, name)]
         return [node for module, node in every if not module] or [node for _, node in every]
 
@@ -178,7 +187,7 @@ class Core:
         if kind in _FIELDS:
             return self._field(relocation, candidate, view)
         if kind in _ENUMERATORS:
-            wanted = essential(self._btf.types[self._bare(relocation.type)].members[int(relocation.access)][0])
+            wanted = essential(self._btf.types[self._btf.bare(relocation.type)].members[int(relocation.access)][0])
             value = next((number for name, number in candidate.values if essential(name) == wanted), None)
             return None if value is None else (0, Resolved(1 if kind == ENUM_EXISTS else value))
         fits = (
@@ -234,7 +243,7 @@ class Core:
     def _alike(self, number: int, node: Node, view: View) -> bool:
         """bpf_core_fields_are_compat."""
         while True:
-            own, other = self._btf.types[self._bare(number)], view.bare(node)
+            own, other = self._btf.types[self._btf.bare(number)], view.bare(node)
             kind = _KIND.get(other.kind)
             if own.kind in (STRUCT, UNION) and kind in (STRUCT, UNION):
                 return True
@@ -242,7 +251,7 @@ class Core:
                 return False
             if own.kind in (PTR, FLOAT):
                 return True
-            if own.kind in (ENUM, ENUM64, _FWD):
+            if own.kind in (ENUM, ENUM64, FWD):
                 names = essential(own.name), essential(other.name)
                 return not all(names) or names[0] == names[1]
             if own.kind == INT:
@@ -254,13 +263,13 @@ class Core:
     def _value(self, relocation: Relocation, bit: int, last: _Accessor, view: View) -> Resolved:
         """bpf_core_calc_field_relo of the kernel's side."""
         kind = relocation.kind
-        if kind == EXISTS:
+        if kind == FIELD_EXISTS:
             return Resolved(1)
         bare = view.bare(last.field)
         if not last.name:
-            if kind == BYTE_SIZE:
+            if kind == FIELD_SIZE:
                 return Resolved(view.size(last.field))
-            if kind != BYTE_OFFSET:
+            if kind != FIELD_OFFSET:
                 raise _Refused("it asks for what an element of an array does not have")
             return self._sized(relocation, bit // 8, bare, view)
         if last.width:
@@ -276,10 +285,10 @@ class Core:
         else:
             size = view.size(last.field)
             start, bits = bit // 8, size * 8
-        if kind == BYTE_OFFSET:
+        if kind == FIELD_OFFSET:
             return Resolved(start) if last.width else self._sized(relocation, start, bare, view)
         signed = int((bare.kind in ENUMS or bare.kind == "I") and bool(bare.encoding & 1))
-        values = {BYTE_SIZE: size, SIGNED: signed, LSHIFT: 64 - (bit + bits - start * 8), RSHIFT: 64 - bits}
+        values = {FIELD_SIZE: size, FIELD_SIGNED: signed, FIELD_LSHIFT: 64 - (bit + bits - start * 8), FIELD_RSHIFT: 64 - bits}
         return Resolved(values[kind] & ((1 << 64) - 1))
 
     def _sized(self, relocation: Relocation, offset: int, bare: Node, view: View) -> Resolved:
@@ -298,11 +307,11 @@ class Core:
 
     def compatible(self, number: int, node: Node, view: View, depth: int = _DEPTH) -> bool:
         """bpf_core_types_are_compat: the same kind of type under the same name, whatever is in it."""
-        own, other = self._btf.types[self._bare(number)], view.bare(node)
+        own, other = self._btf.types[self._btf.bare(number)], view.bare(node)
         kind = _KIND.get(other.kind)
         if depth <= 0 or not _same_kind(own.kind, kind):
             return False
-        if own.kind in (_VOID, STRUCT, UNION, ENUM, ENUM64, _FWD):
+        if own.kind in (VOID, STRUCT, UNION, ENUM, ENUM64, FWD):
             return True
         if own.kind == INT:
             return (own.bits or (0, 0))[0] == 0 and other.bit == 0
@@ -327,7 +336,7 @@ class Core:
 
     def matches(self, number: int, node: Node, view: View, behind: bool = False, depth: int = _DEPTH) -> bool:
         """bpf_core_types_match: every member that the object's type has, the kernel's has too, of a type that matches."""
-        own, other = self._btf.types[self._bare(number)], view.bare(node)
+        own, other = self._btf.types[self._btf.bare(number)], view.bare(node)
         kind = _KIND.get(other.kind)
         name = other.name if other.kind in "SUNMIFW" else ""
         if depth <= 0 or essential(own.name) != essential(name):
@@ -337,7 +346,7 @@ class Core:
             return kind in (ENUM, ENUM64) and own.ref == other.size and all(essential(each) in there for each, _, _ in own.members)
         if own.kind in (STRUCT, UNION):
             if behind or own.kind != kind:
-                return own.kind == kind if behind and kind != _FWD else behind and kind == _FWD
+                return own.kind == kind if behind and kind != FWD else behind and kind == FWD
             return all(
                 any(
                     essential(field) == essential(theirs) and self.matches(type_, each, view, False, depth - 1)
@@ -345,8 +354,8 @@ class Core:
                 )
                 for field, type_, _ in own.members
             )
-        if own.kind == _FWD:
-            return kind == _FWD or (behind and kind in (STRUCT, UNION))
+        if own.kind == FWD:
+            return kind == FWD or (behind and kind in (STRUCT, UNION))
         if own.kind != kind:
             return False
         if own.kind == INT:
@@ -357,7 +366,7 @@ class Core:
             return own.members[0][2] == other.size and self.matches(own.members[0][1], other.inner, view, behind, depth - 1)
         if own.kind == FUNC_PROTO:
             return self._functions(own, other, lambda mine, theirs: self.matches(mine, theirs, view, behind, depth - 1))
-        return own.kind == _VOID
+        return own.kind == VOID
 
 
 def _same_kind(own: int, other: int | None) -> bool:

@@ -3,7 +3,7 @@
 A named type is one line, in which other named types stand by kind and name, and unnamed ones as a whole. So two kernels in which a type is the same have
 the same line of it, and a pack of profiles has that line once. `kmatrix.predict.types` reads them.
 
-    T = v | *T | cT | oT | rT                      void, pointer, const, volatile, restrict
+    T = v | *T | cT | oT | rT                      void, pointer, volatile, const, restrict
       | gTAG;T | [N]T | (T,T…)                     type tag, array, function (what it returns, then its arguments; `.` for more)
       | sNAME; uNAME; eNAME; ENAME; tNAME; iNAME; fNAME; wNAME; xNAME;   struct, union, enum, enum64, typedef, int, float, declared struct or union
       | SN{NAME:BIT[:WIDTH]T,…} | UN{…}            struct and union of N bytes with members
@@ -19,15 +19,33 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-_MAGIC = 0xEB9F
-_AFTER = {1: 4, 3: 12, 14: 4, 17: 4}
-_EACH = {4: 12, 5: 12, 6: 8, 13: 8, 15: 12, 19: 12}
-LETTER: Mapping[int, str] = {1: "i", 4: "s", 5: "u", 6: "e", 8: "t", 16: "f", 19: "E"}
-"""Kind of a named type → how it is referred to; a declaration (7) is `w` of a struct and `x` of a union."""
-_BEFORE = {2: "*", 9: "c", 10: "o", 11: "r"}
-_ARRAY, _STRUCT, _UNION, _ENUM, _FWD, _TYPEDEF, _FUNC, _PROTO, _VAR, _FLOAT, _DECL_TAG, _TYPE_TAG, _ENUM64 = (
-    3, 4, 5, 6, 7, 8, 12, 13, 14, 16, 17, 18, 19,
-)  # fmt: skip
+from kmatrix.objects.btf import (
+    AFTER,
+    ARRAY,
+    CONST,
+    DECL_TAG,
+    ENUM,
+    ENUM64,
+    FLOAT,
+    FUNC,
+    FUNC_PROTO,
+    FWD,
+    INT,
+    MAGIC,
+    MEMBER,
+    PTR,
+    RESTRICT,
+    STRUCT,
+    TYPE_TAG,
+    TYPEDEF,
+    UNION,
+    VAR,
+    VOLATILE,
+)
+
+LETTER: Mapping[int, str] = {INT: "i", STRUCT: "s", UNION: "u", ENUM: "e", TYPEDEF: "t", FLOAT: "f", ENUM64: "E"}
+"""Kind of a named type → how it is referred to; a declaration is `w` of a struct and `x` of a union."""
+_BEFORE = {PTR: "*", VOLATILE: "c", CONST: "o", RESTRICT: "r"}
 
 
 @dataclass
@@ -53,7 +71,7 @@ class Encoder:
         self._offset = base.string_end if base is not None else 0
         try:
             magic, _, _, header, at, size, strings_at, strings_size = struct.unpack_from("<HBBIIIII", data)
-            if magic != _MAGIC:
+            if magic != MAGIC:
                 raise ValueError("not BTF")
             if header + max(at + size, strings_at + strings_size) > len(data):
                 raise ValueError("BTF is cut short")
@@ -65,10 +83,10 @@ class Encoder:
             while at < end:
                 name, info, ref = unpack(data, at)
                 kind = info >> 24 & 31
-                if kind > 19:
+                if kind > ENUM64:
                     raise ValueError(f"BTF has a kind of type that kmatrix does not know ({kind})")
                 self._heads.append((name, info, ref, at + 12))
-                at += 12 + _AFTER.get(kind, 0) + _EACH.get(kind, 0) * (info & 0xFFFF)
+                at += 12 + AFTER.get(kind, 0) + MEMBER.get(kind, 0) * (info & 0xFFFF)
         except struct.error as error:
             raise ValueError(f"BTF is cut short ({error})") from None
         self.count = self._first + len(self._heads)
@@ -81,7 +99,7 @@ class Encoder:
         """Types without a name that others hold."""
         for number, (name, info, _, _) in enumerate(self._heads, self._first):
             kind = info >> 24 & 31
-            if name and (kind in LETTER or kind == _FWD):
+            if name and (kind in LETTER or kind == FWD):
                 key = self._key(number)
                 before = self._seen.get(key, base._seen.get(key, 0) if base is not None else 0)
                 self._seen[key] = before + 1
@@ -93,7 +111,7 @@ class Encoder:
     def _key(self, number: int) -> str:
         name, info, _, _ = self._head(number)
         kind = info >> 24 & 31
-        letter = ("x" if info >> 31 else "w") if kind == _FWD else LETTER[kind]
+        letter = ("x" if info >> 31 else "w") if kind == FWD else LETTER[kind]
         return letter + self.text(name)
 
     def text(self, offset: int) -> str:
@@ -127,45 +145,45 @@ class Encoder:
         kind, count, data = info >> 24 & 31, info & 0xFFFF, self._data
         if kind in _BEFORE:
             return _BEFORE[kind] + self.refer(ref)
-        if kind in (_STRUCT, _UNION):
+        if kind in (STRUCT, UNION):
             parts = []
             for index in range(count):
                 member, type_, offset = struct.unpack_from("<III", data, at + 12 * index)
                 width = offset >> 24 if info >> 31 else 0
                 place = f"{offset & 0xFFFFFF}:{width}" if width else str(offset & 0xFFFFFF if info >> 31 else offset)
                 parts.append(f"{self.text(member)}:{place}{self.refer(type_)},")
-            return f"{'S' if kind == _STRUCT else 'U'}{ref}{{{''.join(parts)}}}"
-        if kind == _ARRAY:
+            return f"{'S' if kind == STRUCT else 'U'}{ref}{{{''.join(parts)}}}"
+        if kind == ARRAY:
             element, _, length = struct.unpack_from("<III", data, at)
             return f"[{length}]{self.refer(element)}"
-        if kind in (_ENUM, _ENUM64):
+        if kind in (ENUM, ENUM64):
             return self._enum(kind, info, ref, at)
-        if kind == _TYPEDEF:
+        if kind == TYPEDEF:
             return self.refer(ref)
-        if kind == _PROTO:
+        if kind == FUNC_PROTO:
             arguments = [struct.unpack_from("<II", data, at + 8 * index) for index in range(count)]
             texts = [self.refer(type_) if type_ or index < count - 1 else "." for index, (_, type_) in enumerate(arguments)]
             return f"({','.join([self.refer(ref), *texts])})"
-        if kind == _TYPE_TAG:
+        if kind == TYPE_TAG:
             return f"g{self.text(name)};{self.refer(ref)}"
-        if kind == 1:
+        if kind == INT:
             (word,) = struct.unpack_from("<I", data, at)
             return f"I{ref},{word >> 24 & 15},{word >> 16 & 255},{word & 255}"
-        if kind == _FLOAT:
+        if kind == FLOAT:
             return f"F{ref}"
-        return "W" if kind == _FWD else "v"
+        return "W" if kind == FWD else "v"
 
     def _enum(self, kind: int, info: int, size: int, at: int) -> str:
         parts, signed = [], info >> 31
         for index in range(info & 0xFFFF):
-            if kind == _ENUM:
+            if kind == ENUM:
                 name, value = struct.unpack_from("<Ii", self._data, at + 8 * index)
             else:
                 name, low, high = struct.unpack_from("<III", self._data, at + 12 * index)
                 value = low | high << 32
                 value -= 1 << 64 if signed and value >> 63 else 0
             parts.append(f"{self.text(name)}={value},")
-        return f"{'N' if kind == _ENUM else 'M'}{size}{'-' if signed else ''}{{{''.join(parts)}}}"
+        return f"{'N' if kind == ENUM else 'M'}{size}{'-' if signed else ''}{{{''.join(parts)}}}"
 
     def lines(self) -> Lines:
         """Everything."""
@@ -175,13 +193,13 @@ class Encoder:
             kind = info >> 24 & 31
             if number in self._numbers:
                 found.types.setdefault(self._key(number), []).append(self.whole(number))
-            elif kind == _FUNC:
+            elif kind == FUNC:
                 proto = self._proto(ref)
                 found.functions[self.text(name)] = proto + ("k" if number in tagged else "")
-            elif kind == _VAR:
+            elif kind == VAR:
                 found.variables.add(self.text(name))
         for number, (name, info, _, at) in enumerate(self._heads, self._first):
-            if not name and info >> 24 & 31 in (_ENUM, _ENUM64) and info & 0xFFFF and number not in self._within:
+            if not name and info >> 24 & 31 in (ENUM, ENUM64) and info & 0xFFFF and number not in self._within:
                 (first,) = struct.unpack_from("<I", self._data, at)
                 found.types.setdefault(f"a{self.text(first)}", []).append(self.whole(number))
         return found
@@ -189,7 +207,7 @@ class Encoder:
     def _tagged(self) -> Iterator[int]:
         """The functions that are marked as kernel functions (`bpf_kfunc`, pahole 1.26)."""
         for name, info, ref, _ in self._heads:
-            if info >> 24 & 31 == _DECL_TAG and self.text(name) == "bpf_kfunc":
+            if info >> 24 & 31 == DECL_TAG and self.text(name) == "bpf_kfunc":
                 yield ref
 
     def _proto(self, number: int) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kmatrix.predict.kernel import Kernel
-from kmatrix.predict.types import COMPOSITES, Node, NoSize, View, parse, place
+from kmatrix.predict.pack import ordered
+from kmatrix.predict.types import COMPOSITES, Node, NoSize, View, parse
 
 _TAGS = {"s": "struct", "u": "union", "e": "enum", "E": "enum", "w": "struct", "x": "union"}
 _OPEN = """\
@@ -53,9 +54,7 @@ class Header:
         self._view = View(kernel.pack, kernel.number, kernel.bit)
         self._types: dict[str, Node] = {}
         for key, values in kernel.pack.lines("types"):
-            own = sorted((value for mask, value in values if mask & kernel.bit), key=place)
-            for index, value in enumerate(own):
-                text = value.partition("~")[2] if place(value) else value
+            for index, text in enumerate(ordered(value for mask, value in values if mask & kernel.bit)):
                 if "|" not in text:
                     self._types[f"{key}~{index}" if index else key] = parse(text)
         self._tags: dict[str, str] = {}
@@ -166,7 +165,7 @@ class Header:
                 arguments = [self._declaration(part, "", depth).strip() if part.kind != "." else "..." for *_, part in node.members]
                 name, node = f"{name}({', '.join(arguments) or 'void'})", node.inner or Node("v")
             elif node.kind in "cor" and node.inner is not None:
-                word = {"c": "const ", "o": "volatile ", "r": "restrict "}[node.kind]
+                word = {"c": "volatile ", "o": "const ", "r": "restrict "}[node.kind]
                 before, node = (f"{before}{word}" if word not in before else before), node.inner
                 if node.kind == "[" or node.kind in "suetEif" or node.kind in "SUNMv":
                     return self._qualified(before, node, name, depth)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kmatrix.guest import bpf
+from kmatrix.guest.table_insns import FORMS
 from kmatrix.matrix import history
 from kmatrix.objects.btf import Relocation
 from kmatrix.objects.needs import REWRITTEN
@@ -30,7 +30,6 @@ State = Literal["not loaded", "not attached", "placeholder", "loaded", "attached
 GOOD: tuple[State, ...] = ("loaded", "attached")
 _POISON = 195896080
 """What libbpf writes in the place of a relocation that came to nothing: the number of no helper (0xbad2310)."""
-_SLEEPABLE_ONLY = ("iter", "syscall")
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Judge:
 
     def resolved(self, asked: Relocation, kernel: Kernel) -> Resolved:
         """What libbpf makes of a relocation; asked once for all kernels whose types on the way are the same."""
-        known = self._resolved.setdefault((asked.type, asked.access, asked.kind), [])
+        known = self._resolved.setdefault(_key(asked), [])
         for mask, answer in known:
             if mask & kernel.bit:
                 return answer
@@ -82,22 +81,19 @@ class Judge:
 
     def _answers(self, program: Program, kernel: Kernel) -> tuple[tuple[object, ...], Known]:
         """What is decided before the program runs, and by which code is dead."""
-        exists = {
-            id(each): self.resolved(each, kernel).there and bool(self.resolved(each, kernel).value)
-            for each in program.relocations
-            if each.kind in EXISTENCE
-        }
-        by_key = {(each.type, each.access, each.kind): exists[id(each)] for each in program.relocations if each.kind in EXISTENCE}
+        exists = {}
+        for each in program.relocations:
+            if each.kind in EXISTENCE:
+                found = self.resolved(each, kernel)
+                exists[_key(each)] = found.there and bool(found.value)
         options = {name: self._option(name, kernel) for name, (kind, _) in self.subject.externs.items() if kind == "kconfig"}
         weak = {
-            name: there
+            name: self._provides(name, kind, kernel)
             for name, (kind, weak) in self.subject.externs.items()
-            if weak and kind != "kconfig" and (there := self._provides(name, kind, kernel)) is not None
+            if weak and kind != "kconfig"
         }
-        answers: tuple[object, ...] = (*by_key.values(), *options.values(), *weak.values())
-        return answers, Known(
-            exists=lambda each: by_key.get((each.type, each.access, each.kind)), kconfig=options.get, symbol=weak.get
-        )
+        answers: tuple[object, ...] = (*exists.values(), *options.values(), *weak.values())
+        return answers, Known(exists=lambda each: exists.get(_key(each)), kconfig=options.get, symbol=weak.get)
 
     def _option(self, name: str, kernel: Kernel) -> int | None:
         if name == "LINUX_KERNEL_VERSION":
@@ -211,9 +207,9 @@ class Judge:
 
     def _code(self, program: Program, kernel: Kernel) -> Iterator[Diagnosis]:
         """What the verifier does not take: first what it asks of every instruction, then of those that it gets to."""
-        for static in sorted(program.statics, key=lambda each: (each.name not in _FIRST, each.name != "bpf2bpf")):
-            if not kernel.has(static.name):
-                yield self._instruction(program, kernel, static.name, static.at, static.function)
+        for name in sorted(program.statics, key=lambda each: (each not in _FIRST, each != "bpf2bpf")):
+            if not kernel.has(name):
+                yield self._instruction(program, kernel, name)
         answers, known = self._answers(program, kernel)
         poisoned = {name: cause for name in sorted(program.maps) if (cause := self.writer.of_map(kernel, name)) is not None}
         for demand in self.subject.demands(program, answers, known):
@@ -239,9 +235,9 @@ class Judge:
         elif demand.kind == "helper":
             return self._helper(program, kernel, demand)
         elif demand.kind == "insn" and not kernel.has(demand.name):
-            return self._instruction(program, kernel, demand.name, demand.at, demand.function)
+            return self._instruction(program, kernel, demand.name)
         elif demand.kind == "kfunc" and not kernel.has("insn:call_kfunc"):
-            return self._instruction(program, kernel, "insn:call_kfunc", demand.at, demand.function)
+            return self._instruction(program, kernel, "insn:call_kfunc")
         return None
 
     def _helper(self, program: Program, kernel: Kernel, demand: Demand) -> Diagnosis | None:
@@ -261,10 +257,8 @@ class Judge:
         log = self.writer.at(program, demand.function, demand.at, said)
         return self.writer.cause(kernel, program, "load", _REFUSED, kind="helper", log=log)
 
-    def _instruction(self, program: Program, kernel: Kernel, name: str, index: int, function: object) -> Diagnosis:
-        del function
-        insn = program.entry.insns[index] if index < len(program.entry.insns) else program.entry.insns[0]
-        said = _SAID.get(name, f"unknown opcode {insn.code:02x}")
+    def _instruction(self, program: Program, kernel: Kernel, name: str) -> Diagnosis:
+        said = _SAID.get(name) or FORMS[name.removeprefix("insn:")].words
         return self.writer.cause(kernel, program, "load", _REFUSED, kind=_CLASS.get(name, "instruction"), log=said)
 
 
@@ -287,7 +281,7 @@ _SAID: Mapping[str, str] = {
     "bounded_loops": "back-edge from insn 1 to 0",
     "insns_1m": "BPF program is too large. Processed 4097 insn",
 }
-"""What the verifier says where it does not know something."""
+"""What the verifier says where it does not know something, beside what FORMS has."""
 _FIRST = ("global_data", "insn:callback", "insn:atomic_fetch", "insn:load_acquire")
 """What it looks for before it goes through the code (resolve_pseudo_ldimm64)."""
 _CLASS: Mapping[str, str] = {
@@ -297,6 +291,11 @@ _CLASS: Mapping[str, str] = {
     "insn:callback": "callback",
     "insn:tail_call_in_function": "tail-call",
 }
+
+
+def _key(asked: Relocation) -> tuple[int, str, int]:
+    """What a relocation asks for, wherever it stands."""
+    return asked.type, asked.access, asked.kind
 
 
 def _functions_like(kernel: Kernel, name: str) -> list[str]:
@@ -311,8 +310,3 @@ def predict(subject: Subject, kernels: Sequence[Kernel]) -> list[list[Prediction
         judge = judges.setdefault(id(kernel.pack), Judge(subject, kernel.pack))
         found.append(judge.predict(kernel))
     return found
-
-
-def program_type(name: str) -> int:
-    """The number of a program type."""
-    return bpf.PROG_TYPES.index(name)

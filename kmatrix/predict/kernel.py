@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
-from kmatrix.guest import bpf
 from kmatrix.guest.facts import FACTS
 from kmatrix.host.version import Version
 from kmatrix.matrix import history
@@ -14,8 +13,9 @@ from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.parameters import SAME, BadName, feature
 from kmatrix.predict.pack import Meta, Pack
 
-_TRACING = {"fentry": "fentry", "fexit": "fexit", "fmod_ret": "fmod_ret", "tp_btf": "tp_btf", "iter": "iter"}
-_ACCESSIBLE = frozenset({"d_path"})
+TYPED_TRACEPOINT = "tbtf_trace_"
+"""How a profile names the typedef that a kernel's BTF has for a tracepoint."""
+_TRACING = ("fentry", "fexit", "fmod_ret", "tp_btf", "iter")
 
 
 class Kernel:
@@ -99,7 +99,7 @@ class Kernel:
         """Whether programs of a type may call a helper; of tracing and LSM those of that section."""
         way = program
         if program == "tracing":
-            way = f"tracing/{_TRACING.get(section_kind, 'fentry')}{'.s' if sleepable and section_kind == 'iter' else ''}"
+            way = f"tracing/{section_kind if section_kind in _TRACING else 'fentry'}{'.s' if sleepable and section_kind == 'iter' else ''}"
         elif program == "lsm" and sleepable:
             way = "lsm/lsm.s"
         helpers = self.meta["helpers"]
@@ -170,27 +170,24 @@ class Kernel:
             return None
         return found is not None and "T" in found.flags
 
-    def tracepoint(self, name: str) -> dict[str, tuple[int, int]] | bool | None:
-        """The fields of a tracepoint (`sched/sched_switch`): offset and bytes of each. False where it has none such, None where it does not tell."""
-        if not self.knows("events"):
-            return None
-        text = next(iter(self._texts("events", name)), None)
-        if text is None:
-            return False
-        return {field: (int(at), int(size)) for field, at, size in (part.split(":")[:3] for part in text.split(",") if part)}
+    def tracepoint(self, name: str) -> bool | None:
+        """Whether it has a tracepoint of that name (`sched/sched_switch`)."""
+        return bool(self._texts("events", name)) if self.knows("events") else None
+
+    def typed_tracepoint(self, name: str) -> bool:
+        """Whether its BTF has a raw tracepoint of that name."""
+        return bool(self._texts("types", TYPED_TRACEPOINT + name))
 
     def raw_tracepoint(self, name: str) -> bool | None:
         """Whether it has a raw tracepoint of that name."""
-        if self._texts("types", f"tbtf_trace_{name}"):
+        if self.typed_tracepoint(name):
             return True
         found = self.symbol(name)
         if found is not None and "R" in found.flags:
             return True
         if not self.knows("events"):
             return None
-        return any(
-            key.endswith(f"/{name}") for key, values in self.pack.lines("events") if any(mask & self.bit for mask, _ in values)
-        )
+        return any(event.endswith(f"/{name}") for event in self.names("events"))
 
     @property
     def runs_lsm(self) -> bool:
@@ -205,31 +202,26 @@ class Kernel:
             for key in self.pack.near(table, prefix + name)
             if key.startswith(prefix) and any(mask & self.bit for mask, _ in self.pack.get(table, key))
         }
-        return sorted(found - {name}, key=lambda each: (not each.startswith(name), len(each), each))[:5]
+        return nearest(found - {name}, name)
 
 
 class Symbol:
     """A function, variable or raw tracepoint of a kernel."""
 
-    def __init__(self, btf: str, flags: str, module: str) -> None:
-        self.btf, self.flags, self.module = btf, flags, module
+    def __init__(self, btf: str, flags: str) -> None:
+        self.btf, self.flags = btf, flags
 
     @classmethod
     def parsed(cls, text: str) -> Symbol:
         """Of a value of the table `names`."""
-        return cls(*[*text.split("/"), "", ""][:3])
+        return cls(*[*text.split("/"), ""][:2])
 
     @property
     def arguments(self) -> int:
         """How many a function of the BTF has."""
         return int(re.match(r"\d+", self.btf)[0]) if self.btf else 0  # type: ignore[index]
 
-    @property
-    def returns(self) -> bool:
-        """Whether a function of the BTF returns something."""
-        return "v" not in self.btf
 
-
-def program_number(name: str) -> int:
-    """The number of a program type."""
-    return bpf.PROG_TYPES.index(name)
+def nearest(names: Iterable[str], name: str) -> list[str]:
+    """At most five of the names that have `name` in them: those that begin with it first, and the shorter ones before the longer."""
+    return sorted(names, key=lambda each: (not each.startswith(name), len(each), each))[:5]

@@ -6,17 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kmatrix.host.version import Version
 from kmatrix.host.version import text as written
-from kmatrix.matrix import history
 from kmatrix.matrix.arch import Arch
-from kmatrix.objects.needs import Need, needs
+from kmatrix.objects.needs import Need, needs, oldest
 from kmatrix.predict import store
 from kmatrix.predict.judge import Prediction, predict
 from kmatrix.predict.subject import Subject
-
-OLDEST: Version = (4, 14)
-"""What all kernels that are tried have is no need."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +54,8 @@ def _foreseen(subject: Subject, arch: Arch) -> Iterator[list[Prediction]]:
 
 
 def _release(every: Sequence[Need], arch: Arch) -> tuple[str, str]:
-    dated = [(since, need) for need in every if not need.optional and (since := history.first(need.name, arch)) is not None]
-    since, need = max(dated, key=lambda each: each[0], default=(OLDEST, None))
-    if need is None or since <= OLDEST:
+    since, need = oldest(every, arch)
+    if need is None:
         return "any", ""
     return written(since), f"{need.name}{f' ({need.line})' if need.line is not None else ''}"
 

@@ -178,9 +178,14 @@ def contents(pack: Pack, number: int) -> dict[str, dict[str, list[str]]]:
         here: dict[str, list[str]] = {}
         for name, each in pack.lines(table):
             if values := [value for mask, value in each if mask & bit]:
-                here[name] = [value.partition("~")[2] if index else value for index, value in enumerate(sorted(values, key=_place))]
+                here[name] = ordered(values)
         found[table] = here
     return found
+
+
+def ordered(values: Iterable[str]) -> list[str]:
+    """The values that one profile has of a name, in their order, which stands before all but the first (`1~`)."""
+    return [value.partition("~")[2] if _place(value) else value for value in sorted(values, key=_place)]
 
 
 def _place(value: str) -> int:

@@ -15,12 +15,12 @@ from typing import Any
 from kmatrix.guest import bpf
 from kmatrix.host.errors import InputError
 from kmatrix.host.version import series
-from kmatrix.matrix.arch import Arch
+from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.predict import collect
 from kmatrix.predict.encode import Encoder, Lines
 from kmatrix.predict.pack import Contents, Meta
 
-MACHINES: Mapping[str, Arch] = {"x86_64": "x86_64", "aarch64": "arm64"}
+_ARCHES: Mapping[str, Arch] = {info.machine: arch for arch, info in INFO.items()}
 _WAYS = {str(number): name for number, name in enumerate(bpf.PROG_TYPES)}
 """How the capture names a way to load a program → how a profile does: `kprobe`; of tracing and LSM `tracing/fentry`, `lsm/lsm.s`."""
 
@@ -44,7 +44,7 @@ def read_capture(path: Path) -> dict[str, Any]:
 def of_capture(found: Mapping[str, Any], where: str, name: str | None = None) -> tuple[Meta, Contents]:
     """The profile of a capture. `name` is what the kernel is called, without the arch. Raises InputError for a damaged one."""
     try:
-        arch = MACHINES[found["machine"]]
+        arch = _ARCHES[found["machine"]]
         release = str(found["release"])
         version = series(release)
         if version is None:

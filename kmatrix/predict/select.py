@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from kmatrix.host import version
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
-from kmatrix.host.version import Version, parse
 from kmatrix.matrix.arch import parse_arches
 from kmatrix.objects.compiled import ObjectInfo
 from kmatrix.predict import store
 from kmatrix.predict.kernel import Kernel
 
-_COMPARED = re.compile(r"(>=|<=|>|<)\s*(\d+(?:\.\d+)?)")
-_RANGE = re.compile(r"(\d+(?:\.\d+)?)\.\.(\d+(?:\.\d+)?)")
+_FIX = "kmatrix profiles list has them all; kmatrix profiles add makes one"
 
 
 def kernels(expression: str | None, arch: str) -> list[Kernel]:
@@ -32,26 +30,18 @@ def kernels(expression: str | None, arch: str) -> list[Kernel]:
 def _term(term: str, every: Sequence[Kernel]) -> list[Kernel]:
     if term == "all":
         return [*every]
-    compared, between = _COMPARED.fullmatch(term), _RANGE.fullmatch(term)
-    if compared is not None:
-        wanted = parse(compared[2])
-        return [kernel for kernel in every if _holds(compared[1], kernel.version, wanted)]
-    if between is not None:
-        first, last = parse(between[1]), parse(between[2])
-        return [kernel for kernel in every if first <= kernel.version <= last]
     named = [kernel for kernel in every if term in (kernel.name, kernel.meta["kernel"])]
-    if not named:
+    if named:
+        return named
+    versions = version.between(term, "--kernels")
+    if versions is None:
         known = [*dict.fromkeys(kernel.meta["kernel"] for kernel in every), *(kernel.name for kernel in every)]
-        raise InputError(
-            f"there is no profile {term!r}{did_you_mean(term, known)}",
-            where="--kernels",
-            fix="kmatrix profiles list has them all; kmatrix profiles add makes one",
-        )
-    return named
-
-
-def _holds(sign: str, version: Version, wanted: Version) -> bool:
-    return {">=": version >= wanted, "<=": version <= wanted, ">": version > wanted, "<": version < wanted}[sign]
+        raise InputError(f"there is no profile {term!r}{did_you_mean(term, known)}", where="--kernels", fix=_FIX)
+    low, high = versions
+    found = [kernel for kernel in every if low <= kernel.version < high]
+    if not found:
+        raise InputError(f"no profile is in {term!r}", where="--kernels", fix=_FIX)
+    return found
 
 
 def fitting(info: ObjectInfo, kernels: Sequence[Kernel]) -> list[Kernel]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kmatrix.host import version as versions
 from kmatrix.predict import store
-from kmatrix.predict.kernel import Kernel, Symbol
+from kmatrix.predict.kernel import TYPED_TRACEPOINT, Kernel, Symbol
 from kmatrix.verdict.diagnosis.cause import Diagnosis
 
 if TYPE_CHECKING:
@@ -146,9 +146,7 @@ class _Hooks:
         self.functions = frozenset(name for name, each in symbols.items() if "S" in each.flags)
         self.symbols = frozenset(name for name in self.functions if kernel.takes_probe(symbols[name]))
         self.tracepoints = frozenset(kernel.names("events"))
-        typed = frozenset(name.removeprefix(_TYPED) for name in kernel.names("types") if name.startswith(_TYPED))
+        typed = frozenset(
+            name.removeprefix(TYPED_TRACEPOINT) for name in kernel.names("types") if name.startswith(TYPED_TRACEPOINT)
+        )
         self.raw_tracepoints = typed | {name for name, each in symbols.items() if "R" in each.flags}
-
-
-_TYPED = "tbtf_trace_"
-"""How a profile names the typedef that a kernel's BTF has for a tracepoint."""

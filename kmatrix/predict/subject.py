@@ -11,26 +11,22 @@ from typing import Literal
 
 from kmatrix.guest import bpf
 from kmatrix.guest import sections as loader_sections
-from kmatrix.guest.flow import back_edge
-from kmatrix.guest.table_insns import MAX_INSNS_OLD
 from kmatrix.host.errors import InputError
 from kmatrix.objects import sections
 from kmatrix.objects.btf import DATASEC, VAR, Relocation
-from kmatrix.objects.code import CALL, LD_IMM64, Code, Function, encode
+from kmatrix.objects.code import CALL, Code, Function
 from kmatrix.objects.lines import Line
-from kmatrix.objects.needs import JUDGED_LATE, TYPED, asked_first, instruction, linked
+from kmatrix.objects.needs import JUDGED_LATE, TYPED, asked_unseen, instruction, linked
 from kmatrix.objects.reach import EXISTENCE, KCONFIG, Known, context_reads, reachable
 from kmatrix.objects.source_lines import SourceLines
 from kmatrix.predict.core import Core
-
-TAIL_CALL = 12
 
 
 @dataclass(frozen=True)
 class Demand:
     """Something that code which is reached asks of the kernel."""
 
-    kind: Literal["helper", "relocation", "kfunc", "symbol", "insn", "map"]
+    kind: Literal["helper", "relocation", "kfunc", "insn", "map"]
     name: str
     number: int = 0
     """Of a helper."""
@@ -38,16 +34,6 @@ class Demand:
     at: int = 0
     """The instruction, counted from the start of its function."""
     function: Function | None = None
-
-
-@dataclass(frozen=True)
-class Static:
-    """What the verifier asks of an instruction before it knows whether it is reached."""
-
-    name: str
-    """As a feature is written."""
-    at: int
-    function: Function
 
 
 @dataclass
@@ -67,7 +53,8 @@ class Program:
     frags: bool
     functions: tuple[Function, ...]
     """It and all that it refers to."""
-    statics: tuple[Static, ...]
+    statics: tuple[str, ...]
+    """What the verifier asks for before it knows what is reached, as features are written."""
     relocations: tuple[Relocation, ...]
     maps: frozenset[str]
     """Those that it refers to, reached or not."""
@@ -93,9 +80,8 @@ class Subject:
             )
         self.core = Core(self.code.btf) if self.code.btf is not None else None
         self.lines = SourceLines(self.code.info.data)
-        self.programs = [self._program(name, function) for name, function in self.code.programs.items()]
-        order = list(self.code.info.programs)
-        self.programs.sort(key=lambda each: order.index(each.name))
+        programs = self.code.programs
+        self.programs = [self._program(name, programs[name]) for name in self.code.info.programs if name in programs]
 
     def _program(self, name: str, entry: Function) -> Program:
         section = entry.section
@@ -118,22 +104,8 @@ class Subject:
                     maps.add(reference.name)
         return Program(
             name, section, entry, kind, number, attach, read.kind, read.target, read.sleepable, read.frags, functions,
-            tuple(self._statics(entry, functions)), tuple(dict.fromkeys(relocations)), frozenset(maps),
+            tuple(dict.fromkeys(name for name, _, _ in asked_unseen(self.code, entry))), tuple(dict.fromkeys(relocations)), frozenset(maps),
         )  # fmt: skip
-
-    def _statics(self, entry: Function, functions: tuple[Function, ...]) -> Iterator[Static]:
-        if sum(len(function.insns) for function in functions) > MAX_INSNS_OLD:
-            yield Static("insns_1m", 0, entry)
-        calls_tail = any(i.code == CALL and i.src == 0 and i.imm == TAIL_CALL for function in functions for i in function.insns)
-        if len(functions) > 1 and calls_tail:
-            yield Static("insn:tail_call_in_function", 0, entry)
-        for function in functions:
-            for index in range(len(function.insns)):
-                for name in asked_first(self.code, function, index):
-                    yield Static(name, index, function)
-            loop = back_edge(encode(function.insns))
-            if loop is not None:
-                yield Static("bounded_loops", loop[0], function)
 
     # -- externs -------------------------------------------------------------------------------------------------------------
 
@@ -229,10 +201,8 @@ class Subject:
                     yield Demand("kfunc", reference.name, at=index, function=function)
                 elif insn.code == CALL and insn.src == 0 and reference is None:
                     yield Demand("helper", "", insn.imm, at=index, function=function)
-                elif insn.code == LD_IMM64 and reference is not None and reference.kind == "extern":
-                    yield Demand("symbol", reference.name, at=index, function=function)
                 kind = instruction(insn)
-                if kind in JUDGED_LATE and kind is not None:
+                if kind in JUDGED_LATE:
                     yield Demand("insn", f"insn:{kind}", at=index, function=function)
 
     def line(self, function: Function | None, index: int) -> Line | None:

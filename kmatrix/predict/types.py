@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from kmatrix.predict.pack import Entries, Pack
+from kmatrix.predict.pack import Pack, ordered
 
-_QUALIFIERS = "corg"
 _NAME = re.compile(r"[^;~]*")
 _PLACE = re.compile(r"([^:,}]*):(\d+)(?::(\d+))?")
 _ENUMERATOR = re.compile(r"(\w+)=(-?\d+),")
@@ -139,8 +137,7 @@ class View:
     def named(self, letter: str, name: str) -> list[tuple[str, Node]]:
         """The types of that name: the module (empty for vmlinux), and the type with its name."""
         found = []
-        for value in sorted(self.texts("types", letter + name), key=place):
-            text = value.partition("~")[2] if place(value) else value
+        for text in ordered(self.texts("types", letter + name)):
             module, bar, rest = text.partition("|")
             node = parse(rest if bar else text)
             found.append((module if bar else "", Node("t", name, inner=node) if letter == "t" else node._replace(name=name)))
@@ -171,14 +168,3 @@ class View:
         if node.kind in "SUNMIF":
             return node.size
         raise NoSize
-
-
-def place(value: str) -> int:
-    """Which of a name's types a value is."""
-    number, tilde, _ = value.partition("~")
-    return int(number) if tilde and number.isdecimal() else 0
-
-
-def alike(entries: Entries, bit: int) -> Iterator[str]:
-    """The values of one profile."""
-    return (value for mask, value in entries if mask & bit)

@@ -11,7 +11,7 @@ from kmatrix.matrix import history
 from kmatrix.objects.btf import ENUM_EXISTS, ENUM_VALUE, Relocation
 from kmatrix.objects.code import Function
 from kmatrix.predict.core import essential
-from kmatrix.predict.kernel import Kernel
+from kmatrix.predict.kernel import Kernel, nearest
 from kmatrix.predict.subject import Program, Subject
 from kmatrix.predict.types import COMPOSITES, Node, View
 from kmatrix.verdict.diagnosis import Diagnosis, Failing, diagnose
@@ -77,7 +77,7 @@ class Writer:
         kind = definition.type if definition is not None else ""
         if not kind:
             return None
-        facts = {key: int(shape[own]) for key, own in (("key_size", "key_size"), ("value_size", "value_size")) if own in shape}
+        facts = {key: shape[key] for key in ("key_size", "value_size") if key in shape}
         failing = Failing(
             "map", "", kernel.version, kernel.arch, errno.EINVAL, name=name, map_type=kind, max_entries=shape.get("max_entries", 0),
             shape={**facts, "flags": shape.get("map_flags", 0)},
@@ -137,8 +137,6 @@ def _members_like(node: Node, path: list[str], view: View) -> list[str]:
     for name in path:
         members = _flat(node, view)
         if name not in members:
-            return sorted(
-                (each for each in members if name in each), key=lambda each: (not each.startswith(name), len(each), each)
-            )[:5]
+            return nearest((each for each in members if name in each), name)
         node = members[name]
     return []

@@ -14,9 +14,9 @@ from kmatrix.manifest.types import Behaviour
 from kmatrix.matrix import history
 from kmatrix.matrix.arch import ARCHES
 from kmatrix.objects import compiled
-from kmatrix.objects.derived import OLDEST, derived
+from kmatrix.objects.derived import derived
 from kmatrix.objects.described import described
-from kmatrix.objects.needs import feature_of
+from kmatrix.objects.needs import OLDEST, feature_of
 from kmatrix.propose.document import Document
 from kmatrix.propose.events import write_events
 from kmatrix.propose.found import Group, check_one_collector

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kmatrix.manifest.types import Behaviour
 from kmatrix.matrix import history
-from kmatrix.objects.needs import feature_of
+from kmatrix.objects.needs import OLDEST, feature_of
 from kmatrix.propose.found import Group
 from kmatrix.propose.sends import Sent, sends
 
@@ -68,7 +68,7 @@ def _rank(group: Group) -> tuple[int, int, int, int]:
     asked = {feature_of(need) for found in group.needs.values() for need in found if not need.optional}
     dated = [since for name in asked if (since := history.first(name, group.arches[0])) is not None]
     transport = 2 if "ringbuf" in transports else 1 if transports else 0
-    return int(_uses_btf(group)), transport, len([since for since in dated if since > (4, 14)]), len(asked)
+    return int(_uses_btf(group)), transport, len([since for since in dated if since > OLDEST]), len(asked)
 
 
 def _names(groups: Sequence[Group], collector: str) -> list[str]:

@@ -11,11 +11,8 @@ from kmatrix.host.version import text as written
 from kmatrix.matrix import history
 from kmatrix.matrix.arch import ARCHES, Arch
 from kmatrix.objects.code import Code
-from kmatrix.objects.needs import Need, needs
+from kmatrix.objects.needs import OLDEST, Need, needs, oldest
 from kmatrix.report import grid
-
-OLDEST: Version = (4, 14)
-"""The oldest release that kmatrix knows: what all its kernels have is only listed when everything is asked for."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +24,8 @@ class ProgramNeeds:
     needs: tuple[Need, ...]
 
     def oldest(self, arch: Arch) -> tuple[Version, Need | None]:
-        """The first release that has all that the program always needs, and the need that sets it; `OLDEST` and None where none does."""
-        dated = [
-            (since, need) for need in self.needs if not need.optional and (since := history.first(need.name, arch)) is not None
-        ]
-        since, need = max(dated, key=lambda each: each[0], default=(OLDEST, None))
-        return (since, need) if since > OLDEST else (OLDEST, None)
+        """The first release that has all that the program always needs, and the need that sets it."""
+        return oldest(self.needs, arch)
 
 
 def read(code: Code) -> list[ProgramNeeds]:

@@ -55,6 +55,8 @@ def test_layouts_of_all_kinds(tmp_path: Path) -> None:
     )
     text = header.write(on)
     assert checked(text, header.Header(on), tmp_path) == ""
+    assert "int (*calls[2])(struct gaps *, const char *, ...);" in text
+    assert "void (*volatile none)(void);" in text
     assert "FREE = 3," in text
     assert "struct tail {" in text
 
@@ -65,6 +67,7 @@ def test_a_real_kernel(name: str, tmp_path: Path) -> None:
     text = header.write(on)
     assert checked(text, header.Header(on), tmp_path) == ""
     assert "struct task_struct {" in text
+    assert "const struct cred *cred;" in text
     assert "false = 0," in text
 
 

@@ -171,6 +171,17 @@ def test_the_kernel_s_configuration(tmp_path: Path) -> None:
     assert told(tmp_path, code, "6.1-x86_64", MID) == {"6.1-x86_64": ("not loaded", "extern"), MID: ("attached", "")}
 
 
+def test_a_weak_symbol_of_one_kernel_is_not_taken_for_another_s(tmp_path: Path) -> None:
+    """5.4 has the first symbol alone, and 6.1 the second."""
+    code = (
+        "extern const void account_page_dirtied __ksym __weak; extern const void blk_account_io_merge_bio __ksym __weak; "
+        + RAW
+        + "{ if (!&account_page_dirtied) return bpf_get_socket_cookie(ctx); return &blk_account_io_merge_bio != 0; }"
+    )
+    wanted = {MID: ("attached", ""), "6.1-x86_64": ("not loaded", "helper-type")}
+    assert told(tmp_path, code, *wanted) == wanted
+
+
 def test_what_only_the_verifier_knows_is_not_foreseen(tmp_path: Path) -> None:
     assert told(tmp_path, RAW + "{ return *(int *)((long)ctx + 100000); }", NEW) == {NEW: ("attached", "")}
 
