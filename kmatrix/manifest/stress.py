@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
@@ -14,7 +14,6 @@ from kmatrix.manifest.event import Event
 from kmatrix.manifest.trigger import Trigger
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-Units = Literal["", "K", "M", "G"]
 
 
 def _part(text: str) -> str:
