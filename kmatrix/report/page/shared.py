@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from kmatrix.report.page.model import Bars, Part, Step
+from kmatrix.report.page.model import WARN, Bars, Part, Step, Tone
+from kmatrix.runs.cell_records import Record
+from kmatrix.runs.guest_test_records import TestRecord
 
 _LAST = ("kill", "judge")
 """Stages that come after the guest's own, and stand before them in records."""
@@ -20,6 +22,11 @@ _VERSIONS = {
     "image": "sha256 of the guest image",
 }
 """What a record's `versions` are called; others stand under their own names."""
+
+
+def wrong_tone(record: Record | TestRecord) -> Tone:
+    """The colour of what is not as promised: the machine room's, a warning's, or the collector's or test's own."""
+    return "infra" if record.failure == "infra" else WARN if record.warning else "bad"
 
 
 def chapters(*titled: tuple[str, Iterable[Part]]) -> list[Step]:

@@ -10,7 +10,7 @@ from kmatrix.host.version import series
 from kmatrix.report import causes, reds
 from kmatrix.report.explain import look_in, simulation
 from kmatrix.report.page.model import Commands, Finding, Log, Pairs, Part, Say, Step, Table, Tone
-from kmatrix.report.page.shared import bars, chapters, file_text, versions
+from kmatrix.report.page.shared import bars, chapters, file_text, versions, wrong_tone
 from kmatrix.runs.cell_records import Record, path_of
 from kmatrix.verdict.effort import STACK_LIMIT, effort_of
 from kmatrix.verdict.failure import FAILURES
@@ -82,7 +82,7 @@ def _observed(record: Record) -> Iterator[Part]:
     else:
         yield Say("none of the four behaviours")
     if not record.ok:
-        tone: Tone = "infra" if record.failure == "infra" else "warn" if record.warning else "bad"
+        tone = wrong_tone(record)
         yield Say(FAILURES.get(record.failure or "", ""), record.failure or "", tone)  # type: ignore[call-overload]
         yield Say(record.reason)
         if record.warning:
