@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import BeforeValidator, model_validator
 
@@ -68,13 +68,9 @@ class Limits(Strict):
     stack: Stack = None
     """Bytes of stack of the program and of the functions that it calls."""
 
-
-class ProgramLimits(Limits):
-    """What one program may take, in place of what all may."""
-
     @model_validator(mode="after")
-    def _says_something(self) -> ProgramLimits:
-        if self.insns is None and self.stack is None:
+    def _says_something(self) -> Self:
+        if not any(getattr(self, name) for name in type(self).model_fields):
             raise ValueError('it allows nothing and forbids nothing: write insns, such as "80%", or stack, such as "90%"')
         return self
 
@@ -82,13 +78,8 @@ class ProgramLimits(Limits):
 class Budget(Limits):
     """What each program may take, and what single ones may."""
 
-    programs: dict[str, ProgramLimits] = {}
-
-    @model_validator(mode="after")
-    def _says_something(self) -> Budget:
-        if self.insns is None and self.stack is None and not self.programs:
-            raise ValueError('it allows nothing and forbids nothing: write insns, such as "80%", or stack, such as "90%"')
-        return self
+    programs: dict[str, Limits] = {}
+    """What single ones may, in place of what all may."""
 
     def of(self, program: str) -> Limits:
         """What a program may take: its own limits, and where it has none those of all."""
