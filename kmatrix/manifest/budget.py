@@ -16,7 +16,7 @@ from kmatrix.manifest.libraries import Library
 MOST_INSNS = 1_000_000
 """Instructions that the verifier looks at, at most, on any kernel (c04c0d2b968a, Linux 5.2)."""
 MOST_STACK = 512
-"""Bytes of stack that a program may take on any kernel (MAX_BPF_STACK)."""
+"""Bytes of stack that a program and the functions it calls may take together, on any kernel (MAX_BPF_STACK, include/linux/filter.h)."""
 
 
 @dataclass(frozen=True)
