@@ -31,7 +31,7 @@ class Allowance:
 
     def most(self, limit: int) -> int:
         """The most that is allowed where the kernel's limit is `limit`."""
-        # Rounded first: 0.07 * 100 is more than 7 in binary.
+        # Rounded first: 2.01 * 1000000 / 100 is less than 20100 in binary.
         return self.number if self.percent is None else int(round(self.percent * limit / 100, 6))
 
 

@@ -60,7 +60,7 @@ class Stress(Strict):
     def event(self, event: Event) -> Event:
         """The same event, as often as it must come."""
         kept = 1 - float(self.lost.rstrip("%")) / 100
-        # Rounded first: 0.9 * 10 is more than 9 in binary.
+        # Rounded first: 500 * (1 - 0.18) is more than 410 in binary.
         least = math.ceil(round(event.min_count * self.count * kept, 6))
         most = event.max_count * self.count if event.max_count is not None else None
         return event.model_copy(update={"min_count": least, "max_count": most})

@@ -102,7 +102,7 @@ NOT_ALONE = {"error": "prog 'enter': failed to load"}
             "program enter: the verifier looks at 800,001 of at most 1,000,000 instructions (80.00%), "
             'more than its budget of 800,000 (insns = "80%")',
         ),
-        ({"insns": "7%"}, (6, 1), _report(70_000, "8"), None),
+        ({"insns": "2.01%"}, (6, 1), _report(20_100, "8"), None),
         ({"insns": "80%"}, (4, 14), _report(104_857, "8", ""), None),
         ({"insns": "80%"}, (4, 14), _report(104_858, "8", ""), 'of at most 131,072 instructions (80.00%), more than its budget of 104,857'),
         ({"insns": 5000}, (4, 14), _report(5000, "8", ""), None),

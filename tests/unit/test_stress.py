@@ -33,6 +33,13 @@ def test_a_collector_under_stress() -> None:
     assert [event.min_count for event in collector.events] == [1]
 
 
+def test_how_often_an_event_must_and_may_come() -> None:
+    (event,) = demo(stress=STRESS).events
+    once = event.model_copy(update={"min_count": 1, "max_count": 2})
+    often = Stress.model_validate({"rate": 100.0, "seconds": 5.0, "lost": "18%"}).event(once)
+    assert (often.min_count, often.max_count) == (410, 1000)
+
+
 @pytest.mark.parametrize(
     ("stress", "words"),
     [
