@@ -21,7 +21,6 @@ FIELDS = [
     *({"name": name, "type": "u32"} for name in ("kind", "pid", "tgid", "uid")),
     {"name": "id", "type": "u64"},
     *({"name": f"arg{number}", "type": "u64"} for number in range(6)),
-    {"name": "cgroup", "type": "u64"},
     {"name": "comm", "type": "char[16]"},
     {"name": "first", "type": "char[320]"},
     {"name": "second", "type": "char[320]"},
