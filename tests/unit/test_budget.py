@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from kmatrix.guest.limit import AT_MOST
 from kmatrix.host.errors import InputError
 from kmatrix.manifest import schema
 from kmatrix.manifest.collector import Collector
 from kmatrix.matrix.load import load_matrix
 from kmatrix.report.page.model import Table
 from kmatrix.report.page.story import story
+from kmatrix.runs.cell import _patience as patience
+from kmatrix.runs.patience import INTERRUPTION
 from kmatrix.verdict.budget import judge_budget
 from kmatrix.verdict.expectation import expected
 from kmatrix.verdict.judge import Verdict, verdict
@@ -79,6 +82,11 @@ def test_what_is_measured() -> None:
     assert (extra.insns, extra.stack) == (every.insns, every.programs["extra"].stack)
     assert collector.loaded_by("cilium").budget is None
     assert demo(budget={"insns": 5}, stress=STRESS).under_stress().budget is None
+
+
+def test_a_program_that_is_measured_is_loaded_twice_more() -> None:
+    one, both = demo(budget={"programs": {"extra": {"stack": 100}}}), demo(budget={"insns": "80%"})
+    assert patience(both) - patience(one) == patience(one) - patience(demo()) == 2 * (AT_MOST * both.load_timeout + INTERRUPTION)
 
 
 STRESS = {"rate": 100.0}
