@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-from . import confine, contents, contract, effort, kernel, limit, load, loader, observe, simulate, sinks, trigger
+from . import confine, contents, contract, costs, effort, kernel, limit, loader, observe, simulate, sinks, trigger
 from .cell_facts import Again, AttemptReport, CellFacts, EffortReport, Inventory, TriggerReport
 from .child import Child
 from .events import Sorter
@@ -235,7 +235,7 @@ def _watch(
             if variant["name"] == facts["running"] and variant.get("drops"):
                 facts["dropped"] = sinks.counted(variant["drops"], cast(Mapping[str, Any], attempt))
         if request.get("stress"):
-            facts["costs"] = load.costs(cast(Mapping[str, Any], attempt))
+            facts["costs"] = costs.of(cast(Mapping[str, Any], attempt))
     finally:
         if trace is not None:
             trace.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import BeforeValidator, model_validator
 
@@ -16,7 +16,7 @@ from kmatrix.manifest.libraries import Library
 MOST_INSNS = 1_000_000
 """Instructions that the verifier looks at, at most, on any kernel (c04c0d2b968a, Linux 5.2)."""
 MOST_STACK = 512
-"""Bytes of stack that a program may take on any kernel (MAX_BPF_STACK)."""
+"""Bytes of stack that a program and the functions it calls may take together, on any kernel (MAX_BPF_STACK, include/linux/filter.h)."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Allowance:
 
     def most(self, limit: int) -> int:
         """The most that is allowed where the kernel's limit is `limit`."""
-        # Rounded first: 0.07 * 100 is more than 7 in binary.
+        # Rounded first: 2.01 * 1000000 / 100 is less than 20100 in binary.
         return self.number if self.percent is None else int(round(self.percent * limit / 100, 6))
 
 
@@ -78,13 +78,9 @@ class Limits(Strict):
     stack: Stack = None
     """Bytes of stack of the program and of the functions that it calls."""
 
-
-class ProgramLimits(Limits):
-    """What one program may take, in place of what all may."""
-
     @model_validator(mode="after")
-    def _says_something(self) -> ProgramLimits:
-        if self.insns is None and self.stack is None:
+    def _says_something(self) -> Self:
+        if not any(getattr(self, name) for name in type(self).model_fields):
             raise ValueError('it allows nothing and forbids nothing: write insns, such as "80%", or stack, such as "90%"')
         return self
 
@@ -92,13 +88,8 @@ class ProgramLimits(Limits):
 class Budget(Limits):
     """What each program may take, and what single ones may."""
 
-    programs: dict[str, ProgramLimits] = {}
-
-    @model_validator(mode="after")
-    def _says_something(self) -> Budget:
-        if self.insns is None and self.stack is None and not self.programs:
-            raise ValueError('it allows nothing and forbids nothing: write insns, such as "80%", or stack, such as "90%"')
-        return self
+    programs: dict[str, Limits] = {}
+    """What single ones may, in place of what all may."""
 
     def of(self, program: str) -> Limits:
         """What a program may take: its own limits, and where it has none those of all."""

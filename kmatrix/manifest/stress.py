@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
@@ -14,7 +14,6 @@ from kmatrix.manifest.event import Event
 from kmatrix.manifest.trigger import Trigger
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-Units = Literal["", "K", "M", "G"]
 
 
 def _part(text: str) -> str:
@@ -61,7 +60,7 @@ class Stress(Strict):
     def event(self, event: Event) -> Event:
         """The same event, as often as it must come."""
         kept = 1 - float(self.lost.rstrip("%")) / 100
-        # Rounded first: 0.9 * 10 is more than 9 in binary.
+        # Rounded first: 500 * (1 - 0.18) is more than 410 in binary.
         least = math.ceil(round(event.min_count * self.count * kept, 6))
         most = event.max_count * self.count if event.max_count is not None else None
         return event.model_copy(update={"min_count": least, "max_count": most})

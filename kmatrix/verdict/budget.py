@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kmatrix.host.version import Version
-from kmatrix.manifest.budget import Allowance
+from kmatrix.manifest.budget import MOST_STACK, Allowance
 from kmatrix.manifest.collector import Collector
-from kmatrix.verdict.effort import STACK_LIMIT, effort_of
+from kmatrix.verdict.effort import effort_of
 from kmatrix.verdict.failure import Facts, Problem
 
 
@@ -30,12 +30,12 @@ def judge_budget(collector: Collector, version: Version, facts: Facts) -> Iterat
                 f"({effort.share:.2%}), {_more_than('insns', limits.insns, effort.limit)}",
             )
         taken = sum(effort.stack)
-        if limits.stack is not None and taken > limits.stack.most(STACK_LIMIT):
+        if limits.stack is not None and taken > limits.stack.most(MOST_STACK):
             parts = f" ({'+'.join(map(str, effort.stack))}, with the functions that it calls)" if len(effort.stack) > 1 else ""
             yield Problem(
                 "budget",
-                f"program {name}: it takes {taken} of at most {STACK_LIMIT} bytes of stack{parts} "
-                f"({taken / STACK_LIMIT:.2%}), {_more_than('stack', limits.stack, STACK_LIMIT)}",
+                f"program {name}: it takes {taken} of at most {MOST_STACK} bytes of stack{parts} "
+                f"({taken / MOST_STACK:.2%}), {_more_than('stack', limits.stack, MOST_STACK)}",
             )
 
 

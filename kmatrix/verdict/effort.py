@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from kmatrix.host.version import Version
-from kmatrix.manifest.budget import Allowance
+from kmatrix.manifest.budget import MOST_INSNS, MOST_STACK, Allowance
 
-STACK_LIMIT = 512
-"""Bytes of stack that a program and the functions it calls may take together (MAX_BPF_STACK, include/linux/filter.h)."""
-_LIMIT, _OLD_LIMIT = 1_000_000, 131_072
-"""Instructions that the verifier looks at, at most: from 5.2 on (c04c0d2b968a), and before."""
+_OLD_LIMIT = 131_072
+"""Instructions that the verifier looks at, at most, before 5.2 (c04c0d2b968a)."""
 _INSNS = re.compile(r"processed (\d+) insns(?: \(limit (\d+)\))?")
 _STACK = re.compile(r"stack depth (\d+(?:\+\d+)*)")
 _STATES = re.compile(r"total_states (\d+) peak_states (\d+)")
@@ -49,7 +47,7 @@ class Effort:
     @property
     def stack_share(self) -> float:
         """Of the limit of stack, from 0 to 1: as if all functions called each other, which is the most that it can be."""
-        return min(1.0, sum(self.stack) / STACK_LIMIT)
+        return min(1.0, sum(self.stack) / MOST_STACK)
 
 
 def effort_of(report: Mapping[str, Any], nothing: Mapping[str, Any], version: Version) -> Effort | None:
@@ -60,7 +58,7 @@ def effort_of(report: Mapping[str, Any], nothing: Mapping[str, Any], version: Ve
     log = "\n".join(report.get("log", ()))
     insns = _INSNS.search(log)
     counted = int(insns[1]) if insns else int(report.get("verified", 0))
-    limit = int(insns[2]) if insns and insns[2] else _LIMIT if version >= (5, 2) else _OLD_LIMIT
+    limit = int(insns[2]) if insns and insns[2] else MOST_INSNS if version >= (5, 2) else _OLD_LIMIT
     states, stack = _STATES.search(log), _STACK.search(log)
     return Effort(
         insns=counted,
@@ -89,6 +87,6 @@ def over(effort: Effort, allowed: Allowance) -> Sequence[str]:
     found = []
     if effort.insns > allowed.most(effort.limit):
         found.append(f"{effort.insns:,} of {effort.limit:,} instructions ({effort.share:.0%})")
-    if sum(effort.stack) > allowed.most(STACK_LIMIT):
-        found.append(f"{sum(effort.stack)} of {STACK_LIMIT} bytes of stack ({effort.stack_share:.0%})")
+    if sum(effort.stack) > allowed.most(MOST_STACK):
+        found.append(f"{sum(effort.stack)} of {MOST_STACK} bytes of stack ({effort.stack_share:.0%})")
     return found

@@ -96,6 +96,17 @@ def test_events_go_to_the_first_that_they_match() -> None:
     assert sorter.samples == [{"event": "exit", "fields": {"kind": 2, "pid": 8}, "raw": "0200000008000000"}]
 
 
+def test_each_event_is_read_by_its_own_layout() -> None:
+    """Two that are of one size, and one that may be shorter than another of the same layout."""
+    sorter = Sorter([_sized("words", "u32", "u32"), _sized("halves", "u16", "u16", "u32", match={"f1": 3})], {}, "perf")
+    sorter.add(_event(7, 1))
+    sorter.add(_event(3 << 16 | 2, 1))
+    assert [event["fields"] for event in sorter.matched] == [{"f0": 7, "f1": 1}, {"f0": 2, "f1": 3, "f2": 1}]
+    sorter = Sorter([_sized("whole", "u32", "u32"), _sized("head", "u32", "u32", min_size=4)], {}, "perf")
+    sorter.add(bytes.fromhex("07000000"))
+    assert sorter.counts == {"head": 1}
+
+
 def test_what_asks_for_less_gets_what_is_left() -> None:
     sorter = Sorter([_spec("any"), _spec("exec", kind=1)], {}, "perf")
     for kind in (1, 2, 1):

@@ -21,7 +21,6 @@ FIELDS = [
     *({"name": name, "type": "u32"} for name in ("kind", "pid", "tgid", "uid")),
     {"name": "id", "type": "u64"},
     *({"name": f"arg{number}", "type": "u64"} for number in range(6)),
-    {"name": "cgroup", "type": "u64"},
     {"name": "comm", "type": "char[16]"},
     {"name": "first", "type": "char[320]"},
     {"name": "second", "type": "char[320]"},
@@ -31,10 +30,10 @@ KIND = {name: number for number, name in enumerate(NAMES, 1)}
 SYSCALLS = {  # (x86_64, arm64)
     "read": (0, 63), "write": (1, 64), "mmap": (9, 222), "openat": (257, 56), "rename": (82, 38), "link": (86, 37), "unlink": (87, 35),
     "symlink": (88, 36), "chmod": (90, 53), "chown": (92, 54), "setuid": (105, 146), "capset": (126, 91), "ptrace": (101, 117),
-    "mount": (165, 40), "umount": (166, 39), "bpf": (321, 280), "module_load": (313, 273), "futex": (202, 98), "kill": (62, 129),
+    "mount": (165, 40), "umount": (166, 39), "bpf": (321, 280), "futex": (202, 98),
 }  # fmt: skip
-AT = {"rename", "link", "unlink", "symlink", "chmod", "chown"}
-"""Those that are the …at(2) of their name on arm64, which knows no other: the paths come one later (of symlinkat(2), the target does not)."""
+AT = {"unlink", "chmod", "chown"}
+"""Those that are the …at(2) of their name on arm64, which knows no other, with all arguments one later. Of rename, link and symlink it is not so simple."""
 BUFFER = {"transport": "perf", "buffer": "events"}
 
 
@@ -50,7 +49,7 @@ class Seen(NamedTuple):
 def _call(arch: str, name: str, who: str, **says: Any) -> Seen:
     """A system call. `first` and `second` are its leading paths, wherever this arch has them."""
     number = SYSCALLS[name][arch == "arm64"]
-    if arch == "arm64" and name in AT and name not in ("symlink", "rename", "link"):
+    if arch == "arm64" and name in AT:
         says = {{"first": "second", "arg1": "arg2", "arg2": "arg3"}.get(field, field): value for field, value in says.items()}
     return Seen(who, name, {"kind": KIND["ENTER"], "pid": f"{who}.pid", "id": number}, says)
 
@@ -58,13 +57,13 @@ def _call(arch: str, name: str, who: str, **says: Any) -> Seen:
 def _seen(arch: str) -> list[Seen]:
     """What must be seen of every trigger. `NAME` in a text `TRIGGER.NAME` is what that trigger knows by that name."""
     old = arch == "x86_64"
-    both = {"first": "rename.path", "second": "rename.new_path"} if old else {"second": "rename.path", "arg3": None}
+    both = {"first": "rename.path", "second": "rename.new_path"} if old else {"second": "rename.path"}
     linked = {"first": "link.path", "second": "link.new_path"} if old else {"second": "link.path"}
     target = {"first": "symlink.target"} | ({"second": "symlink.path"} if old else {})
     return [
         _call(arch, "openat", "open", second="open.path", arg2="open.flags", tgid="open.tgid", uid="open.uid", comm="open.comm"),
         _call(arch, "openat", "create", second="create.path", arg2="create.flags", arg3="create.mode"),
-        _call(arch, "rename", "rename", **{key: value for key, value in both.items() if value}),
+        _call(arch, "rename", "rename", **both),
         _call(arch, "link", "link", **linked),
         _call(arch, "symlink", "symlink", **target),
         _call(arch, "unlink", "unlink", first="unlink.path"),

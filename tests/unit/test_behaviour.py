@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -246,10 +247,30 @@ def test_attach_is_told_apart_from_load() -> None:
     assert judge(demo(), target_with(ALL), facts).failure == "attach"
 
 
+def with_rights(target: Target, *caps: str) -> Target:
+    return replace(target, kernel=replace(target.kernel, privileges=Privileges(caps=caps)))
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES, errno.EINVAL])
+def test_where_circumstances_leave_few_rights_what_is_not_permitted_may_stop_any_step(number: int) -> None:
+    """A variant as a whole, and an optional program."""
+    refused, plain = number != errno.EINVAL, target_with(ALL - {"ringbuf"})
+    facts = good(demo(), "perf", failed=("ring",))
+    facts["attempts"][0]["error"] = {"errno": number, "text": "prog 'enter': BPF program load failed"}
+    assert judge(demo(), plain, facts).failure == "load"
+    assert judge(demo(), with_rights(plain, "sys_admin"), facts).ok is refused
+    programs = [MANIFEST["program"][0], {"name": "extra", "hook": "cgroup_skb/egress", "required": False, "needs": ["cgroup_v2"]}]
+    collector = demo(program=programs)
+    facts = good(collector, "perf", failed=("ring",), lacking=("ringbuf",), missing_programs=("extra",))
+    facts["attempts"][-1]["programs"]["extra"].update(errno=number, error="BPF program load failed")
+    assert judge(collector, plain, facts).failure == "load"
+    assert judge(collector, with_rights(plain, "sys_admin"), facts).ok is refused
+
+
 def test_where_circumstances_leave_few_rights_a_refusal_may_name_the_right() -> None:
     collector = demo(variant=[{"name": "ring", "behaviour": "full", "object": "r", "needs": ["btf", "ringbuf"]}], event=[])
     plain = target_with(ALL - {"ringbuf"})
-    few = replace(plain, kernel=replace(plain.kernel, privileges=Privileges(caps=())))
+    few = with_rights(plain)
     facts = good(collector, None, failed=("ring",), lacking=("ringbuf",), refusal="cannot load: Operation not permitted")
     probe = {"btf": True, "ringbuf": False}
     assert judge(collector, plain, facts, probe=probe).failure == "worse"

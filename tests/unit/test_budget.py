@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from kmatrix.guest.limit import AT_MOST
 from kmatrix.host.errors import InputError
 from kmatrix.manifest import schema
 from kmatrix.manifest.collector import Collector
 from kmatrix.matrix.load import load_matrix
 from kmatrix.report.page.model import Table
 from kmatrix.report.page.story import story
+from kmatrix.runs.cell import _patience as patience
+from kmatrix.runs.patience import INTERRUPTION
 from kmatrix.verdict.budget import judge_budget
 from kmatrix.verdict.expectation import expected
 from kmatrix.verdict.judge import Verdict, verdict
@@ -81,6 +84,11 @@ def test_what_is_measured() -> None:
     assert demo(budget={"insns": 5}, stress=STRESS).under_stress().budget is None
 
 
+def test_a_program_that_is_measured_is_loaded_twice_more() -> None:
+    one, both = demo(budget={"programs": {"extra": {"stack": 100}}}), demo(budget={"insns": "80%"})
+    assert patience(both) - patience(one) == patience(one) - patience(demo()) == 2 * (AT_MOST * both.load_timeout + INTERRUPTION)
+
+
 STRESS = {"rate": 100.0}
 
 
@@ -102,7 +110,7 @@ NOT_ALONE = {"error": "prog 'enter': failed to load"}
             "program enter: the verifier looks at 800,001 of at most 1,000,000 instructions (80.00%), "
             'more than its budget of 800,000 (insns = "80%")',
         ),
-        ({"insns": "7%"}, (6, 1), _report(70_000, "8"), None),
+        ({"insns": "2.01%"}, (6, 1), _report(20_100, "8"), None),
         ({"insns": "80%"}, (4, 14), _report(104_857, "8", ""), None),
         ({"insns": "80%"}, (4, 14), _report(104_858, "8", ""), 'of at most 131,072 instructions (80.00%), more than its budget of 104,857'),
         ({"insns": 5000}, (4, 14), _report(5000, "8", ""), None),

@@ -33,6 +33,16 @@ def test_the_log_of_a_new_kernel_has_it_all() -> None:
     assert effort.stack_share == 96 / 512
 
 
+def test_functions_that_do_not_call_each_other_take_no_more_than_there_is() -> None:
+    assert Effort(40, 1_000_000, (300, 300)).stack_share == 1
+
+
+def test_a_verifier_that_writes_down_each_instruction_tells_nothing_of_its_time() -> None:
+    effort = effort_of({"log": LOGS[5, 4], "visits": []}, NOTHING, (5, 4))
+    assert effort is not None
+    assert (effort.insns, effort.time_ratio) == (40, None)
+
+
 def test_the_log_of_an_old_kernel_has_the_instructions_and_the_stack() -> None:
     effort = effort_of({"log": LOGS[4, 14], "jited": 0, "xlated": 16, "verified": 0}, {"log": []}, (4, 14))
     assert effort == Effort(40, 131_072, (16,), xlated=16)

@@ -23,6 +23,7 @@ from kmatrix.suites.subtest import SubTest
 from tests.page import real
 from tests.unit.facts import command_record, record
 
+ELSEWHERE = Path("/nowhere")
 EVIL = "</script><script>alert('|`*')</script>"
 
 
@@ -340,3 +341,27 @@ def linear_rgb(colour: str) -> list[float]:
     digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
     parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
     return [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+
+
+@pytest.mark.parametrize(
+    ("failure", "warning", "tone"),
+    [("load", False, "bad"), ("load", True, "warn"), ("infra", False, "infra"), ("infra", True, "infra")],
+)
+def test_what_is_not_as_promised_has_one_colour_wherever_it_is_told(failure: str, warning: bool, tone: str) -> None:
+    wrong = {"ok": False, "failure": failure, "warning": warning, "reason": "no"}
+    (row,) = collectors.rows([record(**wrong)], ELSEWHERE)
+    assert row.cells[0].tone == tone
+    assert {part.tone for part in story(row, "5.4-arm64")["Observed"] if isinstance(part, Say) and part.word == failure} == {tone}
+    (whole,) = guest_tests.rows([command_record("5.4-arm64", **wrong)], ELSEWHERE)
+    assert whole.cells[0].tone == tone
+
+
+def test_a_red_sub_test_of_a_command_that_only_warns_is_a_warning() -> None:
+    told = guest_tests.rows([command_record("5.4-arm64", [SubTest("TestRing", "failed")], warning=True)], ELSEWHERE)
+    assert [row.cells[0].tone for row in told] == ["warn", "warn"]
+
+
+def test_warnings_come_after_all_that_is_red() -> None:
+    cells = [record(kernel=kernel, ok=False, failure="load", reason="no", warning=True) for kernel in ("latest", "next")]
+    cells += [record(ok=False, failure="silent", reason="nothing")]
+    assert [entry["tone"] for entry in model.findings(collectors.rows(cells, ELSEWHERE))] == ["bad", "warn"]

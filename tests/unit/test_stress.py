@@ -14,9 +14,10 @@ from kmatrix.manifest import schema
 from kmatrix.manifest.stress import Stress, check_stress
 from kmatrix.manifest.trigger import Trigger
 from kmatrix.matrix.load import load_matrix
+from kmatrix.runs.cell import _patience as patience
 from kmatrix.verdict.events import judge_events
 from kmatrix.verdict.stress import judge_costs
-from tests.unit.facts import demo, manifest
+from tests.unit.facts import MANIFEST, demo, good, manifest
 
 STRESS = {"rate": 100.0, "seconds": 2.0, "lost": "0.5%", "memlock": "64K", "run_time": 10.0}
 
@@ -31,6 +32,13 @@ def test_a_collector_under_stress() -> None:
     }  # fmt: skip
     assert [event.min_count for event in loaded.events] == [199]
     assert [event.min_count for event in collector.events] == [1]
+
+
+def test_how_often_an_event_must_and_may_come() -> None:
+    (event,) = demo(stress=STRESS).events
+    once = event.model_copy(update={"min_count": 1, "max_count": 2})
+    often = Stress.model_validate({"rate": 100.0, "seconds": 5.0, "lost": "18%"}).event(once)
+    assert (often.min_count, often.max_count) == (410, 1000)
 
 
 @pytest.mark.parametrize(
@@ -102,3 +110,20 @@ def test_what_came_of_many(count: int, lost: int, dropped: int | None, failure: 
     }  # fmt: skip
     problems, _ = judge_events(collector, load_matrix().target("6.1-x86_64"), facts)
     assert [problem.failure for problem in problems] == [failure] * (failure is not None)
+
+
+@pytest.mark.parametrize(("lost", "dropped", "failure"), [(0, None, "silent"), (0, 0, "silent"), (1, None, "lost"), (0, 1, "lost")])
+def test_what_did_not_come_of_a_trigger_that_is_pulled_once_is_lost_where_the_buffer_was_full(
+    lost: int, dropped: int | None, failure: str
+) -> None:
+    events = [MANIFEST["event"][0] | {"min_count": 2}]
+    collector = demo(event=events)
+    facts = good(collector, "ring") | {"lost": lost, "dropped": dropped, "unmatched_samples": []}
+    problems, _ = judge_events(collector, load_matrix().target("6.1-x86_64"), facts)  # type: ignore[arg-type]
+    assert [problem.failure for problem in problems] == [failure]
+
+
+def test_a_cell_under_stress_has_the_time_for_it() -> None:
+    """The trigger is pulled twice where it fails, and takes 2 s by its rate, and some more beside."""
+    collector = demo(stress=STRESS)
+    assert patience(collector.under_stress()) - patience(collector) > 2 * 2.0

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from kmatrix.guest import triggers
+from kmatrix.guest.triggers import kind as kinds
 from kmatrix.guest.triggers import network
-from kmatrix.guest.triggers.kind import ALWAYS
+from kmatrix.guest.triggers.kind import ALWAYS, lasts, times
 from kmatrix.host.errors import InputError
 from kmatrix.manifest.trigger import Trigger
 
@@ -82,6 +84,28 @@ def test_what_is_asked_for_as_often_as_the_manifest_says() -> None:
         "kind": "open", "command": [], "env": {}, "count": 20, "rate": 100.0,
     }  # fmt: skip
     assert "count" not in _trigger(kind="open").request()
+
+
+def test_the_times_come_as_fast_as_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes longer than its share is followed at once, until the rate is kept again."""
+    now = [64.0]
+    monkeypatch.setattr(
+        kinds, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
+    )
+    begun = []
+    for number in times({"count": 4, "rate": 2.0}):
+        begun.append((number, now[0]))
+        now[0] += 0.75 if number == 0 else 0.125
+    assert begun == [(0, 64.0), (1, 64.75), (2, 65.0), (3, 65.5)]
+    assert list(times({})) == [0]
+
+
+def test_what_is_done_often_is_given_the_time_for_it() -> None:
+    fast, slow = {"kind": "fork", "count": 100}, {"kind": "open", "count": 100, "rate": 20.0}
+    assert lasts({"kind": "open"}) == 0.0
+    assert lasts(fast) > 0.0
+    assert lasts(slow) == 5.0 + lasts(fast)
+    assert lasts({"compose": [fast, slow]}) == lasts(fast) + lasts(slow)
 
 
 @pytest.mark.parametrize(

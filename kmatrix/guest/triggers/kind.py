@@ -43,7 +43,8 @@ class Kind(NamedTuple):
     known: Mapping[str, str]
     """What is known of it beside `ALWAYS`: names for `known.NAME`, and what they are."""
     options: Mapping[str, tuple[str, ...]] = {}
-    """Keys of [trigger] that are for this kind, each with its values: the first is what holds where nothing is said. None: any value."""
+    """Keys of [trigger] that are for this kind, each with its values: the first is what holds where nothing is said. Where no
+    values are named, any will do."""
     prepared: bool = False
     """Whether its process waits in the snapshot already. Each one that does is memory of every VM: for those that most collectors use."""
     says_more: bool = False

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from kmatrix.report import causes, reds, table
 from kmatrix.report.page.model import Cell, Row, Tone
-from kmatrix.report.page.shared import wrong
+from kmatrix.report.page.shared import wrong_tone
 from kmatrix.report.page.story import failure_of, programs, story
 from kmatrix.runs.cell_records import Record
 
@@ -27,7 +27,7 @@ def tone(record: Record) -> Tone:
     """The colour: the behaviour shown, or that something is wrong, or that the machine room is."""
     if record.ok:
         return cast(Tone, record.observed)
-    return wrong(record)
+    return wrong_tone(record)
 
 
 def _cell(record: Record, directory: Path) -> Cell:

@@ -9,7 +9,7 @@ from pathlib import Path
 from kmatrix.report import tests
 from kmatrix.report.names import target_key
 from kmatrix.report.page.model import Cell, Commands, Log, Pairs, Part, Row, Say, Table, Tone
-from kmatrix.report.page.shared import bars, chapters, file_text, versions, wrong
+from kmatrix.report.page.shared import bars, chapters, file_text, versions, wrong_tone
 from kmatrix.runs.guest_test_records import TestRecord, path_of
 from kmatrix.suites.judge import FAILURES, leaves, signal_name
 from kmatrix.suites.subtest import ENDINGS, Ending, SubTest
@@ -40,7 +40,7 @@ def _rows(test: str, records: Sequence[TestRecord], directory: Path) -> Iterator
 def _whole(record: TestRecord, directory: Path) -> Cell:
     """The command on one target. Where red sub-tests say why it failed, it is listed under their causes."""
     reds = [each for each in leaves(record.subtests) if each.red] if record.failure == "test" else []
-    tone: Tone = "pass" if record.ok else wrong(record)
+    tone: Tone = "pass" if record.ok else wrong_tone(record)
     return Cell(
         target=record.target,
         tone=tone,

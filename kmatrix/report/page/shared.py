@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from kmatrix.report.page.model import Bars, Part, Step, Tone
+from kmatrix.report.page.model import WARN, Bars, Part, Step, Tone
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.guest_test_records import TestRecord
 
@@ -24,9 +24,9 @@ _VERSIONS = {
 """What a record's `versions` are called; others stand under their own names."""
 
 
-def wrong(record: Record | TestRecord) -> Tone:
-    """The colour of what is not as promised."""
-    return "infra" if record.failure == "infra" else "warn" if record.warning else "bad"
+def wrong_tone(record: Record | TestRecord) -> Tone:
+    """The colour of what is not as promised: the machine room's, a warning's, or the collector's or test's own."""
+    return "infra" if record.failure == "infra" else WARN if record.warning else "bad"
 
 
 def chapters(*titled: tuple[str, Iterable[Part]]) -> list[Step]:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from kmatrix.host.version import series
+from kmatrix.manifest.budget import MOST_STACK
 from kmatrix.report import causes, reds
 from kmatrix.report.explain import look_in, simulation
 from kmatrix.report.page.model import Commands, Finding, Log, Pairs, Part, Say, Step, Table, Tone
-from kmatrix.report.page.shared import bars, chapters, file_text, versions, wrong
+from kmatrix.report.page.shared import bars, chapters, file_text, versions, wrong_tone
 from kmatrix.runs.cell_records import Record, path_of
-from kmatrix.verdict.effort import STACK_LIMIT, effort_of
+from kmatrix.verdict.effort import effort_of
 from kmatrix.verdict.failure import FAILURES
 
 Attempt = Mapping[str, Any]
@@ -82,7 +83,7 @@ def _observed(record: Record) -> Iterator[Part]:
     else:
         yield Say("none of the four behaviours")
     if not record.ok:
-        tone = wrong(record)
+        tone = wrong_tone(record)
         yield Say(FAILURES.get(record.failure or "", ""), record.failure or "", tone)  # type: ignore[call-overload]
         yield Say(record.reason)
         if record.warning:
@@ -141,7 +142,7 @@ def _efforts(facts: Mapping[str, Any]) -> Table:
             rows.append((name, "not measured", "", "", ""))
             continue
         stack = str(sum(effort.stack)) if effort.stack else ""
-        stack_share = f"{sum(effort.stack) / STACK_LIMIT:.2%}" if effort.stack else ""
+        stack_share = f"{sum(effort.stack) / MOST_STACK:.2%}" if effort.stack else ""
         rows.append((name, f"{effort.insns:,}", f"{effort.share:.2%}", stack, stack_share))
     return Table("What the verifier did", ("program", "instructions", "of the limit", "stack", "of the limit"), rows)
 

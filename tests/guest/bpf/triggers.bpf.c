@@ -14,7 +14,6 @@ struct event {
 	__u32 uid;
 	__u64 id;
 	__u64 args[6];
-	__u64 cgroup;
 	char comm[16];
 	char first[320];
 	char second[320];

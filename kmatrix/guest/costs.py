@@ -16,7 +16,7 @@ from .observe import RUNS_ARE_COUNTED
 _SOCKET_FILTER, _RUNS, _PACKET, _RINGBUF = 1, 1000, 64, 27
 
 
-def costs(attempt: Mapping[str, Any]) -> Costs:
+def of(attempt: Mapping[str, Any]) -> Costs:
     """The costs of the variant that runs. What the kernel does not tell is null: before 5.1, nobody counts run times (492ecee892c2)."""
     maps = {name: _memlock(report["id"]) for name, report in attempt["maps"].items() if report.get("id") is not None}
     programs = {name: _times(report["id"]) for name, report in attempt["programs"].items() if report.get("id") is not None}
