@@ -123,6 +123,8 @@ class _Trial:
                 except CannotSet as error:
                     return self._cannot(error, names)
                 except Refused as error:
+                    if self._contract.give_up_core_btf():
+                        continue
                     self._said(error.lines, whole=False)
                     if (bad := error.map) is not None and bad in opened.maps and bad not in self._without:
                         self._report["maps"][bad] |= {"error": error.text, "errno": error.errno}
