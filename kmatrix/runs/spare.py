@@ -55,6 +55,9 @@ class Spare:
         except (KmatrixError, OSError):  # whoever wanted it restores one, and says what is wrong
             self.drop()
             return None
+        if machine.ended:
+            self.drop()
+            return None
         self._machine = None
         resources = self._resources.pop_all()
 

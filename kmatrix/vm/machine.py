@@ -230,6 +230,11 @@ class Machine:
         return int(self._process.pid)
 
     @property
+    def ended(self) -> bool:
+        """Whether QEMU has ended, by itself or by us."""
+        return self._closed or self._process.wait(0)
+
+    @property
     def closed(self) -> bool:
         """Whether the machine was ended."""
         return self._closed
