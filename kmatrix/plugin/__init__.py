@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from kmatrix.vm.machine import Machine
 
 COLLECTOR_FILE = "collector.toml"
-DEFAULT_MEMORY_MIB = 256
 TEST_RECORD = "kmatrix_test_record"
 """The property that carries the path of the record of a manifest's [test]."""
 WARNING = "warning"
@@ -295,13 +294,14 @@ def _in_play(config: pytest.Config) -> bool:
     return False
 
 
-BESIDE_MIB = 192
-"""What a worker takes beside its guest's memory: QEMU (translated code under TCG), and the worker's Python."""
+WORKER_MIB = 224
+"""What a worker takes: about 60 MiB that its VM has changed (docs/performance.md), 70 of Python, and room for a collector's maps and for what the
+VMs of a target share."""
 
 
 def workers(cores: int, available_mib: int) -> int:
     """How many VMs fit side by side: by cores, and by available memory in MiB; at least one."""
-    return max(1, min(cores, available_mib // (DEFAULT_MEMORY_MIB + BESIDE_MIB)))
+    return max(1, min(cores, available_mib // WORKER_MIB))
 
 
 def workers_here() -> int | None:
@@ -310,4 +310,4 @@ def workers_here() -> int | None:
         return None
     from kmatrix.host.memory import available_mib  # only who asks for workers pays for it
 
-    return workers(len(os.sched_getaffinity(0)), available_mib() or DEFAULT_MEMORY_MIB + BESIDE_MIB)
+    return workers(len(os.sched_getaffinity(0)), available_mib() or WORKER_MIB)

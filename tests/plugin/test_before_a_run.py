@@ -28,7 +28,7 @@ def sound(tmp_path: Path) -> Path:
 SMALL_MACHINE = """
 import os
 from kmatrix.host import memory
-memory.available_mib = lambda: 1000  # room for two
+memory.available_mib = lambda: 500  # room for two
 os.sched_getaffinity = lambda _: {0, 1, 2}
 """
 
