@@ -216,6 +216,7 @@ def run_cell(**request: Any) -> CellFacts:
 
 
 OPS: Mapping[str, Op] = {
+    "rehearse": lambda: warmup.rehearse(),
     "probe": probed,
     "facts": lambda **request: confine.confined(lambda: probe_facts.find(**request)),
     "surroundings": surroundings.find,

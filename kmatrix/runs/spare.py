@@ -1,6 +1,8 @@
 """The machine for the next cell, restored while the present one is at work: where a core is idle, a cell does not wait for its machine.
 
-A spare is as pristine as any: nobody has asked its guest for anything but to set its clock. One that is not wanted after all is killed.
+A spare is as pristine as any: its guest has set its clock, and rehearsed once more what it rehearsed before the snapshot, with a program that does
+nothing. QEMU has translated then much of the code that the cell will run, which an emulated CPU would otherwise wait for. A spare that is not wanted
+after all is killed.
 """
 
 from __future__ import annotations
@@ -89,4 +91,11 @@ def _restore(spec: VmSpec, console: Path) -> tuple[Machine, Path]:
     snapshot = SnapshotStore().find(spec)
     if snapshot is None:
         raise FileNotFoundError("no snapshot yet")
-    return snapshot.restore(console), console
+    machine = snapshot.restore(console)
+    if spec.accel == "tcg" and spec.simulate is None:
+        try:
+            machine.call("rehearse")
+        except BaseException:
+            machine.kill()
+            raise
+    return machine, console
