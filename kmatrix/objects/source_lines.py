@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kmatrix.host.later import later
 from kmatrix.objects.btf import Btf, Relocation
@@ -30,6 +30,12 @@ _INSN = 8
 _R_BPF_64_64 = 1
 """The relocation of a two-word load: the address of a map, of data, or of a function."""
 _SHF_EXECINSTR = 0x4
+_LDX, _MOV = 0x01, 0xBF
+"""The class of a load, and a move of 64 bits from register to register (Documentation/bpf/standardization/instruction-set.rst)."""
+_WRITING = (0x00, _LDX, 0x04, 0x07)
+"""The classes of instructions that write to their target register: loads and arithmetic."""
+_SIZES = {0x00: 4, 0x08: 2, 0x10: 1, 0x18: 8}
+"""Bytes that a load reads, by its size bits."""
 _AT = re.compile(r"^(?:from \d+ to )?(\d+): ", re.M)
 
 
@@ -98,12 +104,42 @@ class SourceLines:
         code = self._code(section)[start * _INSN : (start + count) * _INSN]
         return any(code[at] == CALL and code[at + 1] >> 4 == PSEUDO_CALL for at in range(0, len(code), _INSN))
 
+    def context_reads(self, program: str) -> list[tuple[int, int, str | None]]:
+        """The reads of `program` from its context by a constant offset: the first byte, the byte after the last, and the line of each."""
+        lines, functions = self._table
+        section, start, count = functions.get(program, ("", 0, 0))
+        code = self._code(section)[start * _INSN : (start + count) * _INSN]
+        context, found = {1}, []
+        for at in range(len(code) // _INSN):
+            opcode, registers, offset = struct.unpack_from("<BBh", code, at * _INSN)
+            target, source = registers & 0xF, registers >> 4
+            if opcode & 0x07 == _LDX and source in context:
+                before = [line for line in lines if line.section == section and start <= line.insn <= start + at]
+                found.append((offset, offset + _SIZES[opcode & 0x18], str(before[-1]) if before else None))
+            if opcode == _MOV and source in context:
+                context.add(target)
+            elif opcode & 0x07 in _WRITING:
+                context.discard(target)
+            elif opcode == CALL:
+                context -= {0, 1, 2, 3, 4, 5}
+        return found
+
     def _code(self, section: str) -> bytes:
         found = elffile.ELFFile(BytesIO(self._data)).get_section_by_name(section)
         return bytes(found.data()) if found is not None else b""
 
     def callback(self, program: str) -> str | None:
         """The first line of `program` that takes the address of a function; None where none does."""
+        return self._address(
+            program, lambda elf, index: isinstance(index, int) and elf.get_section(index)["sh_flags"] & _SHF_EXECINSTR
+        )
+
+    def variable(self, program: str) -> str | None:
+        """The first line of `program` that takes the address of an external variable, such as one of the kernel; None where none does."""
+        return self._address(program, lambda _, index: index == "SHN_UNDEF")
+
+    def _address(self, program: str, wanted: Callable[[Any, object], bool]) -> str | None:
+        """The first line of `program` that takes the address of something in a section that is `wanted`, by its index."""
         lines, functions = self._table
         home = functions.get(program)
         if home is None:
@@ -122,9 +158,7 @@ class SourceLines:
                     or not isinstance(symbols, elf_sections.SymbolTableSection)
                 ):
                     continue
-                target = symbols.get_symbol(relocation["r_info_sym"])
-                index = target["st_shndx"]
-                if isinstance(index, int) and elf.get_section(index)["sh_flags"] & _SHF_EXECINSTR:
+                if wanted(elf, symbols.get_symbol(relocation["r_info_sym"])["st_shndx"]):
                     before = [line for line in lines if line.section == section and line.insn <= at]
                     return str(max(before, key=lambda line: line.insn)) if before else None
         return None
@@ -141,9 +175,14 @@ class SourceLines:
         every = Btf(parts[".BTF"].data()).relocations(parts[".BTF.ext"].data())
         return next((each for each in every if (each.section, each.at) == (section, (start + int(found[-1])) * _INSN)), None)
 
-    def uses(self, symbol: str) -> str | None:
-        """The first line that refers to an external symbol; None where none does."""
-        lines, _ = self._table
+    def uses(self, symbol: str, program: str | None = None) -> str | None:
+        """The first line that refers to a symbol, such as a map or an external function; None where none does.
+
+        With `program`, that program's own first such line, if it has one.
+        """
+        lines, functions = self._table
+        own, start, count = functions.get(program or "", ("", 0, 0))
+        found: list[str] = []
         try:
             elf = elffile.ELFFile(BytesIO(self._data))
             for section in elf.iter_sections():
@@ -156,11 +195,20 @@ class SourceLines:
                     if symbols.get_symbol(relocation["r_info_sym"]).name == symbol:
                         at = relocation["r_offset"] // _INSN
                         before = [line for line in lines if line.section == home and line.insn <= at]
-                        if before:
+                        if before and home == own and start <= at < start + count:
                             return str(max(before, key=lambda line: line.insn))
+                        found += [str(max(before, key=lambda line: line.insn))] if before else []
         except (elf_exceptions.ELFError, AttributeError, ValueError):
             return None
-        return None
+        return found[0] if found else None
+
+    def inner_map(self, name: str) -> dict[str, int]:
+        """What the object says of the map inside the map of maps `name` (type, map_flags, key_size…); {} where it says nothing."""
+        try:
+            section = elffile.ELFFile(BytesIO(self._data)).get_section_by_name(".BTF")
+            return Btf(section.data()).inner_numbers(name) if section is not None else {}
+        except (elf_exceptions.ELFError, ValueError, IndexError):
+            return {}
 
     def structure(self, size: int, first: int, left: Sequence[int]) -> tuple[list[int], str] | None:
         """The structure of `size` bytes in the object's BTF that was left unwritten: which bytes, and its name.

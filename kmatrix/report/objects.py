@@ -232,8 +232,9 @@ def _causes(outcomes: Sequence[Outcome], *, logs: bool) -> list[_Cause]:
             where = (program.get("diagnosis") or {}).get("where")
             if where:
                 cause.where.setdefault(name, where)
-            if where is not None and not cause.quote:
-                cause.quote = last_words(program.get("log") or "")
+            quote = last_words(program.get("log") or "") if where is not None and not cause.quote else ""
+            if not quote.startswith("BPF map '"):  # libbpf's word that a map is missing, whose cause is told
+                cause.quote = cause.quote or quote
     return [*said.values()]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from kmatrix.guest.facts import FACTS
 from kmatrix.matrix import history
 from kmatrix.matrix.features import Version
+from kmatrix.verdict.diagnosis import contexts
 from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, first_line, release, since_on
 
 _TRAMPOLINE = r"f(entry|exit|mod_ret)"
@@ -75,10 +76,25 @@ def too_new(failing: Failing) -> Diagnosis | None:
     for pattern, first, what, fix in _FLAGS:
         if re.match(pattern, section) and failing.version < first:
             return Diagnosis("flag", what, fix, release(first), at)
-    silent = failing.stage == "load" and failing.errno == errno.EINVAL and not failing.log.strip()
+    refused = failing.stage == "load" and failing.errno == errno.EINVAL and "program load failed" in failing.error
+    silent = refused and not failing.log.strip()
     if silent and (option := _option(kind)) is not None:
         return _built_without(failing, f"program type {kind}", option)
     return None
+
+
+def named_attach_type(failing: Failing) -> Diagnosis | None:
+    """A section whose attach type libbpf gives to the kernel with the program, before kernels took one there (5e43f899b03a)."""
+    expected = history.attach_type(int(failing.wants.get("attach_type") or 0))
+    if failing.version >= (4, 17) or not failing.wants.get("attach_type") or expected is None:
+        return None
+    return Diagnosis(
+        "attach-type",
+        f"attach type {expected[0]} named when the program is loaded",
+        "use a section that names none, such as cgroup/sock or cgroup/skb, or make the program optional",
+        "4.17",
+        first_line(failing),
+    )
 
 
 def _option(kind: str | None) -> str | None:
@@ -191,6 +207,14 @@ def _multi(failing: Failing) -> Diagnosis | None:
     if failing.version < since:
         place = f" on {failing.arch}" if of_functions else ""
         return Diagnosis("attach-type", f"link {link}{place}", "attach a probe to each function there", release(since), at)
+    if failing.errno == errno.EOPNOTSUPP and session and not of_functions:
+        return Diagnosis(
+            "library",
+            "the loading library has no function that attaches uprobe.session (libbpf from 1.6 on)",
+            "attach it by the application's own means, or take a newer library",
+            None,
+            at,
+        )
     if failing.errno == errno.EOPNOTSUPP:
         option = "CONFIG_FPROBE" if of_functions else "CONFIG_UPROBES"
         return Diagnosis(
@@ -211,6 +235,36 @@ def _multi(failing: Failing) -> Diagnosis | None:
     return None
 
 
+_OF_ONE = ("cgroup", "bpf_map_elem", "bpf_sk_storage_map", "sockmap")
+"""Iterators that go through one cgroup or map, which the loader names (union bpf_iter_link_info)."""
+
+
+def _iterator(failing: Failing) -> Diagnosis | None:
+    name = _target(failing)
+    if name not in _OF_ONE:
+        return None
+    return Diagnosis(
+        "target",
+        f"iterator {name} goes through one {'cgroup' if name == 'cgroup' else 'map'}, which its loader names when it attaches it",
+        "attach it by its own loader (bpf_program__attach_iter with bpf_iter_attach_opts)",
+        None,
+        first_line(failing),
+    )
+
+
+def _generic_xdp(failing: Failing) -> Diagnosis | None:
+    """Before 2ea5eabaf04a (5.15) generic_xdp_install() refuses a program with a map of devices or CPUs whose values have room for a program."""
+    if failing.errno != errno.EINVAL or failing.version >= (5, 15):
+        return None
+    return Diagnosis(
+        "refused",
+        "XDP without a driver's help (as on the loopback device) does not take a program with a devmap or cpumap whose values have room for a program",
+        "attach it to a device whose driver has XDP, or give such kernels a map with values of 4 bytes",
+        "5.15",
+        first_line(failing),
+    )
+
+
 def _target(failing: Failing) -> str:
     return failing.section.partition("/")[2]
 
@@ -219,6 +273,22 @@ def _kprobe(failing: Failing) -> Diagnosis | None:
     target = _target(failing)
     if is_placeholder(target):
         return placeholder(failing, target)
+    if failing.errno == errno.EILSEQ:
+        return Diagnosis(
+            "symbol",
+            f"symbol {target}: no instruction begins at this offset of the function, or the function ends before it",
+            "attach to the function's beginning; offsets differ from kernel to kernel",
+            None,
+            first_line(failing),
+        )
+    if failing.errno == errno.EINVAL and "failed to create BPF link" in failing.error:
+        return Diagnosis(
+            "read-only",
+            "the program writes to the registers that a kprobe is given, which only programs of uprobes may do",
+            "write to a copy of them",
+            None,
+            first_line(failing),
+        )
     if failing.errno != errno.ENOENT and "failed to create k" not in failing.error:
         return None
     return no_symbol(failing, target)
@@ -283,6 +353,14 @@ def _busy(failing: Failing) -> Diagnosis:
 
 def _file(failing: Failing) -> Diagnosis | None:
     """A uprobe or USDT probe in a file that is not there, or has no such function."""
+    if "USDT support BPF maps" in failing.error or (failing.section.startswith("usdt") and failing.errno == errno.ESRCH):
+        return Diagnosis(
+            "object",
+            "the object has no maps for USDT probes, in which libbpf keeps where their arguments are",
+            "include <bpf/usdt.bpf.h>, and read the arguments by BPF_USDT or bpf_usdt_arg",
+            None,
+            first_line(failing),
+        )
     path = re.search(r"failed to (?:open|resolve full path to|find path for) '?(?P<path>[^':\s]+)", failing.error)
     function = re.search(r"failed to find symbol '(?P<name>[^']+)' in '(?P<path>[^']+)'", failing.error)
     usdt = re.search(r"failed to find USDT (?:probe )?'?(?P<name>[\w:]+)|no USDT probe (?P<other>[\w:]+)", failing.error)
@@ -332,7 +410,10 @@ _ATTACH: tuple[tuple[Callable[[Failing], bool], Callable[[Failing], Diagnosis | 
         lambda failing: placeholder(failing, failing.section),
     ),
     (
-        lambda failing: re.match(r"k(ret)?probe/|ksyscall|kretsyscall", failing.section) is not None and failing.errno in _MISSING,
+        lambda failing: (
+            re.match(r"k(ret)?probe/|ksyscall|kretsyscall", failing.section) is not None
+            and failing.errno in (*_MISSING, errno.EILSEQ)
+        ),
         _kprobe,
     ),
     (lambda failing: re.match(r"(u(ret)?probe|usdt)(\.s)?/", failing.section) is not None, _file),
@@ -344,9 +425,15 @@ _ATTACH: tuple[tuple[Callable[[Failing], bool], Callable[[Failing], Diagnosis | 
         _tracepoint,
     ),
     (
+        lambda failing: failing.errno == errno.EACCES and re.match(r"(tp|tracepoint)/", failing.section) is not None,
+        contexts.record,
+    ),
+    (
         lambda failing: failing.errno in (errno.EBUSY, ENOTSUPP) and re.match(rf"{_TRAMPOLINE}/", failing.section) is not None,
         _no_entry,
     ),
+    (_section(r"iter(\.s)?/"), _iterator),
+    (_section(r"xdp(/|$)"), _generic_xdp),
     (lambda failing: failing.errno == errno.EBUSY, _busy),
     (
         lambda failing: (
