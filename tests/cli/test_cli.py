@@ -107,7 +107,7 @@ def test_errors_are_json_too_where_json_was_asked_for(kmatrix) -> None:  # type:
     }
     assert done.returncode == 2
     assert b"kmatrix: nowhere.o: No such file" in done.stderr
-    assert json.loads(kmatrix("frobnicate", "--json").stdout)["error"]["message"].startswith("No such command")
+    assert json.loads(kmatrix("frobnicate", "--json").stdout)["error"]["message"].startswith("there is no verb 'frobnicate'")
     assert kmatrix("run", "nowhere.o").stdout == b""
     assert b"{" not in kmatrix("exec", "6.2-arm64", "--", "x", "--json").stdout
 
@@ -122,7 +122,8 @@ def test_errors_are_json_too_where_json_was_asked_for(kmatrix) -> None:  # type:
         (["run", "/bin/true"], "not a BPF object", 2),
         (["run", "--kernels=5.5", "nowhere.o"], "nowhere.o", 2),
         (["features", "6.1-x87"], "unknown arch 'x87'", 2),
-        (["frobnicate"], "No such command", 2),
+        (["frobnicate"], "there is no verb 'frobnicate'", 2),
+        (["kernel"], "there is no verb 'kernel'; did you mean kernels?", 2),
     ],
 )
 def test_wrong_input_is_one_error_and_status_2(kmatrix, arguments: list[str], says: str, status: int) -> None:  # type: ignore[no-untyped-def]

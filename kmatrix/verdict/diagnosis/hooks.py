@@ -38,17 +38,17 @@ def is_placeholder(name: str) -> bool:
 
 def no_trampoline(failing: Failing, _: re.Match[str] | None = None) -> Diagnosis | None:
     """A program at a function's entry or exit, where the kernel has no trampolines (on arm64 before 6.4, efc9909fdce0)."""
-    kind = re.match(rf"{_TRAMPOLINE}|lsm|freplace", failing.section)
+    kind = re.match(rf"{_TRAMPOLINE}|lsm|freplace|struct_ops", failing.section)
     if not kind:
         return None
     since = since_on("fentry", failing)
     if kind[0] == "fmod_ret":
         since = max(since, (5, 7))  # ae24082331d9
-    elif kind[0] == "freplace" and failing.arch == "arm64":
-        since = (6, 0)  # b2ad54e1533e; seen to attach on 6.1
+    elif kind[0] in ("freplace", "struct_ops") and failing.arch == "arm64":
+        since = (6, 0)  # b2ad54e1533e, efc9909fdce0; seen to attach on 6.1
     if failing.version >= since:
         return None
-    if kind[0] == "lsm" or kind[0] == "freplace":
+    if kind[0] in ("lsm", "freplace", "struct_ops"):
         what, fix = f"{kind[0]} programs on {failing.arch}", "give such kernels another program, or make this one optional"
     else:
         what, fix = kind[0], "use a kprobe there"
