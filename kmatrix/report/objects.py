@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kmatrix.loaders import TITLES
 from kmatrix.report import causes
 from kmatrix.report.contract import paragraphs
 from kmatrix.report.grid import LOG_LINES, Column
@@ -14,6 +13,7 @@ from kmatrix.report.reds import heading
 from kmatrix.report.table import GREEN, RED, RESET, YELLOW, across, missing
 from kmatrix.runs.object_run import GOOD, NOT_JUDGED, Outcome, State, state
 from kmatrix.verdict.words import last_words
+from kmatrix.vm.loaders import TITLES
 
 
 def render(

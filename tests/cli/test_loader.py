@@ -13,7 +13,7 @@ import pytest
 
 from conftest import Shell, lacking, need_programs
 from kmatrix.host.errors import Unavailable
-from kmatrix.loaders import build
+from kmatrix.vm.loaders import build
 from tests.cells import broken
 from tests.lint.samples import compile_c
 
