@@ -6,16 +6,16 @@ import json
 import os
 import pty
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from conftest import KMATRIX
 from kmatrix.lint.rules import RULES
 from tests.lint import samples
 from tests.lint.samples import TASK, body
 
-CLI = [sys.executable, "-c", "from kmatrix.cli import main; main()", "lint"]
+CLI = [*KMATRIX, "lint"]
 
 
 def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
