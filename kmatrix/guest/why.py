@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import re
@@ -212,7 +213,8 @@ def _tracepoints_like(target: str) -> list[str]:
         with suppress(OSError):
             names = set(os.listdir(f"{root}/events/{group}"))
             parts = [name, name.rpartition("_")[0]]
-            return next((found for part in parts if part and (found := _nearest({e for e in names if part in e}, name))), [])
+            told = (_nearest({e for e in names if part in e}, name) for part in parts if part not in ("", "sys_enter", "sys_exit"))
+            return next((found for found in told if found), []) or difflib.get_close_matches(name, names, n=ALIKE, cutoff=0.85)
     return []
 
 

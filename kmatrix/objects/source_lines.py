@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kmatrix.host.later import later
 from kmatrix.objects.btf import Btf, Relocation
@@ -37,6 +38,20 @@ _WRITING = (0x00, _LDX, 0x04, 0x07)
 _SIZES = {0x00: 4, 0x08: 2, 0x10: 1, 0x18: 8}
 """Bytes that a load reads, by its size bits."""
 _AT = re.compile(r"^(?:from \d+ to )?(\d+): ", re.M)
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """One relocation of the object's code."""
+
+    section: str
+    insn: int
+    kind: int
+    name: str
+    """Of the symbol."""
+    code: bool
+    """Whether the symbol is in a section of code."""
+    external: bool
 
 
 class SourceLines:
@@ -130,38 +145,48 @@ class SourceLines:
 
     def callback(self, program: str) -> str | None:
         """The first line of `program` that takes the address of a function; None where none does."""
-        return self._address(
-            program, lambda elf, index: isinstance(index, int) and elf.get_section(index)["sh_flags"] & _SHF_EXECINSTR
-        )
+        return self._address(program, lambda each: each.code)
 
     def variable(self, program: str) -> str | None:
         """The first line of `program` that takes the address of an external variable, such as one of the kernel; None where none does."""
-        return self._address(program, lambda _, index: index == "SHN_UNDEF")
+        return self._address(program, lambda each: each.external)
 
-    def _address(self, program: str, wanted: Callable[[Any, object], bool]) -> str | None:
-        """The first line of `program` that takes the address of something in a section that is `wanted`, by its index."""
+    def _address(self, program: str, wanted: Callable[[_Reference], bool]) -> str | None:
+        """The first line of `program` that takes an address which is `wanted`."""
         lines, functions = self._table
         home = functions.get(program)
         if home is None:
             return None
         section, start, count = home
-        elf = elffile.ELFFile(BytesIO(self._data))
-        for found in elf.iter_sections():
-            if not isinstance(found, elf_relocation.RelocationSection) or elf.get_section(found["sh_info"]).name != section:
-                continue
-            symbols = elf.get_section(found["sh_link"])
-            for relocation in found.iter_relocations():
-                at, kind = relocation["r_offset"] // _INSN, relocation["r_info_type"]
-                if (
-                    kind != _R_BPF_64_64
-                    or not start <= at < start + count
-                    or not isinstance(symbols, elf_sections.SymbolTableSection)
-                ):
-                    continue
-                if wanted(elf, symbols.get_symbol(relocation["r_info_sym"])["st_shndx"]):
-                    before = [line for line in lines if line.section == section and line.insn <= at]
-                    return str(max(before, key=lambda line: line.insn)) if before else None
+        for each in self._references:
+            if each.kind == _R_BPF_64_64 and each.section == section and start <= each.insn < start + count and wanted(each):
+                before = [line for line in lines if line.section == section and line.insn <= each.insn]
+                return str(max(before, key=lambda line: line.insn)) if before else None
         return None
+
+    @cached_property
+    def _references(self) -> list[_Reference]:
+        """What the object's instructions refer to by ELF's own relocations."""
+        found: list[_Reference] = []
+        try:
+            elf = elffile.ELFFile(BytesIO(self._data))
+            sections = list(elf.iter_sections())
+            for each in sections:
+                if not isinstance(each, elf_relocation.RelocationSection):
+                    continue
+                symbols = sections[each["sh_link"]]
+                if not isinstance(symbols, elf_sections.SymbolTableSection):
+                    continue
+                home, names = sections[each["sh_info"]].name, list(symbols.iter_symbols())
+                for relocation in each.iter_relocations():
+                    symbol = names[relocation["r_info_sym"]]
+                    index = symbol["st_shndx"]
+                    code = isinstance(index, int) and bool(sections[index]["sh_flags"] & _SHF_EXECINSTR)
+                    at, kind = relocation["r_offset"] // _INSN, relocation["r_info_type"]
+                    found.append(_Reference(home, at, kind, symbol.name, code, index == "SHN_UNDEF"))
+        except (elf_exceptions.ELFError, AttributeError, ValueError, IndexError):
+            return []
+        return found
 
     def relocated(self, program: str, log: str) -> Relocation | None:
         """The CO-RE relocation of the instruction that the verifier stopped at, the last of its `log`; None where that has none."""
@@ -181,26 +206,14 @@ class SourceLines:
         With `program`, that program's own first such line, if it has one.
         """
         lines, functions = self._table
-        own, start, count = functions.get(program or "", ("", 0, 0))
-        found: list[str] = []
-        try:
-            elf = elffile.ELFFile(BytesIO(self._data))
-            for section in elf.iter_sections():
-                if not isinstance(section, elf_relocation.RelocationSection):
-                    continue
-                home, symbols = elf.get_section(section["sh_info"]).name, elf.get_section(section["sh_link"])
-                if not isinstance(symbols, elf_sections.SymbolTableSection):
-                    continue
-                for relocation in section.iter_relocations():
-                    if symbols.get_symbol(relocation["r_info_sym"]).name == symbol:
-                        at = relocation["r_offset"] // _INSN
-                        before = [line for line in lines if line.section == home and line.insn <= at]
-                        if before and home == own and start <= at < start + count:
-                            return str(max(before, key=lambda line: line.insn))
-                        found += [str(max(before, key=lambda line: line.insn))] if before else []
-        except (elf_exceptions.ELFError, AttributeError, ValueError):
-            return None
-        return found[0] if found else None
+        home, start, count = functions.get(program or "", ("", 0, 0))
+        using = [each for each in self._references if each.name == symbol]
+        own = [each for each in using if each.section == home and start <= each.insn < start + count]
+        for each in (*own, *using):
+            before = [line for line in lines if line.section == each.section and line.insn <= each.insn]
+            if before:
+                return str(max(before, key=lambda line: line.insn))
+        return None
 
     def inner_map(self, name: str) -> dict[str, int]:
         """What the object says of the map inside the map of maps `name` (type, map_flags, key_size…); {} where it says nothing."""
