@@ -67,6 +67,8 @@ def too_new(failing: Failing) -> Diagnosis | None:
         if re.match(pattern, section) and failing.version < first:
             return Diagnosis("flag", what, fix, release(first), at)
     expected = history.attach_type(int(failing.wants.get("attach_type") or 0))
+    if expected is not None and expected[0] in _UNCHECKED:
+        expected = None
     named = failing.wants.get("attach_type") and expected is not None and failing.version < expected[1]
     since = history.prog_type_since(kind) if kind else None
     if named and expected is not None and (since is None or expected[1] > since):
@@ -121,6 +123,8 @@ def _sockmap(failing: Failing) -> Diagnosis | None:
     return _built_without(failing, f"attaching {failing.section}", option)
 
 
+_UNCHECKED = ("sk_reuseport_select", "xdp", "perf_event")
+"""Attach types that libbpf names and that kernels without them do not look at."""
 _FLAGS: tuple[tuple[str, tuple[int, int], str, str], ...] = (
     (
         r"xdp\.frags",
