@@ -13,7 +13,7 @@ from kmatrix.guest.bpf import MAP_TYPES
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import Version
 from kmatrix.objects.source_lines import SourceLines
-from kmatrix.verdict.diagnosis import hooks, own_words, rights
+from kmatrix.verdict.diagnosis import attaching, hooks, own_words, rights
 from kmatrix.verdict.diagnosis.cause import PAGE, Diagnosis, Failing, first_line, where
 from kmatrix.verdict.diagnosis.classes import UNCLASSIFIED
 from kmatrix.verdict.diagnosis.maps import of_map
@@ -49,7 +49,7 @@ def diagnose(failing: Failing) -> Diagnosis | None:
         if (match := re.search(pattern, text)) and (found := row(failing, match)) is not None:
             return found
     if failing.stage == "attach":
-        return hooks.attach(failing) or (hooks.too_new(failing) if failing.errno == errno.EINVAL else None)
+        return attaching.attach(failing) or (hooks.too_new(failing) if failing.errno == errno.EINVAL else None)
     return hooks.too_new(failing) or hooks.not_permitted(failing) or of_object(failing)
 
 
