@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kmatrix.host.errors import InputError
 from kmatrix.host.later import later
 from kmatrix.objects.btf import Btf, Relocation
-from kmatrix.objects.code import CALL, PSEUDO_CALL
+from kmatrix.objects.code import CALL, PSEUDO_CALL, Code
 from kmatrix.objects.lines import Line, lines
+from kmatrix.objects.reach import Known, context_reads
 
 if TYPE_CHECKING:
     from elftools.common import exceptions as elf_exceptions
@@ -31,12 +34,8 @@ _INSN = 8
 _R_BPF_64_64 = 1
 """The relocation of a two-word load: the address of a map, of data, or of a function."""
 _SHF_EXECINSTR = 0x4
-_LDX, _MOV = 0x01, 0xBF
-"""The class of a load, and a move of 64 bits from register to register (Documentation/bpf/standardization/instruction-set.rst)."""
-_WRITING = (0x00, _LDX, 0x04, 0x07)
-"""The classes of instructions that write to their target register: loads and arithmetic."""
-_SIZES = {0x00: 4, 0x08: 2, 0x10: 1, 0x18: 8}
-"""Bytes that a load reads, by its size bits."""
+_UNNAMED = Path("object.o")
+"""What stands for the path of an object that is at hand by its bytes alone."""
 _AT = re.compile(r"^(?:from \d+ to )?(\d+): ", re.M)
 
 
@@ -120,24 +119,15 @@ class SourceLines:
         return any(code[at] == CALL and code[at + 1] >> 4 == PSEUDO_CALL for at in range(0, len(code), _INSN))
 
     def context_reads(self, program: str) -> list[tuple[int, int, str | None]]:
-        """The reads of `program` from its context by a constant offset: the first byte, the byte after the last, and the line of each."""
-        lines, functions = self._table
-        section, start, count = functions.get(program, ("", 0, 0))
-        code = self._code(section)[start * _INSN : (start + count) * _INSN]
-        context, found = {1}, []
-        for at in range(len(code) // _INSN):
-            opcode, registers, offset = struct.unpack_from("<BBh", code, at * _INSN)
-            target, source = registers & 0xF, registers >> 4
-            if opcode & 0x07 == _LDX and source in context:
-                before = [line for line in lines if line.section == section and start <= line.insn <= start + at]
-                found.append((offset, offset + _SIZES[opcode & 0x18], str(before[-1]) if before else None))
-            if opcode == _MOV and source in context:
-                context.add(target)
-            elif opcode & 0x07 in _WRITING:
-                context.discard(target)
-            elif opcode == CALL:
-                context -= {0, 1, 2, 3, 4, 5}
-        return found
+        """The reads of `program` from its context at a constant place: the first byte, the byte after the last, and the line of each."""
+        try:
+            code = Code(_UNNAMED, self._data)
+        except InputError:
+            return []
+        function = code.programs.get(program)
+        reads = context_reads(code, function, Known()) if function is not None else {}
+        found = [(at, at + size, code.line(function, index)) for index, (at, size) in sorted(reads.items()) if function is not None]
+        return [(first, end, str(line) if line is not None else None) for first, end, line in found]
 
     def _code(self, section: str) -> bytes:
         found = elffile.ELFFile(BytesIO(self._data)).get_section_by_name(section)

@@ -64,7 +64,7 @@ def too_new(failing: Failing) -> Diagnosis | None:
         if re.match(pattern, section) and failing.version < first:
             return Diagnosis("flag", what, fix, release(first), at)
     expected = history.attach_type(int(failing.wants.get("attach_type") or 0))
-    if expected is not None and expected[0] in _UNCHECKED:
+    if expected is not None and expected[0] in UNCHECKED:
         expected = None
     named = failing.wants.get("attach_type") and expected is not None and failing.version < expected[1]
     since = history.prog_type_since(kind) if kind else None
@@ -113,7 +113,7 @@ def built_without(failing: Failing, what: str, option: str) -> Diagnosis:
     )
 
 
-_UNCHECKED = ("sk_reuseport_select", "xdp", "perf_event")
+UNCHECKED = ("sk_reuseport_select", "sk_reuseport_select_or_migrate", "xdp", "perf_event")
 """Attach types that libbpf names and that kernels without them do not look at."""
 _FLAGS: tuple[tuple[str, tuple[int, int], str, str], ...] = (
     (
@@ -122,7 +122,6 @@ _FLAGS: tuple[tuple[str, tuple[int, int], str, str], ...] = (
         "XDP programs for packets in several buffers (xdp.frags)",
         'put a program in SEC("xdp") beside it for older kernels',
     ),
-    (r"iter\.s(/|$)", (5, 18), "sleepable iterators (iter.s)", "use iter/… on older kernels"),
     (
         r"(u(ret)?probe(\.multi)?|usdt)\.s(/|$)",
         (6, 0),

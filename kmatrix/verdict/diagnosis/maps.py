@@ -107,7 +107,9 @@ def _flag(failing: Failing, kind: str) -> Diagnosis | None:
 def _other_flags(failing: Failing) -> Diagnosis | None:
     """Flags that may be why, where nothing else is: a NUMA node that is not there, and what no kernel known here has."""
     flags = failing.shape.get("flags") or 0
-    if failing.errno != errno.EINVAL or not flags:
+    if (
+        failing.errno != errno.EINVAL or not flags or not failing.error
+    ):  # of a map that was not tried, a node is not known to be missing
         return None
     unknown = flags & ~sum(_FLAGS)
     if unknown:
@@ -156,8 +158,9 @@ def _shape(failing: Failing, kind: str) -> Diagnosis | None:
     elif kind in _PER_CPU and value > PERCPU_VALUE:
         what = f"value_size = {value}: a value of a per-CPU map has {PERCPU_VALUE} bytes at most"
         fix = "split the value, or use an array with an entry for each CPU"
-    elif kind == "stack_trace" and (value < 8 or value % 8 or value > 8 * STACK_DEPTH):
-        what = f"value_size = {value}: a stack trace is 1 to {STACK_DEPTH} addresses of 8 bytes"
+    elif kind == "stack_trace" and (value < (unit := _entry(failing)) or value % unit or value > unit * STACK_DEPTH):
+        entries = "addresses of 8 bytes" if unit == 8 else "build IDs with offsets of 32 bytes (struct bpf_stack_build_id)"
+        what = f"value_size = {value}: a stack trace is 1 to {STACK_DEPTH} {entries}"
     elif kind == "lpm_trie" and not 5 <= key <= 260:
         what = f"key_size = {key}: the key of an lpm_trie is 4 bytes of prefix length, and 1 to 256 of data"
     elif kind in _CGROUP_STORAGES and failing.max_entries:
@@ -167,6 +170,11 @@ def _shape(failing: Failing, kind: str) -> Diagnosis | None:
     elif value == 0 and kind not in ("ringbuf", "user_ringbuf", "arena", "struct_ops"):
         what = "value_size = 0"
     return _wrong(failing, what, fix, "map-size") if what else None
+
+
+def _entry(failing: Failing) -> int:
+    """Bytes of an entry of a stack trace: with BPF_F_STACK_BUILD_ID it is a build ID and an offset."""
+    return 32 if failing.shape.get("flags", 0) & 32 else 8
 
 
 _VALUES = {"devmap": (5, 8), "devmap_hash": (5, 8), "cpumap": (5, 9)}
