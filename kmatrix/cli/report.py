@@ -60,6 +60,7 @@ _FORMATS_TIMINGS = ("text", "json")
 @click.option("--format", "form", type=click.Choice(_FORMATS_ALL), default="text", show_default=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Write it there (default: standard output).")
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
+@click.option("--html", "form", flag_value="html", help="The same as --format html.")
 @click.option(
     "--merge", is_flag=True, help="Join the records of several directories, such as a run's shards, and report them as one run."
 )

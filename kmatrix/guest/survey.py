@@ -104,7 +104,9 @@ class _Trial:
         absent = why.absent(set(functions.values()))
         alike = {each: function for each, function in functions.items() if function in absent}
         for each, function in alike.items():
-            error = first["error"].replace(f"'{blamed}'", f"'{each}'").replace(f"'{found[1]}'", f"'{function}'")
+            error = (
+                first["error"].replace(f"prog '{blamed}'", f"prog '{each}'").replace(f"ID of '{found[1]}'", f"ID of '{function}'")
+            )
             self._report["programs"][each].update(error=error, errno=first["errno"])
         return set(alike)
 

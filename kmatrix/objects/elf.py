@@ -28,6 +28,8 @@ _REGISTER_NAMES: Mapping[Arch, tuple[bytes, ...]] = {
 def read(path: Path, data: bytes) -> ObjectInfo:
     """What the object `data`, which was read from `path`, holds; raises InputError where it is not a (whole, little-endian) BPF object."""
     rebuild = "compile it with clang -target bpf -g -O2"
+    if path.suffix in (".c", ".h", ".go", ".rs") and not data.startswith(b"\x7fELF"):
+        raise InputError("this is source code, not a compiled object", where=str(path), fix=rebuild)
     try:
         elf = ELFFile(BytesIO(data))
         if elf["e_machine"] != "EM_BPF":

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from kmatrix import loaders
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.progress import Quiet, Step, Terminal
@@ -23,6 +22,7 @@ from kmatrix.matrix.selection import Matrix, asked_for
 from kmatrix.plugin import options, sharding
 from kmatrix.runs import spare
 from kmatrix.runs.machine_room import MachineRoom, refuse_missing
+from kmatrix.vm import loaders
 
 
 class Run:

@@ -35,12 +35,12 @@ from kmatrix.verdict.observation import Observation, observed
 from kmatrix.vm.errors import GuestError, KernelDied, KernelFails
 
 if TYPE_CHECKING:
-    from kmatrix.loaders.build import Built
     from kmatrix.manifest.collector import Collector
     from kmatrix.matrix.kernel import Target
     from kmatrix.runs.loader_files import LoaderFile
     from kmatrix.runs.machine_room import MachineRoom
     from kmatrix.vm.console import Splat
+    from kmatrix.vm.loaders.build import Built
     from kmatrix.vm.machine import Machine
 
 TRIGGER_SECONDS = 10.0

@@ -14,9 +14,9 @@ from typing import Literal
 from kmatrix.host.errors import InputError
 from kmatrix.host.memory import available_mib
 from kmatrix.host.paths import cache_dir
-from kmatrix.loaders import build
 from kmatrix.matrix.arch import ARCHES, INFO, Arch, host_arch
 from kmatrix.vm import accel
+from kmatrix.vm.loaders import build
 
 FREE_GIB = 8
 """Disk that six kernels with modules, two images and twelve snapshots take, with room to make one more."""

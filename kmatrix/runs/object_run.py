@@ -22,10 +22,10 @@ from kmatrix.verdict import diagnosis
 from kmatrix.vm.channel import pack
 
 if TYPE_CHECKING:
-    from kmatrix.loaders.build import Built
     from kmatrix.matrix.kernel import Target
     from kmatrix.objects.compiled import ObjectInfo
     from kmatrix.runs.machine_room import MachineRoom
+    from kmatrix.vm.loaders.build import Built
 
 State = Literal["not loaded", "not attached", "placeholder", "differs", "off", "loaded", "attached"]
 """How far a program came. `placeholder`: its section names a target that its loader replaces, so that nothing was tried. `differs`: the
