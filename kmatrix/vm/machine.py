@@ -98,6 +98,10 @@ class Talk(Protocol):
         """Hear a message of the guest's."""
 
 
+_NO_MEMORY = re.compile(r"Out of memory: Kill(?:ed)? process \d+ \((.+?)\)")
+"""What the kernel says when it ends a process for want of memory (mm/oom_kill.c; "Kill process" before 5.0): here the agent, or QEMU would be there."""
+
+
 class Machine:
     """A running VM. Leaving the `with` block kills QEMU: nothing of the guest is kept.
 
@@ -374,6 +378,12 @@ class Machine:
         self.kill()
         if (splat := worst(self._splats)) is not None:
             return KernelDied(splat, where=self._where)
+        if killed := _NO_MEMORY.search(self._log.text):
+            return VmLost(
+                f"the guest had no memory left during {what}, and its kernel ended {killed[1]}",
+                where=self._where,
+                fix="give the kernel more memory in kernels.toml (memory, in MiB)",
+            )
         return VmLost(f"QEMU {how} during {what}; {self._last_lines()}", where=self._where)
 
     def _silent(self, what: str, timeout: float) -> KernelDied | GuestTimeout:

@@ -114,6 +114,13 @@ def test_a_guest_that_powers_off_is_noticed(machine: Machine) -> None:
         machine.run(["sh", "-c", "echo o > /proc/sysrq-trigger; sleep 3000"], timeout=LONG)
 
 
+def test_a_guest_without_memory_is_said_to_be_so(machine: Machine) -> None:
+    """The kernel's OOM killer is called, and is told to take the agent."""
+    with pytest.raises(VmLost, match="the guest had no memory left during run, and its kernel ended kmatrix-init") as caught:
+        machine.run(["sh", "-c", "echo 1000 > /proc/$PPID/oom_score_adj; echo f > /proc/sysrq-trigger; sleep 60"], timeout=LONG)
+    assert caught.value.fix == "give the kernel more memory in kernels.toml (memory, in MiB)"
+
+
 def test_an_agent_that_dies_says_so(machine: Machine) -> None:
     with pytest.raises(VmLost, match="the agent was killed by signal 9"):
         machine.run(["sh", "-c", "kill -9 $PPID; sleep 3000"], timeout=LONG)
