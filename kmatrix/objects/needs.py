@@ -232,9 +232,17 @@ def _asked_first(code: Code, function: Function, index: int) -> Iterator[str]:
             yield "insn:callback"
         elif reference.kind == "data" or reference.name.startswith(KCONFIG):
             yield "global_data"
+        elif reference.kind == "extern" and not reference.weak and _has_type(code, reference.name):
+            yield "insn:ksym"
     kind = instruction(insn)
     if kind is not None and kind not in JUDGED_LATE:
         yield f"insn:{kind}"
+
+
+def _has_type(code: Code, variable: str) -> bool:
+    """Whether a variable of the kernel is declared with a type: of `extern const void` loaders read the address from /proc/kallsyms."""
+    declared = code.btf.variables(".ksyms").get(variable) if code.btf is not None else None
+    return declared is not None and code.btf is not None and code.btf.bare(declared[0]) != 0
 
 
 def _asked_where_reached(code: Code, function: Function, index: int) -> Iterator[str]:

@@ -274,6 +274,7 @@ _REFUSED = "BPF program load failed: Invalid argument"
 _SAID: Mapping[str, str] = {
     "bpf2bpf": "BPF_CALL uses reserved fields",
     "insn:callback": "invalid bpf_ld_imm64 insn",
+    "insn:ksym": "unrecognized bpf_ld_imm64 insn",
     "global_data": "unrecognized bpf_ld_imm64 insn",
     "insn:tail_call_in_function": "tail_calls are not allowed in programs with bpf-to-bpf calls",
     "insn:atomic_fetch": "BPF_STX uses reserved fields",

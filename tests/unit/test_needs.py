@@ -165,6 +165,12 @@ def test_a_kernel_function_that_is_weak(tmp_path: Path) -> None:
     assert not told(tmp_path, "bpf_rcu_read_lock(); return 0;")["kfunc:bpf_rcu_read_lock"].optional
 
 
+@pytest.mark.parametrize(("declared", "needed"), [("const int", True), ("const void", False)])
+def test_a_variable_of_the_kernel(declared: str, needed: bool, tmp_path: Path) -> None:
+    body = f'extern {declared} bpf_prog_active __ksym;\nSEC("socket") int run(void *ctx) {{ return (long)&bpf_prog_active == 3; }}'
+    assert ("insn:ksym" in {need.name for need in needs(compiled(tmp_path, body))["run"]}) == needed
+
+
 def test_kinds_of_instructions(tmp_path: Path) -> None:
     body = 'long n; SEC("socket") int run(void *ctx) { return __sync_fetch_and_add(&n, 1) == 7; }'
     assert "insn:atomic_fetch" in {need.name for need in needs(compiled(tmp_path, body))["run"]}
