@@ -137,7 +137,7 @@ MEMORY: tuple[tuple[str, Row], ...] = (
         ),
     ),
     (
-        r"unbounded (?:memory access|min value)|min value is (?:negative|outside)|max value is outside|invalid access to (?:map (?:value|key)|memory)|R\d+ unbounded|math between .* pointer and|pointer be out of bounds|tried to \w+ beyond pointer bounds|R\d+ invalid \S+ access off=|R\d+ is not a known constant",
+        r"unbounded (?:memory access|min value)|min value is (?:negative|outside)|max value is outside|invalid access to (?:map (?:value|key)|memory)|R\d+ unbounded|math between .* pointer and|pointer be out of bounds|tried to \w+ beyond pointer bounds|R\d+ invalid \S+ access off=|R\d+ is not a (?:known constant|const\b)",
         fixed(
             "bounds",
             "an offset or size that the verifier cannot bound",
