@@ -274,7 +274,18 @@ RULES: tuple[tuple[str, Row], ...] = (
             "give it what the kernel handed over (a trusted pointer), of the right type",
         ),
     ),
-    (r"helper call might sleep in a non-sleepable prog|helper call might sleep", lacks.helper_sleeps),
+    (
+        r"helper call might sleep in a non-sleepable prog|helper call might sleep|sleepable (?:helper|kfunc) \S+ in non-sleepable",
+        lacks.helper_sleeps,
+    ),
+    (
+        r"program must be sleepable to call sleepable kfunc (?P<function>\w+)",
+        fixed(
+            "sleepable",
+            "kernel function {function} may sleep, and the program may not",
+            "make the program sleepable (fentry.s, lsm.s, uprobe.s), or use a function that does not sleep",
+        ),
+    ),
     (
         r"helper call is not allowed in (?:probe|program)",
         fixed(
