@@ -169,7 +169,7 @@ RULES: tuple[tuple[str, Row], ...] = (
         ),
     ),
     (
-        r"reference has not been acquired before|release of unowned|release kernel function \w+ expects|arg \d+ is an unacquired reference",
+        r"reference has not been acquired before|release of unowned|release (?:kernel function|kfunc) \w+ expects|arg \d+ is an unacquired reference",
         fixed("reference", "a reference is released that the program does not hold", "release what was acquired, and once"),
     ),
     (
@@ -219,6 +219,14 @@ RULES: tuple[tuple[str, Row], ...] = (
         ),
     ),
     (
+        r"(?:bpf_rcu_read_unlock|bpf_preempt_enable|bpf_local_irq_restore) is missing|cannot be used inside \w+-ed region|unmatched (?:rcu read unlock|attempt to enable preemption)",
+        fixed(
+            "lock",
+            "a region that was begun (bpf_rcu_read_lock, bpf_preempt_disable) is not ended on every path, or one is ended that was not begun",
+            "end it before each return, once",
+        ),
+    ),
+    (
         r"map '(?P<map>\w+)' has to have BTF in order to use (?P<what>\w+)",
         fixed(
             "object-btf",
@@ -235,7 +243,7 @@ RULES: tuple[tuple[str, Row], ...] = (
         ),
     ),
     (
-        r"Expected an initialized (?P<what>\w+) as arg|expected an? (?:initialized|uninitialized) (?P<other>\w+)|Dynptr has to be an uninitialized",
+        r"Expected an initialized (?P<what>\w+) as (?:arg|R\d)|expected an? (?:initialized|uninitialized) (?P<other>\w+)|Dynptr has to be an uninitialized",
         fixed(
             "dynptr",
             "a dynptr or an iterator is used before it is made, or made twice",
@@ -256,6 +264,14 @@ RULES: tuple[tuple[str, Row], ...] = (
             "argument",
             "a helper's argument {register} is of the wrong kind: {type}, where it takes {expected}",
             "give it a pointer of the kind that it takes; helpers for kernel objects take those that the kernel handed over, not numbers",
+        ),
+    ),
+    (
+        r"R(?P<register>\d) is (?P<type>\w+) expected (?P<expected>[\w ]+)",
+        fixed(
+            "argument",
+            "a kernel function's argument {register} is of the wrong kind: {type}, where it takes {expected}",
+            "give it what the kernel handed over (a trusted pointer), of the right type",
         ),
     ),
     (
