@@ -16,7 +16,7 @@ import pytest
 from kmatrix.plugin import far_entry
 
 FILES, ROOT = "kmatrix_files", "kmatrix_root"
-"""Attributes of a report: files that came to be since the last one, by path, and the folder that they stood in."""
+"""Attributes of a report: files that came to be since the last one, by path, and the folder of records that its texts name."""
 
 
 def source(code: str, *, cwd: str, project: str, args: Sequence[str], environment: Mapping[str, str]) -> str:
@@ -40,7 +40,7 @@ class Sender:
         has_record = any(name in self._marks for name, _ in report.user_properties)
         if report.when == "teardown" or (report.when == "setup" and has_record):
             setattr(report, FILES, self._new())
-            setattr(report, ROOT, str(self._directory))
+        setattr(report, ROOT, str(self._directory))
 
     def _new(self) -> dict[str, bytes]:
         found = {}

@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -261,15 +261,30 @@ class Fleet:
         marks = (RECORD, TEST_RECORD)
         if report.when == "setup" and not any(name in marks for name, _ in report.user_properties):
             unrun.forget(report.nodeid, self._run)
+        told = self._told_here(spec, folder)
         for name, content in (files or {}).items():
             if not Path(name).is_absolute() and ".." not in Path(name).parts:
-                paths.write_whole(self._run.directory / name, content)
-        home = str(folder) if folder is not None else None
-        for number, (name, value) in enumerate(report.user_properties):
-            if name in marks:
-                there = Path(value)
-                relative = there.relative_to(home) if home is not None else Path(*there.parts[-2:])
-                report.user_properties[number] = (name, str(self._run.directory / relative))
+                paths.write_whole(self._run.directory / name, told(content) if name.endswith(".json") else content)
+        report.user_properties = [
+            (name, str(self._run.directory / Path(*Path(value).parts[-2:])) if name in marks else value)
+            for name, value in report.user_properties
+        ]
+        if isinstance(report.longrepr, str):
+            report.longrepr = told(report.longrepr.encode()).decode()
+
+    def _told_here(self, spec: Any, folder: str | None) -> Callable[[bytes], bytes]:
+        """What a worker says, with its paths of the project and of the records as they are here."""
+        tree, luggage = self._workers[address_of(spec).key].tree, self._luggage
+        ours = {tree: str(luggage.project.base)} if luggage is not None else {}
+        if folder is not None:
+            ours[folder] = str(self._run.directory)
+
+        def told(content: bytes) -> bytes:
+            for there, here in ours.items():
+                content = content.replace(there.encode(), here.encode())
+            return content
+
+        return told
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Iterator[None]:

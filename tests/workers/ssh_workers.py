@@ -39,6 +39,10 @@ class Machine:
         """What --tx takes."""
         return f"ssh={self.name}//ssh_config={self.config}//python={self.python}"
 
+    @property
+    def is_up(self) -> bool:
+        return all(daemon.poll() is None for daemon in self._daemons)
+
     def kill(self) -> None:
         """What a power cut does to all that runs there."""
         found = subprocess.run(["ip", "netns", "pids", self.space], capture_output=True, text=True, check=False).stdout.split()
@@ -47,9 +51,6 @@ class Machine:
                 os.kill(int(pid), signal.SIGKILL)
         for daemon in self._daemons:
             daemon.wait()
-
-    def forget_key(self) -> None:
-        self.known_hosts.write_text("")
 
 
 def need_namespaces() -> None:
