@@ -18,6 +18,7 @@ from typing import Any
 def enter(told: Mapping[str, Any]) -> list[str]:
     """Stand there; returns pytest's arguments. Locks are as kmatrix.host.cache has them, and end with the process."""
     os.environ.update(told["environment"])
+    os.makedirs(told["cwd"], exist_ok=True)  # noqa: PTH103 - light
     os.chdir(told["cwd"])
     fcntl.flock(os.open(told["project"], os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_SH)
     area = os.path.join(os.path.dirname(told["project"]), "tmp")  # noqa: PTH118, PTH120 - light

@@ -47,14 +47,14 @@ class Fleet:
         """By address: those on other machines."""
         self._luggage: Luggage | None = None
         self._nodes: dict[Any, Host] = {}
-        self._specs: dict[str, Any] = {}
-        """By the name of a host, the spec of a worker of it: to start another."""
+        self._specs: dict[Host, Any] = {}
+        """The spec of a worker of each host: to start another."""
         self._setting_up: Any = None
         self._params: Any = None
         self._lost: dict[Any, str] = {}
         self._notes: list[str] = []
-        self._why: dict[str, dict[Arch, str]] = {}
-        """By the name of a host: what it cannot run, and why."""
+        self._why: list[tuple[str, Mapping[Arch, str]]] = []
+        """What each host cannot run, and why."""
         self._sched: TargetScheduling | None = None
 
     # -- before the workers start
@@ -82,7 +82,7 @@ class Fleet:
                 # As kmatrix.workers.link has them: what is refused there must not be let in here.
                 spec.ssh = f"{' '.join(link.OPTIONS)} {where.ssh}"
                 spec.python, spec.chdir = where.python, None
-            self._specs[self._host(spec).name] = spec
+            self._specs[self._host(spec)] = spec
         self._xdist.nodemanager.roots = []  # xdist's own copying
 
     def _remote(self, specs: Sequence[Any]) -> dict[tuple[object, ...], Address]:
@@ -103,7 +103,7 @@ class Fleet:
             asked = {target.arch for target in targets}
             fit = []
             for worker in workers:
-                self._why[worker.host.name] = dict(worker.able.why)
+                self._why.append((worker.host.name, worker.able.why))
                 if worker.able.arches & asked or not asked:
                     fit.append(worker)
                 else:
@@ -150,7 +150,7 @@ class Fleet:
             cache = config.rootpath / config.getini("cache_dir") / "v" / "cache"
             files += [path for name in ("lastfailed", "nodeids", "stepwise") if (path := cache / name).is_file()]
         ignored = [str(each) for each in (*config.option.rsyncignore, *config.getini("rsyncignore"))]
-        return project.gather([*roots, self._cwd / "."], files, ignored, [self._run.directory])
+        return project.gather(roots, files, ignored, leave=[self._run.directory], within=[self._cwd])
 
     # -- a worker starts
 
@@ -234,7 +234,7 @@ class Fleet:
     def _start_another(self, host: Host) -> None:
         """Start a worker on a host whose workers take no more."""
         controller = self._xdist
-        old = self._specs[host.name]
+        old = self._specs[host]
         spec = execnet.XSpec(str(old))
         for name in ("ssh", "python", "chdir", "popen", "ssh_config"):
             setattr(spec, name, getattr(old, name))
@@ -305,7 +305,7 @@ class Fleet:
         """Why no worker ran a test of the target."""
         arch = next((each.arch for each in self._run.selected if str(each) == target), None)
         said = [f"{host.name} was lost" for host in dict.fromkeys(self._nodes.values()) if not host.alive]
-        said += [f"{name}: {why[arch]}" for name, why in self._why.items() if arch is not None and arch in why]
+        said += [f"{name}: {why[arch]}" for name, why in self._why if arch is not None and arch in why]
         said += [f"{each.address}: its disk has no room" for each in self._workers.values() if target in each.left]
         if arch is not None and arch not in self._local.arches and self._local in self._nodes.values():
             said.append(f"{LOCAL}: {INFO[arch].qemu} is not in its PATH")

@@ -100,17 +100,21 @@ def each(work: Callable[[T], R], things: Sequence[T]) -> list[R]:
 def connect(addresses: Sequence[Address], accel: str) -> list[Worker]:
     """The workers at the addresses, asked what they have. Raises what is wrong with any of them."""
 
+    links: list[Link] = []
+
     def one(address: Address) -> Worker:
         link = Link(address)
-        try:
-            description = link.ask("describe")
-        except BaseException:
-            link.close()
-            raise
+        links.append(link)
+        description = link.ask("describe")
         able = judge.able(description, accel)
         return Worker(link, description, able, Host(str(address), able.arches, able.native))
 
-    return each(one, addresses)
+    try:
+        return each(one, addresses)
+    except BaseException:
+        for link in links:
+            link.close()
+        raise
 
 
 def pack(room: MachineRoom, targets: Sequence[Target], project: Project, reporter: Reporter) -> Luggage:

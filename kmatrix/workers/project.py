@@ -46,15 +46,23 @@ class Project:
         return word if moved is None else f"{option}{equals}{moved}{colons}{rest}"
 
 
-def gather(roots: Iterable[Path], files: Iterable[Path], ignored: Sequence[str] = (), leave: Iterable[Path] = ()) -> Project:
-    """The project that stands in the folders `roots`, with single `files` beside; `leave` are folders that are not of it.
+def gather(
+    roots: Iterable[Path],
+    files: Iterable[Path],
+    ignored: Sequence[str] = (),
+    *,
+    leave: Iterable[Path] = (),
+    within: Iterable[Path] = (),
+) -> Project:
+    """The project that stands in the folders `roots`, with single `files` beside. `leave` are folders that are not of it, `within` some
+    that must have a place on the worker, whatever is in them.
 
     Raises InputError where it is so large that something is in it that no run takes.
     """
     tops = sorted({_absolute(root) for root in roots})
     tops = [top for top in tops if not any(top != other and top.is_relative_to(other) for other in tops)]
     single = [_absolute(file) for file in files]
-    base = Path(os.path.commonpath([*tops, *(file.parent for file in single)]))
+    base = Path(os.path.commonpath([*tops, *(file.parent for file in single), *map(_absolute, within)]))
     left = {_absolute(folder) for folder in leave}
     found = {path for top in tops for path in (_below(top, (*IGNORED, *ignored), left) if top.is_dir() else [top])}
     listed, total = [], 0

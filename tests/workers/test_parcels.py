@@ -131,6 +131,9 @@ def test_words_of_the_command_line_name_the_workers_files(here: Path, tmp_path: 
     outside = tmp_path / "other" / "collector.toml"
     outside.parent.mkdir()
     outside.write_text("")
+    project = gather([here / "c"], [here / "kernels.toml"], within=[outside.parent])
+    assert project.base == tmp_path
+    assert not [file for file in project.parcel.files if file[0].startswith(("other", "project/big"))]
     project = gather([here / "c"], [here / "kernels.toml", outside])
     assert project.base == tmp_path
     cwd = here / "c"
