@@ -13,10 +13,10 @@ from kmatrix.cli import options
 from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.report import grid
 from kmatrix.runs.doctor import Finding
-from kmatrix.workers import address as addresses
-from kmatrix.workers import judge
-from kmatrix.workers.address import ADDOPTS, Address
-from kmatrix.workers.link import Link
+from kmatrix.runs.workers import address as addresses
+from kmatrix.runs.workers import judge
+from kmatrix.runs.workers.address import ADDOPTS, Address
+from kmatrix.runs.workers.link import Link
 
 _SIGNS = {"ok": "✓", "lacks": "✗", "note": "·"}
 

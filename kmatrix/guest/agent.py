@@ -138,12 +138,13 @@ def survey_object(
     contract: dict[str, Any] | None = None,
     load_timeout: float = limit.SECONDS,
     library: str = library.DEFAULT,
+    core_btf: str | None = None,
 ) -> dict[str, Any]:
     """Each program of an object: does it load and attach (`kmatrix run`)."""
     if now is not None:
         set_time(now)
     content = base64.b64decode(data)
-    terms = Contract(contract, content, name, lambda: probed()["features"], library)
+    terms = Contract(contract, content, name, lambda: probed()["features"], library, core_btf)
     found = confine.confined(lambda: survey.survey(content, name, programs, load_timeout, contract=terms))
     return found | {"release": kernel.release()}
 
@@ -169,12 +170,13 @@ def efforts(
     contract: dict[str, Any] | None = None,
     load_timeout: float = limit.SECONDS,
     lines: bool = False,
+    core_btf: str | None = None,
 ) -> dict[str, Any]:
     """How hard the verifier works at each of the programs (`kmatrix atlas`)."""
     if now is not None:
         set_time(now)
     content = base64.b64decode(data)
-    terms = Contract(contract, content, name, lambda: probed()["features"])
+    terms = Contract(contract, content, name, lambda: probed()["features"], core_btf=core_btf)
     nothing = Contract(None, warmup.nothing(), "nothing", dict)
 
     def measured() -> dict[str, Any]:
@@ -215,6 +217,7 @@ def run_cell(**request: Any) -> CellFacts:
 
 
 OPS: Mapping[str, Op] = {
+    "rehearse": lambda: warmup.rehearse(),
     "probe": probed,
     "facts": lambda **request: confine.confined(lambda: probe_facts.find(**request)),
     "surroundings": surroundings.find,

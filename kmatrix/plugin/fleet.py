@@ -1,7 +1,7 @@
 """`--dist kmatrix` in pytest-xdist's controller: workers here and, by SSH, on other machines, which get what the run takes and send back records.
 
 xdist starts the workers, and asks through its hooks. What it would do by itself (to copy Python packages and the project with its own
-rsync, and to have paths of the command line name files in that copy) is left out for workers on other machines: kmatrix.workers does that.
+rsync, and to have paths of the command line name files in that copy) is left out for workers on other machines: kmatrix.runs.workers does that.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,11 @@ from kmatrix.plugin.run import Run
 from kmatrix.plugin.scheduling import TargetScheduling
 from kmatrix.plugin.summary import RECORD
 from kmatrix.runs import record_files, shards
-from kmatrix.workers import address, link, muster, project, ready
-from kmatrix.workers.address import ADDOPTS, Address
-from kmatrix.workers.deliver import Delivery
-from kmatrix.workers.muster import Luggage, Worker
-from kmatrix.workers.plan import Host
+from kmatrix.runs.workers import address, link, muster, project, ready
+from kmatrix.runs.workers.address import ADDOPTS, Address
+from kmatrix.runs.workers.deliver import Delivery
+from kmatrix.runs.workers.muster import Luggage, Worker
+from kmatrix.runs.workers.plan import Host
 
 LOCAL = "this machine"
 
@@ -47,6 +48,8 @@ class Fleet:
         """By address: those on other machines."""
         self._luggage: Luggage | None = None
         self._nodes: dict[Any, Host] = {}
+        self._count: Counter[Host] = Counter()
+        """Workers of each host."""
         self._specs: dict[Host, Any] = {}
         """The spec of a worker of each host: to start another."""
         self._setting_up: Any = None
@@ -79,10 +82,11 @@ class Fleet:
             spec.id = f"gw{number}"  # of several, the first speaks
             if not spec.popen:
                 where = address_of(spec)
-                # As kmatrix.workers.link has them: what is refused there must not be let in here.
+                # As kmatrix.runs.workers.link has them: what is refused there must not be let in here.
                 spec.ssh = f"{' '.join(link.OPTIONS)} {where.ssh}"
                 spec.python, spec.chdir = where.python, None
             self._specs[self._host(spec)] = spec
+            self._count[self._host(spec)] += 1
         self._xdist.nodemanager.roots = []  # xdist's own copying
 
     def _remote(self, specs: Sequence[Any]) -> dict[tuple[object, ...], Address]:
@@ -167,7 +171,7 @@ class Fleet:
         spec = node.gateway.spec
         self._setting_up = spec
         self._nodes[node] = self._host(spec)
-        told: dict[str, Any] = {"far": not spec.popen}
+        told: dict[str, Any] = {"far": not spec.popen, "beside": self._count[self._nodes[node]]}
         if self._luggage is not None:
             told["targets"] = [str(target) for target in self._run.targets]
         if not spec.popen and self._luggage is not None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from kmatrix import loaders
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.progress import Quiet, Step, Terminal
@@ -22,8 +21,10 @@ from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.load import TRIED_FILE, load_matrix, lock_path, own_kernels_file
 from kmatrix.matrix.selection import Matrix, asked_for
 from kmatrix.plugin import options, sharding
+from kmatrix.runs import spare
 from kmatrix.runs.machine_room import MachineRoom, refuse_missing
-from kmatrix.workers.ready import pinned
+from kmatrix.runs.workers.ready import pinned
+from kmatrix.vm import loaders
 
 
 class Run:
@@ -34,12 +35,15 @@ class Run:
         self.directory = (config.invocation_params.dir / config.option.kmatrix_dir).resolve()
         self.is_worker = hasattr(config, "workerinput")
         self.told: Mapping[str, Any] = getattr(config, "workerinput", {}).get("kmatrix", {})
-        """What the controller told this worker, under --dist kmatrix: `targets`, `pins` and `seconds`, as far as they are not to be found here."""
+        """What the controller told this worker, under --dist kmatrix: `beside` (workers of this machine), and `targets`, `pins`
+        and `seconds`, as far as they are not to be found here."""
         self.explicit = options.value(config, "--kernels") is not None or options.value(config, "--arch") is not None
         self.collected: dict[str, Path] = {}
         """The collectors found, by name (of xdist's controller: what its workers found)."""
         self.error: str | None = None
         """Why the run was given up when all was collected."""
+        self.next_item: pytest.Item | None = None
+        """What runs after the item that runs now."""
         self.chosen: sharding.Chosen | None = None
         """What this shard has, of a run in shards, once all is collected."""
 
@@ -100,6 +104,18 @@ class Run:
         return MachineRoom(
             self.matrix, accel=options.value(self.config, "--accel"), cold=options.value(self.config, "--cold"), reporter=reporter
         )
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the machine room was asked for."""
+        return "room" in self.__dict__
+
+    @property
+    def spares(self) -> bool:
+        """Whether a core is idle while a cell runs, so that the next one's machine can be restored meanwhile."""
+        if "beside" in self.told:  # of this machine's workers, where others are elsewhere
+            return spare.allowed(self.told["beside"])
+        return spare.allowed(self.config.workerinput["workercount"] if self.is_worker else 1)  # type: ignore[attr-defined]
 
     @cached_property
     def unavailable(self) -> dict[str, str]:

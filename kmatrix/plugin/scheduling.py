@@ -1,4 +1,4 @@
-"""`--dist kmatrix`: the scheduler that pytest-xdist's controller asks, over kmatrix.workers.plan.
+"""`--dist kmatrix`: the scheduler that pytest-xdist's controller asks, over kmatrix.runs.workers.plan.
 
 pytest-xdist's workers run a test once they know the next one, or that there is none (they tear fixtures down in between). So each has two
 at a time, and its last one runs when it is told that no more will come. After that it takes nothing: where a worker is lost so late that
@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from kmatrix.matrix.arch import Arch
-from kmatrix.workers.plan import Host, Plan
+from kmatrix.runs.workers.plan import Host, Plan
 
 DEPTH = 2
 """Tests that a worker has at a time: the one that runs, and the next."""

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Shell
+from conftest import KMATRIX, Shell
 from kmatrix import __version__
 from kmatrix.host.errors import StoreError
 from kmatrix.host.paths import sha256
 from kmatrix.host.progress import Quiet, Step
-from kmatrix.workers.address import parse
-from kmatrix.workers.deliver import Delivery
-from kmatrix.workers.link import Link
-from kmatrix.workers.project import gather
+from kmatrix.runs.workers.address import parse
+from kmatrix.runs.workers.deliver import Delivery
+from kmatrix.runs.workers.link import Link
+from kmatrix.runs.workers.project import gather
 from tests.workers.ssh_workers import Machine
 
 
@@ -35,8 +35,7 @@ def alpha(machines: dict[str, Machine]) -> Iterator[Machine]:
 
 
 def hosts_check(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from kmatrix.cli import main; main()", "hosts", "check", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([*KMATRIX, "hosts", "check", *words], capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture

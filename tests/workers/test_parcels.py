@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from kmatrix.host.errors import InfraError, InputError
-from kmatrix.workers import address, judge, link
-from kmatrix.workers.address import Address
-from kmatrix.workers.link import Lost
-from kmatrix.workers.project import Project, gather
-from kmatrix.workers.take import Taking
+from kmatrix.runs.workers import address, judge, link
+from kmatrix.runs.workers.address import Address
+from kmatrix.runs.workers.link import Lost
+from kmatrix.runs.workers.project import Project, gather
+from kmatrix.runs.workers.take import Taking
 
 
 @pytest.fixture(autouse=True)

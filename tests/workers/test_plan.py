@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kmatrix.matrix.arch import Arch
-from kmatrix.workers.plan import PAYS, Host, Plan
+from kmatrix.runs.workers.plan import PAYS, Host, Plan
 
 X86, ARM = frozenset[Arch]({"x86_64"}), frozenset[Arch]({"arm64"})
 BOTH = X86 | ARM

@@ -8,7 +8,7 @@ import pytest
 
 from kmatrix.matrix.arch import Arch
 from kmatrix.plugin.scheduling import TargetScheduling, target_of
-from kmatrix.workers.plan import Host
+from kmatrix.runs.workers.plan import Host
 
 ARCHES: dict[str, Arch] = {"6.1-x86_64": "x86_64", "6.1-arm64": "arm64", "5.4-x86_64": "x86_64"}
 

@@ -15,15 +15,15 @@ from kmatrix.host.progress import Reporter
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Target
 from kmatrix.runs.machine_room import MachineRoom
+from kmatrix.runs.workers import judge
+from kmatrix.runs.workers.address import Address
+from kmatrix.runs.workers.deliver import Delivery
+from kmatrix.runs.workers.judge import Able
+from kmatrix.runs.workers.link import Link
+from kmatrix.runs.workers.parcel import Parcel, of_image, of_kernel
+from kmatrix.runs.workers.plan import Host
+from kmatrix.runs.workers.project import Project
 from kmatrix.vm import guest_image
-from kmatrix.workers import judge
-from kmatrix.workers.address import Address
-from kmatrix.workers.deliver import Delivery
-from kmatrix.workers.judge import Able
-from kmatrix.workers.link import Link
-from kmatrix.workers.parcel import Parcel, of_image, of_kernel
-from kmatrix.workers.plan import Host
-from kmatrix.workers.project import Project
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -70,7 +70,7 @@ class Luggage:
     images: Mapping[Arch, Parcel]
     project: Project
     pins: Sequence[Mapping[str, str]]
-    """As kmatrix.workers.ready has them."""
+    """As kmatrix.runs.workers.ready has them."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """The targets whose kernel could not be had here, and why."""
 

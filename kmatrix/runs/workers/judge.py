@@ -1,4 +1,4 @@
-"""What a worker can run, and what it lacks: judged by its description (kmatrix.workers.describe)."""
+"""What a worker can run, and what it lacks: judged by its description (kmatrix.runs.workers.describe)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kmatrix.host import paths
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parents[2]
 
 
 @lru_cache(maxsize=1)

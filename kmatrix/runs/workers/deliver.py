@@ -8,8 +8,8 @@ from typing import Any
 
 from kmatrix.host.errors import InfraError
 from kmatrix.host.progress import Reporter
-from kmatrix.workers.link import Link
-from kmatrix.workers.parcel import Parcel
+from kmatrix.runs.workers.link import Link
+from kmatrix.runs.workers.parcel import Parcel
 
 _PIECE = 1 << 20
 _FAST = 1

@@ -1,4 +1,4 @@
-"""A connection to a worker: ssh(1), and kmatrix.workers.there at its other end. Each side says lines of JSON; data follows its line.
+"""A connection to a worker: ssh(1), and kmatrix.runs.workers.there at its other end. Each side says lines of JSON; data follows its line.
 
 ssh runs with the user's configuration, keys and agent. It never asks anything, and an unknown host key, or another than the known one,
 ends it whatever the configuration says.
@@ -17,8 +17,8 @@ from typing import Any
 
 from kmatrix import __version__
 from kmatrix.host.errors import InfraError, InputError, KmatrixError, StoreError
-from kmatrix.workers.address import Address
-from kmatrix.workers.build import build
+from kmatrix.runs.workers.address import Address
+from kmatrix.runs.workers.build import build
 
 OPTIONS = (
     *("-o", "BatchMode=yes"),
@@ -45,8 +45,8 @@ if sys.version_info >= %(needed)r:
     try:
         import kmatrix
         said["kmatrix"] = kmatrix.__version__
-        from kmatrix.workers import there
-        from kmatrix.workers.build import build
+        from kmatrix.runs.workers import there
+        from kmatrix.runs.workers.build import build
         said["build"] = build()
     except Exception as error:
         said["trouble"] = "%%s: %%s" %% (type(error).__name__, error)

@@ -16,8 +16,8 @@ from typing import Any
 
 from kmatrix.host import paths
 from kmatrix.host.errors import InputError
-from kmatrix.workers.parcel import Parcel
-from kmatrix.workers.take import digest_of
+from kmatrix.runs.workers.parcel import Parcel
+from kmatrix.runs.workers.take import digest_of
 
 IGNORED = (".*", "*.pyc", "__pycache__", "node_modules", "*.egg-info")
 MANY = 4 << 30
@@ -101,7 +101,7 @@ def _below(top: Path, ignored: Sequence[str], leave: set[Path]) -> Iterator[Path
 
 
 def _entry(path: Path, base: Path) -> list[Any] | None:
-    """As kmatrix.workers.take has it; None for what is no file, or gone."""
+    """As kmatrix.runs.workers.take has it; None for what is no file, or gone."""
     relative = path.relative_to(base).as_posix()
     if path.is_symlink() and path.is_dir():
         target = path.readlink()

@@ -10,13 +10,13 @@ from typing import Any
 
 from kmatrix.host import paths
 from kmatrix.kernels.entry import KernelEntry
+from kmatrix.runs.workers.take import Kind
 from kmatrix.vm.guest_image import GuestImage
-from kmatrix.workers.take import Kind
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """Files under a digest. `files` is as kmatrix.workers.take has it."""
+    """Files under a digest. `files` is as kmatrix.runs.workers.take has it."""
 
     kind: Kind
     id: str

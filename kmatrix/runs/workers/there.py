@@ -1,4 +1,4 @@
-"""A worker's side of kmatrix.workers.link: answers lines of JSON on standard input, until that ends.
+"""A worker's side of kmatrix.runs.workers.link: answers lines of JSON on standard input, until that ends.
 
 It says what this machine has, takes in what a run needs (kernels, guest images, the project), and says whose snapshots are here.
 """
@@ -14,8 +14,8 @@ from typing import IO, Any
 
 from kmatrix.host.errors import InfraError, KmatrixError
 from kmatrix.host.paths import cache_dir, cache_error
-from kmatrix.workers.describe import describe
-from kmatrix.workers.take import Taking
+from kmatrix.runs.workers.describe import describe
+from kmatrix.runs.workers.take import Taking
 
 
 class _There:
@@ -74,7 +74,7 @@ class _There:
         return {"place": place}
 
     def _ready(self, data: bytes, **asked: Any) -> Mapping[str, Any]:  # noqa: ARG002
-        from kmatrix.workers.ready import ready  # here, and not above: it takes the whole machine room
+        from kmatrix.runs.workers.ready import ready  # here, and not above: it takes the whole machine room
 
         return {"ready": ready(**asked)}
 

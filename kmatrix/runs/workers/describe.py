@@ -6,11 +6,11 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from pathlib import Path
 from typing import Any
 
 from kmatrix.host import paths
 from kmatrix.host.errors import InfraError, KmatrixError
+from kmatrix.host.memory import available_mib
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import ARCHES, Arch, host_arch
 from kmatrix.vm import accel, virtme
@@ -27,7 +27,7 @@ def describe() -> dict[str, Any]:
         "arch": arch,
         "python": platform.python_version(),
         "cpus": len(os.sched_getaffinity(0)),
-        "memory_mib": _memory_mib(),
+        "memory_mib": available_mib() or 0,
         "qemu": {each: _qemu(each) for each in ARCHES},
         "setpriv": shutil.which("setpriv"),
         "virtme": _virtme(),
@@ -65,10 +65,3 @@ def _accel(arch: Arch | None) -> dict[str, Any]:
     if known is None:
         return {"name": None, "why": "/dev/kvm opens; the first run sees whether a guest boots under it"}
     return {"name": known.name, "why": known.why}
-
-
-def _memory_mib() -> int:
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) // 1024
-    return 0
