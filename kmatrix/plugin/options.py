@@ -116,6 +116,40 @@ def add_long(parser: pytest.Parser) -> None:
     )
 
 
+DIST = "kmatrix"
+"""The value of pytest-xdist's --dist that has kmatrix distribute."""
+
+
+def add_dist(parser: pytest.Parser) -> None:
+    """Have pytest-xdist's --dist take `kmatrix`, once xdist has added it. (It has no public way; its scheduler's hook is public.)"""
+    for group in parser._groups:
+        for option in group.options:
+            if "--dist" in option.names():
+                choices = option.attrs().get("choices")
+                if choices is not None and DIST not in choices:
+                    choices.append(DIST)
+
+
+_RESTARTS = "16"
+"""How often workers that died are started again, where workers are elsewhere and nothing else is said."""
+
+
+def add_workers_here(config: pytest.Config) -> None:
+    """Under --dist kmatrix, `-n 2` adds two workers here to those that --tx names. (By itself, xdist takes the one or the other.)"""
+    option = config.option
+    if not option.tx:
+        return
+    if (
+        option.maxworkerrestart is None
+    ):  # xdist has a limit for -n alone: one that dies whenever it starts must not be started for ever
+        option.maxworkerrestart = _RESTARTS
+    if count := option.numprocesses:
+        if isinstance(count, str):
+            count = config.hook.pytest_xdist_auto_num_workers(config=config)
+        count = min(count, option.maxprocesses or count)
+        option.tx, option.numprocesses = [f"{count}*popen", *option.tx], None
+
+
 def add_short(config: pytest.Config, parser: pytest.Parser) -> None:
     """Add the short names that are still free, and note whose the others are."""
     group, others = parser.getgroup(*_GROUP), _names(parser)
