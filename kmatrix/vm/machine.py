@@ -26,7 +26,6 @@ from kmatrix.host.errors import InfraError
 from kmatrix.vm.channel import Channel, pack, unpack
 from kmatrix.vm.console import FATAL, GRAVE, ConsoleLog, Splat, classify, splats, tail, worst
 from kmatrix.vm.errors import GuestError, GuestTimeout, KernelDied, VmLost
-from kmatrix.vm.process import Process
 from kmatrix.vm.qmp import Qmp, QmpError
 from kmatrix.vm.spec import VmSpec
 
@@ -98,13 +97,28 @@ class Talk(Protocol):
         """Hear a message of the guest's."""
 
 
+class Engine(Protocol):
+    """What runs the machine: QEMU, or a real machine's supervisor."""
+
+    pid: int
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for it to end by itself; whether it did."""
+
+    def ended(self) -> str:
+        """How it ended, in words."""
+
+    def close(self) -> None:
+        """End it, and let go of everything."""
+
+
 class Machine:
     """A running VM. Leaving the `with` block kills QEMU: nothing of the guest is kept.
 
     One call at a time, from any one thread. `hello` is the agent's first message where the machine was booted (not restored).
     """
 
-    def __init__(self, process: Process, channel: Channel, qmp: Qmp, log: ConsoleLog, spec: VmSpec) -> None:
+    def __init__(self, process: Engine, channel: Channel, qmp: Qmp, log: ConsoleLog, spec: VmSpec) -> None:
         self.spec = spec
         self.qmp = qmp
         self.hello: Mapping[str, Any] = {}

@@ -1,0 +1,94 @@
+"""A "board": a VM that runs for long, with sshd and without anything that kmatrix's runs know of it, as a real machine would."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from kmatrix.boards.carried import Pack
+from kmatrix.matrix.hosts import FOLDER
+from kmatrix.vm.launch import boot
+from kmatrix.vm.machine import Machine
+from kmatrix.vm.spec import VmSpec
+
+SLOW = 300.0
+
+
+class VmBoard:
+    """The machine, its keys, and a kernels.toml that names it."""
+
+    def __init__(self, spec: VmSpec, folder: Path, name: str = "board") -> None:
+        self.spec = replace(spec, memory_mib=512)
+        self.folder, self.name = folder, name
+        self.port: int | None = None
+        self.pack: Pack | None = None
+        self._boots = 0
+        for key in ("host", "user"):
+            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(folder / key)]
+            subprocess.run(command, check=True)
+        self.vm = self.start()
+        public = (folder / "host.pub").read_text().split()
+        (folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {public[0]} {public[1]}\n")
+        self._wanted = folder / "reboot"
+        self._over = threading.Event()
+        self._power = threading.Thread(target=self._power_switch, daemon=True)
+        self._power.start()
+        self.write()
+
+    def start(self) -> Machine:
+        """Boot it, with sshd on the same port of this machine as before."""
+        self._boots += 1
+        vm = boot(self.spec, self.folder / f"console-{self._boots}.log", timeout=SLOW)
+        vm.call("time", now=time.time())
+        key = (self.folder / "user.pub").read_text()
+        vm.call("sshd", authorized_key=key, host_key=(self.folder / "host").read_text(), timeout=SLOW)
+        if self.port is None:
+            self.port = vm.forward_ssh(22)
+        else:
+            vm.qmp.human(f"hostfwd_add ssh tcp:127.0.0.1:{self.port}-:22")
+        if self.pack is not None:
+            self.seed(self.pack)
+        return vm
+
+    def seed(self, pack: Pack) -> None:
+        """What kmatrix would bring is there already, as after an earlier run: over an emulated network it takes minutes."""
+        self.pack = pack
+        vm, root = self.vm if hasattr(self, "vm") and not self.vm.closed else None, f"{FOLDER}/{pack.name}"
+        assert vm is not None
+        vm.put(f"{FOLDER}/seed.tar.gz", pack.path.read_bytes(), timeout=SLOW)
+        unpack = f"mkdir -p {root} && tar -xzf {FOLDER}/seed.tar.gz -C {root} && rm {FOLDER}/seed.tar.gz && : > {root}/.complete"
+        done = vm.run(["sh", "-c", unpack], timeout=SLOW)
+        assert done.exit == 0, done.stderr
+
+    def write(self, **more: str) -> Path:
+        """Its kernels.toml; `more` are further lines of its entry, as TOML."""
+        lines = {
+            "ssh": f'"root@127.0.0.1:{self.port}"',
+            "identity": '"user"',
+            "known_hosts": '"known_hosts"',
+            "connect_timeout": "120",
+            "reboot": f'"touch {self._wanted}; while test -e {self._wanted}; do sleep 0.2; done"',
+        } | more
+        text = "\n".join(["schema = 1", f"[hosts.{self.name}]", *(f"{key} = {value}" for key, value in lines.items())])
+        path = self.folder / "kernels.toml"
+        path.write_text(text + "\n")
+        return path
+
+    def _power_switch(self) -> None:
+        """What the command `reboot` presses."""
+        while not self._over.wait(0.2):
+            if self._wanted.exists():
+                self.vm.kill()
+                self.vm = self.start()
+                self._wanted.unlink()
+
+    def close(self) -> None:
+        """Switch it off."""
+        self._over.set()
+        self._power.join(SLOW)
+        with suppress(Exception):
+            self.vm.kill()
