@@ -194,6 +194,8 @@ class _Session:
         ):  # of one that was killed together with its guard: the lock says that nobody is in it
             if name.startswith(f"{rooms.CGROUP}-"):
                 rooms.Cgroup(self._hierarchy, name).remove()
+        with open(f"{self._folder}/pid", "w") as file:
+            file.write(str(os.getpid()))
         self._cgroup = rooms.Cgroup(self._hierarchy, f"{rooms.CGROUP}-{os.getpid()}")
         self._probes = observe.dynamic_probes()
         self._ids = real.snapshot()
@@ -303,6 +305,8 @@ class _Session:
     def _clean(self) -> list[str]:
         """Nothing of the agent stays; what does, in words."""
         left = self._cgroup.remove()
+        with suppress(OSError):
+            os.unlink(f"{self._folder}/pid")
         left += self._remove_probes()
         if self._counted in ("0", "1"):
             with suppress(OSError), open(observe.RUNS_ARE_COUNTED, "w") as file:

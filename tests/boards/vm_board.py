@@ -9,8 +9,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from kmatrix.boards import carried
 from kmatrix.boards.carried import Pack
-from kmatrix.matrix.hosts import FOLDER
+from kmatrix.host.progress import Quiet
+from kmatrix.matrix.hosts import FOLDER, Host
+from kmatrix.matrix.load import load_matrix
 from kmatrix.vm.launch import boot
 from kmatrix.vm.machine import Machine
 from kmatrix.vm.spec import VmSpec
@@ -25,7 +28,7 @@ class VmBoard:
         self.spec = replace(spec, memory_mib=512)
         self.folder, self.name = folder, name
         self.port: int | None = None
-        self.pack: Pack | None = None
+        self.pack: Pack = carried.obtain(spec.image, Quiet())
         self._boots = 0
         for key in ("host", "user"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(folder / key)]
@@ -40,7 +43,10 @@ class VmBoard:
         self.write()
 
     def start(self) -> Machine:
-        """Boot it, with sshd on the same port of this machine as before."""
+        """Boot it, with sshd on the same port of this machine as before.
+
+        What kmatrix would bring is there already, as after an earlier run: over an emulated network it takes minutes.
+        """
         self._boots += 1
         vm = boot(self.spec, self.folder / f"console-{self._boots}.log", timeout=SLOW)
         vm.call("time", now=time.time())
@@ -50,19 +56,17 @@ class VmBoard:
             self.port = vm.forward_ssh(22)
         else:
             vm.qmp.human(f"hostfwd_add ssh tcp:127.0.0.1:{self.port}-:22")
-        if self.pack is not None:
-            self.seed(self.pack)
+        root = f"{FOLDER}/{self.pack.name}"
+        vm.put(f"{FOLDER}/seed.tar.gz", self.pack.path.read_bytes(), timeout=SLOW)
+        unpack = f"mkdir -p {root} && tar -xzf {FOLDER}/seed.tar.gz -C {root} && rm {FOLDER}/seed.tar.gz && : > {root}/.complete"
+        self.sh(unpack, vm)
         return vm
 
-    def seed(self, pack: Pack) -> None:
-        """What kmatrix would bring is there already, as after an earlier run: over an emulated network it takes minutes."""
-        self.pack = pack
-        vm, root = self.vm if hasattr(self, "vm") and not self.vm.closed else None, f"{FOLDER}/{pack.name}"
-        assert vm is not None
-        vm.put(f"{FOLDER}/seed.tar.gz", pack.path.read_bytes(), timeout=SLOW)
-        unpack = f"mkdir -p {root} && tar -xzf {FOLDER}/seed.tar.gz -C {root} && rm {FOLDER}/seed.tar.gz && : > {root}/.complete"
-        done = vm.run(["sh", "-c", unpack], timeout=SLOW)
+    def sh(self, command: str, vm: Machine | None = None) -> str:
+        """Run a command on it, not by way of SSH; its output."""
+        done = (vm or self.vm).run(["sh", "-c", command], timeout=SLOW)
         assert done.exit == 0, done.stderr
+        return done.stdout.decode()
 
     def write(self, **more: str) -> Path:
         """Its kernels.toml; `more` are further lines of its entry, as TOML."""
@@ -77,6 +81,10 @@ class VmBoard:
         path = self.folder / "kernels.toml"
         path.write_text(text + "\n")
         return path
+
+    def host(self, **more: str) -> Host:
+        """The entry as kmatrix reads it."""
+        return load_matrix(file=self.write(**more)).hosts[self.name]
 
     def _power_switch(self) -> None:
         """What the command `reboot` presses."""
