@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from kmatrix.boards import carried, identity
 from kmatrix.boards.connection import Connection
@@ -22,7 +22,7 @@ from kmatrix.boards.identity import Identity
 from kmatrix.boards.machine import RealMachine
 from kmatrix.boards.session import STUB, Session, There
 from kmatrix.host import paths
-from kmatrix.host.errors import InfraError
+from kmatrix.host.errors import InfraError, KmatrixError
 from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.matrix.arch import parse_arch
 from kmatrix.matrix.hosts import Host
@@ -184,6 +184,11 @@ class Board:
             self._connection = Connection(self.host)
         return self._connection
 
+    def close(self) -> None:
+        """End the connection."""
+        with self._turn:
+            self._drop()
+
     def _drop(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -299,6 +304,32 @@ class Board:
         return ""
 
 
+class Finding(NamedTuple):
+    """Something that is to be known of a machine."""
+
+    good: bool
+    text: str
+    fix: str | None = None
+
+
+def check(host: Host, *, reporter: Reporter | None = None, mirrors: Mapping[str, str] | None = None) -> list[Finding]:
+    """Whether the machine can be used: what it is, or what is in the way. It is reached, and probed where its kernel is not known yet."""
+    board = Board(host, reporter=reporter, mirrors=mirrors)
+    try:
+        target = board.target()
+    except KmatrixError as error:
+        return [Finding(False, error.message, error.fix)]
+    finally:
+        board.close()
+    found = [Finding(True, f"{target}: {target.kernel.summary}")]
+    if board.changed is not None:
+        found.append(Finding(True, f"its kernel is another one than at the last run: then it was {board.changed}"))
+    if host.reboot is None:
+        fix = f"add reboot = a command, or empty where it starts again by itself, to {host.where}"
+        found.append(Finding(True, "after a panic nothing more runs there: nothing says how it starts again", fix))
+    return found
+
+
 def upload(connection: Connection, host: Host, pack: carried.Pack, reporter: Reporter) -> None:
     """Bring what is carried, whole or not at all: it gets its name by a rename. Raises InfraError."""
     work = f"{host.folder}/tmp-{os.getpid()}-{threading.get_native_id()}"
@@ -316,6 +347,7 @@ def upload(connection: Connection, host: Host, pack: carried.Pack, reporter: Rep
                     where=host.where,
                 )
             unpack = f"mkdir {work}/root && {work}/busybox tar -xzf {work}/root.tar.gz -C {work}/root && rm {work}/root.tar.gz"
+            unpack += f" && mv {work}/busybox {work}/root/usr/bin/busybox"  # what its commands are links to
             _run(
                 connection,
                 host,

@@ -23,17 +23,58 @@ from kmatrix.vm.guest_image import GuestImage
 
 _TOPS = ("usr", "etc", "bin", "sbin", "lib", "lib64")
 _LEFT = (
-    "usr/bin/busybox",  # comes beside
-    "usr/bin/scp", "usr/bin/sftp", "usr/bin/ssh*", "usr/lib/openssh/*", "usr/sbin/sshd", "usr/sbin/bpftool", "usr/bin/bpftool",
-    "usr/sbin/tc", "usr/lib/tc/*", "usr/share/*", "usr/lib/*/tc/*", "usr/lib/*/krb5/*", "usr/lib/*/engines-3/*", "usr/lib/*/ossl-modules/*",
-    "usr/lib/*/libsqlite3*", "usr/lib/*/libsystemd*", "usr/lib/*/libkrb5*", "usr/lib/*/libgssapi*", "usr/lib/*/libk5crypto*",
-    "usr/lib/*/libgmp*", "usr/lib/*/libpam*", "usr/lib/*/libfido2*", "usr/lib/*/libcbor*", "usr/lib/*/libxtables*", "usr/lib/*/libnss_hesiod*",
-    "usr/lib/python3*/asyncio/*", "usr/lib/python3*/unittest/*", "usr/lib/python3*/xml/*", "usr/lib/python3*/xmlrpc/*",
-    "usr/lib/python3*/wsgiref/*", "usr/lib/python3*/tkinter/*", "usr/lib/python3*/sqlite3/*", "usr/lib/python3*/dbm/*",
-    "usr/lib/python3*/multiprocessing/*", "usr/lib/python3*/config-*", "*/__pycache__", "*/__pycache__/*",
-)  # fmt: skip
+    *("usr/share/*", "*/__pycache__", "*/__pycache__/*"),
+    # For people, and for networks: sshd, tc and their like, and their libraries.
+    *("usr/bin/scp", "usr/bin/sftp", "usr/bin/ssh*", "usr/lib/openssh/*", "usr/sbin/sshd", "usr/sbin/bpftool", "usr/bin/bpftool"),
+    *(
+        "usr/sbin/tc",
+        "usr/lib/tc/*",
+        "usr/lib/*/tc/*",
+        "usr/bin/rdma",
+        "usr/sbin/devlink",
+        "usr/sbin/dcb",
+        "usr/sbin/tipc",
+        "usr/sbin/vdpa",
+    ),
+    *(
+        f"usr/lib/*/lib{name}*"
+        for name in (
+            "sqlite3",
+            "systemd",
+            "krb5",
+            "gssapi",
+            "k5crypto",
+            "gmp",
+            "pam",
+            "fido2",
+            "cbor",
+            "xtables",
+            "nss_hesiod",
+            "edit",
+        )
+    ),
+    *("usr/lib/*/krb5/*", "usr/lib/*/engines-3/*", "usr/lib/*/ossl-modules/*"),
+    # Of Python, what the agent has no use for.
+    *(
+        f"usr/lib/python3*/{name}/*"
+        for name in (
+            "asyncio",
+            "unittest",
+            "xml",
+            "xmlrpc",
+            "wsgiref",
+            "tkinter",
+            "sqlite3",
+            "dbm",
+            "multiprocessing",
+            "curses",
+            "config-*",
+        )
+    ),
+    *(f"usr/lib/python3*/lib-dynload/_{name}*" for name in ("test", "codecs_", "sqlite3", "curses", "xx")),
+)
 """What of the guest image neither the agent nor a trigger needs, by path; `*` crosses slashes."""
-_FORM = 1
+_FORM = 2
 """The form of the pack: a change makes a new one."""
 LINKERS: dict[Arch, str] = {
     "x86_64": "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",

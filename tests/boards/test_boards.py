@@ -182,8 +182,9 @@ def test_what_cannot_be_used_is_said_in_one_error(board: VmBoard) -> None:
     with pytest.raises(InfraError, match=r"the host key of .* is not known: ssh-ed25519 SHA256:") as error:
         Board(board.host(known_hosts='"nothing"')).target()
     assert "compare the fingerprint" in str(error.value.fix)
-    with pytest.raises(InfraError, match="no connection"):
-        Board(board.host(ssh='"root@127.0.0.1:1"')).target()
+    (finding,) = boards.check(board.host(ssh='"root@127.0.0.1:1"'))
+    assert (finding.good, "no connection" in finding.text) == (False, True)
+    assert [each.good for each in boards.check(board.host())] == [True]
     board.sh("mkdir -p /run/small && mount -t tmpfs -o size=1m small /run/small")
     try:
         with pytest.raises(InfraError, match="the disk there is full"):

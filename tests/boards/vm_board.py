@@ -58,7 +58,7 @@ class VmBoard:
             vm.qmp.human(f"hostfwd_add ssh tcp:127.0.0.1:{self.port}-:22")
         root = f"{FOLDER}/{self.pack.name}"
         vm.put(f"{FOLDER}/seed.tar.gz", self.pack.path.read_bytes(), timeout=SLOW)
-        unpack = f"mkdir -p {root} && tar -xzf {FOLDER}/seed.tar.gz -C {root} && rm {FOLDER}/seed.tar.gz && : > {root}/.complete"
+        unpack = f"mkdir -p {root} && tar -xzf {FOLDER}/seed.tar.gz -C {root} && rm {FOLDER}/seed.tar.gz && cp /usr/bin/busybox {root}/usr/bin && : > {root}/.complete"
         self.sh(unpack, vm)
         return vm
 
