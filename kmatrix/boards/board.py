@@ -76,6 +76,10 @@ class Board:
         Raises InfraError where it cannot be used.
         """
         with self._turn:
+            if self._known is None and (known := identity.read(self.host)) is not None and known.probed:
+                there = self._ready()
+                if there.kernel == (known.release, known.version, known.machine):
+                    self._known = replace(known, boot_id=there.boot_id)
             if self._known is None or not self._known.probed:
                 with paths.scratch_console(f"host-{self.host.name}") as console, self.machine(console):
                     pass
@@ -132,8 +136,7 @@ class Board:
                 )
 
     def _session(self) -> Session:
-        connection = self._connected()
-        there = self._there or self._bring(connection)
+        there, connection = self._ready(), self._connected()
         try:
             session = Session(self.host, connection, there, _who(), self._waiting)
             self._there = replace(there, has_code=True)
@@ -194,29 +197,50 @@ class Board:
             self._connection.close()
         self._connection = self._there = None
 
+    def _ready(self) -> There:
+        """What is on the machine, once it has all that it takes."""
+        connection = self._connected()
+        if self._there is None:
+            self._there = self._bring(connection)
+        return self._there
+
     def _bring(self, connection: Connection) -> There:
         """Have what is carried on the machine. Raises InfraError."""
         folder, code = self.host.folder, f"{self.host.folder}/agent-{identity.agent_digest()}"
         said = connection.run(
-            f"uname -m; id -u; test ! -d {code} || echo code; cd {folder} 2>/dev/null && ls -d root-*/.complete 2>/dev/null; :"
+            "uname -r; uname -v; uname -m; id -u; cat /proc/sys/kernel/random/boot_id; "
+            f"echo folder $(ls -ldn {folder} 2>/dev/null); test ! -d {code} || echo code; "
+            f"cd {folder} 2>/dev/null && ls -d root-*/.complete 2>/dev/null; :"
         )
-        words = said.out.split()
-        if said.status != 0 or len(words) < 2:
-            raise self._failed("tell its machine and its user", said.err or said.out)
-        if words[1] != "0":
+        lines = said.out.splitlines()
+        if said.status != 0 or len(lines) < 6:
+            raise self._failed("tell its kernel and its user", said.err or said.out)
+        release, version, machine, user, boot_id, listed = lines[:6]
+        if user != "0":
             raise InfraError(
-                f"{self.host.name}: the user has no root: the uid is {words[1]}",
+                f"{self.host.name}: the user has no root: the uid is {user}",
                 where=f"{self.host.where}.ssh",
                 fix="log in as root: loading BPF programs and clearing up after them takes it",
             )
-        arch = parse_arch(words[0], where=f"{self.host.where} ({self.host.ssh})")
+        self._check_folder(listed.split()[1:])
+        arch = parse_arch(machine, where=f"{self.host.where} ({self.host.ssh})")
         pack = carried.obtain(guest_image.obtain(arch, mirrors=self._mirrors, reporter=self._reporter), self._reporter)
         root = f"{folder}/{pack.name}"
-        if f"{pack.name}/.complete" not in words:
+        if f"{pack.name}/.complete" not in lines:
             upload(connection, self.host, pack, self._reporter)
         linker = f"{root}/{carried.LINKERS[arch]}"
         python = f"{linker} --library-path {linker.rpartition('/')[0]} {root}/usr/bin/python3 -sSu -c {shlex.quote(STUB)}"
-        return There(root, code, "code" in words, f"cd / && exec env -i PYTHONHOME={root}/usr {python}")
+        kernel = (release, version, machine)
+        return There(root, code, "code" in lines[6:], kernel, boot_id, f"cd / && exec env -i PYTHONHOME={root}/usr {python}")
+
+    def _check_folder(self, listed: list[str]) -> None:
+        """Raises InfraError where somebody else could put programs into kmatrix's folder; `listed` is what ls -ldn says of it."""
+        if len(listed) > 2 and (listed[2] != "0" or "w" in (listed[0][5], listed[0][8]) or not listed[0].startswith("d")):
+            raise InfraError(
+                f"{self.host.name}: others than root may write to {self.host.folder} there ({listed[0]}, uid {listed[2]})",
+                where=f"{self.host.where}.folder",
+                fix=f"remove it there, or have it root's own: chown root {self.host.folder}; chmod 755 {self.host.folder}",
+            )
 
     def _failed(self, what: str, said: str) -> InfraError:
         return InfraError(f"{self.host.name} cannot {what}: {said.strip()[-300:] or 'it says nothing'}", where=self.host.where)

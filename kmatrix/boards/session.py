@@ -62,6 +62,9 @@ class There:
     code: str
     """The folder of the agent's code, unpacked."""
     has_code: bool
+    kernel: tuple[str, str, str]
+    """uname's release, version and machine."""
+    boot_id: str
     command: str
     """What starts Python with `STUB`."""
 

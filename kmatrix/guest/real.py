@@ -32,8 +32,10 @@ _OBJ_GET = 7
 
 _before: dict[str, set[int]] = {}
 _probes: list[str] = []
-_known: dict[tuple[str, int], bool] = {}
-"""Of what has appeared since: whether it is somebody else's."""
+_theirs: set[tuple[str, int]] = set()
+"""Of what has appeared since, what was found to be somebody else's."""
+_held: dict[tuple[int, int], frozenset[tuple[str, int]]] = {}
+"""By process and descriptor: what it was, when it was looked at last."""
 
 
 def is_real() -> bool:
@@ -43,7 +45,7 @@ def is_real() -> bool:
 
 def begin(probes: list[str]) -> None:
     """All that is there now is somebody else's; `probes` are the kprobes and uprobes of tracefs."""
-    _known.clear()
+    _theirs.clear()
     _probes[:] = probes
     _before.update(snapshot())
     observe.sieve[:] = [ours]
@@ -67,20 +69,18 @@ def ours(found: Inventory) -> Inventory:
         kind: [each for each in cast("list[Entry]", found[kind]) if each["id"] not in _before.get(kind, ())]  # type: ignore[literal-required]
         for kind in _KINDS
     }
-    _look_at({(kind, each["id"]) for kind in _KINDS for each in new[kind]} - _known.keys())
+    _look_at({(kind, each["id"]) for kind in _KINDS for each in new[kind]} - _theirs)
     for link in new["links"]:  # a link whose program is somebody else's is theirs too
-        if _known.get(("programs", link["prog_id"])):
-            _known["links", link["id"]] = True
-    mine = {kind: [each for each in new[kind] if not _known.get((kind, each["id"]))] for kind in _KINDS}
+        if ("programs", link["prog_id"]) in _theirs or link["prog_id"] in _before.get("programs", ()):
+            _theirs.add(("links", link["id"]))
+    mine = {kind: [each for each in new[kind] if (kind, each["id"]) not in _theirs] for kind in _KINDS}
     return cast(Inventory, {**found, **mine, "kprobe_events": [line for line in found["kprobe_events"] if line not in _probes]})
 
 
 def _look_at(unknown: set[tuple[str, int]]) -> None:
-    """Find out whose each of `unknown` is."""
-    if not unknown:
-        return
-    mine = unknown - _had_by(_others(), PINS, unknown)
-    _known.update({each: each not in mine for each in unknown})
+    """Find out which of `unknown` are somebody else's. What is not is asked for again at the next look: whoever had it may have been ending."""
+    if unknown:
+        _theirs.update(unknown & _had_by(_others(), PINS, unknown))
 
 
 def nobodys(new: set[tuple[str, int]]) -> set[tuple[str, int]]:
@@ -89,13 +89,31 @@ def nobodys(new: set[tuple[str, int]]) -> set[tuple[str, int]]:
 
 
 def _had_by(processes: Iterable[int], pins: str, among: set[tuple[str, int]]) -> set[tuple[str, int]]:
-    """What these processes hold open, what is pinned below `pins`, and the maps that its programs use."""
-    had = {(kind, ident) for pid in processes for kind, ids in held(pid, bpf_files(pid)).items() for ident in ids}
-    had |= _pinned(pins)
-    for kind, ident in had & among:
-        if kind == "programs":
-            had = had | {("maps", each) for each in maps_of(ident)}
+    """Of `among`, what these processes hold open, what is pinned below `pins`, and the maps that such programs use.
+
+    What a descriptor is, is looked up once; again where something of `among` is nobody's, for a descriptor may be another thing by now.
+    """
+    pids, pinned = list(processes), _pinned(pins)
+    had = _with_maps(pinned | _open_in(pids), among)
+    if among - had:
+        _held.clear()
+        had = _with_maps(pinned | _open_in(pids), among)
     return had
+
+
+def _open_in(pids: Iterable[int]) -> set[tuple[str, int]]:
+    found: set[tuple[str, int]] = set()
+    for pid in pids:
+        for fd, kind in bpf_files(pid).items():
+            if (pid, fd) not in _held:
+                _held[pid, fd] = frozenset((name, ident) for name, ids in held(pid, {fd: kind}).items() for ident in ids)
+            found |= _held[pid, fd]
+    return found
+
+
+def _with_maps(had: set[tuple[str, int]], among: set[tuple[str, int]]) -> set[tuple[str, int]]:
+    programs = [ident for kind, ident in had & among if kind == "programs"]
+    return had | {("maps", each) for ident in programs for each in maps_of(ident)}
 
 
 def _others() -> Iterator[int]:

@@ -164,7 +164,7 @@ def prepare(request: Mapping[str, Any]) -> None:
         os.utime(path)
     for name in os.listdir(request["folder"]):
         path = f"{request['folder']}/{name}"
-        if name.startswith(("root-", "agent-")) and path not in mine and time.time() - os.stat(path).st_mtime > _KEPT:
+        if name.startswith(("root-", "agent-", "tmp-")) and path not in mine and time.time() - os.stat(path).st_mtime > _KEPT:
             shutil.rmtree(path, ignore_errors=True)
     compiled = f"{request['code']}/.compiled"
     if not os.path.exists(compiled):  # Python keeps the compiled form beside the sources: the agent itself may not write there
@@ -291,13 +291,16 @@ class _Session:
 
     def _kernel_messages(self) -> None:
         """What the kernel says from now on, as its console has it, and a sign of life each second."""
-        fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        os.lseek(fd, 0, os.SEEK_END)
+        files = []
+        with suppress(OSError):  # a kernel without printk still gives signs of life
+            files = [os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)]
+            os.lseek(files[0], 0, os.SEEK_END)
         last = 0.0
         while not self._over.is_set():
-            if select.select([fd], [], [], 0.25)[0]:
+            for fd in select.select(files, [], [], 0.25)[0]:
                 with suppress(BrokenPipeError, BlockingIOError):  # EPIPE: what was not read in time is gone
-                    os.write(2, _console_line(os.read(fd, 8192)))
+                    record = os.read(fd, 8192)
+                    os.write(2, _console_line(record))
             if time.monotonic() - last >= 1:
                 os.write(2, b"\0")
                 last = time.monotonic()

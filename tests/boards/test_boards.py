@@ -16,7 +16,6 @@ from kmatrix.boards import identity
 from kmatrix.boards.board import Board
 from kmatrix.boards.connection import Connection
 from kmatrix.host.errors import InfraError
-from kmatrix.matrix.hosts import FOLDER
 from kmatrix.verdict.judge import BEHAVIOURS
 from tests.boards.vm_board import VmBoard
 
@@ -43,8 +42,9 @@ bpf(6, struct.pack("=QI", ctypes.addressof(path), prog))
 kept.append(bpf(17, struct.pack("=QI", ctypes.addressof(tracepoint), prog)))
 open("/run/others", "w").write(str(os.getpid()))
 while True:  # and it goes on: what appears while a cell runs need not be the cell's
-    kept.append(bpf(0, struct.pack("=IIIII", 2, 4, 8, 1, 0)))
-    time.sleep(0.2)
+    if len(kept) < 300:
+        kept.append(bpf(0, struct.pack("=IIIII", 2, 4, 8, 1, 0)))
+    time.sleep(0.5)
 """
 SEEN = r"""
 for kind in prog map link; do echo $kind $(bpftool $kind list 2>/dev/null | sed -n "s/^\([0-9]*\): .*/\1/p"); done
@@ -167,6 +167,7 @@ def test_a_panic_is_the_kernels_and_the_machine_comes_back(board: VmBoard, run_i
     done = run_in("pytest", str(folder), f"--kernels={board.name}", f"--kernels-file={toml}", "-q", cwd=tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     (record,) = [json.loads(path.read_text()) for path in (tmp_path / ".kmatrix" / "cells").iterdir()]
+    print(record["reason"])
     assert record["failure"] == "kernel", record["reason"]
     assert record["reason"].startswith("panic: ") or "panic" in record["reason"]
     assert Board(board.host()).target().kernel.name == board.name, "it is back"
@@ -192,4 +193,9 @@ def test_what_cannot_be_used_is_said_in_one_error(board: VmBoard) -> None:
         assert board.sh("find /run/small/kmatrix -mindepth 1") == ""
     finally:
         board.sh("umount /run/small && rmdir /run/small")
-    assert boards.Host("", "").folder == FOLDER
+    board.sh("echo user:x:1000:1000::/tmp:/bin/sh >> /etc/passwd; cd /run/kmatrix; chmod 711 . ssh; chmod 644 ssh/authorized_keys")
+    with pytest.raises(InfraError, match="the user has no root: the uid is 1000"):
+        Board(board.host(ssh=f'"user@127.0.0.1:{board.port}"')).target()
+    board.sh("mkdir -m 777 /run/open")
+    with pytest.raises(InfraError, match="others than root may write to /run/open there"):
+        Board(board.host(folder='"/run/open"')).target()
