@@ -26,10 +26,11 @@ def marked(kernel: str, *, simulated: bool, real: bool) -> str:
     return f"{'~' if simulated else '@' if real else ''}{kernel}"
 
 
-def machine(account: Mapping[str, Any]) -> str:
+def machine(account: Mapping[str, Any], *, address: bool = True) -> str:
     """A real machine in a few words, of a record's account of it."""
     release = f"kernel {account['release']}" if account.get("release") else ""
-    return ", ".join(part for part in (account.get("model") or account.get("node"), release, account["ssh"]) if part)
+    where = account["ssh"] if address else ""
+    return ", ".join(part for part in (account.get("model") or account.get("node"), release, where) if part)
 
 
 def shorten(targets: Sequence[str]) -> str:

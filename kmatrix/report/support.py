@@ -83,7 +83,10 @@ def _kernels(records: Sequence[Record]) -> Iterator[str]:
         if record.simulated:
             name, release = f"~{record.kernel}", f"simulated: {record.simulated['base']}, {_hidden(record)}"
         if record.machine:
-            name, release = f"@{record.kernel}", f"a real machine: {machine(record.machine)}"
+            name, release = (
+                f"@{record.kernel}",
+                f"a real machine: {machine(record.machine, address=False)}",
+            )  # the page is for everybody
         if release and release not in releases.setdefault(name, []):
             releases[name].append(release)
     if releases:

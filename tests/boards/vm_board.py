@@ -9,10 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from kmatrix.boards import carried
-from kmatrix.boards.carried import Pack
-from kmatrix.host.progress import Quiet
-from kmatrix.matrix.hosts import FOLDER, Host
+from kmatrix.matrix.hosts import Host
 from kmatrix.matrix.load import load_matrix
 from kmatrix.vm.launch import boot
 from kmatrix.vm.machine import Machine
@@ -28,7 +25,6 @@ class VmBoard:
         self.spec = replace(spec, memory_mib=512)
         self.folder, self.name = folder, name
         self.port: int | None = None
-        self.pack: Pack = carried.obtain(spec.image, Quiet())
         self._boots = 0
         for key in ("host", "user"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(folder / key)]
@@ -43,10 +39,7 @@ class VmBoard:
         self.write()
 
     def start(self) -> Machine:
-        """Boot it, with sshd on the same port of this machine as before.
-
-        What kmatrix would bring is there already, as after an earlier run: over an emulated network it takes minutes.
-        """
+        """Boot it, with sshd on the same port of this machine as before."""
         self._boots += 1
         vm = boot(self.spec, self.folder / f"console-{self._boots}.log", timeout=SLOW)
         vm.call("time", now=time.time())
@@ -56,15 +49,11 @@ class VmBoard:
             self.port = vm.forward_ssh(22)
         else:
             vm.qmp.human(f"hostfwd_add ssh tcp:127.0.0.1:{self.port}-:22")
-        root = f"{FOLDER}/{self.pack.name}"
-        vm.put(f"{FOLDER}/seed.tar.gz", self.pack.path.read_bytes(), timeout=SLOW)
-        unpack = f"mkdir -p {root} && tar -xzf {FOLDER}/seed.tar.gz -C {root} && rm {FOLDER}/seed.tar.gz && cp /usr/bin/busybox {root}/usr/bin && : > {root}/.complete"
-        self.sh(unpack, vm)
         return vm
 
-    def sh(self, command: str, vm: Machine | None = None) -> str:
+    def sh(self, command: str) -> str:
         """Run a command on it, not by way of SSH; its output."""
-        done = (vm or self.vm).run(["sh", "-c", command], timeout=SLOW)
+        done = self.vm.run(["sh", "-c", command], timeout=SLOW)
         assert done.exit == 0, done.stderr
         return done.stdout.decode()
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kmatrix.boards.identity import Identity
+from kmatrix.guest.supervisor import _console_line
 from kmatrix.host.errors import InputError
 from kmatrix.host.progress import Quiet
 from kmatrix.manifest.load import load_collector
@@ -17,6 +18,7 @@ from kmatrix.matrix.schema import Document, parse
 from kmatrix.report import names, table
 from kmatrix.runs import real_machines
 from kmatrix.runs.machine_room import MachineRoom
+from kmatrix.vm.console import splats
 
 KERNELS = {"5.4": {"version": "5.4"}, "6.1": {"version": "6.1"}}
 SEEN = Identity(
@@ -121,6 +123,13 @@ def test_a_machine_of_another_kernel_is_another() -> None:
     assert not SEEN.is_like(Identity.of({**vars(SEEN), "version": "#1643 SMP"})), "the same release, built anew"
 
 
+def test_kernel_messages_are_as_on_a_console() -> None:
+    record = b"4,1234,12345678,-;WARNING: CPU: 0 PID: 1 at kernel/x.c:1\n SUBSYSTEM=net\n"
+    assert _console_line(record) == b"[   12.345678] WARNING: CPU: 0 PID: 1 at kernel/x.c:1\n"
+    (splat,) = splats(_console_line(record).decode())
+    assert (splat.kind, splat.time) == ("warning", 12.345678)
+
+
 def test_reports_mark_a_machine() -> None:
     host = Host("pi4", "root@192.0.2.1")
     account = {"name": "pi4", "ssh": host.ssh, "model": "Raspberry Pi 4", "release": "6.1.21-v8+", "changed": "6.1.20 (#1)"}
@@ -128,6 +137,7 @@ def test_reports_mark_a_machine() -> None:
     assert table.real("pi4", account) == (
         "@ pi4 is a real machine: Raspberry Pi 4, kernel 6.1.21-v8+, root@192.0.2.1; before, its kernel was 6.1.20 (#1)"
     )
+    assert names.machine(account, address=False) == "Raspberry Pi 4, kernel 6.1.21-v8+"
     never_reached = real_machines.RealMachines(matrix(), Quiet()).account(target())
     assert never_reached is not None
     assert names.machine(never_reached) == "root@192.0.2.1"
