@@ -74,7 +74,7 @@ docs: setup  ## the documentation as a site, in build/docs; a broken link is an 
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: setup collectors  ## how long cells and boots take
+bench: setup collectors  ## how long cells and boots take, beside virtme-ng; ARGS=--write puts the tables into docs/performance.md
 	@$(BIN)/python -m bench $(ARGS)
 
 fidelity: setup  ## how far simulated kernels answer as the real 4.14 and 5.4 do (which must be in the store)

@@ -24,6 +24,8 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
 
+KMATRIX = (sys.executable, "-c", "import sys; sys.argv[0] = 'kmatrix'; from kmatrix.cli import main; main()")
+"""How tests call kmatrix: what the command of that name runs, by the Python that runs the tests."""
 REQUIRE = "KMATRIX_REQUIRE"
 """Set in CI, to a selection of kernels (`debian`): where one of them, or a program that `make test` installs, is not here, tests fail
 instead of being skipped."""

@@ -27,7 +27,7 @@ from typing import Any
 from elftools.elf.elffile import ELFFile
 from tabulate import tabulate
 
-from bench import twin
+from bench import document, twin
 from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError
 from kmatrix.host.progress import Terminal
@@ -367,16 +367,6 @@ def macro_table(costs: Sequence[MacroCost]) -> str:
     return tabulate(rows, headers=["macro", "", *targets], tablefmt="github", disable_numparse=True)
 
 
-def write(document: Path, name: str, text: str) -> None:
-    """Put `text` between the document's marks of that name."""
-    begin, end = f"<!-- {name}: written by make overhead -->", f"<!-- {name} ends -->"
-    before, found, rest = document.read_text(encoding="utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise SystemExit(f"{document} has no {begin} … {end}")
-    document.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Measure, print, and write into docs/overhead.md."""
     parser = argparse.ArgumentParser(prog="bench.overhead", description=__doc__)
@@ -404,7 +394,7 @@ def main() -> None:
     for name, text in (("conditions", where), ("collectors", collector_tables(measured)), ("macros", macro_table(costs))):
         print(f"\n{text}")
         if not options.no_write:
-            write(DOCUMENT, name, text)
+            document.write(DOCUMENT, name, text, by="make overhead")
 
 
 if __name__ == "__main__":

@@ -100,6 +100,15 @@ class Verbs(click.Group):
         found: click.Command = getattr(importlib.import_module(f"kmatrix.cli.{module}"), name)
         return found
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it; an unknown verb is told with the nearest ones."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from kmatrix.host.nearest import did_you_mean
+
+            raise click.UsageError(f"there is no verb {args[0]!r}{did_you_mean(args[0], VERBS)}", error.ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """The table, as help."""
         with formatter.section("Commands"):

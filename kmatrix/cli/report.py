@@ -16,6 +16,7 @@ from kmatrix.host import paths
 from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.report import against as against_report
 from kmatrix.report import badge, changes, github, grid, html, junit, markdown, subtests, support, table, tests
+from kmatrix.report import timings as timings_report
 from kmatrix.runs import cell_records, guest_test_records, record_files, shards
 from kmatrix.runs import merge as merging
 from kmatrix.runs.cell_records import Record
@@ -51,6 +52,7 @@ class _Found:
 _Renderer = Callable[[_Found, bool], str]
 _FORMATS_ALL = ("text", "markdown", "html", "json", "junit", "github", "badge", "support")
 _FORMATS_AGAINST = ("text", "markdown", "json")
+_FORMATS_TIMINGS = ("text", "json")
 
 
 @click.command("report")
@@ -58,6 +60,7 @@ _FORMATS_AGAINST = ("text", "markdown", "json")
 @click.option("--format", "form", type=click.Choice(_FORMATS_ALL), default="text", show_default=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Write it there (default: standard output).")
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
+@click.option("--html", "form", flag_value="html", help="The same as --format html.")
 @click.option(
     "--merge", is_flag=True, help="Join the records of several directories, such as a run's shards, and report them as one run."
 )
@@ -73,6 +76,7 @@ _FORMATS_AGAINST = ("text", "markdown", "json")
     metavar="DIR",
     help="Show only what changed against the records in DIR, such as main's. In text, Markdown or JSON.",
 )
+@click.option("--timings", is_flag=True, help="Show where the time of the cells went, stage by stage. In text or JSON.")
 @terminal.COLOR
 def command(
     directories: tuple[Path, ...],
@@ -81,6 +85,7 @@ def command(
     merge: bool,
     into: Path | None,
     against: Path | None,
+    timings: bool,
     color: str,
 ) -> None:
     """The report of the records in DIRECTORY (a run's --kmatrix-dir; default: .kmatrix), also long after the run.
@@ -91,9 +96,9 @@ def command(
 
     Exit status 1 where a cell is not as promised (a warning of a kernel that moves on fails nothing), 2 where all are, but a file is no record, or a shard is missing. With --against: 1 where
     something is worse (what the other run showed to work is not shown to work now, or a new cell is red); else 3 where the machines failed
-    on a cell; else 0, red cells or not.
+    on a cell; else 0, red cells or not. With --timings: 0.
     """
-    _check(directories, form, merge, into, against)
+    _check(directories, form, merge, into, against, timings)
     incomplete = False
     directory = directories[0] if directories else Path(record_files.DEFAULT_DIRECTORY)
     if merge:
@@ -106,7 +111,14 @@ def command(
         with suppress(OSError, KmatrixError):  # of use for later shards alone
             shards.keep_durations([*found.records, *found.commands])
     colour = terminal.coloured(color) if output is None else color == "always"
-    if against is not None:
+    if timings:
+        if not found.records:
+            fix = "run pytest where your collectors are: a test command has no stages"
+            raise InputError("there are no records of cells, which have stages", where=str(directory), fix=fix)
+        as_text = timings_report.render(found.records, width=grid.terminal_width())
+        _put(timings_report.as_json(found.records) if form == "json" else as_text, output)
+        status = 0
+    elif against is not None:
         status = _against(found, against, form, output, colour)
     else:
         if form == "support" and not found.records:
@@ -118,7 +130,7 @@ def command(
         raise click.exceptions.Exit(status or 2)
 
 
-def _check(directories: Sequence[Path], form: str, merge: bool, into: Path | None, against: Path | None) -> None:
+def _check(directories: Sequence[Path], form: str, merge: bool, into: Path | None, against: Path | None, timings: bool) -> None:
     """The options that do not go together. Raises InputError."""
     if merge and not directories:
         raise InputError(
@@ -128,6 +140,11 @@ def _check(directories: Sequence[Path], form: str, merge: bool, into: Path | Non
         raise InputError("several folders are given", where="report", fix="--merge joins them; without it, name one")
     if into is not None and not merge:
         raise InputError("--into says where --merge puts joined records", where="--into", fix="give --merge too, or leave it out")
+    if timings and against is not None:
+        raise InputError("--timings and --against are two reports", where="--timings", fix="give one of the two")
+    if timings and form not in _FORMATS_TIMINGS:
+        fix = f"use one of: {', '.join(_FORMATS_TIMINGS)}"
+        raise InputError(f"--timings has no format {form}", where="--format", fix=fix)
     if against is not None and form not in _FORMATS_AGAINST:
         fix = f"use one of: {', '.join(_FORMATS_AGAINST)}"
         raise InputError(f"--against has no format {form}", where="--format", fix=fix)

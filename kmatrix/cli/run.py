@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 
-from kmatrix import loaders
 from kmatrix.cli import baselines, contract_options, options, terminal
 from kmatrix.host.errors import InputError
 from kmatrix.objects.compiled import ObjectInfo, inspect
@@ -17,6 +16,7 @@ from kmatrix.report import differences, grid
 from kmatrix.report import least_caps as caps_report
 from kmatrix.report import objects as report
 from kmatrix.runs import least_caps, object_run
+from kmatrix.vm import loaders
 
 
 @click.command("run")

@@ -19,7 +19,7 @@ from kmatrix.report import grid, junit, tests
 from kmatrix.runs import guest_test, record_files
 from kmatrix.runs.command import Options, spelled
 from kmatrix.runs.guest_test import GuestTest
-from kmatrix.suites.read import FORMATS
+from kmatrix.verdict.suites.read import FORMATS
 
 
 def _skips(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, tuple[str, ...]]:  # noqa: ARG001

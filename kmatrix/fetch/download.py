@@ -19,18 +19,23 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-import requests
-import urllib3
-
-from kmatrix.fetch import trouble
 from kmatrix.fetch.network import mirrored
-from kmatrix.fetch.session import verifying
 from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError, Unavailable, without_credentials
+from kmatrix.host.later import later
 from kmatrix.host.progress import WAITING, Quiet, Reporter
+
+if TYPE_CHECKING:
+    import requests
+    import urllib3
+
+    from kmatrix.fetch import session, trouble
+else:  # whether a source can fetch is asked in every run, and rarely does one
+    requests, urllib3 = later("requests"), later("urllib3")
+    session, trouble = later("kmatrix.fetch.session"), later("kmatrix.fetch.trouble")
 
 ATTEMPTS = 4
 """Tries of a transfer that get no further than the one before."""
@@ -336,8 +341,8 @@ def _open(
         wanted["Range"] = f"bytes={start}-"
         if validator is not None:
             wanted["If-Range"] = validator
-    with verifying(verified=verified) as session:
-        answer = session.get(url, stream=True, headers=wanted)
+    with session.verifying(verified=verified) as client:
+        answer = client.get(url, stream=True, headers=wanted)
     if answer.status_code == 416 and start:  # nothing after `start`: what is here is of another version
         answer.close()
         return _open(url, headers, verified=verified)

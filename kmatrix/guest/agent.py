@@ -141,12 +141,13 @@ def survey_object(
     contract: dict[str, Any] | None = None,
     load_timeout: float = limit.SECONDS,
     library: str = library.DEFAULT,
+    core_btf: str | None = None,
 ) -> dict[str, Any]:
     """Each program of an object: does it load and attach (`kmatrix run`)."""
     if now is not None:
         set_time(now)
     content = base64.b64decode(data)
-    terms = Contract(contract, content, name, lambda: probed()["features"], library)
+    terms = Contract(contract, content, name, lambda: probed()["features"], library, core_btf)
     found = confine.confined(lambda: survey.survey(content, name, programs, load_timeout, contract=terms))
     return found | {"release": kernel.release()}
 
@@ -218,6 +219,7 @@ def run_cell(**request: Any) -> CellFacts:
 
 
 OPS: Mapping[str, Op] = {
+    "rehearse": lambda: warmup.rehearse(),
     "probe": probed,
     "facts": lambda **request: confine.confined(lambda: probe_facts.find(**request)),
     "surroundings": surroundings.find,

@@ -133,7 +133,9 @@ def _ours(request: Request, facts: Facts, clock: Clock, probed: Probed) -> loade
     for variant in request["variants"]:
         data = objects[variant["object"]]
         library = request.get("library") or DEFAULT
-        terms = contract.Contract(variant.get("contract"), data, variant["name"], lambda: probed()["features"], library)
+        terms = contract.Contract(
+            variant.get("contract"), data, variant["name"], lambda: probed()["features"], library, variant.get("core_btf")
+        )
         attempt = loader.Attempt(variant, data, clock, terms, float(request.get("load_timeout", limit.SECONDS)))
         facts["attempts"].append(cast(AttemptReport, attempt.report))
         if (running := confine.confined(attempt.run)) is not None:

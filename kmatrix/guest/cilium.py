@@ -1,4 +1,4 @@
-"""An object that cilium/ebpf has opened: the cilium loader (kmatrix/loaders/cilium, a static program) does what libbpf does in `opened`.
+"""An object that cilium/ebpf has opened: the cilium loader (kmatrix/vm/loaders/cilium, a static program) does what libbpf does in `opened`.
 
 The agent starts one such process for each object and tells it what to do over a socket: JSON after four bytes of length, and the
 descriptors of programs and maps after the answer to `load`. What the process attached lives as long as it does, or until it is told.
@@ -28,8 +28,8 @@ from .confirm import Attachment
 from .libbpf import LibbpfError
 from .library import PACKED, CannotSet, Opened, Program, Refused, Report
 
-BINARY = "/run/kmatrix/loaders/cilium"
-OBJECT = "/run/kmatrix/loaders/object.o"
+BINARY = "/run/kmatrix/vm/loaders/cilium"
+OBJECT = "/run/kmatrix/vm/loaders/object.o"
 _PER_MESSAGE = 64
 """How many descriptors come in one message (main.go)."""
 _ANSWER = 120.0

@@ -22,6 +22,7 @@ from .reach import Features, Reach, possible_cpus
 Terms = Mapping[str, Any]
 NOTHING: Terms = {"values": {}, "maps": {}, "programs": {}, "one_of": [], "kconfig": None, "btf": None}
 BTF_FILE = "/tmp/kmatrix-contract.btf"
+CORE_BTF_FILE = "/tmp/kmatrix-core.btf"
 
 PERF_EVENT_ARRAY = bpf.MAP_TYPES.index("perf_event_array")
 _PER_CPU = ("percpu_hash", "percpu_array", "lru_percpu_hash", "percpu_cgroup_storage")
@@ -31,7 +32,16 @@ MAP_UPDATE_ELEM = 2
 class Contract:
     """The loader's part for one object. Without terms it opens an object and sets nothing."""
 
-    def __init__(self, terms: Terms | None, data: bytes, name: str, features: Features, library: str = DEFAULT) -> None:
+    def __init__(
+        self,
+        terms: Terms | None,
+        data: bytes,
+        name: str,
+        features: Features,
+        library: str = DEFAULT,
+        core_btf: str | None = None,
+    ) -> None:
+        self._core_btf = core_btf
         self._library = library
         self._terms = {**NOTHING, **(terms or {})}
         self.given = terms is not None
@@ -51,9 +61,17 @@ class Contract:
             with open(BTF_FILE, "wb") as file:
                 file.write(base64.b64decode(btf))
         given = EXTERNAL_BTF if os.path.exists(EXTERNAL_BTF) else None  # by the circumstance btf=FILE; a contract's own comes first
+        if btf is None and given is None and self._core_btf is not None:
+            with open(given := CORE_BTF_FILE, "wb") as file:
+                file.write(base64.b64decode(self._core_btf))
         return opener(self._library)(
             self._data, self._name, kconfig=self._terms["kconfig"], btf=BTF_FILE if btf is not None else given
         )
+
+    def give_up_core_btf(self) -> bool:
+        """Open with all of the kernel's BTF from now on; whether it was otherwise until now, so that what failed may not fail again."""
+        given, self._core_btf = self._core_btf, None
+        return given is not None
 
     def choose(self, opened: Opened) -> None:
         """Decide which programs of the object are loaded (`off` has the others) and where those attach whose target has alternatives."""

@@ -162,7 +162,7 @@ class Unplaced(Exception):
 
 
 DEFAULT = "libbpf"
-PACKED = {"cilium": "/run/kmatrix/loaders/cilium.gz"}
+PACKED = {"cilium": "/run/kmatrix/vm/loaders/cilium.gz"}
 """Where the host puts the program of a library that is none of the guest image's, compressed."""
 
 

@@ -59,7 +59,7 @@ class _Failed(Exception):
 
 
 class _TryWithout(Exception):
-    """The variant cannot be loaded as it is, but may without the optional programs that were just given up."""
+    """The variant cannot be loaded as it is, but may without what was just given up: optional programs, or the abridged BTF."""
 
 
 class Attempt:
@@ -174,6 +174,8 @@ class Attempt:
             with self._clock("load"):
                 self._log += opened.load(self._load_timeout)
         except Refused as error:
+            if self._contract.give_up_core_btf():
+                raise _TryWithout from None
             self._log += error.lines
             if error.program is not None and error.program in self._programs:
                 known = {"errno": error.errno, "btf": why.facts("\n".join([*error.lines, error.log]))}

@@ -148,6 +148,7 @@ SOCKET_FILTER, ARRAY = 1, 2
 _STORE = bpf.insn(0x7A, dst=10, off=-8)  # *(u64 *)(r10 - 8) = 0
 _INSNS: Mapping[str, bytes] = {
     "call_function": bpf.insn(0x85, src=1, imm=1) + bpf.EXIT + bpf.RETURN_0,
+    "signed_shift_32": bpf.MOV_R0_0 + bpf.insn(0xC4, imm=1) + bpf.EXIT,
     "jmp32": bpf.MOV_R0_0 + bpf.insn(0x16, imm=5) + bpf.EXIT,
     "large_program": bpf.MOV_R0_0 * 4096 + bpf.EXIT,
     "bounded_loop": bpf.MOV_R0_0 + bpf.insn(0x07, imm=1) + bpf.insn(0xA5, imm=4, off=-2) + bpf.EXIT,

@@ -23,7 +23,8 @@ kprobe uprobe uprobe.s kretprobe uretprobe uretprobe.s kprobe.multi kretprobe.mu
 uprobe.multi.s uretprobe.multi.s ksyscall kretsyscall usdt usdt.s tracepoint tp raw_tracepoint raw_tp raw_tracepoint.w raw_tp.w tp_btf
 fentry fmod_ret fexit fentry.s fmod_ret.s fexit.s freplace lsm lsm.s lsm_cgroup iter iter.s struct_ops struct_ops.s
 """
-_WHOLE, _WITH_TARGET = frozenset(_WHOLE_NAMES.split()), frozenset(_NAMES_WITH_TARGET.split())
+WHOLE, WITH_TARGET = frozenset(_WHOLE_NAMES.split()), frozenset(_NAMES_WITH_TARGET.split())
+"""libbpf 1.5's own names: those that stand alone, and those that a target follows."""
 
 # What a name begins with, the program type, and the attach type that goes with it (enum bpf_attach_type). The longest that fits counts.
 _BEGINNINGS = (
@@ -67,7 +68,7 @@ _BEGINNINGS = (
 def taken(section: str) -> bool:
     """Whether libbpf 1.5 knows the type of a program by the name of its section (sec_def_matches in its libbpf.c)."""
     name = section.lstrip("?")
-    return name in _WHOLE or name.partition("/")[0] in _WITH_TARGET
+    return name in WHOLE or name.partition("/")[0] in WITH_TARGET
 
 
 def meant(section: str) -> tuple[int, int | None] | None:
@@ -87,8 +88,8 @@ def advice(section: str) -> str:
         return f'write SEC("{"tc/egress" if "egress" in name else "tc"}")'
     if name.startswith("cgroup/skb/"):
         return f'write SEC("cgroup_skb/{"egress" if "egress" in name else "ingress"}")'
-    whole = max((each for each in (*_WHOLE, *_WITH_TARGET) if name.startswith(each)), key=len)
-    if whole in _WITH_TARGET:
+    whole = max((each for each in (*WHOLE, *WITH_TARGET) if name.startswith(each)), key=len)
+    if whole in WITH_TARGET:
         target = name.removeprefix(whole).lstrip("/_-.")
         return f'write SEC("{whole}/{target or "TARGET"}")'
     return f'write SEC("{whole}")'

@@ -104,7 +104,9 @@ class _Trial:
         absent = why.absent(set(functions.values()))
         alike = {each: function for each, function in functions.items() if function in absent}
         for each, function in alike.items():
-            error = first["error"].replace(f"'{blamed}'", f"'{each}'").replace(f"'{found[1]}'", f"'{function}'")
+            error = (
+                first["error"].replace(f"prog '{blamed}'", f"prog '{each}'").replace(f"ID of '{found[1]}'", f"ID of '{function}'")
+            )
             self._report["programs"][each].update(error=error, errno=first["errno"])
         return set(alike)
 
@@ -123,6 +125,8 @@ class _Trial:
                 except CannotSet as error:
                     return self._cannot(error, names)
                 except Refused as error:
+                    if self._contract.give_up_core_btf():
+                        continue
                     self._said(error.lines, whole=False)
                     if (bad := error.map) is not None and bad in opened.maps and bad not in self._without:
                         self._report["maps"][bad] |= {"error": error.text, "errno": error.errno}

@@ -37,6 +37,7 @@ def _fact(name: str, since: Version, *config: str, arm64: Version | None = None,
 
 INSNS: tuple[Fact, ...] = (
     _fact("call_function", (4, 16), note="cc8b0b92a169: calls between BPF functions"),
+    _fact("signed_shift_32", (5, 0), note="2dc6b100f928: a signed shift to the right of 32 bits"),
     _fact("jmp32", (5, 1), note="092ed0968bb6: jumps that compare 32 bits"),
     _fact("map_value", (5, 2), note="d8eca5bbb2be: the address of a map's value, which global variables are"),
     _fact("large_program", (5, 2), note="c04c0d2b968a: more than 4096 instructions"),
@@ -65,6 +66,7 @@ INSNS: tuple[Fact, ...] = (
 )
 
 FORMS: Mapping[str, Form] = {
+    "signed_shift_32": Form(frozenset({0xC4, 0xCC}), "BPF_ARSH not supported for 32 bit ALU"),
     "jmp32": Form(_JMP32, "unknown insn class 6"),
     "atomic_fetch": Form(_ATOMIC, "BPF_XADD uses reserved fields", "imm"),
     "load_sign_extended": Form(frozenset({0x81, 0x89, 0x91}), "BPF_LDX uses reserved fields"),

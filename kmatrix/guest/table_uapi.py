@@ -50,7 +50,9 @@ MAP_FLAGS: tuple[tuple[int, Version], ...] = (
     (10, (5, 5)),  # MMAPABLE: fc9702273e2e
     (11, (5, 10)),  # PRESERVE_ELEMS, INNER_MAP: 792caccc4526, 4a8f87e60f6d
     (13, (6, 4)),  # LINK: 8fb1a76a0f35
-    (14, (6, 7)),  # PATH_FD, VTYPE_OBJ_FD, TOKEN_FD…
+    (14, (6, 5)),  # PATH_FD: cb8edce28073
+    (15, (6, 9)),  # VTYPE_BTF_OBJ_FD, TOKEN_FD, SEGV_ON_FAULT, NO_USER_CONV: fcc2c1fb0651, a177fc2bf6fd, 317460317a02
+    (19, (6, 19)),  # RB_OVERWRITE
 )
 PROG_FLAGS: tuple[tuple[int, Version], ...] = (
     (0, (4, 12)),  # bit 0, STRICT_ALIGNMENT: e07b98d9bffe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import re
@@ -23,6 +24,8 @@ _ARGUMENT = re.compile(r"func '(\w+)' doesn't have \d+-th argument")
 _NO_FUNCTION = re.compile(r"failed to find kernel BTF type ID of '(\w+)'")
 _SUFFIXES = (".isra.0", ".constprop.0", ".part.0", ".isra.0.cold", ".cold")
 """What compilers add to a function's name where they change its form (GCC's IPA passes)."""
+_CALLS = ("__x64_sys_", "__arm64_sys_", "sys_", "SyS_")
+"""What the functions of system calls begin with: on x86_64 from 4.17 on, on arm64 from 4.19 on, before."""
 TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 END = 64 << 10
 """Bytes of what was said that are looked at: a verifier's log has its cause at its end."""
@@ -63,9 +66,10 @@ def _facts(text: str) -> dict[str, object]:
 
 
 def hook(section: str, code: int | None) -> dict[str, object]:
-    """What the kernel has in the place of the function or tracepoint of a section, where it said ENOENT; {} where that was not it.
+    """What the kernel has in the place of the function or tracepoint of a section that it refused; {} where that was not it.
 
-    `symbol`: whether it is there, and functions like it. `tracepoint`: those of its group that are like it.
+    `symbol`: whether it is there, and functions like it. `tracepoint`: those of its group that are like it. `record`: the size and fields of the
+    tracepoint's record, where the kernel said EACCES: the program may read beyond it.
     """
     return confine.outside(lambda: _hook(section, code))
 
@@ -78,6 +82,19 @@ def _hook(section: str, code: int | None) -> dict[str, object]:
         return {"symbol": {"name": name, "there": there, "alike": [] if there else _symbols_like(name)}}
     if kind in ("tp", "tracepoint") and code == errno.ENOENT:
         return {"tracepoint": {"name": target, "alike": _tracepoints_like(target)}}
+    if kind in ("tp", "tracepoint") and code == errno.EACCES:
+        return _record(target)
+    return {}
+
+
+def _record(target: str) -> dict[str, object]:
+    """Bytes and fields of a tracepoint's record, without those that every record begins with; {} where that cannot be read."""
+    for root in TRACEFS:
+        with suppress(OSError), open(f"{root}/events/{target}/format") as file:
+            fields = re.findall(r"field:[^;]*?(\w+)(?:\[\d*\])?;\s*offset:(\d+);\s*size:(\d+);", file.read())
+            size = max((int(at) + int(length) for _, at, length in fields), default=0)
+            own = [name for name, _, _ in fields if not name.startswith("common_")]
+            return {"record": {"name": target, "size": size, "fields": own}}
     return {}
 
 
@@ -134,6 +151,9 @@ def _alike(name: str) -> list[str]:
 
 def _functions_like(btf: int, name: str) -> list[str]:
     """Functions in the kernel's BTF whose names contain `name`."""
+    calls = [each for each in _system_call(name) if libbpf.btf_find_by_name_kind(btf, each.encode(), FUNC) > 0]
+    if calls:
+        return calls
     names = _strings_with(name) - {name}
     return _nearest({each for each in names if libbpf.btf_find_by_name_kind(btf, each.encode(), FUNC) > 0}, name)
 
@@ -149,8 +169,16 @@ def _symbols_like(name: str) -> list[str]:
     bare = name.partition(".")[0]
     if bare != name and _may_be_probed(bare):
         return [bare]
+    if calls := [each for each in _system_call(name) if _may_be_probed(each)]:
+        return calls
     with _vmlinux() as btf:
         return [] if btf is None else _functions_like(btf, bare)
+
+
+def _system_call(name: str) -> list[str]:
+    """What other arches and releases call the function of a system call; [] where the name is of none."""
+    call = re.fullmatch(r"(?:__x64_|__arm64_|__ia32_|__se_)?(?:sys|SyS)_(\w+)", name)
+    return [f"{prefix}{call[1]}" for prefix in _CALLS if f"{prefix}{call[1]}" != name] if call else []
 
 
 def _may_be_probed(symbol: str) -> bool:
@@ -185,7 +213,8 @@ def _tracepoints_like(target: str) -> list[str]:
         with suppress(OSError):
             names = set(os.listdir(f"{root}/events/{group}"))
             parts = [name, name.rpartition("_")[0]]
-            return next((found for part in parts if part and (found := _nearest({e for e in names if part in e}, name))), [])
+            told = (_nearest({e for e in names if part in e}, name) for part in parts if part not in ("", "sys_enter", "sys_exit"))
+            return next((found for found in told if found), []) or difflib.get_close_matches(name, names, n=ALIKE, cutoff=0.85)
     return []
 
 

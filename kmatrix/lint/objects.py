@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kmatrix.guest.flow import back_edge
@@ -12,10 +12,11 @@ from kmatrix.lint import facts
 from kmatrix.lint.claims import Claim
 from kmatrix.lint.facts import Needed
 from kmatrix.manifest.collector import Collector
+from kmatrix.matrix import history
 from kmatrix.matrix.arch import ARCHES, Arch
 from kmatrix.objects.btf import ENUM_EXISTS, FIELD_OFFSET, Relocation
 from kmatrix.objects.code import CALL, EXIT, PSEUDO_CALL, Code, Function, encode
-from kmatrix.objects.needs import named_features, needs, visible
+from kmatrix.objects.needs import Need, feature_of, named_features, needs, visible
 
 _MOV = 0xB7
 _DATA = (".data", ".bss", ".rodata")
@@ -63,14 +64,45 @@ def check(path: Path, claimed: Sequence[Claim]) -> Iterator[tuple[str, str]]:
         if _only_returns(code):
             yield "KM703", f"{code.name} does nothing but return: see whether a feature test in it is constant"
     yield from _arch(compiled)
+    asked_for = needs(compiled) if claimed else {}
     for claim in claimed:
         yield from _claimed(compiled, claim)
-        yield from _declared(compiled, claim)
+        yield from _undeclared(compiled, asked_for, claim)
+        yield from _declared(compiled, asked_for, claim)
 
 
-def _declared(compiled: Compiled, claim: Claim) -> Iterator[tuple[str, str]]:
+_TYPES, _USES = ("prog", "attach"), ("kfunc", "insn")
+"""Kinds of needs that no other rule looks at: what a section stands for, and what code uses."""
+
+
+def _undeclared(compiled: Compiled, asked_for: Mapping[str, Sequence[Need]], claim: Claim) -> Iterator[tuple[str, str]]:
+    """Types, kernel functions and instructions that a program always asks for, and that some kernel which the variant claims lacks."""
+    arches = [compiled.info.compiled_for] if compiled.info.compiled_for else list(claim.variant.arches or ARCHES)
+    for program, each in asked_for.items():
+        newer: dict[str, tuple[versions.Version, bool, str]] = {}
+        for need in each:
+            kind = need.name.partition(":")[0]
+            if need.optional or kind not in (*_TYPES, *_USES) or {need.name, feature_of(need)} & claim.needs(program):
+                continue
+            late = [
+                (since, arch) for arch in arches if (since := history.first(need.name, arch)) and since > claim.floor(arch, program)
+            ]
+            if late:
+                since, arch = max(late)
+                place = f" at {need.line}" if need.line is not None else ""
+                oldest = versions.text(claim.floor(arch, program))
+                said = (
+                    f"{program} asks for {need.name} ({versions.text(since)} on {arch}){place}, and {claim} claims kernels from {oldest} on: "
+                    f'add "{feature_of(need)}" to its needs'
+                )
+                key = "types" if kind in _TYPES else need.name
+                named = feature_of(need) != need.name
+                newer[key] = max(newer.get(key, ((0, 0), False, "")), (since, named, said))
+        yield from (("KM504", said) for _, _, said in newer.values())
+
+
+def _declared(compiled: Compiled, found: Mapping[str, Sequence[Need]], claim: Claim) -> Iterator[tuple[str, str]]:
     """Needs that the variant declares, and that no program of the object has: kernels are left out for nothing."""
-    found = needs(compiled)
     asked = {need.name for each in found.values() for need in each}
     asked |= {
         name for program, each in found.items() for name in named_features(compiled.info.programs[program], each, optional=True)

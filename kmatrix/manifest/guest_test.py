@@ -29,7 +29,7 @@ class TestCommand(Strict):
     timeout: Annotated[float, Field(gt=0, le=24 * 3600)] = 600.0
     """Seconds that the command may take."""
     format: str | None = None
-    """The format of its output (a name of kmatrix.suites.read.FORMATS); None: it is recognised."""
+    """The format of its output (a name of kmatrix.verdict.suites.read.FORMATS); None: it is recognised."""
     memory: Annotated[int, Field(ge=LEAST_MIB)] | None = None
     """MiB of the guest."""
     cpus: Annotated[int, Field(ge=1, le=64)] | None = None

@@ -43,7 +43,7 @@ class Matrix:
     circumstances: Known = field(default_factory=dict)
     """What a kernel can be run under: [circumstances.NAME]."""
     hosts: Mapping[str, Host] = field(default_factory=dict)
-    """Real machines: [hosts.NAME]. No set, range or wildcard means one; which kernel it runs, only the machine can tell (kmatrix.boards)."""
+    """Real machines: [hosts.NAME]. No set, range or wildcard means one; which kernel it runs, only the machine can tell (kmatrix.vm.boards)."""
 
     def find(self, name: str) -> Kernel | None:
         """The kernel of that name; None where there is none.

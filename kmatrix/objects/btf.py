@@ -237,15 +237,37 @@ class Btf:
         section = next((t for t in self.types if t.kind == DATASEC and t.name == ".maps"), None)
         for _, variable, _ in section.members if section else ():
             declared = self.types[variable]
-            shape = self.types[self.bare(declared.ref)]
-            numbers = {}
-            for name, type_, _ in shape.members:
-                pointer = self.types[self.bare(type_)]
-                array = self.types[pointer.ref] if pointer.kind == PTR else pointer
-                if array.kind == ARRAY:
-                    numbers[name] = array.members[0][2]
-            found[declared.name] = numbers
+            found[declared.name] = self._numbers(self.types[self.bare(declared.ref)])
         return found
+
+    def inner_numbers(self, map_name: str) -> dict[str, int]:
+        """The same of the map inside a map of maps (`__array(values, …)`), with the sizes of its key and value; {} where it has none."""
+        section = next((t for t in self.types if t.kind == DATASEC and t.name == ".maps"), None)
+        outer = next((self.types[v] for _, v, _ in (section.members if section else ()) if self.types[v].name == map_name), None)
+        for name, type_, _ in self.types[self.bare(outer.ref)].members if outer is not None else ():
+            array = self.types[self.bare(type_)]
+            if name != "values" or array.kind != ARRAY:
+                continue
+            pointer = self.types[self.bare(array.members[0][1])]
+            inner = self.types[self.bare(pointer.ref)] if pointer.kind == PTR else pointer
+            if inner.kind == STRUCT:
+                sizes = {
+                    f"{each}_size": self.size(self.types[self.bare(type_)].ref)
+                    for each, type_, _ in inner.members
+                    if each in ("key", "value")
+                }
+                return sizes | self._numbers(inner)
+        return {}
+
+    def _numbers(self, shape: Type) -> dict[str, int]:
+        """What __uint() gave each key of a map's definition."""
+        numbers = {}
+        for name, type_, _ in shape.members:
+            pointer = self.types[self.bare(type_)]
+            array = self.types[pointer.ref] if pointer.kind == PTR else pointer
+            if array.kind == ARRAY:
+                numbers[name] = array.members[0][2]
+        return numbers
 
     def map_types(self) -> dict[str, dict[str, int]]:
         """By map of .maps: the types of its `key` and `value`, where __type() says them."""

@@ -18,6 +18,7 @@ from kmatrix.host.errors import InputError
 from kmatrix.host.later import later
 from kmatrix.objects.btf import Btf, Relocation
 from kmatrix.objects.compiled import ObjectInfo, inspect
+from kmatrix.objects.elf import read
 from kmatrix.objects.lines import Line, lines
 
 if TYPE_CHECKING:
@@ -76,9 +77,9 @@ class Function:
 class Code:
     """An object taken apart into functions."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises InputError for what is not a whole BPF object."""
-        self.info: ObjectInfo = inspect(path)
+    def __init__(self, path: Path, data: bytes | None = None) -> None:
+        """Read the object at `path`, or `data` that was read from there. Raises InputError for what is not a whole BPF object."""
+        self.info: ObjectInfo = inspect(path) if data is None else read(path, data)
         elf = elffile.ELFFile(BytesIO(self.info.data))
         self._sections = list(elf.iter_sections())
         table = next((s for s in self._sections if isinstance(s, elf_sections.SymbolTableSection)), None)

@@ -40,6 +40,8 @@ class ObjectInfo:
     """Its variables and maps by name: the section, and the offset in it in bytes."""
     raw_btf: bytes = b""
     """The section .BTF."""
+    core_types: tuple[str, ...] | None = None
+    """The kernel's types that its CO-RE relocations begin at; None where they may need all of the kernel's BTF (min_core_btf)."""
     legacy_maps: bytes = b""
     """The section `maps` (struct bpf_map_def), which libbpf before 1.0 took."""
 

@@ -14,6 +14,7 @@ from elftools.elf.sections import SymbolTableSection
 from kmatrix.host.errors import InputError
 from kmatrix.matrix.arch import ARCHES, INFO, Arch
 from kmatrix.objects.compiled import ObjectInfo
+from kmatrix.objects.min_core_btf import roots
 
 _SHF_EXECINSTR = 0x4
 _BTF_MAGIC = b"\x9f\xeb"
@@ -27,6 +28,8 @@ _REGISTER_NAMES: Mapping[Arch, tuple[bytes, ...]] = {
 def read(path: Path, data: bytes) -> ObjectInfo:
     """What the object `data`, which was read from `path`, holds; raises InputError where it is not a (whole, little-endian) BPF object."""
     rebuild = "compile it with clang -target bpf -g -O2"
+    if path.suffix in (".c", ".h", ".go", ".rs") and not data.startswith(b"\x7fELF"):
+        raise InputError("this is source code, not a compiled object", where=str(path), fix=rebuild)
     try:
         elf = ELFFile(BytesIO(data))
         if elf["e_machine"] != "EM_BPF":
@@ -62,8 +65,20 @@ def read(path: Path, data: bytes) -> ObjectInfo:
         raise InputError(f"not a whole ELF file ({str(error) or type(error).__name__})", where=str(path), fix=rebuild) from None
     has_btf = btf.startswith(_BTF_MAGIC)
     compiled_for, because = _compiled_for(path, btf)
+    uses_core = _has_relocations(btf_ext)
     return ObjectInfo(
-        path, data, functions, frozenset(maps), has_btf, _has_relocations(btf_ext), compiled_for, because, symbols, btf, legacy
+        path,
+        data,
+        functions,
+        frozenset(maps),
+        has_btf,
+        uses_core,
+        compiled_for,
+        because,
+        symbols,
+        btf,
+        roots(btf, btf_ext) if uses_core else (),
+        legacy,
     )
 
 

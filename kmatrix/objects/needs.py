@@ -28,7 +28,7 @@ REWRITTEN = frozenset(range(112, 116))
 """bpf_probe_read_kernel, _user and their _str: libbpf and cilium/ebpf put bpf_probe_read in their place on kernels before 5.5."""
 _TAIL_CALL = 12
 VERSION = "LINUX_KERNEL_VERSION"
-JUDGED_LATE = ("move_sign_extended", "signed_division", "load_acquire")
+JUDGED_LATE = ("signed_shift_32", "move_sign_extended", "signed_division", "load_acquire")
 """Kinds of instructions that an older kernel refuses only where it gets to them."""
 _SET_BY_LIBBPF = (TYPE_ID_LOCAL, TYPE_ID_TARGET)
 """Relocations of a type's number, which is whatever it is."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kmatrix.host.errors import InputError
 from kmatrix.host.later import later
 from kmatrix.objects.btf import Btf, Relocation
-from kmatrix.objects.code import CALL, PSEUDO_CALL
+from kmatrix.objects.code import CALL, PSEUDO_CALL, Code
 from kmatrix.objects.lines import Line, lines
+from kmatrix.objects.reach import Known, context_reads
 
 if TYPE_CHECKING:
     from elftools.common import exceptions as elf_exceptions
@@ -30,7 +34,23 @@ _INSN = 8
 _R_BPF_64_64 = 1
 """The relocation of a two-word load: the address of a map, of data, or of a function."""
 _SHF_EXECINSTR = 0x4
+_UNNAMED = Path("object.o")
+"""What stands for the path of an object that is at hand by its bytes alone."""
 _AT = re.compile(r"^(?:from \d+ to )?(\d+): ", re.M)
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """One relocation of the object's code."""
+
+    section: str
+    insn: int
+    kind: int
+    name: str
+    """Of the symbol."""
+    code: bool
+    """Whether the symbol is in a section of code."""
+    external: bool
 
 
 class SourceLines:
@@ -98,36 +118,65 @@ class SourceLines:
         code = self._code(section)[start * _INSN : (start + count) * _INSN]
         return any(code[at] == CALL and code[at + 1] >> 4 == PSEUDO_CALL for at in range(0, len(code), _INSN))
 
+    def context_reads(self, program: str) -> list[tuple[int, int, str | None]]:
+        """The reads of `program` from its context at a constant place: the first byte, the byte after the last, and the line of each."""
+        try:
+            code = Code(_UNNAMED, self._data)
+        except InputError:
+            return []
+        function = code.programs.get(program)
+        reads = context_reads(code, function, Known()) if function is not None else {}
+        found = [(at, at + size, code.line(function, index)) for index, (at, size) in sorted(reads.items()) if function is not None]
+        return [(first, end, str(line) if line is not None else None) for first, end, line in found]
+
     def _code(self, section: str) -> bytes:
         found = elffile.ELFFile(BytesIO(self._data)).get_section_by_name(section)
         return bytes(found.data()) if found is not None else b""
 
     def callback(self, program: str) -> str | None:
         """The first line of `program` that takes the address of a function; None where none does."""
+        return self._address(program, lambda each: each.code)
+
+    def variable(self, program: str) -> str | None:
+        """The first line of `program` that takes the address of an external variable, such as one of the kernel; None where none does."""
+        return self._address(program, lambda each: each.external)
+
+    def _address(self, program: str, wanted: Callable[[_Reference], bool]) -> str | None:
+        """The first line of `program` that takes an address which is `wanted`."""
         lines, functions = self._table
         home = functions.get(program)
         if home is None:
             return None
         section, start, count = home
-        elf = elffile.ELFFile(BytesIO(self._data))
-        for found in elf.iter_sections():
-            if not isinstance(found, elf_relocation.RelocationSection) or elf.get_section(found["sh_info"]).name != section:
-                continue
-            symbols = elf.get_section(found["sh_link"])
-            for relocation in found.iter_relocations():
-                at, kind = relocation["r_offset"] // _INSN, relocation["r_info_type"]
-                if (
-                    kind != _R_BPF_64_64
-                    or not start <= at < start + count
-                    or not isinstance(symbols, elf_sections.SymbolTableSection)
-                ):
-                    continue
-                target = symbols.get_symbol(relocation["r_info_sym"])
-                index = target["st_shndx"]
-                if isinstance(index, int) and elf.get_section(index)["sh_flags"] & _SHF_EXECINSTR:
-                    before = [line for line in lines if line.section == section and line.insn <= at]
-                    return str(max(before, key=lambda line: line.insn)) if before else None
+        for each in self._references:
+            if each.kind == _R_BPF_64_64 and each.section == section and start <= each.insn < start + count and wanted(each):
+                before = [line for line in lines if line.section == section and line.insn <= each.insn]
+                return str(max(before, key=lambda line: line.insn)) if before else None
         return None
+
+    @cached_property
+    def _references(self) -> list[_Reference]:
+        """What the object's instructions refer to by ELF's own relocations."""
+        found: list[_Reference] = []
+        try:
+            elf = elffile.ELFFile(BytesIO(self._data))
+            sections = list(elf.iter_sections())
+            for each in sections:
+                if not isinstance(each, elf_relocation.RelocationSection):
+                    continue
+                symbols = sections[each["sh_link"]]
+                if not isinstance(symbols, elf_sections.SymbolTableSection):
+                    continue
+                home, names = sections[each["sh_info"]].name, list(symbols.iter_symbols())
+                for relocation in each.iter_relocations():
+                    symbol = names[relocation["r_info_sym"]]
+                    index = symbol["st_shndx"]
+                    code = isinstance(index, int) and bool(sections[index]["sh_flags"] & _SHF_EXECINSTR)
+                    at, kind = relocation["r_offset"] // _INSN, relocation["r_info_type"]
+                    found.append(_Reference(home, at, kind, symbol.name, code, index == "SHN_UNDEF"))
+        except (elf_exceptions.ELFError, AttributeError, ValueError, IndexError):
+            return []
+        return found
 
     def relocated(self, program: str, log: str) -> Relocation | None:
         """The CO-RE relocation of the instruction that the verifier stopped at, the last of its `log`; None where that has none."""
@@ -141,26 +190,28 @@ class SourceLines:
         every = Btf(parts[".BTF"].data()).relocations(parts[".BTF.ext"].data())
         return next((each for each in every if (each.section, each.at) == (section, (start + int(found[-1])) * _INSN)), None)
 
-    def uses(self, symbol: str) -> str | None:
-        """The first line that refers to an external symbol; None where none does."""
-        lines, _ = self._table
-        try:
-            elf = elffile.ELFFile(BytesIO(self._data))
-            for section in elf.iter_sections():
-                if not isinstance(section, elf_relocation.RelocationSection):
-                    continue
-                home, symbols = elf.get_section(section["sh_info"]).name, elf.get_section(section["sh_link"])
-                if not isinstance(symbols, elf_sections.SymbolTableSection):
-                    continue
-                for relocation in section.iter_relocations():
-                    if symbols.get_symbol(relocation["r_info_sym"]).name == symbol:
-                        at = relocation["r_offset"] // _INSN
-                        before = [line for line in lines if line.section == home and line.insn <= at]
-                        if before:
-                            return str(max(before, key=lambda line: line.insn))
-        except (elf_exceptions.ELFError, AttributeError, ValueError):
-            return None
+    def uses(self, symbol: str, program: str | None = None) -> str | None:
+        """The first line that refers to a symbol, such as a map or an external function; None where none does.
+
+        With `program`, that program's own first such line, if it has one.
+        """
+        lines, functions = self._table
+        home, start, count = functions.get(program or "", ("", 0, 0))
+        using = [each for each in self._references if each.name == symbol]
+        own = [each for each in using if each.section == home and start <= each.insn < start + count]
+        for each in (*own, *using):
+            before = [line for line in lines if line.section == each.section and line.insn <= each.insn]
+            if before:
+                return str(max(before, key=lambda line: line.insn))
         return None
+
+    def inner_map(self, name: str) -> dict[str, int]:
+        """What the object says of the map inside the map of maps `name` (type, map_flags, key_size…); {} where it says nothing."""
+        try:
+            section = elffile.ELFFile(BytesIO(self._data)).get_section_by_name(".BTF")
+            return Btf(section.data()).inner_numbers(name) if section is not None else {}
+        except (elf_exceptions.ELFError, ValueError, IndexError):
+            return {}
 
     def structure(self, size: int, first: int, left: Sequence[int]) -> tuple[list[int], str] | None:
         """The structure of `size` bytes in the object's BTF that was left unwritten: which bytes, and its name.

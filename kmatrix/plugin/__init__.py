@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from kmatrix.vm.machine import Machine
 
 COLLECTOR_FILE = "collector.toml"
-DEFAULT_MEMORY_MIB = 256
 TEST_RECORD = "kmatrix_test_record"
 """The property that carries the path of the record of a manifest's [test]."""
 WARNING = "warning"
@@ -236,11 +235,18 @@ def _say_where_collectors_are(terminalreporter: Any, config: pytest.Config) -> N
 # -- side by side, with pytest-xdist (whose hooks are there only where it is loaded) --------------------------------------------
 
 
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What runs next is known: its machine can be made ready."""
+    if _begun(item.config):
+        _session().next_item(item.config, nextitem)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker tells the controller, which collects nothing itself, what it found; the controller ends as its workers say."""
     if not _begun(session.config):
         return
     run = _session().started(session.config)
+    _session().finish(session.config)
     if run.is_worker:
         found = {name: str(path) for name, path in run.collected.items()}
         told = {"collected": found, "error": run.error, "shard": vars(run.chosen) if run.chosen else None}
@@ -288,22 +294,20 @@ def _in_play(config: pytest.Config) -> bool:
     return False
 
 
-BESIDE_MIB = 192
-"""What a worker takes beside its guest's memory: QEMU (translated code under TCG), and the worker's Python."""
+WORKER_MIB = 224
+"""What a worker takes: about 60 MiB that its VM has changed (docs/performance.md), 70 of Python, and room for a collector's maps and for what the
+VMs of a target share."""
 
 
 def workers(cores: int, available_mib: int) -> int:
     """How many VMs fit side by side: by cores, and by available memory in MiB; at least one."""
-    return max(1, min(cores, available_mib // (DEFAULT_MEMORY_MIB + BESIDE_MIB)))
+    return max(1, min(cores, available_mib // WORKER_MIB))
 
 
 def workers_here() -> int | None:
     """How many VMs fit side by side on what this process may use of this machine; None where $PYTEST_XDIST_AUTO_NUM_WORKERS says it."""
-    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else workers(len(os.sched_getaffinity(0)), _available_mib())
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    from kmatrix.host.memory import available_mib  # only who asks for workers pays for it
 
-
-def _available_mib() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) // 1024
-    return DEFAULT_MEMORY_MIB + BESIDE_MIB
+    return workers(len(os.sched_getaffinity(0)), available_mib() or WORKER_MIB)

@@ -20,8 +20,8 @@ from kmatrix.runs import guest_test, guest_test_records
 from kmatrix.runs.guest_test import GuestTest
 from kmatrix.runs.guest_test_records import TestRecord
 from kmatrix.runs.machine_room import MachineRoom
-from kmatrix.suites.judge import leaves
-from kmatrix.suites.subtest import SubTest
+from kmatrix.verdict.suites.judge import leaves
+from kmatrix.verdict.suites.subtest import SubTest
 
 
 class _Run(Protocol):

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from kmatrix import loaders
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.progress import Quiet, Step, Terminal
@@ -21,7 +20,9 @@ from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.load import load_matrix
 from kmatrix.matrix.selection import Matrix, asked_for
 from kmatrix.plugin import options, sharding
+from kmatrix.runs import spare
 from kmatrix.runs.machine_room import MachineRoom, refuse_missing
+from kmatrix.vm import loaders
 
 
 class Run:
@@ -36,6 +37,8 @@ class Run:
         """The collectors found, by name (of xdist's controller: what its workers found)."""
         self.error: str | None = None
         """Why the run was given up when all was collected."""
+        self.next_item: pytest.Item | None = None
+        """What runs after the item that runs now."""
         self.chosen: sharding.Chosen | None = None
         """What this shard has, of a run in shards, once all is collected."""
 
@@ -74,6 +77,16 @@ class Run:
         return MachineRoom(
             self.matrix, accel=options.value(self.config, "--accel"), cold=options.value(self.config, "--cold"), reporter=reporter
         )
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the machine room was asked for."""
+        return "room" in self.__dict__
+
+    @property
+    def spares(self) -> bool:
+        """Whether a core is idle while a cell runs, so that the next one's machine can be restored meanwhile."""
+        return spare.allowed(self.config.workerinput["workercount"] if self.is_worker else 1)  # type: ignore[attr-defined]
 
     @cached_property
     def unavailable(self) -> dict[str, str]:

@@ -105,6 +105,8 @@ class CellItem(pytest.Item):
             self.user_properties += [("arch", self.target.arch), (SKIPPED, why)]
             cell_records.forget(run.directory, self.collector.name, str(self.target))  # of when there was a variant
             pytest.skip(why)
+        if run.spares:
+            run.room.expect(run.next_item.target if isinstance(run.next_item, CellItem) else None)
         with _said_plainly():
             self.record = cells.run(
                 self.collector, self.target, run.room, run.directory, options=run.options(), spelled=run.spelled
@@ -169,6 +171,18 @@ def started(config: pytest.Config) -> Run:
     if _RUN not in config.stash:
         config.stash[_RUN] = Run(config)
     return config.stash[_RUN]
+
+
+def next_item(config: pytest.Config, item: pytest.Item | None) -> None:
+    """What runs after the item that runs now."""
+    started(config).next_item = item
+
+
+def finish(config: pytest.Config) -> None:
+    """Nothing runs any more."""
+    run = started(config)
+    if run.has_room:
+        run.room.close()
 
 
 def is_begun(config: pytest.Config) -> bool:

@@ -18,6 +18,7 @@ from kmatrix.predict.subject import Program
 from kmatrix.predict.types import View
 from kmatrix.predict.words import Writer
 from kmatrix.verdict.diagnosis import Diagnosis
+from kmatrix.verdict.diagnosis.hooks import UNCHECKED
 
 
 @dataclass(frozen=True)
@@ -80,20 +81,13 @@ def unknown_type(program: Program, kernel: Kernel) -> bool:
         return kernel.version < FACTS["attach"][program.attach].since  # where it also attaches came later
     if program.attach.startswith(("tcx_", "netkit_", "sk_skb", "sk_msg", "trace_")) and program.type != "tracing":
         return False
-    return not kernel.has(f"attach:{program.attach}") and program.attach not in ("lsm_mac",)
+    return not kernel.has(f"attach:{program.attach}") and program.attach not in ("lsm_mac", *UNCHECKED)
 
 
 def unknown_flag(program: Program, kernel: Kernel) -> bool:
     """Whether the kernel does not know a flag that the program is loaded with: that it may sleep, or takes packets of several buffers."""
     if program.sleepable:
-        first = (
-            (6, 0)
-            if program.kind in ("uprobe", "uretprobe", "usdt")
-            else (5, 18)
-            if program.kind == "iter"
-            else since(PROG_FLAGS, 4)
-        )
-        return kernel.version < first
+        return kernel.version < ((6, 0) if program.kind in ("uprobe", "uretprobe", "usdt") else since(PROG_FLAGS, 4))
     return program.frags and kernel.version < since(PROG_FLAGS, 5)
 
 

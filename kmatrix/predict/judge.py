@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from kmatrix.guest import table_context
 from kmatrix.guest.table_insns import FORMS
 from kmatrix.matrix import history
 from kmatrix.objects.btf import Relocation
@@ -216,7 +217,13 @@ class Judge:
             cause = poisoned.get(demand.name) if demand.kind == "map" else self._demand(program, kernel, demand)
             if cause is not None:
                 yield cause
-        beyond = attach.beyond_arguments(program, kernel, self.subject.context(program, answers, known))
+        reads = self.subject.context(program, answers, known)
+        for index, offset, size in reads:
+            found = table_context.field(str(program.type), offset)
+            if found is not None and kernel.version < found[1].since:
+                log = self.writer.at(program, program.entry, index, f"invalid bpf_context access off={offset} size={size}")
+                yield self.writer.cause(kernel, program, "load", _REFUSED, kind="context", code=errno.EACCES, log=log)
+        beyond = attach.beyond_arguments(program, kernel, reads)
         if beyond is not None:
             index, text, names = beyond
             log = self.writer.at(program, program.entry, index, text)

@@ -18,6 +18,10 @@ TYPED_TRACEPOINT = "tbtf_trace_"
 _TRACING = ("fentry", "fexit", "fmod_ret", "tp_btf", "iter")
 
 
+_SLEEPING = ("bpf_copy_from_user", "bpf_copy_from_user_task")
+"""Helpers that a program may call if it sleeps: a profile knows of kprobes those that do not."""
+
+
 class Kernel:
     """A profile of a pack, by its number there."""
 
@@ -97,7 +101,9 @@ class Kernel:
 
     def may_call(self, number: int, program: str, section_kind: str, sleepable: bool) -> bool:
         """Whether programs of a type may call a helper; of tracing and LSM those of that section."""
-        way = program
+        way, known = program, history.helper(number)
+        if program == "kprobe" and sleepable and known is not None and known[0] in _SLEEPING:
+            return self.version >= known[1]
         if program == "tracing":
             way = f"tracing/{section_kind if section_kind in _TRACING else 'fentry'}{'.s' if sleepable and section_kind == 'iter' else ''}"
         elif program == "lsm" and sleepable:
@@ -107,7 +113,6 @@ class Kernel:
             way = next((each for each in helpers if each.startswith(program)), way)
         if way in helpers:
             return bool(int(helpers[way], 16) >> number & 1)
-        known = history.helper(number)
         return known is not None and self.version >= known[1]
 
     def takes_map(self, kind: str) -> bool:

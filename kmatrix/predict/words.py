@@ -97,7 +97,7 @@ class Writer:
 _SHAPED = (
     "hash", "array", "percpu_hash", "percpu_array", "lru_hash", "lru_percpu_hash", "lpm_trie", "stack_trace", "prog_array", "perf_event_array",
     "ringbuf", "queue", "stack", "bloom_filter", "task_storage", "sk_storage", "inode_storage", "cgrp_storage", "devmap", "devmap_hash", "cpumap",
-    "xskmap", "sockmap", "sockhash", "cgroup_array",
+    "xskmap", "sockmap", "sockhash", "cgroup_array", "cgroup_storage", "percpu_cgroup_storage",
 )  # fmt: skip
 """The map types of which a definition tells whether a kernel takes it."""
 

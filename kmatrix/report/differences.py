@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kmatrix.loaders import TITLES
 from kmatrix.manifest.libraries import LIBRARIES
 from kmatrix.report.causes import one_line
 from kmatrix.report.grid import prose
@@ -13,6 +12,7 @@ from kmatrix.report.names import shorten, target_key
 from kmatrix.report.table import mark
 from kmatrix.runs.object_run import GOOD, NOT_JUDGED, Outcome, state
 from kmatrix.verdict.words import last_words
+from kmatrix.vm.loaders import TITLES
 
 if TYPE_CHECKING:
     from kmatrix.runs.cell_records import Record

@@ -18,8 +18,8 @@ from kmatrix.report.explain import explain
 from kmatrix.report.names import target_key
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.guest_test_records import TestRecord
-from kmatrix.suites.judge import leaves
-from kmatrix.suites.subtest import SubTest
+from kmatrix.verdict.suites.judge import leaves
+from kmatrix.verdict.suites.subtest import SubTest
 
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 """Characters that XML 1.0 cannot hold."""

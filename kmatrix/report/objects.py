@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kmatrix.loaders import TITLES
 from kmatrix.report import causes
 from kmatrix.report.contract import paragraphs
 from kmatrix.report.grid import LOG_LINES, Column
@@ -15,6 +14,7 @@ from kmatrix.report.reds import heading
 from kmatrix.report.table import GREEN, RED, RESET, YELLOW, across, missing
 from kmatrix.runs.object_run import GOOD, NOT_JUDGED, Outcome, State, state
 from kmatrix.verdict.words import last_words
+from kmatrix.vm.loaders import TITLES
 
 
 def render(
@@ -236,8 +236,9 @@ def _causes(outcomes: Sequence[Outcome], *, logs: bool) -> list[_Cause]:
             where = (program.get("diagnosis") or {}).get("where")
             if where:
                 cause.where.setdefault(name, where)
-            if where is not None and not cause.quote:
-                cause.quote = last_words(program.get("log") or "")
+            quote = last_words(program.get("log") or "") if where is not None and not cause.quote else ""
+            if not quote.startswith("BPF map '"):  # libbpf's word that a map is missing, whose cause is told
+                cause.quote = cause.quote or quote
     return [*said.values()]
 
 

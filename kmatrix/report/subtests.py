@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from kmatrix.report import tests
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.guest_test_records import TestRecord
-from kmatrix.suites.judge import leaves
+from kmatrix.verdict.suites.judge import leaves
 
 PROMISED = "passed"
 """What is expected of every sub-test."""

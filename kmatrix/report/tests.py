@@ -10,9 +10,9 @@ from kmatrix.report.names import shorten, target_key
 from kmatrix.report.reds import counted, heading, moving
 from kmatrix.report.table import BOLD, DIM, GREEN, RED, RESET, YELLOW, across, missing, simulated
 from kmatrix.runs.guest_test_records import TestRecord
-from kmatrix.suites.again import alone
-from kmatrix.suites.judge import leaves
-from kmatrix.suites.subtest import SubTest
+from kmatrix.verdict.suites.again import alone
+from kmatrix.verdict.suites.judge import leaves
+from kmatrix.verdict.suites.subtest import SubTest
 
 _SHOWN = {"passed": "passed", "failed": "✗ failed", "unfinished": "✗ unfinished", "skipped": "skipped"}
 _PAINT = {"passed": GREEN, "failed": RED, "unfinished": RED, "skipped": DIM}

@@ -23,7 +23,7 @@ from kmatrix.objects import compiled
 from kmatrix.objects.derived import derived
 from kmatrix.objects.described import described
 from kmatrix.objects.source_lines import SourceLines
-from kmatrix.runs import cell_records, external_btf, library, loader_files, real_machines
+from kmatrix.runs import cell_records, core_btf, external_btf, library, loader_files, real_machines
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.patience import INTERRUPTION, MARGIN
 from kmatrix.runs.request import LOADER_FOLDER, request
@@ -35,12 +35,12 @@ from kmatrix.verdict.observation import Observation, observed
 from kmatrix.vm.errors import GuestError, KernelDied, KernelFails
 
 if TYPE_CHECKING:
-    from kmatrix.loaders.build import Built
     from kmatrix.manifest.collector import Collector
     from kmatrix.matrix.kernel import Target
     from kmatrix.runs.loader_files import LoaderFile
     from kmatrix.runs.machine_room import MachineRoom
     from kmatrix.vm.console import Splat
+    from kmatrix.vm.loaders.build import Built
     from kmatrix.vm.machine import Machine
 
 TRIGGER_SECONDS = 10.0
@@ -209,6 +209,7 @@ class _Cell:
             try:
                 external_btf.bring(vm, self.target)
                 self._bring_files(vm)
+                question = {**question, "variants": [self._with_core_btf(vm, variant) for variant in question["variants"]]}
                 self.facts = cast(CellFacts, vm.call("cell", question, now=time.time(), timeout=_patience(self.collector)))
                 trouble = vm.splat()
                 self.splat = _said(trouble) if trouble else _tainted(self.facts)
@@ -218,6 +219,13 @@ class _Cell:
                 raise InfraError(f"the guest's agent failed: {error.message}\n{error.traceback}", where=str(self.target)) from None
             mark = time.monotonic()
         self.stages["kill"] = time.monotonic() - mark
+
+    def _with_core_btf(self, vm: Machine, variant: dict[str, Any]) -> dict[str, Any]:
+        """A variant of the request, with the few kernel types that its object needs (the guest reads all of them otherwise)."""
+        if variant["object"] is None:
+            return variant
+        info = compiled.load(self.collector, self.collector.variant(variant["name"]), self.target.arch)
+        return {**variant, "core_btf": core_btf.minimal(vm, self.target, info, self.collector.library)}
 
     def _pull_without(self, question: Mapping[str, Any]) -> None:
         """The trigger fails after a refusal: only where it works in a VM that never saw the collector, that is the collector's doing."""

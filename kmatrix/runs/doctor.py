@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from kmatrix.host.errors import InputError
+from kmatrix.host.memory import available_mib
 from kmatrix.host.paths import cache_dir
-from kmatrix.loaders import build
 from kmatrix.matrix.arch import ARCHES, INFO, Arch, host_arch
 from kmatrix.vm import accel
+from kmatrix.vm.loaders import build
 
 FREE_GIB = 8
 """Disk that six kernels with modules, two images and twelve snapshots take, with room to make one more."""
@@ -147,8 +148,7 @@ def _kvm(why: str) -> str:
 
 
 def _memory() -> Finding:
-    info = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    available = int(info["MemAvailable"].split()[0]) // 1024
+    available = available_mib() or 0
     return Finding(
         "ok" if available >= MEMORY_MIB else "lacks", "memory", f"{available} MiB available", f"free memory up to {MEMORY_MIB} MiB"
     )

@@ -27,9 +27,9 @@ from kmatrix.runs.carried import Item
 from kmatrix.runs.command import Options, Result, Streams
 from kmatrix.runs.guest_test_records import TestRecord
 from kmatrix.runs.machine_room import MachineRoom, Shape
-from kmatrix.suites.judge import Ended, Judgement, judge
-from kmatrix.suites.read import FORMATS, Lines, Reader, Suite
-from kmatrix.suites.subtest import SubTest
+from kmatrix.verdict.suites.judge import Ended, Judgement, judge
+from kmatrix.verdict.suites.read import FORMATS, Lines, Reader, Suite
+from kmatrix.verdict.suites.subtest import SubTest
 
 TIMEOUT = 600.0
 """Seconds that a command may take where nothing else is said."""
@@ -55,7 +55,7 @@ class GuestTest:
     """PATH or PATH:GUEST."""
     dirs: tuple[str, ...] = ()
     format: str | None = None
-    """A name of kmatrix.suites.read.FORMATS; None where it is to be recognised."""
+    """A name of kmatrix.verdict.suites.read.FORMATS; None where it is to be recognised."""
     arches: tuple[Arch, ...] = ARCHES
     not_counted: Callable[[Target], Mapping[str, str]] = field(default=lambda _: {})
     """The patterns of sub-tests' names whose failures do not count on a target, each with why."""

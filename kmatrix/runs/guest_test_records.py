@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from kmatrix.host.errors import InputError
 from kmatrix.runs import record_files
-from kmatrix.suites.subtest import SubTest
+from kmatrix.verdict.suites.subtest import SubTest
 
 SCHEMA = "kmatrix.test/1"
 FOLDER = "tests"
@@ -32,7 +32,7 @@ class TestRecord:
     """As it ran on the target."""
     ok: bool
     failure: str | None
-    """The class of what went wrong (kmatrix.suites.judge.FAILURES); null where nothing did."""
+    """The class of what went wrong (kmatrix.verdict.suites.judge.FAILURES); null where nothing did."""
     reason: str
     exit: int | None
     signal: int | None

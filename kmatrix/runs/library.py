@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from kmatrix.guest.library import PACKED
 from kmatrix.host.progress import Reporter
-from kmatrix.loaders import TITLES, build
-from kmatrix.loaders.build import Built
 from kmatrix.matrix.arch import Arch
+from kmatrix.vm.loaders import TITLES, build
+from kmatrix.vm.loaders.build import Built
 from kmatrix.vm.machine import Machine
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from kmatrix.host.errors import InputError
 from kmatrix.host.later import later
 from kmatrix.host.progress import Quiet, Reporter
-from kmatrix.loaders import debian
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.own_loader import Loader
 from kmatrix.matrix.arch import INFO, Arch
+from kmatrix.vm.loaders import debian
 
 if TYPE_CHECKING:
     from elftools.common import exceptions as elf_exceptions

@@ -25,7 +25,7 @@ from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.privileges import ROOT
 from kmatrix.matrix.selection import DEFAULT_SET, STORE, Matrix
 from kmatrix.predict import simulated
-from kmatrix.runs import surroundings
+from kmatrix.runs import spare, surroundings
 from kmatrix.runs.real_machines import RealMachines
 from kmatrix.vm import accel as accelerators
 from kmatrix.vm import guest_image, virtme
@@ -144,6 +144,8 @@ class MachineRoom:
     _warned: dict[tuple[object, ...], tuple[str, ...]] = field(default_factory=dict, repr=False)
     _probes: dict[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     _accels: dict[Arch, accelerators.Accel] = field(default_factory=dict, repr=False)
+    _spare: spare.Spare = field(default_factory=spare.Spare, repr=False)
+    _next: Target | None = field(default=None, repr=False)
 
     @cached_property
     def store(self) -> KernelStore:
@@ -298,12 +300,30 @@ class MachineRoom:
             snapshot = self._up(target, lambda: SnapshotStore().get(spec, reporter=self.reporter))
             if _boot_of(spec) not in self._warned:
                 self._warned[_boot_of(spec)] = boot_warnings(snapshot.console_text)
-            with snapshot.restore(console=console, serial=serial, carried=carried) as vm:
+            restored = self._spare.take(spec, console) if serial is None and carried is None else None
+            with restored or snapshot.restore(console=console, serial=serial, carried=carried) as vm:
+                self._begin_spare()
                 around = self._surroundings(target, vm, spec)
                 if spec.confine is not None and carried is None:
                     yield vm, {**self._of_a_loader(target, vm), **around}
                 else:
                     yield vm, {**snapshot.probe, **around}
+
+    def expect(self, target: Target | None) -> None:
+        """Have a machine of the target restored as soon as the next one is up: for whoever knows what comes next, and has a core for it.
+
+        None where nothing comes. Nothing is fetched, built or booted for it.
+        """
+        self._next = target
+
+    def close(self) -> None:
+        """End what was restored and is not wanted any more."""
+        self._spare.close()
+
+    def _begin_spare(self) -> None:
+        target, self._next = self._next, None
+        if target is not None and not self.cold and str(target) in self._specs:
+            self._spare.begin(self._specs[str(target)])
 
     def _of_a_loader(self, target: Target, vm: Machine) -> Mapping[str, Any]:
         """What the probe finds with the privileges that are left to a loader there: asked once for each target."""

@@ -14,6 +14,7 @@ from kmatrix.host.nearest import did_you_mean
 from kmatrix.matrix.arch import INFO
 from kmatrix.objects.source_lines import SourceLines
 from kmatrix.predict import simulated
+from kmatrix.runs.core_btf import minimal
 from kmatrix.runs.library import bring, obtain
 from kmatrix.runs.pairs import fit, machine_for, pairs, side_by_side
 from kmatrix.runs.patience import INTERRUPTION, MARGIN
@@ -21,10 +22,10 @@ from kmatrix.verdict import diagnosis
 from kmatrix.vm.channel import pack
 
 if TYPE_CHECKING:
-    from kmatrix.loaders.build import Built
     from kmatrix.matrix.kernel import Target
     from kmatrix.objects.compiled import ObjectInfo
     from kmatrix.runs.machine_room import MachineRoom
+    from kmatrix.vm.loaders.build import Built
 
 State = Literal["not loaded", "not attached", "placeholder", "differs", "off", "loaded", "attached"]
 """How far a program came. `placeholder`: its section names a target that its loader replaces, so that nothing was tried. `differs`: the
@@ -178,6 +179,7 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outc
             contract=contract,
             load_timeout=load_timeout,
             library=how.library,
+            core_btf=minimal(vm, target, info, how.library),
         )
         splat = vm.splat()
     version, lines = target.kernel.version, SourceLines(info.data)

@@ -17,8 +17,8 @@ from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.selection import Matrix
 
 if TYPE_CHECKING:
-    from kmatrix.boards.board import Board
     from kmatrix.manifest.collector import Collector
+    from kmatrix.vm.boards.board import Board
 
 NOT_THERE: Mapping[str, str] = {
     "block_io": "it reads and writes a scratch disk that every VM has",
@@ -37,7 +37,7 @@ class RealMachines:
 
     def board(self, host: Host) -> Board:
         """The machine; it is reached when it is used first."""
-        from kmatrix.boards.board import Board  # here, and not above: SSH takes longer to import than a run without it to start
+        from kmatrix.vm.boards.board import Board  # here, and not above: SSH takes longer to import than a run without it to start
 
         return self._boards.setdefault(host.name, Board(host, reporter=self.reporter, mirrors=self.matrix.mirrors))
 

@@ -122,6 +122,8 @@ class Machine:
         self.spec = spec
         self.qmp = qmp
         self.hello: Mapping[str, Any] = {}
+        self.minimal_btf: Callable[[Sequence[str]], bytes | None] = lambda _: None
+        """BTF with few of the kernel's types (Snapshot.minimal_btf), where the machine was restored."""
         self._simulate: Mapping[str, Any] | None = json.loads(spec.simulate) if spec.simulate else None
         self._confine: Mapping[str, Any] | None = json.loads(spec.confine) if spec.confine else None
         self.seconds = 0.0
@@ -240,6 +242,11 @@ class Machine:
     def pid(self) -> int:
         """QEMU's process id."""
         return int(self._process.pid)
+
+    @property
+    def ended(self) -> bool:
+        """Whether QEMU has ended, by itself or by us."""
+        return self._closed or self._process.wait(0)
 
     @property
     def closed(self) -> bool:

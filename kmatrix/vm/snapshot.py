@@ -33,6 +33,7 @@ from typing import Any
 from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError
 from kmatrix.host.progress import Quiet, Reporter
+from kmatrix.objects.min_core_btf import KernelBtf
 from kmatrix.vm import virtme
 from kmatrix.vm.errors import GuestTimeout, KernelDied, VmLost
 from kmatrix.vm.launch import boot_plan, launch
@@ -47,6 +48,7 @@ _KEEP = 30 * 86400.0
 """Seconds after its last use that a snapshot of any target is kept: kernels get new releases, and nobody asks for the old ones again."""
 _PROBE_TIMEOUT = 120.0
 _RESTORE_TIMEOUT = 60.0
+KERNEL_BTF = "/sys/kernel/btf/vmlinux"
 _MARGIN = 64 << 20
 """Bytes that must be left on the disk beside the guest's memory."""
 
@@ -70,6 +72,13 @@ class Snapshot:
     def console_text(self) -> str:
         """What the console said while the saved machine booted."""
         return (self.path / "console.log").read_text(encoding="utf-8", errors="replace").replace("\r", "")
+
+    def minimal_btf(self, names: Sequence[str]) -> bytes | None:
+        """BTF with the kernel's types of these names and what they hold by value; None where the kernel shows no BTF, or not all of the names."""
+        try:
+            return KernelBtf(self.path / "btf").minimal(names, (self.path / "btf.index").read_bytes())
+        except (OSError, ValueError):
+            return None
 
     def restore(
         self,
@@ -131,7 +140,7 @@ class Snapshot:
             os.close(lock)
             raise
         machine.on_close(lambda: os.close(lock))
-        machine.hello = self.manifest["hello"]
+        machine.hello, machine.minimal_btf = self.manifest["hello"], self.minimal_btf
         try:
             machine.call("time", timeout=_RESTORE_TIMEOUT, now=time.time())
         except (VmLost, KernelDied, GuestTimeout) as error:
@@ -185,6 +194,9 @@ class SnapshotStore:
 
     def find(self, spec: VmSpec) -> Snapshot | None:
         """The snapshot of `spec` if it is there."""
+        if spec.confine is not None:
+            found = self.find(replace(spec, confine=None))
+            return None if found is None else replace(found, spec=spec)
         return self._load(spec, self._path(spec))
 
     def renew(self, old: Snapshot, reporter: Reporter, *, why: str) -> Snapshot:
@@ -329,6 +341,8 @@ def _save(machine: Machine, ram: int, work: Path, argv: Sequence[str], seconds: 
     spec = machine.spec
     start = time.monotonic()
     probe = machine.call("probe", timeout=_PROBE_TIMEOUT)
+    if probe["features"].get("btf") and spec.simulate is None:
+        _keep_btf(machine, work)
     probed = time.monotonic()
     state = machine.save_state()
     saved = time.monotonic()
@@ -364,6 +378,15 @@ def _save(machine: Machine, ram: int, work: Path, argv: Sequence[str], seconds: 
     for path in work.iterdir():
         paths.sync(path)
     return manifest
+
+
+def _keep_btf(machine: Machine, work: Path) -> None:
+    """Keep the kernel's BTF, which is read here and not by each guest that loads an object. BTF that cannot be read is left to the guest."""
+    (work / "btf").write_bytes(machine.get(KERNEL_BTF, timeout=_PROBE_TIMEOUT))
+    try:
+        (work / "btf.index").write_bytes(KernelBtf(work / "btf").index())
+    except ValueError:
+        (work / "btf").unlink()
 
 
 def _copy_sparse(source: int, target: int, size: int) -> None:

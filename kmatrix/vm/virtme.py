@@ -23,7 +23,7 @@ from kmatrix.host.errors import InfraError
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.vm.spec import VmSpec
 
-FORMAT = 4
+FORMAT = 5
 """Raised with every change here (or in snapshot.py) that makes old snapshots unfit."""
 
 PORT = "kmatrix"

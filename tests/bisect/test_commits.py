@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import need_programs
+from conftest import KMATRIX, need_programs
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix.arch import INFO, host_arch
 
@@ -70,9 +70,7 @@ def tree(tmp_path: Path, need: Callable[[str], None]) -> Iterator[Path]:
 def test_the_first_commit_that_changes_it(tree: Path, tmp_path: Path) -> None:
     arch = host_arch()
     command = [
-        sys.executable,
-        "-c",
-        "from kmatrix.cli import main; main()",
+        *KMATRIX,
         "bisect",
         COLLECTOR,
         "--tree",

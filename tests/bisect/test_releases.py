@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import need_programs
+from conftest import KMATRIX, need_programs
 from kmatrix.kernels.sources.imported import stage_package
 from kmatrix.kernels.store import KernelStore
 from tests.cells.broken import compile_object
@@ -76,7 +75,7 @@ def folder(tmp_path: Path, need: Callable[[str], None]) -> Path:
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from kmatrix.cli import main; main()", "bisect", ".", "--arch", "arm64", *arguments]
+    return [*KMATRIX, "bisect", ".", "--arch", "arm64", *arguments]
 
 
 def bisect(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from conftest import Shell
-from kmatrix.boards import board as boards
-from kmatrix.boards import identity
-from kmatrix.boards.board import Board
-from kmatrix.boards.connection import Connection
 from kmatrix.host.errors import InfraError
 from kmatrix.verdict.judge import BEHAVIOURS
+from kmatrix.vm.boards import board as boards
+from kmatrix.vm.boards import identity
+from kmatrix.vm.boards.board import Board
+from kmatrix.vm.boards.connection import Connection
 from tests.boards.vm_board import VmBoard
 
 COLLECTORS = Path(__file__).parents[2] / "collectors"

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from conftest import Shell, need_programs
+from conftest import KMATRIX, Shell, need_programs
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.runs import cell_records
 
 ROOT = Path(__file__).parents[2]
 
-CLI = ("-c", "from kmatrix.cli import main; main()")
 
 MANIFEST = """
 schema = 1
@@ -47,7 +45,7 @@ def compile_forms(path: Path, arch: Arch) -> None:
 
 
 def kmatrix(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *CLI, *arguments], cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run([*KMATRIX, *arguments], cwd=folder, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.mark.usefixtures("both_of_6_1")

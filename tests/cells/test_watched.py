@@ -72,7 +72,7 @@ rate = 200
 seconds = 0.3
 lost = "1%"
 memlock = "{memlock}"
-run_time = 1000
+run_time = 100000
 """
 
 

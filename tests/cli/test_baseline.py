@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
-from conftest import need_programs
+from conftest import KMATRIX, need_programs
 from tests.cells import broken
 
 BASELINE = "kmatrix.baseline.json"
@@ -21,7 +20,7 @@ Kmatrix = Callable[..., "CompletedProcess[str]"]
 @pytest.fixture
 def kmatrix(tmp_path: Path) -> Kmatrix:
     def run(*arguments: str) -> CompletedProcess[str]:
-        command = [sys.executable, "-c", "from kmatrix.cli import main; main()", *arguments]
+        command = [*KMATRIX, *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1200, check=False)
 
     return run

@@ -9,27 +9,22 @@ import re
 import select
 import shutil
 import subprocess
-import sys
 import termios
 import time
 from pathlib import Path
 
 import pytest
 
-from conftest import Shell
+from conftest import KMATRIX, Shell
 from tests.cells import broken
 
 pytestmark = pytest.mark.usefixtures("both_of_6_1")
-
-CLI = ("-c", "from kmatrix.cli import main; main()")
 
 
 @pytest.fixture
 def kmatrix(tmp_path: Path):  # type: ignore[no-untyped-def]
     def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [sys.executable, *CLI, *arguments], cwd=tmp_path, input=stdin, capture_output=True, timeout=600, check=False
-        )
+        return subprocess.run([*KMATRIX, *arguments], cwd=tmp_path, input=stdin, capture_output=True, timeout=600, check=False)
 
     return run
 
@@ -66,7 +61,7 @@ def test_a_shell_on_a_terminal_has_its_size_and_takes_ctrl_c(how: list[str], tmp
     termios.tcsetwinsize(slave, (33, 111))
     environment = {name: value for name, value in os.environ.items() if name not in ("LINES", "COLUMNS")}
     process = subprocess.Popen(
-        [sys.executable, *CLI, "shell", "6.1-x86_64", *how], cwd=tmp_path, env=environment, stdin=slave, stdout=slave, stderr=slave
+        [*KMATRIX, "shell", "6.1-x86_64", *how], cwd=tmp_path, env=environment, stdin=slave, stdout=slave, stderr=slave
     )
     os.close(slave)
     try:
@@ -107,7 +102,7 @@ def test_errors_are_json_too_where_json_was_asked_for(kmatrix) -> None:  # type:
     }
     assert done.returncode == 2
     assert b"kmatrix: nowhere.o: No such file" in done.stderr
-    assert json.loads(kmatrix("frobnicate", "--json").stdout)["error"]["message"].startswith("No such command")
+    assert json.loads(kmatrix("frobnicate", "--json").stdout)["error"]["message"].startswith("there is no verb 'frobnicate'")
     assert kmatrix("run", "nowhere.o").stdout == b""
     assert b"{" not in kmatrix("exec", "6.2-arm64", "--", "x", "--json").stdout
 
@@ -122,7 +117,8 @@ def test_errors_are_json_too_where_json_was_asked_for(kmatrix) -> None:  # type:
         (["run", "/bin/true"], "not a BPF object", 2),
         (["run", "--kernels=5.5", "nowhere.o"], "nowhere.o", 2),
         (["features", "6.1-x87"], "unknown arch 'x87'", 2),
-        (["frobnicate"], "No such command", 2),
+        (["frobnicate"], "there is no verb 'frobnicate'", 2),
+        (["kernel"], "there is no verb 'kernel'; did you mean kernels?", 2),
     ],
 )
 def test_wrong_input_is_one_error_and_status_2(kmatrix, arguments: list[str], says: str, status: int) -> None:  # type: ignore[no-untyped-def]

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conftest import KMATRIX
 from kmatrix.matrix.arch import host_arch
-
-CLI = ("-c", "from kmatrix.cli import main; main()")
 
 
 @pytest.fixture
@@ -21,7 +19,7 @@ def features(tmp_path: Path) -> Any:
     (tmp_path / "kernels.toml").write_text('schema = 1\n[features.text]\nany = ["helper:bpf_loop", "ringbuf"]\n')
 
     def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, *CLI, "features", *arguments]
+        command = [*KMATRIX, "features", *arguments]
         return subprocess.run(
             command, cwd=tmp_path, env={**os.environ, **env}, capture_output=True, text=True, timeout=600, check=False
         )

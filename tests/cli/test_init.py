@@ -6,14 +6,13 @@ import os
 import pty
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from conftest import KMATRIX
 from kmatrix.manifest.load import load_collector
 
-CLI = ("-c", "from kmatrix.cli import main; main()")
 OPENAT = Path(__file__).parents[2] / "collectors" / "openat"
 
 
@@ -25,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 def init(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *CLI, "init", *words], cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        [*KMATRIX, "init", *words], cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
 
 
@@ -63,7 +62,7 @@ def test_sources_without_objects_get_the_lines_that_compile_them(tmp_path: Path)
 
 def test_a_terminal_is_asked(folder: Path) -> None:
     master, slave = pty.openpty()
-    process = subprocess.Popen([sys.executable, *CLI, "init"], cwd=folder, stdin=slave, stdout=slave, stderr=slave)
+    process = subprocess.Popen([*KMATRIX, "init"], cwd=folder, stdin=slave, stdout=slave, stderr=slave)
     os.close(slave)
     os.write(master, b"mine\nexec\n\nfallback\n\n")
     try:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
-from conftest import Shell, lacking, need_programs
+from conftest import KMATRIX, Shell, lacking, need_programs
 from kmatrix.host.errors import Unavailable
-from kmatrix.loaders import build
+from kmatrix.vm.loaders import build
 from tests.cells import broken
 from tests.lint.samples import compile_c
 
@@ -31,7 +30,7 @@ char LICENSE[] SEC("license") = "GPL";
 @pytest.fixture
 def kmatrix(tmp_path: Path) -> Kmatrix:
     def run(*arguments: str) -> CompletedProcess[str]:
-        command = [sys.executable, "-c", "from kmatrix.cli import main; main()", *arguments]
+        command = [*KMATRIX, *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1200, check=False)
 
     return run

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
-from conftest import Shell
+from conftest import KMATRIX, Shell
 from tests.cells import broken
 
 BAD_LINE = "event.uid = *(volatile __u32 *)id;"
@@ -18,7 +17,7 @@ BAD_LINE = "event.uid = *(volatile __u32 *)id;"
 @pytest.mark.usefixtures("both_of_6_1")
 def test_annotations_junit_and_support_page_of_a_program_that_is_refused_on_one_arch(run_in: Shell, tmp_path: Path) -> None:
     def report(form: str) -> str:
-        command = [sys.executable, "-c", "from kmatrix.cli import main; main()", "report", "--format", form]
+        command = [*KMATRIX, "report", "--format", form]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 1, done.stderr
         return done.stdout

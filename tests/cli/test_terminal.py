@@ -6,19 +6,18 @@ import json
 import os
 import pty
 import subprocess
-import sys
 import termios
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from conftest import KMATRIX
 from kmatrix.report.grid import visible
 from kmatrix.runs import cell_records
 from tests.cells import broken
 from tests.unit.facts import record
 
-CLI = ("-c", "from kmatrix.cli import main; main()")
 RED = "\x1b[31m"
 
 
@@ -27,7 +26,7 @@ def at_a_terminal(*words: str, cwd: Path, columns: int = 100, **environment: str
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (40, columns))
     around = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    process = subprocess.Popen([sys.executable, *CLI, *words], cwd=cwd, env=around | environment, stdout=slave, stderr=slave)
+    process = subprocess.Popen([*KMATRIX, *words], cwd=cwd, env=around | environment, stdout=slave, stderr=slave)
     os.close(slave)
     said = b""
     try:
@@ -84,9 +83,7 @@ def test_colours_at_a_terminal(records: Path, words: list[str], environment: dic
 
 def test_colours_elsewhere_are_asked_for(records: Path) -> None:
     def report(*words: str) -> str:
-        return subprocess.run(
-            [sys.executable, *CLI, "report", *words], cwd=records, capture_output=True, text=True, check=False
-        ).stdout
+        return subprocess.run([*KMATRIX, "report", *words], cwd=records, capture_output=True, text=True, check=False).stdout
 
     assert RED not in report()
     assert RED in report("--color=always")
@@ -109,5 +106,5 @@ def test_kmatrix_run_heeds_no_color(tmp_path: Path, need: Callable[[str], None])
 @pytest.mark.parametrize("words", [["--color=always"], []])
 def test_lint_heeds_color(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "x.bpf.c").write_text('#include <bpf/bpf_helpers.h>\nSEC("kprobe/x") int f(void *ctx) { return 0; }\n')
-    done = subprocess.run([sys.executable, *CLI, "lint", ".", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([*KMATRIX, "lint", ".", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ("\x1b[" in done.stdout) is bool(words)

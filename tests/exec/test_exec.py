@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from conftest import need_programs
+from conftest import KMATRIX, need_programs
 from kmatrix.cli.execute import execute
 from kmatrix.matrix.arch import ARCHES, INFO, Arch, host_arch
 from tests.vm.test_process import gone
 
 pytestmark = pytest.mark.usefixtures("both_of_6_1")
 
-CLI = (sys.executable, "-c", "from kmatrix.cli import main; main()", "exec")
+CLI = (*KMATRIX, "exec")
 PROGRAM = """
 #include <stdio.h>
 #include <stdlib.h>

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from conftest import KMATRIX
 from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.load import load_matrix
-
-CLI = ["-c", "import sys; sys.argv[0] = 'kmatrix'; from kmatrix.cli import main; main()"]
 
 
 def _atlas(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *CLI, "atlas", "hooks.bpf.o", *arguments],
+        [*KMATRIX, "atlas", "hooks.bpf.o", *arguments],
         cwd=folder, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conftest import KMATRIX
 from kmatrix.manifest.load import load_collector
 from kmatrix.matrix.features import FEATURES
 from kmatrix.matrix.kernel import Target
@@ -19,7 +19,6 @@ from kmatrix.runs import cell
 from kmatrix.runs.machine_room import MachineRoom
 from tests.guest.conftest import Guest
 
-CLI = ["-c", "import sys; sys.argv[0] = 'kmatrix'; from kmatrix.cli import main; main()"]
 COLLECTORS = Path(__file__).parents[2] / "collectors"
 
 
@@ -83,7 +82,7 @@ def test_what_loads_has_what_is_left_and_no_more(
 
 def run(folder: Path, *arguments: str) -> tuple[int, Any]:
     done = subprocess.run(
-        [sys.executable, *CLI, "run", *arguments, "--json"], cwd=folder, capture_output=True, text=True, timeout=900, check=False
+        [*KMATRIX, "run", *arguments, "--json"], cwd=folder, capture_output=True, text=True, timeout=900, check=False
     )
     return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
 
@@ -183,9 +182,7 @@ def test_a_collector_refuses_as_its_needs_say(
 )
 def test_what_cannot_be_had_is_one_error_and_nothing_boots(need: Callable[[str], None], target: str, said: str) -> None:
     need(f"{target.partition('+')[0]}-x86_64")
-    done = subprocess.run(
-        [sys.executable, *CLI, "exec", target, "--", "true"], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([*KMATRIX, "exec", target, "--", "true"], capture_output=True, text=True, timeout=60, check=False)
     assert said in done.stderr
     assert done.returncode == 2
     assert "snapshot of" not in done.stderr

@@ -71,7 +71,7 @@ def causes(report: Mapping[str, Any], data: bytes, guest: Guest) -> dict[str, tu
     return found
 
 
-@pytest.mark.parametrize("name", ["lacks", "fields", "maps", "refused"])
+@pytest.mark.parametrize("name", ["lacks", "fields", "maps", "contexts", "refused"])
 @pytest.mark.parametrize("target", ["5.4-x86_64", "5.10-x86_64", "6.1-x86_64", "6.12-arm64"])
 def test_each_failure_has_its_cause(target: str, name: str, boot: Callable[[str], Guest], tmp_path: Path) -> None:
     guest = boot(target)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import Shell
+from conftest import KMATRIX, Shell
 from kmatrix.host.errors import InputError
 from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.load import load_matrix
@@ -20,7 +19,7 @@ OPENAT = Path(__file__).parents[2] / "collectors" / "openat"
 
 
 def kmatrix(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-c", "from kmatrix.cli import main; main()", *arguments]
+    command = [*KMATRIX, *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, timeout=300, check=False)
 
 

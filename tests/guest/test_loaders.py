@@ -11,11 +11,11 @@ import pytest
 
 from conftest import lacking
 from kmatrix.host.errors import Unavailable
-from kmatrix.loaders import build
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects.contract import Terms
 from kmatrix.runs.library import bring
+from kmatrix.vm.loaders import build
 from tests.guest.conftest import Guest
 from tests.guest.test_contract import terms  # noqa: F401 - a fixture
 
@@ -197,7 +197,7 @@ def test_what_is_no_object_is_refused_in_its_words(cilium: Cilium) -> None:
 def test_a_loader_that_dies_is_an_outcome(cilium: Cilium, compiled: Compiled) -> None:
     """The agent goes on, and tells how it ended."""
     guest = cilium("6.1-x86_64")
-    guest.vm.put("/run/kmatrix/loaders/cilium", b"#!/bin/sh\necho fatal error: out of memory >&2\nexit 2\n", 0o755)
+    guest.vm.put("/run/kmatrix/vm/loaders/cilium", b"#!/bin/sh\necho fatal error: out of memory >&2\nexit 2\n", 0o755)
     report = survey(guest, compiled("hooks", guest.target))
     assert report["error"]["text"] == "cilium/ebpf's process ended (exit status 2); fatal error: out of memory"
     assert guest.vm.run(["true"]).exit == 0

@@ -63,12 +63,13 @@ def test_not_an_object(boot: Callable[[str], Guest]) -> None:
 
 
 def test_functions_that_the_kernel_has_not(boot: Callable[[str], Guest], compiled: Callable[[str, Target], bytes]) -> None:
-    """One load tells of all of them, and each is told by its own name."""
+    """One load tells of all of them, and each is told by its own name and its function's, also where the first is called as its function is."""
     guest = boot("6.12-x86_64")
     report = guest.call("object", name="absent", data=base64.b64encode(compiled("absent", guest.target)).decode())
     programs = report["programs"]
     assert programs["good"]["attached"]
-    for name, function in (("first", "kmatrix_no_such_function"), ("second", "kmatrix_no_such_either")):
+    first = "kmatrix_no_such_function"
+    for name, function in ((first, first), ("second", "kmatrix_no_such_either")):
         assert not programs[name]["loaded"]
         assert f"prog '{name}': failed to find kernel BTF type ID of '{function}'" in programs[name]["error"]
-        assert programs[name]["errno"] == programs["first"]["errno"]
+        assert programs[name]["errno"] == programs[first]["errno"]

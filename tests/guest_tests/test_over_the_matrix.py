@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-CLI = ["-c", "import sys; sys.argv[0] = 'kmatrix'; from kmatrix.cli import main; main()"]
+from conftest import KMATRIX
+
 X86 = ["--kernels=6.1", "--arch=x86_64"]
 Kmatrix = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -32,7 +33,7 @@ cat data/words
 def kmatrix(tmp_path: Path) -> Kmatrix:
     def call(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            [sys.executable, *CLI, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False, **more
+            [*KMATRIX, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False, **more
         )
 
     return call
@@ -98,9 +99,7 @@ def test_how_a_command_ends(kmatrix: Kmatrix, tmp_path: Path, script: str, failu
 def test_an_interrupt_ends_the_commands_on_all_targets(tmp_path: Path) -> None:
     """It reaches the main thread alone, and the commands run in others. There is no record: nothing was found out."""
     words = ["test", "--kernels=6.1", "--stream", "--", "sh", "-c", "echo begun; exec sleep 300"]
-    process = subprocess.Popen(
-        [sys.executable, *CLI, *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([*KMATRIX, *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     said = (line for line in process.stderr if "begun" in line)
     begun = [next(said), next(said)]
@@ -178,7 +177,7 @@ def go_tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_go_test_program_of_each_arch(go_tests: Path) -> None:
     done = subprocess.run(
-        [sys.executable, *CLI, "test", "--kernels=6.1", "--json", "--", "./a-{goarch}.test", "-test.v"],
+        [*KMATRIX, "test", "--kernels=6.1", "--json", "--", "./a-{goarch}.test", "-test.v"],
         cwd=go_tests, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -192,7 +191,7 @@ def test_a_go_test_program_of_each_arch(go_tests: Path) -> None:
 
 def test_a_program_of_one_arch_leaves_the_other_out(go_tests: Path) -> None:
     done = subprocess.run(
-        [sys.executable, *CLI, "test", "--kernels=6.1", "--json", "--", "./a-amd64.test"],
+        [*KMATRIX, "test", "--kernels=6.1", "--json", "--", "./a-amd64.test"],
         cwd=go_tests, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     found = json.loads(done.stdout)

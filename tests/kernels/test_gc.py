@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import KMATRIX
 from kmatrix.host import cache, paths
 from kmatrix.kernels.store import KernelStore
 from kmatrix.matrix import lockfile
@@ -161,7 +162,7 @@ def test_downloads_and_logs() -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     entry = KernelStore().add("mine", "arm64", lambda into: staged(into))
-    command = [sys.executable, "-c", "from kmatrix.cli import main; main()", "kernels", "gc", "--days=0"]
+    command = [*KMATRIX, "kernels", "gc", "--days=0"]
 
     def run(*arguments: str) -> str:
         return subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True).stdout

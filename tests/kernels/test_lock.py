@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-import sys
 import time
 import tomllib
 from dataclasses import replace
@@ -14,6 +13,7 @@ from pathlib import Path
 import filelock
 import pytest
 
+from conftest import KMATRIX
 from kmatrix import kernels
 from kmatrix.cli import lock as command_module
 from kmatrix.host.errors import InfraError, InputError, Unavailable
@@ -204,7 +204,7 @@ def test_two_that_write_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.undo()  # conftest's own downloads: here all of the cache is the test's
     monkeypatch.setenv("KMATRIX_CACHE", str(tmp_path / "cache"))
     with filelock.FileLock(command_module._guard(tmp_path / "kernels.lock")):
-        command = [sys.executable, "-c", "from kmatrix.cli import main; main()", "kernels", "lock", "--arch=x86_64"]
+        command = [*KMATRIX, "kernels", "lock", "--arch=x86_64"]
         both = [subprocess.Popen([*command, name], cwd=tmp_path) for name in ("5.4", "5.10")]
         time.sleep(3)
         assert [each.poll() for each in both] == [None, None]
@@ -273,7 +273,7 @@ def test_the_command(tmp_path: Path) -> None:
     (tmp_path / "kernels.toml").write_text(text)
 
     def kmatrix(*arguments: str) -> tuple[int, str]:
-        command = [sys.executable, "-c", "from kmatrix.cli import main; main()", *arguments]
+        command = [*KMATRIX, *arguments]
         done = subprocess.run(command, cwd=tmp_path, env=os.environ | env, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout + done.stderr
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conftest import KMATRIX
 from kmatrix import kernels
 from kmatrix.host import cache
 from kmatrix.host.errors import Unavailable
@@ -145,9 +145,7 @@ def test_giving_what_would_not_be_used(tmp_path: Path) -> None:
     (tmp_path / "kernels.toml").write_text(text)
     (tmp_path / "bzImage").write_bytes(bzimage("5.4.1"))
     command = [
-        sys.executable,
-        "-c",
-        "from kmatrix.cli import main; main()",
+        *KMATRIX,
         "kernels",
         "import",
         "5.4",

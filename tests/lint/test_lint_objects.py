@@ -72,8 +72,6 @@ def test_object(text: str, needs: list[str], code: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name, (text, _, _) in CLAIMS.items() if "offset" not in name and "storage" not in name])
 def test_what_is_said_of_sources_is_said_of_their_objects(name: str, tmp_path: Path) -> None:
     text, needs, code = CLAIMS[name]
-    if code == "KM504" and text.startswith("SEC") and 'SEC("kprobe' not in text:
-        pytest.skip("the program's type is told by its section: the manifest's hook is checked at the cell")
     if text == RING:
         text += body("\tlong *place = bpf_ringbuf_reserve(&events, 8, 0);\n\tif (place)\n\t\tbpf_ringbuf_submit(place, 0);")
     codes = set(found(build(tmp_path, text, needs, "-include", "stddef.h"))) - {"KM703", "KM707"}
@@ -123,3 +121,33 @@ def test_a_need_that_the_object_does_not_have(tmp_path: Path) -> None:
     text = body("\treturn bpf_get_current_pid_tgid() != 0;")
     assert found(build(tmp_path, text, ["ringbuf", "cgroup_v2", "kprobes"])) == ["KM707"]
     assert found(build(tmp_path / "right", text, ["cgroup_v2", "kprobes"])) == []
+
+
+def calling(weak: str = "") -> str:
+    """A program that calls a function of the kernel (6.2)."""
+    test = "if (bpf_rcu_read_lock) " if weak else ""
+    declared = f"extern void bpf_rcu_read_lock(void) __ksym{weak};\nextern void bpf_rcu_read_unlock(void) __ksym{weak};\n"
+    return declared + body(f"\t{test}{{\n\t\tbpf_rcu_read_lock();\n\t\tbpf_rcu_read_unlock();\n\t}}", "fentry/do_exit")
+
+
+@pytest.mark.parametrize(
+    ("text", "needs", "said"),
+    [
+        (body("\treturn 1;", "fentry/do_exit"), ["btf"], "sample asks for attach:trace_fentry (5.5 on x86_64)"),
+        (body("\treturn 1;", "fentry/do_exit"), ["btf", "fentry"], ""),
+        (body("\treturn 1;", "netfilter"), ["btf", "attach:tcx_ingress"], ""),
+        (body("\treturn 1;", "netfilter"), ["btf"], "sample asks for prog:netfilter (6.4 on"),
+        (calling(), ["btf", "fentry"], "sample asks for kfunc:bpf_rcu_read_lock (6.2 on"),
+        (calling(" __weak"), ["btf", "fentry"], ""),
+        (
+            "long total;\n" + body("\treturn __sync_fetch_and_add(&total, 1) == 7;"),
+            ["btf", "global_data"],
+            "sample asks for insn:atomic_fetch (5.12 on x86_64)",
+        ),
+    ],
+)
+def test_what_an_object_asks_for_and_its_needs_do_not_say(text: str, needs: list[str], said: str, tmp_path: Path) -> None:
+    build(tmp_path, text, needs, "-mcpu=v3")
+    findings = [finding for finding in lint([tmp_path], OPTIONS).findings if finding.code not in ("KM703", "KM707")]
+    assert {finding.code for finding in findings} == ({"KM504"} if said else set())
+    assert said in (findings[0].message if findings else "")

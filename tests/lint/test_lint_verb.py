@@ -6,16 +6,16 @@ import json
 import os
 import pty
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from conftest import KMATRIX
 from kmatrix.lint.rules import RULES
 from tests.lint import samples
 from tests.lint.samples import TASK, body
 
-CLI = [sys.executable, "-c", "from kmatrix.cli import main; main()", "lint"]
+CLI = [*KMATRIX, "lint"]
 
 
 def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -215,3 +215,20 @@ def test_a_c_file_that_does_not_parse_is_said_whatever_it_is_called(text: str, s
     done = run("agent.c", cwd=tmp_path)
     assert done.returncode == status
     assert ("agent.c:1:9: KM001 clang: expected expression" in done.stdout) is bool(status)
+
+
+@pytest.mark.parametrize(
+    ("section", "meant"),
+    [
+        ("tracepont/sched/sched_switch", "tracepoint/sched/sched_switch"),
+        ("cgroup/conect4", "cgroup/connect4"),
+        ("fentri/do_exit", "fentry/do_exit"),
+        ("a_loader_of_its_own", None),
+    ],
+)
+def test_a_misspelt_section_is_told_with_the_nearest(section: str, meant: str | None, tmp_path: Path) -> None:
+    source = tmp_path / "x.bpf.c"
+    source.write_text(samples.whole(body("\treturn 1;", section)))
+    done = run(source, "-I", samples.INCLUDE, cwd=tmp_path)
+    assert (f'did you mean SEC("{meant}")?' in done.stdout) == (meant is not None)
+    assert ("KM106" in done.stdout) == (meant is not None)

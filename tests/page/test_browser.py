@@ -16,7 +16,7 @@ import pytest
 
 from conftest import lacking, need_programs
 from kmatrix.report import html
-from kmatrix.suites.subtest import SubTest
+from kmatrix.verdict.suites.subtest import SubTest
 from tests.page import real
 from tests.unit.facts import command_record, record
 

@@ -27,8 +27,8 @@ def sound(tmp_path: Path) -> Path:
 
 SMALL_MACHINE = """
 import os
-from kmatrix import plugin
-plugin._available_mib = lambda: 1000  # room for two
+from kmatrix.host import memory
+memory.available_mib = lambda: 500  # room for two
 os.sched_getaffinity = lambda _: {0, 1, 2}
 """
 

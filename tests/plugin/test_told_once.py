@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
-from conftest import Shell
+from conftest import KMATRIX, Shell
 from tests.cells import broken
 
 pytestmark = pytest.mark.usefixtures("both_of_6_1")
@@ -60,7 +59,7 @@ def test_look_in_works_where_pytest_was_called(here: Path, run_in: Shell) -> Non
         done = run_in("pytest", "--kernels=6.1", "--arch=x86_64", cwd=folder)
         found = re.search(r"look in   kmatrix (.*)", done.stdout)
         assert found, done.stdout
-        command = [sys.executable, "-c", "from kmatrix.cli import main; main()", *shlex.split(found[1])]
+        command = [*KMATRIX, *shlex.split(found[1])]
         shell = subprocess.run(command, cwd=folder, input="ls; exit 3\n", capture_output=True, text=True, check=False)
         assert "ring_x86_bpfel.o" in shell.stdout, shell.stderr
         assert shell.returncode == 3

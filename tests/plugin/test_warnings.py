@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
-from conftest import Shell
+from conftest import KMATRIX, Shell
 from tests.cells import broken
 
 pytestmark = pytest.mark.usefixtures("both_of_6_1")
@@ -48,7 +47,7 @@ def here(tmp_path: Path) -> Path:
 
 
 def kmatrix(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from kmatrix.cli import main; main()", *arguments]
+    command = [*KMATRIX, *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 

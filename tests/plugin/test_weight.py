@@ -11,7 +11,6 @@ from kmatrix import plugin
 from kmatrix.manifest import load
 from kmatrix.plugin import options
 from kmatrix.runs import record_files
-from kmatrix.vm import spec
 
 HEAVY = ("pydantic", "requests", "elftools", "jinja2", "rich", "tabulate", "kmatrix.matrix", "kmatrix.runs", "kmatrix.vm")
 
@@ -54,6 +53,5 @@ def test_what_stood_in_the_entry_point_can_be_imported_from_it() -> None:
 
 def test_what_the_entry_point_repeats_is_what_it_stands_for() -> None:
     """It cannot import these: that is what it is light for."""
-    assert plugin.DEFAULT_MEMORY_MIB == spec.DEFAULT_MEMORY_MIB
     assert plugin.COLLECTOR_FILE == load.COLLECTOR_FILE
     assert options.DEFAULT_DIRECTORY == record_files.DEFAULT_DIRECTORY

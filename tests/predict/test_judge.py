@@ -165,6 +165,35 @@ def test_an_argument_that_the_function_has_not(tmp_path: Path) -> None:
     assert told(tmp_path, code.replace("fentry", "fexit"), NEW)[NEW] == ("attached", "")
 
 
+def test_a_field_of_the_context_that_came_later(tmp_path: Path) -> None:
+    read = 'SEC("tc") int run(struct __sk_buff *skb) { return skb->gso_size != 0; }'
+    found = foreseen(tmp_path, read, MID, NEW)
+    assert [each.state for each in found.values()] == ["not loaded", "attached"]
+    assert found[MID].cause is not None
+    assert found[MID].cause.headline() == "context field __sk_buff.gso_size, since 5.7"
+
+
+def test_what_kernels_take_before_its_name_came(tmp_path: Path) -> None:
+    """A sleepable iterator, and an attach type that the kernel does not look at: attached on booted 5.10 and 5.4."""
+    assert told(tmp_path, 'SEC("iter.s/task") int run(void *ctx) { return 0; }', "5.10-x86_64") == {"5.10-x86_64": ("attached", "")}
+    migrate = 'SEC("sk_reuseport/migrate") int run(void *ctx) { return 1; }'
+    assert told(tmp_path, migrate, OLD, MID) == {OLD: ("not loaded", "program-type"), MID: ("attached", "")}
+    copies = 'SEC("uprobe.s/libc.so.6:malloc") int run(void *ctx) { char x[8]; return bpf_copy_from_user(x, 8, (void *)1); }'
+    assert told(tmp_path, copies, "6.1-x86_64") == {"6.1-x86_64": ("loaded", "")}  # what is in the guest, a profile does not tell
+
+
+def test_the_entries_of_a_stack_trace(tmp_path: Path) -> None:
+    """With build IDs they have 32 bytes: made on booted 5.4 and 6.12."""
+    traces = (
+        "struct { __uint(type, BPF_MAP_TYPE_STACK_TRACE); __uint(max_entries, 8); __uint(map_flags, BPF_F_STACK_BUILD_ID); "
+        '__uint(key_size, 4); __uint(value_size, 127 * 32); } traces SEC(".maps");\n'
+    )
+    assert told(tmp_path, traces + RAW + "{ return bpf_get_stackid(ctx, &traces, BPF_F_USER_STACK) > 0; }", MID, NEW) == {
+        MID: ("attached", ""),
+        NEW: ("attached", ""),
+    }
+
+
 def test_the_kernel_s_configuration(tmp_path: Path) -> None:
     """libbpf wants to see it also where the option is weak. A guest of Debian has no file of it."""
     code = "extern int CONFIG_HZ __kconfig __weak; " + RAW + "{ return CONFIG_HZ; }"

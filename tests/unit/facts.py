@@ -12,7 +12,7 @@ from kmatrix.manifest import schema
 from kmatrix.manifest.collector import Collector
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.guest_test_records import TestRecord
-from kmatrix.suites.subtest import SubTest
+from kmatrix.verdict.suites.subtest import SubTest
 
 STOPPED = {"btf": "failed to find valid kernel BTF", "ringbuf": "map 'events': failed to create: Invalid argument(-22)"}
 """libbpf's words where a feature is not there."""

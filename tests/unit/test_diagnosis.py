@@ -353,6 +353,15 @@ def test_a_program_that_fails_for_want_of_a_map_has_its_cause(log: str) -> None:
     assert programs["p"]["diagnosis"] == maps["ring"]["diagnosis"]
 
 
+def test_an_attach_type_that_older_kernels_do_not_look_at_is_not_why() -> None:
+    number = next(n for n in range(99) if (found := history.attach_type(n)) and found[0] == "sk_reuseport_select")
+    found = diagnose(
+        failing(version=(4, 14), section="sk_reuseport", errno=22, wants={"type": "sk_reuseport", "attach_type": number})
+    )
+    assert found is not None
+    assert found.headline() == "program type sk_reuseport, since 4.19"
+
+
 def test_what_did_not_fail_has_no_cause() -> None:
     programs, maps = explain({"p": {"loaded": True, "error": None}}, {"m": {"type": "hash", "error": None}}, (6, 12), "arm64")
     assert programs["p"]["diagnosis"] is None

@@ -18,10 +18,10 @@ from kmatrix.report import junit, tests
 from kmatrix.runs import guest_test_records
 from kmatrix.runs.guest_test import GuestTest, check_name, name_of, of_collector
 from kmatrix.runs.guest_test_records import TestRecord
-from kmatrix.suites.again import alone
-from kmatrix.suites.judge import Ended, judge
-from kmatrix.suites.read import Suite
-from kmatrix.suites.subtest import Ending, SubTest
+from kmatrix.verdict.suites.again import alone
+from kmatrix.verdict.suites.judge import Ended, judge
+from kmatrix.verdict.suites.read import Suite
+from kmatrix.verdict.suites.subtest import Ending, SubTest
 
 
 def suite(*endings: tuple[str, Ending], form: str | None = "go test") -> Suite:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from kmatrix.boards.identity import Identity
 from kmatrix.guest.supervisor import _console_line
 from kmatrix.host.errors import InputError
 from kmatrix.host.progress import Quiet
@@ -18,6 +17,7 @@ from kmatrix.matrix.schema import Document, parse
 from kmatrix.report import names, table
 from kmatrix.runs import real_machines
 from kmatrix.runs.machine_room import MachineRoom
+from kmatrix.vm.boards.identity import Identity
 from kmatrix.vm.console import splats
 
 KERNELS = {"5.4": {"version": "5.4"}, "6.1": {"version": "6.1"}}

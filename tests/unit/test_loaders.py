@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from conftest import need_programs
-from kmatrix import loaders
 from kmatrix.host.errors import InfraError, InputError, Unavailable
-from kmatrix.loaders import build
 from kmatrix.manifest import schema
 from kmatrix.objects.source_lines import SourceLines
 from kmatrix.report import differences
 from kmatrix.runs import doctor
 from kmatrix.runs.object_run import Outcome
 from kmatrix.verdict.diagnosis import Failing, diagnose
+from kmatrix.vm import loaders
+from kmatrix.vm.loaders import build
 from tests.lint.samples import compile_c
 from tests.unit.facts import manifest
 

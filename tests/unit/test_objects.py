@@ -131,6 +131,13 @@ def test_without_btf_where_core_is_claimed(tmp_path: Path) -> None:
     assert "has no .BTF section" in str(refused(tmp_path, needs=["btf"], transport=None, buffer=None))
 
 
+def test_source_code_is_named_so(tmp_path: Path) -> None:
+    source = tmp_path / "prog.bpf.c"
+    source.write_text("int main(void) { return 0; }\n")
+    with pytest.raises(InputError, match="this is source code, not a compiled object"):
+        compiled.inspect(source)
+
+
 @pytest.mark.parametrize("keep", [0, 3, 40, 200, -40])
 def test_truncated(built: Path, tmp_path: Path, keep: int) -> None:
     whole = (built / "tiny_x86_bpfel.o").read_bytes()

@@ -19,7 +19,7 @@ from kmatrix.report import html
 from kmatrix.report.page import collectors, data, guest_tests, model, pack
 from kmatrix.report.page.model import Bars, Cell, Commands, Finding, Log, Pairs, Row, Say, Step, Table
 from kmatrix.runs.cell_records import Record
-from kmatrix.suites.subtest import SubTest
+from kmatrix.verdict.suites.subtest import SubTest
 from tests.page import real
 from tests.unit.facts import command_record, record
 

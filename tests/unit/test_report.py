@@ -114,7 +114,7 @@ def test_errors_survive_the_way_between_processes() -> None:
     assert (error.message, error.fix, error.where) == ("m", "f", "w")
 
 
-@pytest.mark.parametrize(("cores", "mib", "count"), [(2, 8000, 2), (8, 1000, 2), (4, 100, 1), (16, 100_000, 16)])
+@pytest.mark.parametrize(("cores", "mib", "count"), [(2, 8000, 2), (8, 1000, 4), (8, 2048, 8), (4, 100, 1), (16, 100_000, 16)])
 def test_as_many_workers_as_cores_and_memory_allow(cores: int, mib: int, count: int) -> None:
     assert workers(cores, mib) == count
 

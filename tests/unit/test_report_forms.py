@@ -13,7 +13,7 @@ from kmatrix.host.errors import InputError
 from kmatrix.report import html, markdown
 from kmatrix.runs import cell_records, guest_test_records
 from kmatrix.runs.cell_records import Record
-from kmatrix.suites.subtest import SubTest
+from kmatrix.verdict.suites.subtest import SubTest
 from tests.unit.facts import command_record, record
 
 EVIL = "<script>alert('|`*')</script>"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kmatrix.suites.read import FORMATS, Reader, Suite
-from kmatrix.suites.subtest import KEPT_LINES
+from kmatrix.verdict.suites.read import FORMATS, Reader, Suite
+from kmatrix.verdict.suites.subtest import KEPT_LINES
 
 OUTPUTS = Path(__file__).parent / "suite_outputs"
 GO = {

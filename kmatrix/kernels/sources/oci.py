@@ -13,13 +13,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import requests
+from typing import TYPE_CHECKING, Any
 
 from kmatrix.fetch import archive, download
-from kmatrix.fetch.session import session
 from kmatrix.host.errors import InfraError, InputError, Unavailable
+from kmatrix.host.later import later
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import layout, trust
 from kmatrix.kernels.entry import StagedKernel
@@ -27,6 +25,13 @@ from kmatrix.kernels.trust import Artifact
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
 from kmatrix.matrix.sources import REFERENCE
+
+if TYPE_CHECKING:
+    import requests
+
+    from kmatrix.fetch import session
+else:
+    requests, session = later("requests"), later("kmatrix.fetch.session")
 
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
@@ -194,7 +199,7 @@ class _Registry:
     def _ask(self, url: str) -> None:
         """Get a token if the registry wants one for `url` (RFC 6750's challenge, the Docker registry's token protocol)."""
         try:
-            answer = session().head(url, headers={"Accept": ", ".join(_INDEXES + _MANIFESTS), **self._token})
+            answer = session.session().head(url, headers={"Accept": ", ".join(_INDEXES + _MANIFESTS), **self._token})
             if answer.status_code == 401:
                 self._token = self._new_token(answer.headers.get("WWW-Authenticate", ""), url)
         except requests.RequestException:

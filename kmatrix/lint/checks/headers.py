@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from kmatrix.guest import bpf, sections
 from kmatrix.lint import facts
 from kmatrix.lint.checks import Finding, Iterator, Source
@@ -101,7 +103,16 @@ def _legacy_maps(source: Source) -> Iterator[Finding]:
 
 def _section_names(source: Source) -> Iterator[Finding]:
     for program in source.unit.programs:
-        if sections.taken(program.section) or (found := sections.meant(program.section)) is None:
+        if sections.taken(program.section):
+            continue
+        found = sections.meant(program.section)
+        if found is None:
+            if near := _misspelt(program.section):
+                yield Finding(
+                    "KM106",
+                    program.node.place,
+                    f'libbpf knows no SEC("{program.section}"), and refuses the object: did you mean SEC("{near}")?',
+                )
             continue
         kind = bpf.name_of(bpf.PROG_TYPES, found[0])
         yield Finding(
@@ -109,3 +120,13 @@ def _section_names(source: Source) -> Iterator[Finding]:
             program.node.place,
             f'libbpf 1.x gives a program in SEC("{program.section}") no type, and refuses the object: {sections.advice(program.section)} (type {kind})',
         )
+
+
+def _misspelt(section: str) -> str | None:
+    """The section that a name is nearly. None where none is near: the loader of such a program may set its type."""
+    name = section.lstrip("?")
+    if near := difflib.get_close_matches(name, sections.WHOLE, n=1, cutoff=0.8):
+        return near[0]
+    kind, slash, target = name.partition("/")
+    near = difflib.get_close_matches(kind, sections.WITH_TARGET, n=1, cutoff=0.75)
+    return f"{near[0]}{slash}{target}" if near else None

@@ -194,7 +194,7 @@ COMPATIBILITY: tuple[Rule, ...] = (
     Rule(
         "KM504",
         "newer-than-claimed",
-        "a helper, map, program type or attachment newer than the kernels that the variant claims",
+        "a helper, map, program type, attachment, kernel function or instruction newer than the kernels that the variant claims",
         "A variant is expected to run on every kernel that has its needs. A helper that one of them lacks is EINVAL at load there, for the whole program. Add the feature to the variant's "
         "needs, test it (bpf_core_enum_value_exists), or do without. cgroup_v2 is not enough for bpf_get_current_cgroup_id(): the helper is 4.18, feature cgroup_id_helper.",
         "A 4.14 guest refuses the wrong example (tests/lint/test_kernel_facts.py); the releases are kmatrix/matrix/features.py's and the tables' (kmatrix/guest/table_*.py).",

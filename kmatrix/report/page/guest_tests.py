@@ -11,8 +11,8 @@ from kmatrix.report.names import target_key
 from kmatrix.report.page.model import Cell, Commands, Log, Pairs, Part, Row, Say, Table, Tone
 from kmatrix.report.page.shared import bars, chapters, file_text, versions, wrong_tone
 from kmatrix.runs.guest_test_records import TestRecord, path_of
-from kmatrix.suites.judge import FAILURES, leaves, signal_name
-from kmatrix.suites.subtest import ENDINGS, Ending, SubTest
+from kmatrix.verdict.suites.judge import FAILURES, leaves, signal_name
+from kmatrix.verdict.suites.subtest import ENDINGS, Ending, SubTest
 
 KIND = "tests"
 _TONES: dict[Ending, Tone] = {"passed": "pass", "failed": "bad", "unfinished": "bad", "skipped": "skip"}

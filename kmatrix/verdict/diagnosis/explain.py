@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from kmatrix.guest import verifier_log
+from kmatrix.guest.bpf import MAP_TYPES
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import Version
 from kmatrix.objects.source_lines import SourceLines
-from kmatrix.verdict.diagnosis import hooks, own_words, rights
-from kmatrix.verdict.diagnosis.cause import PAGE, Diagnosis, Failing, where
+from kmatrix.verdict.diagnosis import attaching, hooks, own_words, rights
+from kmatrix.verdict.diagnosis.cause import PAGE, Diagnosis, Failing, first_line, where
 from kmatrix.verdict.diagnosis.classes import UNCLASSIFIED
 from kmatrix.verdict.diagnosis.maps import of_map
 from kmatrix.verdict.diagnosis.opening import of_object
@@ -26,6 +28,7 @@ _WITHOUT_MAP = re.compile(r"BPF map '([^']+)' is referenced but wasn't created")
 """What libbpf puts into the log of a program whose map could not be made."""
 _MISSING_MAP = re.compile(r"^program \w+: (?:map \S+: )?missing map ([\w.]+)")
 """The same in cilium/ebpf's error."""
+_INNER_MAP = re.compile(r"failed to create inner map: -(\d+)")
 LOG_END = 64 << 10
 """Bytes of a log that are looked at: the verifier says last why it stopped, and the way there may have megabytes."""
 _SHAPE = ("key_size", "value_size", "flags")
@@ -46,7 +49,7 @@ def diagnose(failing: Failing) -> Diagnosis | None:
         if (match := re.search(pattern, text)) and (found := row(failing, match)) is not None:
             return found
     if failing.stage == "attach":
-        return hooks.attach(failing) or (hooks.too_new(failing) if failing.errno == errno.EINVAL else None)
+        return attaching.attach(failing) or (hooks.too_new(failing) if failing.errno == errno.EINVAL else None)
     return hooks.too_new(failing) or hooks.not_permitted(failing) or of_object(failing)
 
 
@@ -56,7 +59,7 @@ def _own_words(failing: Failing) -> Diagnosis | None:
     if told is None:
         return None
     places = [place for place in (where(failing), told.where) if place]
-    return Diagnosis(told.kind, told.what, told.fix, None, "; ".join(places) or None)
+    return Diagnosis(told.kind, told.what, told.fix, None, "; ".join(places) or first_line(failing))
 
 
 def explain(
@@ -72,7 +75,7 @@ def explain(
     `lines` are those of the object; `situation` is what the guest says of itself and of the loader. A program that failed for want of a map has the map's cause.
     """
     known_maps = {
-        name: {**report, "diagnosis": _of_map(name, report, version, arch, situation or {})} for name, report in maps.items()
+        name: {**report, "diagnosis": _of_map(name, report, version, arch, lines, situation or {})} for name, report in maps.items()
     }
     return {
         name: {**report, "diagnosis": _of_program(name, report, known_maps, version, arch, lines, situation or {})}
@@ -81,26 +84,47 @@ def explain(
 
 
 def _of_map(
-    name: str, report: Mapping[str, Any], version: Version, arch: Arch, situation: Mapping[str, Any]
+    name: str, report: Mapping[str, Any], version: Version, arch: Arch, lines: SourceLines | None, situation: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     if not report.get("error"):
         return None
-    return _plain(
-        diagnose(
-            Failing(
-                stage="map",
-                error=str(report["error"]),
-                version=version,
-                arch=arch,
-                errno=report.get("errno"),
-                name=name,
-                map_type=report.get("type"),
-                max_entries=report.get("max_entries"),
-                shape={key: int(report[key]) for key in _SHAPE if report.get(key) is not None},
-                situation=situation,
-            )
-        )
+    failing = Failing(
+        stage="map",
+        error=str(report["error"]),
+        version=version,
+        arch=arch,
+        errno=report.get("errno"),
+        name=name,
+        map_type=report.get("type"),
+        max_entries=report.get("max_entries"),
+        shape={key: int(report[key]) for key in _SHAPE if report.get(key) is not None},
+        situation=situation,
     )
+    inner = _inner(failing, lines)
+    return _at_use(_plain((diagnose(inner) if inner is not None else None) or diagnose(failing)), name, None, lines)
+
+
+def _inner(failing: Failing, lines: SourceLines | None) -> Failing | None:
+    """The map inside a map of maps, where it is what could not be made, as the object has it; None where it is not, or the object says nothing of it."""
+    told = _INNER_MAP.search(failing.error)
+    numbers = lines.inner_map(failing.name) if told is not None and lines is not None else {}
+    if told is None or not numbers or numbers.get("type", 0) >= len(MAP_TYPES):
+        return None
+    shape = {"flags": numbers.get("map_flags", 0)} | {key: numbers[key] for key in ("key_size", "value_size") if key in numbers}
+    return replace(
+        failing,
+        name=f"{failing.name}.inner",
+        errno=int(told[1]),
+        map_type=MAP_TYPES[numbers["type"]],
+        max_entries=numbers.get("max_entries"),
+        shape=shape,
+        error="",
+    )
+
+
+def _at_use(found: dict[str, Any] | None, name: str, program: str | None, lines: SourceLines | None) -> dict[str, Any] | None:
+    """The cause of map `name`, at the line that uses the map: its definition has none."""
+    return {**found, "where": lines.uses(name, program)} if found is not None and lines is not None else found
 
 
 def _of_program(
@@ -117,8 +141,8 @@ def _of_program(
     whole = verifier_log.plain(str(report.get("log") or ""))
     log = whole[-LOG_END:]
     without = _WITHOUT_MAP.search(log) or _MISSING_MAP.search(str(report["error"]))
-    if without and (cause := maps.get(without[1], {}).get("diagnosis")) is not None:
-        return dict(cause)
+    if without and (broken := maps.get(without[1], {})).get("error"):
+        return _at_use(dict(broken["diagnosis"] or unclassified(broken)), without[1], name, lines)
     found = diagnose(
         Failing(
             stage="attach" if report["loaded"] else "load",
@@ -138,7 +162,7 @@ def _of_program(
     )
     if found is not None and found.what.startswith("helper bpf_ringbuf_"):  # missing where the map type is: one cause
         rings = [each["diagnosis"] for each in maps.values() if each.get("type") == "ringbuf" and each["diagnosis"] is not None]
-        return dict(rings[0]) if rings else _plain(found)
+        return {**rings[0], "where": found.where} if rings else _plain(found)
     return _plain(found)
 
 

@@ -1,18 +1,16 @@
-"""Programs of a type, attach type or flag that the kernel does not know, and hooks that it does not have."""
+"""Programs of a type, attach type or flag that the kernel does not know. `attaching` has the hooks that a kernel does not have."""
 
 from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
 
 from kmatrix.guest.facts import FACTS
 from kmatrix.matrix import history
-from kmatrix.matrix.features import Version
 from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, first_line, release, since_on
 
-_TRAMPOLINE = r"f(entry|exit|mod_ret)"
+TRAMPOLINE = r"f(entry|exit|mod_ret)"
+"""The sections of programs at a function's entry or exit."""
 ENOTSUPP = 524
 """The kernel's own errno, which C libraries do not know."""
 _OPTIONAL = "give such kernels another program, or make this one optional"
@@ -37,17 +35,17 @@ def is_placeholder(name: str) -> bool:
 
 def no_trampoline(failing: Failing, _: re.Match[str] | None = None) -> Diagnosis | None:
     """A program at a function's entry or exit, where the kernel has no trampolines (on arm64 before 6.4, efc9909fdce0)."""
-    kind = re.match(rf"{_TRAMPOLINE}|lsm|freplace", failing.section)
+    kind = re.match(rf"{TRAMPOLINE}|lsm|freplace|struct_ops", failing.section)
     if not kind:
         return None
     since = since_on("fentry", failing)
     if kind[0] == "fmod_ret":
         since = max(since, (5, 7))  # ae24082331d9
-    elif kind[0] == "freplace" and failing.arch == "arm64":
-        since = (6, 0)  # b2ad54e1533e; seen to attach on 6.1
+    elif kind[0] in ("freplace", "struct_ops") and failing.arch == "arm64":
+        since = (6, 0)  # b2ad54e1533e, efc9909fdce0; seen to attach on 6.1
     if failing.version >= since:
         return None
-    if kind[0] == "lsm" or kind[0] == "freplace":
+    if kind[0] in ("lsm", "freplace", "struct_ops"):
         what, fix = f"{kind[0]} programs on {failing.arch}", "give such kernels another program, or make this one optional"
     else:
         what, fix = kind[0], "use a kprobe there"
@@ -59,13 +57,15 @@ def no_trampoline(failing: Failing, _: re.Match[str] | None = None) -> Diagnosis
 def too_new(failing: Failing) -> Diagnosis | None:
     """A program that the kernel refused without a word: of a type, attach type or flag that is newer than the kernel."""
     section, kind = failing.section, failing.wants.get("type")
-    if re.match(_TRAMPOLINE, section) and failing.version < since_on("fentry", failing):
+    if re.match(TRAMPOLINE, section) and failing.version < since_on("fentry", failing):
         return no_trampoline(failing)
     at = first_line(failing)
     for pattern, first, what, fix in _FLAGS[:1]:  # libbpf leaves the attach type of XDP out where the kernel does not know it
         if re.match(pattern, section) and failing.version < first:
             return Diagnosis("flag", what, fix, release(first), at)
     expected = history.attach_type(int(failing.wants.get("attach_type") or 0))
+    if expected is not None and expected[0] in UNCHECKED:
+        expected = None
     named = failing.wants.get("attach_type") and expected is not None and failing.version < expected[1]
     since = history.prog_type_since(kind) if kind else None
     if named and expected is not None and (since is None or expected[1] > since):
@@ -75,10 +75,25 @@ def too_new(failing: Failing) -> Diagnosis | None:
     for pattern, first, what, fix in _FLAGS:
         if re.match(pattern, section) and failing.version < first:
             return Diagnosis("flag", what, fix, release(first), at)
-    silent = failing.stage == "load" and failing.errno == errno.EINVAL and not failing.log.strip()
+    refused = failing.stage == "load" and failing.errno == errno.EINVAL and "program load failed" in failing.error
+    silent = refused and not failing.log.strip()
     if silent and (option := _option(kind)) is not None:
-        return _built_without(failing, f"program type {kind}", option)
+        return built_without(failing, f"program type {kind}", option)
     return None
+
+
+def named_attach_type(failing: Failing) -> Diagnosis | None:
+    """A section whose attach type libbpf gives to the kernel with the program, before kernels took one there (5e43f899b03a)."""
+    expected = history.attach_type(int(failing.wants.get("attach_type") or 0))
+    if failing.version >= (4, 17) or not failing.wants.get("attach_type") or expected is None:
+        return None
+    return Diagnosis(
+        "attach-type",
+        f"attach type {expected[0]} named when the program is loaded",
+        "use a section that names none, such as cgroup/sock or cgroup/skb, or make the program optional",
+        "4.17",
+        first_line(failing),
+    )
 
 
 def _option(kind: str | None) -> str | None:
@@ -87,7 +102,8 @@ def _option(kind: str | None) -> str | None:
     return f"CONFIG_{row.config[0]}" if row is not None and row.config else None
 
 
-def _built_without(failing: Failing, what: str, option: str) -> Diagnosis:
+def built_without(failing: Failing, what: str, option: str) -> Diagnosis:
+    """An option of the kernel's configuration that is off."""
     return Diagnosis(
         "config",
         f"{what} needs {option}, which this kernel was built without",
@@ -97,14 +113,8 @@ def _built_without(failing: Failing, what: str, option: str) -> Diagnosis:
     )
 
 
-def _sockmap(failing: Failing) -> Diagnosis | None:
-    """Programs on a sockmap: EINVAL or EOPNOTSUPP where the kernel was built without them (include/linux/bpf.h)."""
-    if (newer := too_new(failing)) is not None:
-        return newer
-    option = "CONFIG_BPF_STREAM_PARSER" if failing.version < (5, 13) else "CONFIG_NET_SOCK_MSG"
-    return _built_without(failing, f"attaching {failing.section}", option)
-
-
+UNCHECKED = ("sk_reuseport_select", "sk_reuseport_select_or_migrate", "xdp", "perf_event")
+"""Attach types that libbpf names and that kernels without them do not look at."""
 _FLAGS: tuple[tuple[str, tuple[int, int], str, str], ...] = (
     (
         r"xdp\.frags",
@@ -112,7 +122,6 @@ _FLAGS: tuple[tuple[str, tuple[int, int], str, str], ...] = (
         "XDP programs for packets in several buffers (xdp.frags)",
         'put a program in SEC("xdp") beside it for older kernels',
     ),
-    (r"iter\.s(/|$)", (5, 18), "sleepable iterators (iter.s)", "use iter/… on older kernels"),
     (
         r"(u(ret)?probe(\.multi)?|usdt)\.s(/|$)",
         (6, 0),
@@ -143,218 +152,3 @@ def not_permitted(failing: Failing) -> Diagnosis | None:
         None,
         first_line(failing),
     )
-
-
-# -- attaching ---------------------------------------------------------------------------------------------------------------
-
-
-def attach(failing: Failing) -> Diagnosis | None:
-    """A program that loaded, and could not be attached."""
-    for condition, cause in _ATTACH:
-        if condition(failing) and (found := cause(failing)) is not None:
-            return found
-    return None
-
-
-def _own(failing: Failing) -> Diagnosis | None:
-    own = re.match(r"attach type (?P<name>\w+), since (?P<since>\d+\.\d+)", failing.error)
-    if own is None:
-        return None
-    return Diagnosis(
-        "attach-type",
-        f"attach type {own['name']}",
-        "fall back to what older kernels have, such as clsact for tcx, by another program or another call",
-        own["since"],
-        first_line(failing),
-    )
-
-
-def _lsm(failing: Failing) -> Diagnosis:
-    return Diagnosis(
-        "lsm",
-        "bpf is not in this kernel's list of LSMs: the program would be attached and never run",
-        "boot with lsm=…,bpf (CONFIG_LSM), or use a kprobe there",
-        None,
-        first_line(failing),
-    )
-
-
-def _multi(failing: Failing) -> Diagnosis | None:
-    """kprobe.multi, kprobe.session, uprobe.multi."""
-    at = first_line(failing)
-    of_functions = failing.section.startswith("k")
-    session = ".session" in failing.section
-    since: Version = since_on("kprobe_multi", failing) if of_functions else (6, 6)
-    if session:
-        since = max(since, (6, 10) if of_functions else (6, 13))
-    link = ("kprobe" if of_functions else "uprobe") + ("_session" if session else "_multi")
-    if failing.version < since:
-        place = f" on {failing.arch}" if of_functions else ""
-        return Diagnosis("attach-type", f"link {link}{place}", "attach a probe to each function there", release(since), at)
-    if failing.errno == errno.EOPNOTSUPP:
-        option = "CONFIG_FPROBE" if of_functions else "CONFIG_UPROBES"
-        return Diagnosis(
-            "config",
-            f"link {link} needs {option}, which this kernel was built without",
-            "attach a probe to each function there",
-            None,
-            at,
-        )
-    if of_functions and failing.errno in (errno.ENOENT, errno.EINVAL, errno.ESRCH):
-        return Diagnosis(
-            "symbol",
-            f"no function of this kernel that may be traced is called {_target(failing)}",
-            "correct the pattern, or make the program optional",
-            None,
-            at,
-        )
-    return None
-
-
-def _target(failing: Failing) -> str:
-    return failing.section.partition("/")[2]
-
-
-def _kprobe(failing: Failing) -> Diagnosis | None:
-    target = _target(failing)
-    if is_placeholder(target):
-        return placeholder(failing, target)
-    if failing.errno != errno.ENOENT and "failed to create k" not in failing.error:
-        return None
-    return no_symbol(failing, target)
-
-
-def no_symbol(failing: Failing, name: str) -> Diagnosis:
-    """A function that is not there, or may not be probed: which of the two, where the guest looked (kmatrix.guest.why)."""
-    hook: Mapping[str, Any] = failing.btf.get("symbol") or {}
-    what = f"symbol {name}: this kernel has no such function, or it may not be probed"
-    if hook and not hook["there"]:
-        what = f"symbol {name}: this kernel has no such function{_alike(hook['alike'])}"
-    elif hook:
-        what = f"symbol {name}: this kernel has the function, and it may not be probed"
-    return Diagnosis(
-        "symbol",
-        what,
-        "attach to another function on such kernels, or make the program optional; a function of a module is there once the module is loaded",
-        None,
-        first_line(failing),
-    )
-
-
-def _alike(names: list[str]) -> str:
-    return f"; the nearest is {', '.join(names)}" if names else ""
-
-
-def _tracepoint(failing: Failing) -> Diagnosis:
-    target, hook = _target(failing), failing.btf.get("tracepoint") or {}
-    alike = _alike(hook.get("alike") or [])
-    return Diagnosis(
-        "tracepoint",
-        f"tracepoint {target} is not in this kernel{alike}",
-        "attach to another tracepoint on such kernels, or make the program optional",
-        None,
-        first_line(failing),
-    )
-
-
-def _no_entry(failing: Failing) -> Diagnosis:
-    """It was tried by itself: what the trampoline did not find is a place for it at the function's entry (bpf_arch_text_poke).
-
-    x86_64 says EBUSY, arm64 ENOTSUPP.
-    """
-    return Diagnosis(
-        "symbol",
-        f"function {_target(failing)} cannot be traced by {failing.section.partition('/')[0]} on this kernel: its entry has no place for it",
-        "attach to another function, or to a tracepoint, on such kernels",
-        None,
-        first_line(failing),
-    )
-
-
-def _busy(failing: Failing) -> Diagnosis:
-    return Diagnosis(
-        "busy",
-        "the hook is taken: another program is attached there, and it has room for one",
-        "attach one of them only (kmatrix run --program NAME)",
-        None,
-        first_line(failing),
-    )
-
-
-def _file(failing: Failing) -> Diagnosis | None:
-    """A uprobe or USDT probe in a file that is not there, or has no such function."""
-    path = re.search(r"failed to (?:open|resolve full path to|find path for) '?(?P<path>[^':\s]+)", failing.error)
-    function = re.search(r"failed to find symbol '(?P<name>[^']+)' in '(?P<path>[^']+)'", failing.error)
-    usdt = re.search(r"failed to find USDT (?:probe )?'?(?P<name>[\w:]+)|no USDT probe (?P<other>[\w:]+)", failing.error)
-    if function:
-        what = f"{function['path']} has no function {function['name']}"
-    elif usdt or (failing.section.startswith("usdt") and failing.errno == errno.ENOENT and path is None):
-        what = f"the program of {_target(failing)} has no such USDT probe"
-    elif path or failing.errno == errno.ENOENT:
-        what = f"{path['path'] if path else _target(failing)} is not there, or has no such function"
-    else:
-        return None
-    return Diagnosis(
-        "file",
-        what,
-        "bring the program that is probed (files of the manifest), or attach by its own loader",
-        None,
-        first_line(failing),
-    )
-
-
-def _new_attach_type(failing: Failing) -> Diagnosis | None:
-    return too_new(failing)
-
-
-def _not_permitted(failing: Failing) -> Diagnosis:
-    return Diagnosis(
-        "permission",
-        "attaching is not permitted",
-        "run the loader with CAP_BPF and CAP_PERFMON (5.8 on), or CAP_SYS_ADMIN, and see whether the kernel is locked down",
-        None,
-        first_line(failing),
-    )
-
-
-def _section(pattern: str) -> Callable[[Failing], bool]:
-    return lambda failing: re.match(pattern, failing.section) is not None
-
-
-_MISSING = (errno.ENOENT, errno.ESRCH, errno.EINVAL, errno.EADDRNOTAVAIL)
-
-_ATTACH: tuple[tuple[Callable[[Failing], bool], Callable[[Failing], Diagnosis | None]], ...] = (
-    (_section(""), _own),
-    (lambda failing: "list of LSMs" in failing.error, _lsm),
-    (_section(r"(k|u)(ret)?probe\.(multi|session)"), _multi),
-    (
-        lambda failing: "missing ':function[+offset]' specification" in failing.error,
-        lambda failing: placeholder(failing, failing.section),
-    ),
-    (
-        lambda failing: re.match(r"k(ret)?probe/|ksyscall|kretsyscall", failing.section) is not None and failing.errno in _MISSING,
-        _kprobe,
-    ),
-    (lambda failing: re.match(r"(u(ret)?probe|usdt)(\.s)?/", failing.section) is not None, _file),
-    (
-        lambda failing: (
-            failing.errno in (errno.ENOENT, errno.EINVAL)
-            and re.match(r"(tp|tracepoint|raw_tp|raw_tracepoint)/", failing.section) is not None
-        ),
-        _tracepoint,
-    ),
-    (
-        lambda failing: failing.errno in (errno.EBUSY, ENOTSUPP) and re.match(rf"{_TRAMPOLINE}/", failing.section) is not None,
-        _no_entry,
-    ),
-    (lambda failing: failing.errno == errno.EBUSY, _busy),
-    (
-        lambda failing: (
-            failing.errno in (errno.EINVAL, errno.EOPNOTSUPP) and re.match(r"sk_(skb|msg)", failing.section) is not None
-        ),
-        _sockmap,
-    ),
-    (lambda failing: failing.errno in (errno.EINVAL, errno.EOPNOTSUPP, ENOTSUPP), _new_attach_type),
-    (lambda failing: failing.errno in (errno.EPERM, errno.EACCES), _not_permitted),
-)
-"""Condition → cause, in this order."""

@@ -1,16 +1,14 @@
-"""What a program uses and the kernel does not have: helpers, kernel functions, instructions, types and fields of its BTF."""
+"""What a program uses and the kernel does not have: helpers, kernel functions, types and fields of its BTF."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from kmatrix.guest.facts import FACTS
 from kmatrix.guest.table_kfuncs import MODULES
 from kmatrix.matrix import history
 from kmatrix.verdict.diagnosis import hooks
-from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, first_line, holding, naming, release, used, where
+from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, first_line, naming, release, used, where
 
 _MAY_SLEEP = ("bpf_copy_from_user", "bpf_copy_from_user_task", "bpf_ima_inode_hash", "bpf_ima_file_hash")
 """Helpers that only a sleepable program may call (might_sleep in kernel/bpf/helpers.c and kernel/bpf/bpf_lsm.c)."""
@@ -149,131 +147,6 @@ def kfunc_type(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     )
 
 
-@dataclass(frozen=True)
-class Instruction:
-    """An instruction, or a form of one, by its name in the feature table (`insn:…`)."""
-
-    name: str
-    words: str
-    """What it is."""
-    fix: str
-    codes: frozenset[int]
-    """Its opcodes, by which its line of source is found."""
-
-
-_V3, _V2 = "compile with -mcpu=v3", "compile with -mcpu=v2"
-_LOOP = "use a bounded loop, or bpf_loop from 5.17 on"
-_INLINE = "make the functions __always_inline"
-_HELPERS_ONLY = "give such kernels a variant that calls helpers"
-_BY_CODE: tuple[Instruction, ...] = (
-    Instruction("may_goto", "cond_break", _LOOP, frozenset({0xE5})),
-    Instruction("long_jump", "gotol: a jump further than 32,767 instructions", _V3, frozenset({0x06})),
-    Instruction("byte_swap", "bswap", _V3, frozenset({0xD7})),
-    Instruction("load_sign_extended", "a load that extends the sign", _V3, frozenset({0x81, 0x89, 0x91})),
-)
-"""What the verifier names by its code."""
-_BY_WORDS: tuple[tuple[str, Instruction], ...] = (
-    ("insn class 6", Instruction("jmp32", "a comparison of 32 bits", _V2, frozenset(range(0x06, 0x100, 8)))),
-    ("BPF_LDX", _BY_CODE[3]),
-    ("BPF_CALL", Instruction("call_function", "a call of a function of the program's own", _INLINE, frozenset({0x85}))),
-    ("BPF_CALL", Instruction("call_kfunc", "a call of a kernel function", _HELPERS_ONLY, frozenset({0x85}))),
-    ("BPF_MOV", Instruction("move_sign_extended", "or another form of mov", _V3, frozenset({0xBC, 0xBF}))),
-)
-"""What it names by its class: words → instruction, the oldest first."""
-_ATOMIC = Instruction(
-    "atomic_fetch",
-    "an atomic operation whose old value is used",
-    "compile with -mcpu=v2, or use the operation without its result",
-    frozenset({0xC3, 0xDB}),
-)
-_ORDERED = Instruction("load_acquire", "an atomic load or store with an order", _V3, frozenset({0xC3, 0xDB}))
-
-
-def _too_old_for(failing: Failing, instruction: Instruction, wanted: Callable[[bytes], bool] | None = None) -> Diagnosis | None:
-    """The instruction as the cause, where the kernel is older than it."""
-    since = history.first(f"insn:{instruction.name}", failing.arch)
-    if since is None or failing.version >= since:
-        return None
-    at = holding(failing, wanted or (lambda insn: insn[0] in instruction.codes))
-    verifier = FACTS["insn"][instruction.name].since  # the JIT of an arch may have followed later
-    told = (
-        release(since)
-        if failing.version >= verifier or verifier == since
-        else f"{release(verifier)} ({release(since)} on {failing.arch})"
-    )
-    return Diagnosis("instruction", f"instruction {instruction.name} ({instruction.words})", instruction.fix, told, at)
-
-
-def _unknown(failing: Failing, how: str, at: str | None) -> Diagnosis:
-    return Diagnosis(
-        "instruction",
-        f"an instruction that this kernel does not know ({how})",
-        "compile for an older instruction set (-mcpu=v2, or -mcpu=v3)",
-        None,
-        at or first_line(failing),
-    )
-
-
-def atomic(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
-    """An atomic operation beyond adding, where the kernel has only that; or one that orders memory (imm 0x100 and 0x110)."""
-    if (found := _too_old_for(failing, _ATOMIC, lambda insn: insn[0] in _ATOMIC.codes and any(insn[4:]))) is not None:
-        return found
-    ordered = match["code"] is not None and int(match["code"], 16) in (0x100, 0x110)
-    return _too_old_for(failing, _ORDERED) if ordered else None
-
-
-def opcode(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
-    """An instruction that the verifier does not know, by its code."""
-    code = int(match["code"], 16)
-    known = (each for each in _BY_CODE if code in each.codes)
-    found = next((cause for each in known if (cause := _too_old_for(failing, each)) is not None), None)
-    return found or _unknown(failing, f"code 0x{code:02x}", holding(failing, lambda insn: insn[0] == code))
-
-
-def reserved(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
-    """`… uses reserved fields`: a form of an instruction that is newer than the kernel."""
-    known = (each for words, each in _BY_WORDS if words in match[0])
-    found = next((cause for each in known if (cause := _too_old_for(failing, each)) is not None), None)
-    return found or _unknown(failing, match[0], where(failing))
-
-
-def back_edge(failing: Failing, _: re.Match[str]) -> Diagnosis | None:
-    """A jump back: none before 5.3 (2589726d12a1), and later none that leads round without an end."""
-    if failing.version >= (5, 3):
-        what, since = "a loop of which the verifier sees no end", None
-    else:
-        what, since = "a bounded loop", "5.3"
-    return Diagnosis(
-        "loop", what, "unroll it (#pragma unroll), or bound it by a constant", since, where(failing) or first_line(failing)
-    )
-
-
-def callback(failing: Failing, _: re.Match[str]) -> Diagnosis | None:
-    """A reference to a function, where the kernel knows none."""
-    if failing.version >= (5, 13):
-        return None
-    return Diagnosis(
-        "callback",
-        "a reference to a function (a callback, as bpf_loop and bpf_for_each_map_elem take it)",
-        "a guard around the call does not help, since the callback stays in the object: put it into a program of its own that old kernels do not load",
-        "5.13",
-        (failing.lines.callback(failing.name) if failing.lines is not None else None) or where(failing) or first_line(failing),
-    )
-
-
-def wide_load(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
-    """A two-word load of a kind that the kernel does not know: a global variable (5.2), or a function (5.13)."""
-    if failing.version < (5, 2):
-        return Diagnosis(
-            "global-data",
-            "global variables (.data, .rodata, .bss)",
-            "keep values in a map on such kernels, or let the loader replace constants",
-            "5.2",
-            where(failing) or first_line(failing),
-        )
-    return callback(failing, match)
-
-
 def relocation(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     """A CO-RE relocation that came to nothing: whether the kernel has the type, and what it has instead."""
     kind, name, member = match["kind"], match["type"].split("___")[0], match["member"] or match["enumerator"]
@@ -358,25 +231,24 @@ def no_btf_function(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     )
 
 
+def kernel_variable(failing: Failing, match: re.Match[str]) -> Diagnosis:
+    """A variable of the kernel that its BTF or its symbols do not have; which variables the BTF has is a matter of the kernel's build."""
+    name = match["variable"] or match["other"]
+    return Diagnosis(
+        "extern",
+        f"kernel variable {name} is not in this kernel's BTF, or has no address there",
+        "declare it __weak and test its address, or as extern const void … __ksym; a kernel's BTF has per-CPU variables alone, as a rule",
+        None,
+        used(failing, name),
+    )
+
+
 def no_kernel_btf(failing: Failing, _: re.Match[str]) -> Diagnosis | None:
     """A kernel without BTF, which CO-RE and trampolines need."""
     return Diagnosis(
         "btf",
         "this kernel has no BTF of its own (CONFIG_DEBUG_INFO_BTF, 5.2 on)",
         "give it a variant without CO-RE, or bring a BTF file",
-        None,
-        first_line(failing),
-    )
-
-
-def no_jit(failing: Failing, _: re.Match[str]) -> Diagnosis | None:
-    """The verifier took it, the JIT did not, and there is no interpreter (bpf_prog_select_runtime in kernel/bpf/core.c)."""
-    if failing.stage != "load" or "processed " not in failing.log:
-        return None
-    return Diagnosis(
-        "jit",
-        f"the kernel's JIT for {failing.arch} does not take an instruction of the program, and the kernel has no interpreter (CONFIG_BPF_JIT_ALWAYS_ON)",
-        "avoid atomic operations other than an addition whose old value is not used (all that arm64's JIT takes in 5.15), or give such kernels a variant without them",
         None,
         first_line(failing),
     )
@@ -394,26 +266,13 @@ def global_pointer(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     )
 
 
-def interpreted(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
-    """What only the JIT takes, where it is off (net.core.bpf_jit_enable)."""
-    what = {"callbacks": "callbacks", "JIT": "calls of kernel functions", "tail_calls": "tail calls in a program with subprograms"}
+def global_void(failing: Failing, match: re.Match[str]) -> Diagnosis:
+    """A global function that returns nothing, or a pointer."""
+    at = failing.lines.first(match["function"]) if failing.lines is not None else None
     return Diagnosis(
-        "jit",
-        f"the JIT is off, and the interpreter takes no {what[match[0].split()[0]]}",
-        "set net.core.bpf_jit_enable to 1, or give such hosts a program without them",
+        "global-function",
+        f"global function {match['function']}() does not return a number",
+        "let it return int, make it static, or __always_inline",
         None,
-        where(failing) or first_line(failing),
-    )
-
-
-def tail_call(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
-    """Tail calls beside subprograms: e411901c0b77 (x86_64), d4609a5d8c70 (arm64)."""
-    if "non-JITed" in match[0] and failing.version >= ((5, 10) if failing.arch == "x86_64" else (6, 0)):
-        return interpreted(failing, match)
-    return Diagnosis(
-        "tail-call",
-        f"a tail call in a program with subprograms, on {failing.arch}",
-        "make the functions __always_inline, or make the tail call from the program itself, without subprograms",
-        "5.10" if failing.arch == "x86_64" else "6.0",
-        where(failing) or first_line(failing),
+        at or where(failing),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Mapping
 
 from kmatrix.guest.fact import since as release_since
 from kmatrix.guest.table_uapi import MAP_FLAGS
@@ -14,6 +15,7 @@ from kmatrix.verdict.diagnosis.hooks import ENOTSUPP
 
 _SIZED_BY_NOBODY = ("perf_event_array", "sk_storage", "inode_storage", "task_storage", "cgrp_storage", "struct_ops")
 """libbpf sizes the first by the CPUs; the storages must have no size; the last has one entry."""
+_CGROUP_STORAGES = ("cgroup_storage", "percpu_cgroup_storage")
 _STORAGES = ("sk_storage", "inode_storage", "task_storage", "cgrp_storage")
 _RINGS = ("ringbuf", "user_ringbuf")
 _ARRAYS = ("array", "percpu_array", "prog_array", "perf_event_array", "cgroup_array", "array_of_maps", "devmap", "cpumap", "xskmap")
@@ -28,9 +30,23 @@ _FLAGS = {
     1: "BPF_F_NO_PREALLOC", 2: "BPF_F_NO_COMMON_LRU", 4: "BPF_F_NUMA_NODE", 8: "BPF_F_RDONLY", 16: "BPF_F_WRONLY",
     32: "BPF_F_STACK_BUILD_ID", 64: "BPF_F_ZERO_SEED", 128: "BPF_F_RDONLY_PROG", 256: "BPF_F_WRONLY_PROG", 512: "BPF_F_CLONE",
     1024: "BPF_F_MMAPABLE", 2048: "BPF_F_PRESERVE_ELEMS", 4096: "BPF_F_INNER_MAP", 8192: "BPF_F_LINK", 16384: "BPF_F_PATH_FD",
+    1 << 15: "BPF_F_VTYPE_BTF_OBJ_FD", 1 << 16: "BPF_F_TOKEN_FD", 1 << 17: "BPF_F_SEGV_ON_FAULT", 1 << 18: "BPF_F_NO_USER_CONV",
+    1 << 19: "BPF_F_RB_OVERWRITE",
 }  # fmt: skip
 """include/uapi/linux/bpf.h."""
-_FLAG_TYPES = {1024: ("array", "arena"), 2048: ("perf_event_array",), 4096: ("array",), 32: ("stack_trace",), 2: ("lru_hash",)}
+_FLAG_TYPES: Mapping[int, tuple[str, ...]] = {
+    1: ("hash", "percpu_hash", "hash_of_maps", "lpm_trie", "sk_storage", "inode_storage", "task_storage", "cgrp_storage"),
+    2: ("lru_hash", "lru_percpu_hash"),
+    32: ("stack_trace",),
+    64: ("hash", "percpu_hash", "lru_hash", "lru_percpu_hash", "hash_of_maps", "bloom_filter"),
+    512: ("sk_storage", "inode_storage", "task_storage", "cgrp_storage"),
+    1024: ("array", "arena"),
+    2048: ("perf_event_array",),
+    4096: ("array",),
+    1 << 17: ("arena",),
+    1 << 18: ("arena",),
+    1 << 19: ("ringbuf",),
+}
 """The map types that take a flag, where they are few."""
 
 
@@ -44,13 +60,13 @@ def of_map(failing: Failing) -> Diagnosis | None:
         )
     if match := re.search(UNSUPPORTED, failing.error):
         return unsupported(failing, match)
-    if failing.errno in (errno.EINVAL, errno.E2BIG, errno.ENOMEM, None):
+    if failing.errno in (errno.EINVAL, errno.E2BIG, errno.ENOMEM, ENOTSUPP, None):
         found = _flag(failing, kind) or _shape(failing, kind) or _broken_btf(failing, kind)
         if found is not None:
             return found
-    if failing.max_entries == 0 and kind not in _SIZED_BY_NOBODY:
+    if failing.max_entries == 0 and kind not in (*_SIZED_BY_NOBODY, *_CGROUP_STORAGES):
         return _no_size(failing)
-    return _by_words(failing, kind) or _memory(failing)
+    return _by_words(failing, kind) or _memory(failing) or _other_flags(failing)
 
 
 def _no_size(failing: Failing) -> Diagnosis:
@@ -70,7 +86,7 @@ def _flag(failing: Failing, kind: str) -> Diagnosis | None:
         if not flags & bit:
             continue
         since = release_since(MAP_FLAGS, bit.bit_length() - 1)
-        if failing.version < since:
+        if failing.version < since and kind != "struct_ops":
             return Diagnosis(
                 "map-flag",
                 f"map {failing.name}: flag {name}",
@@ -88,6 +104,27 @@ def _flag(failing: Failing, kind: str) -> Diagnosis | None:
     return None
 
 
+def _other_flags(failing: Failing) -> Diagnosis | None:
+    """Flags that may be why, where nothing else is: a NUMA node that is not there, and what no kernel known here has."""
+    flags = failing.shape.get("flags") or 0
+    if (
+        failing.errno != errno.EINVAL or not flags or not failing.error
+    ):  # of a map that was not tried, a node is not known to be missing
+        return None
+    unknown = flags & ~sum(_FLAGS)
+    if unknown:
+        return _wrong(
+            failing, f"flags 0x{unknown:x}, which this kernel does not know", "take them away, or give such kernels another map"
+        )
+    if flags & 4:
+        return _wrong(
+            failing,
+            "flag BPF_F_NUMA_NODE: the machine has no such NUMA node, or the map's type takes none",
+            "let the loader choose a node that is there; a VM of kmatrix has node 0 alone",
+        )
+    return None
+
+
 def _wrong(failing: Failing, what: str, fix: str, kind: str = "map-flag") -> Diagnosis:
     return Diagnosis(kind, f"map {failing.name}: {what}", fix)
 
@@ -101,6 +138,13 @@ def _shape(failing: Failing, kind: str) -> Diagnosis | None:
         what = f"map {failing.name}: values of a map of type {kind} with a program beside the index (8 bytes)"
         return Diagnosis("map-size", what, f"give kernels before {release(since)} a map with values of 4 bytes", release(since))
     key, value = failing.shape["key_size"], failing.shape["value_size"]
+    if kind in _CGROUP_STORAGES and key == 8 and failing.version < (5, 9):  # 7d9c3427894f
+        return Diagnosis(
+            "map-size",
+            f"map {failing.name}: a key of 8 bytes, a cgroup's id alone, in a map of type {kind}",
+            "give kernels before 5.9 a map whose key is struct bpf_cgroup_storage_key",
+            "5.9",
+        )
     what, fix = "", "correct it in the map's definition"
     if kind in _RINGS:
         if key or value:
@@ -114,13 +158,23 @@ def _shape(failing: Failing, kind: str) -> Diagnosis | None:
     elif kind in _PER_CPU and value > PERCPU_VALUE:
         what = f"value_size = {value}: a value of a per-CPU map has {PERCPU_VALUE} bytes at most"
         fix = "split the value, or use an array with an entry for each CPU"
-    elif kind == "stack_trace" and (value < 8 or value % 8 or value > 8 * STACK_DEPTH):
-        what = f"value_size = {value}: a stack trace is 1 to {STACK_DEPTH} addresses of 8 bytes"
+    elif kind == "stack_trace" and (value < (unit := _entry(failing)) or value % unit or value > unit * STACK_DEPTH):
+        entries = "addresses of 8 bytes" if unit == 8 else "build IDs with offsets of 32 bytes (struct bpf_stack_build_id)"
+        what = f"value_size = {value}: a stack trace is 1 to {STACK_DEPTH} {entries}"
+    elif kind == "lpm_trie" and not 5 <= key <= 260:
+        what = f"key_size = {key}: the key of an lpm_trie is 4 bytes of prefix length, and 1 to 256 of data"
+    elif kind in _CGROUP_STORAGES and failing.max_entries:
+        what, fix = f"a map of type {kind} has no max_entries", "leave it out of the map's definition"
     elif "hash" in kind and key == 0:
         what = "key_size = 0"
     elif value == 0 and kind not in ("ringbuf", "user_ringbuf", "arena", "struct_ops"):
         what = "value_size = 0"
     return _wrong(failing, what, fix, "map-size") if what else None
+
+
+def _entry(failing: Failing) -> int:
+    """Bytes of an entry of a stack trace: with BPF_F_STACK_BUILD_ID it is a build ID and an offset."""
+    return 32 if failing.shape.get("flags", 0) & 32 else 8
 
 
 _VALUES = {"devmap": (5, 8), "devmap_hash": (5, 8), "cpumap": (5, 9)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing
+from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, used
 
 _ROWS: tuple[tuple[str, str, str, str], ...] = (
     (
@@ -50,6 +50,12 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
         "name the section as libbpf does (docs.kernel.org/bpf/libbpf/program_types.html), or let the loader set the type",
     ),
     (
+        r"struct_ops reloc \w+: (?:cannot relocate non func ptr|invalid target prog|unsupported)[^\n]*",
+        "struct-ops",
+        "the structure of operations is not declared as the kernel has it: a member that a program is given to is no pointer to a function",
+        "declare the members as the kernel's header does (vmlinux.h)",
+    ),
+    (
         r"struct_ops[^\n]*(?:not found|is not supported|missing)|failed to find (?:struct|kernel)[^\n]*_ops|struct_ops init_kern",
         "struct-ops",
         "the kernel does not have this set of operations, or has it with other members",
@@ -63,5 +69,5 @@ def of_object(failing: Failing) -> Diagnosis | None:
     for pattern, kind, what, fix in _ROWS:
         if match := re.search(pattern, failing.error):
             name = next((value for value in match.groupdict().values() if value), "")
-            return Diagnosis(kind, what.format(name=name), fix)
+            return Diagnosis(kind, what.format(name=name), fix, None, used(failing, name) if name else None)
     return None

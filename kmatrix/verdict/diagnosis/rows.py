@@ -5,7 +5,7 @@ The first pattern that matches, and whose row knows a cause, is it. So what is t
 
 from __future__ import annotations
 
-from kmatrix.verdict.diagnosis import hooks, lacks, stack
+from kmatrix.verdict.diagnosis import hooks, insns, lacks, stack
 from kmatrix.verdict.diagnosis.cause import Row, fixed
 from kmatrix.verdict.diagnosis.cilium_rows import CILIUM
 from kmatrix.verdict.diagnosis.verifier_rows import VERIFIER
@@ -28,11 +28,15 @@ _MISSING: tuple[tuple[str, Row], ...] = (
     (r"extern \(func ksym\) '(?P<function>\w+)'[^\n]*not found", lacks.kfunc),
     (r"kfunc '(?P<function>\w+)' is referenced but wasn't resolved", lacks.kfunc),
     (
+        r"extern \(var ksym\) '(?P<variable>\w+)'[^\n]*not found|failed to find the address for kernel symbol '(?P<other>\w+)'",
+        lacks.kernel_variable,
+    ),
+    (
         r"extern \(func ksym\) '(?P<function>\w+)': func_proto \[\d+\] incompatible",
         fixed(
             "kfunc",
             "kernel function {function} has another signature on this kernel than the object declares",
-            "declare it as this kernel has it (bpftool btf dump), or give such kernels a variant",
+            "declare it as this kernel has it (bpftool btf dump), with its structures defined and not only declared, or give such kernels a variant",
         ),
     ),
     (
@@ -47,10 +51,10 @@ _MISSING: tuple[tuple[str, Row], ...] = (
     (r"func '(?P<function>\w+)' doesn't have (?P<index>\d+)-th argument", lacks.argument),
     (r"(?:invalid|unknown) func \S+#(?P<number>\d+)", lacks.helper),
     (r"program of this type cannot use helper \S+#(?P<number>\d+)", lacks.helper),
-    (r"BPF_(?:STX|XADD) uses reserved fields|BPF_ATOMIC uses invalid atomic opcode (?P<code>[0-9a-f]+)", lacks.atomic),
+    (r"BPF_(?:STX|XADD) uses reserved fields|BPF_ATOMIC uses invalid atomic opcode (?P<code>[0-9a-f]+)", insns.atomic),
     (
         r"number of funcs in func_info doesn't match number of subprogs|unrecognized bpf_ld_imm64 insn|invalid bpf_ld_imm64 insn|invalid BPF_LD_IMM insn",
-        lacks.wide_load,
+        insns.wide_load,
     ),
     (
         r"kernel doesn't support global data",
@@ -97,16 +101,17 @@ _MISSING: tuple[tuple[str, Row], ...] = (
             "use another helper, or another kind of program",
         ),
     ),
-    (r"unknown opcode (?:0x)?(?P<code>[0-9a-f]{2})\b", lacks.opcode),
+    (r"unknown opcode (?:0x)?(?P<code>[0-9a-f]{2})\b", insns.opcode),
     (r"Arg#\d+ type PTR in (?P<function>\w+)\(\) is not supported yet", lacks.global_pointer),
-    (r"callbacks are not allowed in non-JITed|JIT is required for calling kernel function", lacks.interpreted),
-    (r"tail_calls are not allowed in (?:non-JITed )?programs with bpf-to-bpf calls", lacks.tail_call),
+    (r"Global function (?P<function>\w+)\(\) doesn't return scalar", lacks.global_void),
+    (r"callbacks are not allowed in non-JITed|JIT is required for calling kernel function", insns.interpreted),
+    (r"tail_calls are not allowed in (?:non-JITed )?programs with bpf-to-bpf calls", insns.tail_call),
     (
         r"invalid (?:indirect )?(?:read from|access to) stack (?:R\d+ )?off (?P<base>-?\d+)\+(?P<first>\d+) size (?P<size>\d+)",
         stack.unwritten,
     ),
     (r"-524|ENOTSUPP", hooks.no_trampoline),
-    (r"-524|ENOTSUPP", lacks.no_jit),
+    (r"-524|ENOTSUPP", insns.no_jit),
 )
 
 ROWS: tuple[tuple[str, Row], ...] = (*CILIUM, *_MISSING, *VERIFIER)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from kmatrix.objects.code import CALL, PSEUDO_CALL
-from kmatrix.verdict.diagnosis import hooks, lacks
+from kmatrix.verdict.diagnosis import contexts, hooks, insns, lacks
 from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, Row, fixed, holding
 
 _COMPLEX = fixed(
@@ -25,7 +25,9 @@ _DEAD = fixed(
 
 def _too_long(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     """E2BIG: of bpf(2), a field that the kernel does not know, such as the attach type before 4.17; of the verifier, a program too complex."""
-    return (None if failing.log.strip() else hooks.too_new(failing)) or _COMPLEX(failing, match)
+    if failing.log.strip():
+        return _COMPLEX(failing, match)
+    return hooks.too_new(failing) or hooks.named_attach_type(failing) or _COMPLEX(failing, match)
 
 
 def _unreachable(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
@@ -58,7 +60,7 @@ LIMITS: tuple[tuple[str, Row], ...] = (
             "make branches and loops simpler, or split the program by tail calls",
         ),
     ),
-    (r"back-edge from insn", lacks.back_edge),
+    (r"back-edge from insn", insns.back_edge),
     (
         r"infinite loop detected",
         fixed("loop", "a loop of which the verifier sees no end", "bound it by a constant, or unroll it (#pragma unroll)"),
@@ -152,12 +154,8 @@ MEMORY: tuple[tuple[str, Row], ...] = (
         fixed("alignment", "an access that is not aligned", "copy the bytes by bpf_probe_read_kernel or __builtin_memcpy"),
     ),
     (
-        r"invalid bpf_context access|invalid ctx access|verifier (?:narrow ctx (?:access|load) )?(?:is )?misconfigured\b(?! verifier)",
-        fixed(
-            "context",
-            "a field of the context that this kernel does not give, or not to this kind of program",
-            "read it only where the kernel has it, or give such kernels a variant",
-        ),
+        r"invalid bpf_context access(?: off=(?P<at>\d+))?|invalid ctx access|verifier (?:narrow ctx (?:access|load) )?(?:is )?misconfigured\b(?! verifier)",
+        contexts.context,
     ),
 )
 
@@ -295,7 +293,10 @@ RULES: tuple[tuple[str, Row], ...] = (
             "use fexit to watch it, or bpf_override_return from a kprobe where the kernel allows that",
         ),
     ),
-    (r"BPF_\w+ uses reserved fields|unknown insn class|invalid BPF_\w+ opcode|invalid atomic operand size", lacks.reserved),
+    (
+        r"BPF_\w+ uses reserved fields|BPF_ARSH not supported for 32 bit ALU|unknown insn class(?: \d+)?|invalid BPF_\w+ opcode|invalid atomic operand size",
+        insns.reserved,
+    ),
     (r"Argument list too long", _too_long),
     (
         r"load failed: No space left on device",

@@ -6,7 +6,7 @@
 
 #define NOTHING(section, name, value) SEC(section) int name(void *context) { (void)context; return value; }
 
-NOTHING("fentry/kmatrix_no_such_function", first, 0)
+NOTHING("fentry/kmatrix_no_such_function", kmatrix_no_such_function, 0)
 NOTHING("fexit/kmatrix_no_such_either", second, 0)
 NOTHING("fentry/hrtimer_nanosleep", good, 0)
 

@@ -78,7 +78,7 @@ int packet(struct xdp_md *ctx)
 	return *data == 8 ? XDP_DROP : XDP_PASS; /* here */
 }
 
-// all: context: a field of the context that this kernel does not give, or not to this kind of program
+// all: context: __sk_buff.len is not for programs of type socket_filter on this kernel, or not in this way
 SEC("socket")
 int field(struct __sk_buff *skb)
 {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from kmatrix.suites.subtest import Ending, Kept, SubTest
+from kmatrix.verdict.suites.subtest import Ending, Kept, SubTest
 
 _STARTS = re.compile(r"^=+ test session starts =+$")
 _ENDS = re.compile(r"^=* ?((?:\d+ [a-z]+(?:, )?)+) in \d+\.\d+s(?: \([\d:, a-z]+\))? ?=*$")

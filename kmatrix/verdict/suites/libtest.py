@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from kmatrix.suites.subtest import Ending, Kept, SubTest
+from kmatrix.verdict.suites.subtest import Ending, Kept, SubTest
 
 _RUNNING = re.compile(r"^running \d+ tests?$")
 _TEST = re.compile(r"^test (.+?)(?: - should panic)? \.\.\. (.*)$")

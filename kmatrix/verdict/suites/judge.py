@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from kmatrix.suites.read import Suite
-from kmatrix.suites.subtest import SubTest
+from kmatrix.verdict.suites.read import Suite
+from kmatrix.verdict.suites.subtest import SubTest
 
 Failure = Literal["test", "crash", "hang", "kernel", "infra"]
 FAILURES: Mapping[Failure, str] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from kmatrix.suites.subtest import Ending, Kept, SubTest
+from kmatrix.verdict.suites.subtest import Ending, Kept, SubTest
 
 _RUN = re.compile(r"^\[ RUN      \] (\S.*)$")
 _END = re.compile(r"^\[\s+(OK|FAILED|SKIPPED|PASSED)\s+\] (\S+)(?:, where .*?)?(?: \((\d+) ms\))?$")

@@ -16,11 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from kmatrix.boards import carried, identity
-from kmatrix.boards.connection import Connection
-from kmatrix.boards.identity import Identity
-from kmatrix.boards.machine import RealMachine
-from kmatrix.boards.session import STUB, Session, There
 from kmatrix.host import paths
 from kmatrix.host.errors import InfraError, KmatrixError
 from kmatrix.host.progress import Quiet, Reporter
@@ -28,6 +23,11 @@ from kmatrix.matrix.arch import parse_arch
 from kmatrix.matrix.hosts import Host
 from kmatrix.matrix.kernel import Target
 from kmatrix.vm import guest_image
+from kmatrix.vm.boards import carried, identity
+from kmatrix.vm.boards.connection import Connection
+from kmatrix.vm.boards.identity import Identity
+from kmatrix.vm.boards.machine import RealMachine
+from kmatrix.vm.boards.session import STUB, Session, There
 from kmatrix.vm.console import Splat
 from kmatrix.vm.errors import GuestError, KernelDied, KernelFails, VmLost
 from kmatrix.vm.spec import VmSpec

@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from kmatrix.suites.go import GoJson, GoTest
-from kmatrix.suites.gtest import GoogleTest, TestProgs
-from kmatrix.suites.libtest import Libtest
-from kmatrix.suites.pytest_output import Pytest
-from kmatrix.suites.subtest import Format, Kept, SubTest
-from kmatrix.suites.tap import Tap
+from kmatrix.verdict.suites.go import GoJson, GoTest
+from kmatrix.verdict.suites.gtest import GoogleTest, TestProgs
+from kmatrix.verdict.suites.libtest import Libtest
+from kmatrix.verdict.suites.pytest_output import Pytest
+from kmatrix.verdict.suites.subtest import Format, Kept, SubTest
+from kmatrix.verdict.suites.tap import Tap
 
 FORMATS: Mapping[str, Callable[[], Format]] = {
     "go": GoTest,

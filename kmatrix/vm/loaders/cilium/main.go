@@ -19,7 +19,7 @@ import (
 	"syscall"
 )
 
-// version is that of cilium/ebpf; the builder sets it (kmatrix/loaders/build.py).
+// version is that of cilium/ebpf; the builder sets it (kmatrix/vm/loaders/build.py).
 var version = "unknown"
 
 // perMessage is how many descriptors go into one message; the kernel takes 253 (SCM_MAX_FD).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from kmatrix.suites.subtest import Ending, Kept, SubTest
+from kmatrix.verdict.suites.subtest import Ending, Kept, SubTest
 
 _VERSION = re.compile(r"^(?:# )*\s*TAP version \d+$")
 _PLAN = re.compile(r"^1\.\.(\d+)(?:\s*#\s*(.*))?$")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from kmatrix.boards.session import Session
+from kmatrix.vm.boards.session import Session
 from kmatrix.vm.channel import Channel
 from kmatrix.vm.console import ConsoleLog, Splat, worst
 from kmatrix.vm.errors import KernelDied, VmLost

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from kmatrix.suites.subtest import Ending, Kept, SubTest
+from kmatrix.verdict.suites.subtest import Ending, Kept, SubTest
 
 _MARK = "\x16"
 """What -test.v=test2json puts before each line of the framework's own (Go 1.20), so that they can be told from the tests' output."""

@@ -22,8 +22,8 @@ from kmatrix.host import cache, paths
 from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.later import later
 from kmatrix.host.progress import Quiet, Reporter
-from kmatrix.loaders import debian
 from kmatrix.matrix.arch import INFO, Arch
+from kmatrix.vm.loaders import debian
 
 if TYPE_CHECKING:
     from kmatrix.fetch import archive

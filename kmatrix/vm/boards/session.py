@@ -19,9 +19,9 @@ from typing import Any
 
 import paramiko
 
-from kmatrix.boards.connection import Connection
 from kmatrix.host.errors import InfraError
 from kmatrix.matrix.hosts import Host
+from kmatrix.vm.boards.connection import Connection
 from kmatrix.vm.machine import agent
 
 STUB = """import base64,io,json,os,shutil,sys,zipfile
