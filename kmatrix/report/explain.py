@@ -67,6 +67,9 @@ def simulation(account: Mapping[str, Any]) -> str:
 
 def look_in(record: Record) -> str:
     """The command that opens a shell where the cell ran. It works where `reproduce` does: where pytest was called."""
+    if record.machine is not None:
+        address = str(record.machine["ssh"]).removeprefix("ssh://")
+        return f"ssh ssh://{address}"
     words = shlex.split(record.reproduce)
     manifest, sign, _ = words[1].partition("::") if len(words) > 1 else ("", "", "")
     collector = str(Path(manifest).parent) if sign else record.collector

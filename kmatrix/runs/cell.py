@@ -382,7 +382,9 @@ def _trigger_fails(collector: Collector, target: Target, trigger: Mapping[str, A
     return InfraError(
         f"the trigger failed, also without the collector: {trigger.get('error') or trigger.get('exit')}",
         where=f"{collector.path}: trigger",
-        fix=f"try it in the guest: kmatrix shell {target.kernel.name} --arch {target.arch} --collector {collector.path.parent}",
+        fix=f"try it there: ssh ssh://{target.kernel.host.ssh.removeprefix('ssh://')}"
+        if target.kernel.host is not None
+        else f"try it in the guest: kmatrix shell {target.kernel.name} --arch {target.arch} --collector {collector.path.parent}",
     )
 
 
