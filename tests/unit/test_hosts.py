@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kmatrix.guest.supervisor import _console_line
-from kmatrix.host.errors import InputError
+from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.progress import Quiet
 from kmatrix.manifest.load import load_collector
 from kmatrix.matrix.hosts import Host
@@ -17,6 +17,7 @@ from kmatrix.matrix.schema import Document, parse
 from kmatrix.report import names, table
 from kmatrix.runs import real_machines
 from kmatrix.runs.machine_room import MachineRoom
+from kmatrix.vm.boards.board import Board
 from kmatrix.vm.boards.identity import Identity
 from kmatrix.vm.console import splats
 
@@ -121,6 +122,23 @@ def test_a_trigger_that_no_machine_has_is_refused(tmp_path: Path) -> None:
 def test_a_machine_of_another_kernel_is_another() -> None:
     assert SEEN.is_like(SEEN)
     assert not SEEN.is_like(Identity.of({**vars(SEEN), "version": "#1643 SMP"})), "the same release, built anew"
+
+
+@pytest.mark.parametrize(
+    ("reboot", "said"),
+    [
+        (None, "it does not answer any more"),
+        ("echo no power >&2; exit 3", "ended with 3: no power"),
+        ("", "it did not come back within 0.3 s"),
+        ('test "$KMATRIX_HOST" = gone', "it did not come back within 0.3 s"),
+    ],
+)
+def test_a_machine_that_does_not_come_back_is_lost(reboot: str | None, said: str) -> None:
+    board = Board(Host("gone", "root@127.0.0.1:1", reboot=reboot, reboot_timeout=0.3, connect_timeout=5))
+    with pytest.raises(InfraError) as error:
+        board._reboot()
+    assert said in error.value.message
+    assert error.value.fix
 
 
 def test_kernel_messages_are_as_on_a_console() -> None:
