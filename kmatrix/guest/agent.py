@@ -173,12 +173,13 @@ def efforts(
     contract: dict[str, Any] | None = None,
     load_timeout: float = limit.SECONDS,
     lines: bool = False,
+    core_btf: str | None = None,
 ) -> dict[str, Any]:
     """How hard the verifier works at each of the programs (`kmatrix atlas`)."""
     if now is not None:
         set_time(now)
     content = base64.b64decode(data)
-    terms = Contract(contract, content, name, lambda: probed()["features"])
+    terms = Contract(contract, content, name, lambda: probed()["features"], core_btf=core_btf)
     nothing = Contract(None, warmup.nothing(), "nothing", dict)
 
     def measured() -> dict[str, Any]:

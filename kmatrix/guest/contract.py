@@ -140,7 +140,7 @@ class Contract:
             self.apply(opened, names, resources)
             opened.load(limit.SECONDS)
             return True
-        return False
+        return self.give_up_core_btf() and self._loads(names)
 
     # -- between opening and loading -------------------------------------------------------------------------------------------
 

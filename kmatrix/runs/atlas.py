@@ -13,6 +13,7 @@ from kmatrix.host.errors import InputError
 from kmatrix.host.paths import write_whole
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects.compiled import ObjectInfo
+from kmatrix.runs import core_btf
 from kmatrix.runs.machine_room import MachineRoom
 from kmatrix.runs.pairs import machine_for, pairs, side_by_side
 from kmatrix.runs.patience import INTERRUPTION, MARGIN
@@ -79,6 +80,7 @@ def _page(
             contract=contract,
             load_timeout=load_timeout,
             lines=lines,
+            core_btf=core_btf.minimal(vm, target, info, "libbpf"),
         )
     version, found = target.kernel.version, answer["programs"]
     efforts = {name: effort_of(report, answer["nothing"], version) for name, report in found.items()}

@@ -22,6 +22,18 @@ def minimal(vm: Machine, target: Target, info: ObjectInfo, library: str | None) 
     names = info.core_types
     if not names or library != "libbpf" or target.simulated is not None or target.kernel.btf is not None:
         return None
-    key = (vm.spec.kernel.digest.encode(), *(name.encode() for name in names))
-    found = parsed("core-btf", key, lambda: vm.minimal_btf(names))
-    return None if found is None else pack(found)
+
+    def cut() -> bytes:
+        found = vm.minimal_btf(names)
+        if found is None:
+            raise _NotHere
+        return found
+
+    try:
+        return pack(parsed("core-btf", (vm.spec.kernel.digest.encode(), *(name.encode() for name in names)), cut))
+    except _NotHere:  # and not kept: a machine that was booted afresh has none, and one of the same kernel that was restored may
+        return None
+
+
+class _NotHere(Exception):
+    """This machine has no such BTF."""

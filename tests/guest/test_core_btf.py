@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,15 @@ def variant(programs: list[str], few: str) -> dict[str, Any]:
         "maps": [],
         "core_btf": few,
     }
+
+
+def test_what_a_machine_has_not_is_asked_of_the_next(boot: Callable[[str], Guest]) -> None:
+    """One that was booted afresh has no BTF beside it: that is not kept for those that have."""
+    guest = boot("6.1-x86_64")
+    info = replace(inspect(COLLECTORS / "openat" / "build" / "openat_ringbuf_x86_bpfel.o"), core_types=("file", "dentry"))
+    has, guest.vm.minimal_btf = guest.vm.minimal_btf, lambda _: None
+    assert core_btf.minimal(guest.vm, guest.target, info, "libbpf") is None
+    guest.vm.minimal_btf = has
+    assert core_btf.minimal(guest.vm, guest.target, info, "libbpf") is not None
+    assert core_btf.minimal(guest.vm, guest.target, info, "cilium") is None
+    assert core_btf.minimal(guest.vm, guest.target, replace(info, core_types=None), "libbpf") is None
