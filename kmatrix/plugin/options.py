@@ -20,7 +20,7 @@ _GROUP = "kmatrix", "eBPF collectors over a kernel × arch matrix"
 _SHORT: Mapping[str, Mapping[str, Any]] = {
     "--kernels": {
         "metavar": "EXPR",
-        "help": "kernels: 5.4,6.1 | '>=5.8' | 5.4..6.1 | a set of kernels.toml | store (what is on this machine) | all; "
+        "help": "kernels: 5.4,6.1 | '>=5.8' | 5.4..6.1 | a set of kernels.toml | store (what is on this machine) | all | a real machine of [hosts]; "
         "default: what can be had of the set default",
     },
     "--arch": {"metavar": "ARCH", "help": "x86_64, arm64 or all (default)"},
