@@ -14,9 +14,9 @@ PROGRAMS := qemu-system-x86_64 qemu-system-aarch64 mmdebstrap mke2fs gpgv depmod
 GO_PACKAGES := golang-go golang-github-cilium-ebpf-dev
 
 # What the tests take besides: they build a kernel, and publish others as a registry, distributions and kernel.org do (each starts its own; a service
-# of a package is not used), and click through the HTML report.
-TEST_PACKAGES := git gcc make flex bison bc libelf-dev pahole perl ccache docker-registry rpm createrepo-c gnupg chromium shellcheck
-TEST_PROGRAMS := git gcc make flex bison bc pahole perl ccache docker-registry rpmbuild createrepo_c gpg chromium shellcheck
+# of a package is not used), have sshds for workers, and click through the HTML report.
+TEST_PACKAGES := git gcc make flex bison bc libelf-dev pahole perl ccache docker-registry rpm createrepo-c gnupg chromium shellcheck openssh-server openssh-client iproute2
+TEST_PROGRAMS := git gcc make flex bison bc pahole perl ccache docker-registry rpmbuild createrepo_c gpg chromium shellcheck sshd ssh ip
 
 .PHONY: setup matrix test test-fast test-build check docs bench fidelity predict-score overhead collectors examples clean help
 .DEFAULT_GOAL := help
@@ -48,7 +48,7 @@ matrix: setup collectors  ## every collector on every kernel x arch that can be 
 
 .PHONY: test-packages
 test-packages: setup
-	@missing=; for program in $(TEST_PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	@export PATH="$$PATH:/usr/sbin:/sbin"; missing=; for program in $(TEST_PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	test -z "$$missing" || { echo "installing what the tests need:$$missing"; \
 		$(SUDO) apt-get update -qq && \
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TEST_PACKAGES); }

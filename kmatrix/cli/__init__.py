@@ -77,6 +77,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "The CO-RE standard as rules over C sources, generate.go files and compiled objects (default: the collectors below here).",
     ),
     "doctor": ("doctor:command", "What this host lacks, and the command that mends it."),
+    "hosts": ("hosts:group", "The machines that a run works on beside this one: what each has, and what it lacks."),
     "completion": (
         "completion:command",
         'Print the script with which SHELL completes kmatrix: `eval "$(kmatrix completion bash)"`.',

@@ -61,6 +61,9 @@ class Asked:
             comparison.check_objects(self.held_to, path, [info.path for info in infos])
         if known is None or path is None or (kernels is not None and self.held_to is None):
             targets, missing = options.select(room, kernels, arch)
+            if path is not None and (real := [str(each) for each in targets if each.kernel.host is not None]):
+                fix = "name kernels, which anyone can boot"
+                raise InputError(f"a baseline holds no real machine: {', '.join(real)}", where="--kernels", fix=fix)
             if self.save is not None and kernels is None:  # what moves on would differ by itself one day: it is named, or left out
                 targets = [each for each in targets if not each.kernel.real.moving]
             return targets, missing

@@ -34,5 +34,6 @@ def key(kernels: str | None, arch: str, shard: str | None, kernels_file: Path | 
     """
     part = shards.parse(shard) if shard is not None else None
     targets = MachineRoom(options.load_matrix(kernels_file), reporter=Quiet()).targets(kernels, arch)
+    targets = tuple(target for target in targets if target.kernel.host is None)  # nothing of a real machine is kept here
     found = cache_key.of(targets, kernels_file=kernels_file, shard=part)
     click.echo(json.dumps(asdict(found), indent=1) if as_json else found.key)

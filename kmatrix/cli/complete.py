@@ -44,14 +44,14 @@ def kernels_and_targets(ctx: click.Context, param: click.Parameter, incomplete: 
 
 
 def selections(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> _Items:
-    """What --kernels takes: kernels and sets, after a comma too."""
+    """What --kernels takes: kernels, sets and real machines, after a comma too."""
     from kmatrix.matrix.load import load_matrix
     from kmatrix.matrix.selection import STORE
 
     before, comma, last = incomplete.rpartition(",")
     with suppress(KmatrixError):
         matrix = load_matrix()
-        return _matching([*matrix.kernels, *matrix.sets, "all", STORE], last, before + comma)
+        return _matching([*matrix.kernels, *matrix.sets, *matrix.hosts, "all", STORE], last, before + comma)
     return []
 
 

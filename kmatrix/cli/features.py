@@ -39,12 +39,14 @@ def command(what: tuple[str, ...], arch: str, accel: str, cold: bool, kernels_fi
     kmatrix features 6.1                               one, also probed (without an arch: this machine's)
     kmatrix features 6.1-arm64 helper:bpf_loop map:bloom_filter
     kmatrix features helper:bpf_loop                   one feature, on all kernels, as declared
+    kmatrix features pi4                               a real machine ([hosts.pi4]), probed there
     kmatrix features insn:                             all names of a kind
 
     The tables leave out distributions' kernels (--json has them). Exit status 1 where declared and probed disagree.
     """
     matrix = options.load_matrix(kernels_file)
-    target = _target(matrix, what[0], arch) if what and not _is_feature(what[0], matrix) else None
+    room = options.room(matrix, accel, cold)
+    target = _target(room, what[0], arch) if what and not _is_feature(what[0], matrix) else None
     names = what[1:] if target is not None else what
     names = tuple(each for name in names for each in _of_kind(name))
     for name in names:
@@ -53,7 +55,6 @@ def command(what: tuple[str, ...], arch: str, accel: str, cold: bool, kernels_fi
         except BadName as error:
             raise InputError(str(error), where="FEATURE", fix=error.fix) from None
     if target is not None:
-        room = options.room(matrix, accel, cold)
         asked = leaves(names, matrix.defined) if names else tuple(FEATURES)
         _compare(target.knowing(matrix.defined), names, _findings(room, target, asked), as_json)
     else:
@@ -62,7 +63,12 @@ def command(what: tuple[str, ...], arch: str, accel: str, cold: bool, kernels_fi
 
 def _is_feature(text: str, matrix: Matrix) -> bool:
     """Whether it is meant as a feature: no kernel's name is without a digit or has a colon."""
-    return ":" in text or text in FEATURES or text in matrix.defined or (text not in matrix.kernels and not re.search(r"\d", text))
+    return (
+        ":" in text
+        or text in FEATURES
+        or text in matrix.defined
+        or (text not in {*matrix.kernels, *matrix.hosts} and not re.search(r"\d", text))
+    )
 
 
 def _of_kind(name: str) -> list[str]:
@@ -71,8 +77,11 @@ def _of_kind(name: str) -> list[str]:
     return [f"{kind}:{each}" for each in FACTS[kind]] if not parameter and f"{kind}:" == name and kind in FACTS else [name]
 
 
-def _target(matrix: Matrix, text: str, arch: str) -> Target:
-    """The target meant; a kernel without an arch is that of --arch, else of this machine."""
+def _target(room: MachineRoom, text: str, arch: str) -> Target:
+    """The target meant; a kernel without an arch is that of --arch, else of this machine. A real machine is asked who it is."""
+    matrix = room.matrix
+    if text in matrix.hosts:
+        return next(iter(room.targets(text, arch)))
     is_kernel = matrix.find(text) is not None
     if not is_kernel and (matrix.as_target(text) is not None or text.rpartition("-")[0] in matrix.kernels):
         return matrix.target(text)
@@ -179,7 +188,8 @@ def _compare(target: Target, names: Sequence[str], findings: Mapping[str, Findin
             click.echo(f"{target}: {sentence}")
     if wrong:
         if not as_json:
-            click.echo(f'fix: correct features in {target.kernel.declared_in}, kernels."{target.kernel.name}"')
+            table = "hosts" if target.kernel.host is not None else "kernels"
+            click.echo(f'fix: correct features in {target.kernel.declared_in}, {table}."{target.kernel.name}"')
         raise click.exceptions.Exit(1)
 
 

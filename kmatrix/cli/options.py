@@ -35,7 +35,7 @@ KERNELS = click.option(
     "--kernels",
     metavar="EXPR",
     shell_complete=complete.selections,
-    help="5.4,6.1 | '>=5.8' | 5.4..6.1 | a set of kernels.toml | store (what is on this machine) | all | 6.1+lockdown, 6.1+cap=bpf,perfmon (docs/circumstances.md). Default: what can be had of the set default.",
+    help="5.4,6.1 | '>=5.8' | 5.4..6.1 | a set of kernels.toml | store (what is on this machine) | all | 6.1+lockdown, 6.1+cap=bpf,perfmon (docs/circumstances.md) | a real machine of [hosts], by its name. Default: what can be had of the set default.",
 )
 ARCH = click.option(
     "--arch", metavar="ARCH", default="all", show_default=True, shell_complete=complete.arches, help="x86_64, arm64 or all."

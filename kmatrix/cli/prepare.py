@@ -79,6 +79,11 @@ def prepare(room: MachineRoom, targets: list[Target]) -> tuple[dict[str, Kmatrix
 
     Raises InfraError where an image cannot be built or a kernel does not boot.
     """
+    targets = [
+        target for target in targets if target.kernel.host is None
+    ]  # a real machine was made ready when it was asked who it is
+    if not targets:
+        return {}, {}
     # Simulated kernels are their bases, and their snapshots are made from those.
     bases = list({(t.kernel.real.name, t.arch): Target(t.kernel.real, t.arch) for t in targets}.values())
     simulated = [t for t in targets if t.simulated]

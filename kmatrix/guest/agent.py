@@ -29,9 +29,11 @@ from . import (
     libbpf,
     library,
     limit,
+    observe,
     place,
     probe,
     probe_facts,
+    real,
     simulate,
     sshd,
     stream,
@@ -125,8 +127,9 @@ def get(path: str) -> dict[str, Any]:
 
 
 def set_time(now: float) -> dict[str, float]:
-    """Set the clock: a restored guest thinks it is still the moment of the snapshot. Seconds since the epoch."""
-    time.clock_settime(time.CLOCK_REALTIME, now)
+    """Set the clock: a restored guest thinks it is still the moment of the snapshot. Seconds since the epoch. A real machine's is its own."""
+    if not real.is_real():
+        time.clock_settime(time.CLOCK_REALTIME, now)
     return {"now": time.time()}
 
 
@@ -265,7 +268,11 @@ def main(port: int) -> None:
     """Serve requests on the port's fd until the VM ends."""
     channel = Channel(port)
     _port.append(channel)
-    warmup.warm_up()
+    if real.is_real():
+        real.begin(observe.dynamic_probes())
+        warmup.make_ready()
+    else:
+        warmup.warm_up()
     channel.send({"hello": hello()})
     while True:
         line = channel.receive()

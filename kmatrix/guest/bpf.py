@@ -218,7 +218,7 @@ def iter_create(link_fd: int) -> int:
     return bpf(ITER_CREATE, struct.pack("=II", link_fd, 0))
 
 
-def _ids(next_id: int) -> Iterator[int]:
+def ids(next_id: int) -> Iterator[int]:
     """Every id, in order; none where the kernel does not know the command (links before 5.8)."""
     ident = 0
     while True:
@@ -230,7 +230,7 @@ def _ids(next_id: int) -> Iterator[int]:
 
 
 def _fds(next_id: int, fd_by_id: int) -> Iterator[int]:
-    for ident in _ids(next_id):
+    for ident in ids(next_id):
         try:
             fd = bpf(fd_by_id, struct.pack("=III", ident, 0, 0))
         except OSError:  # gone between the two calls

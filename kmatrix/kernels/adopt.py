@@ -87,9 +87,15 @@ class Remote:
     """A machine that SSH leads to."""
 
     client: paramiko.SSHClient
-    sftp: paramiko.SFTPClient
+    sftp: paramiko.SFTPClient | None
+    """None where files are not read."""
     where: str
     _listed: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+
+    @property
+    def _files(self) -> paramiko.SFTPClient:
+        assert self.sftp is not None, "asked for files of a connection without"
+        return self.sftp
 
     def uname(self) -> tuple[str, str]:
         """As the machine says it."""
@@ -104,7 +110,7 @@ class Remote:
         """A file's content; by `sudo -n`, where the user may not read it and sudo asks for no password."""
         with self._reading(f"/{path}"):
             try:
-                with self.sftp.open(f"/{path}", "rb") as file:
+                with self._files.open(f"/{path}", "rb") as file:
                     file.prefetch()
                     return file.read()
             except FileNotFoundError:
@@ -123,7 +129,7 @@ class Remote:
     def _below(self, folder: str, path: PurePosixPath) -> Iterator[tuple[str, int]]:
         with self._reading(f"{folder}/{path}"):
             try:
-                found = self.sftp.listdir_attr(f"{folder}/{path}")
+                found = self._files.listdir_attr(f"{folder}/{path}")
             except FileNotFoundError:
                 return
         for each in found:
@@ -191,11 +197,17 @@ _ADDRESS = re.compile(r"(?:ssh://)?(?:(?P<user>[^@/\s]+)@)?(?P<host>\[[0-9A-Fa-f
 
 @contextlib.contextmanager
 def connected(
-    address: str, *, host_key: str | None = None, identity: Path | None = None, known_hosts: Path | None = None
+    address: str,
+    *,
+    host_key: str | None = None,
+    identity: Path | None = None,
+    known_hosts: Path | None = None,
+    timeout: float = _CONNECT,
+    sftp: bool = True,
 ) -> Iterator[Remote]:
     """The machine at `ssh://user@host:port`, by the user's agent and keys, with what ~/.ssh/config says of the host.
 
-    `host_key` is a fingerprint for a host that known_hosts does not have. Raises InputError for an unknown host key or an address that is none,
+    Each step has `timeout` seconds. Without `sftp`, commands run there and no files are read: a machine need not have it. `host_key` is a fingerprint for a host that known_hosts does not have. Raises InputError for an unknown host key or an address that is none,
     InfraError where there is no connection, or the host has another key than the one that is known.
     """
     match = _ADDRESS.fullmatch(address)
@@ -215,11 +227,11 @@ def connected(
                 port,
                 match["user"] or said.get("user"),
                 key_filename=keys,
-                timeout=_CONNECT,
-                banner_timeout=_CONNECT,
-                auth_timeout=_CONNECT,
+                timeout=timeout,
+                banner_timeout=timeout,
+                auth_timeout=timeout,
             )
-            remote = Remote(client, client.open_sftp(), address)
+            remote = Remote(client, client.open_sftp() if sftp else None, address)
         except paramiko.BadHostKeyException as error:
             raise InfraError(
                 f"the host key is {fingerprint(error.key)}, and known_hosts has {fingerprint(error.expected_key)}",

@@ -19,6 +19,7 @@ from kmatrix.host import version as versions
 from kmatrix.host.version import Version
 from kmatrix.matrix.arch import ARCHES, Arch
 from kmatrix.matrix.features import FEATURES, status
+from kmatrix.matrix.hosts import Host
 from kmatrix.matrix.parameters import Definitions, feature
 from kmatrix.matrix.privileges import ROOT, Privileges, Settings
 from kmatrix.matrix.simulation import HIDEABLE, NOT_SIMULATED, later_than
@@ -175,6 +176,8 @@ class Kernel:
     """The flavours that it is built as: names of FLAVOURS."""
     moving: bool = False
     """Whether its name goes on to newer series as they come out: `version` is then the least that it is."""
+    host: Host | None = None
+    """The real machine that runs it, where no VM does."""
 
     @property
     def is_plain(self) -> bool:
@@ -219,6 +222,8 @@ class Kernel:
                 return given
         if any(self.has(other, arch) is False for other in known.rests_on):
             return False
+        if self.host is not None:  # a vendor's kernel has what its version does not say: the machine itself is asked
+            return None
         return known.says(self.version, arch, self.config)
 
     @property

@@ -20,10 +20,12 @@ from kmatrix.host.validation import Strict, validate
 from kmatrix.matrix.arch import ARCHES, parse_arch
 from kmatrix.matrix.circumstances import LEAST_MIB, SEPARATOR, Circumstance
 from kmatrix.matrix.definitions import DefinitionModel, define
+from kmatrix.matrix.host_schema import HostModel, check_names
+from kmatrix.matrix.hosts import Host
 from kmatrix.matrix.kernel import FLAVOURS, Kernel, Simulation, SourceSpec, Variation, vary
 from kmatrix.matrix.parameters import Definition, feature
 from kmatrix.matrix.privileges import Privileges, capability
-from kmatrix.matrix.selection import DEFAULT_SET, Matrix
+from kmatrix.matrix.selection import DEFAULT_SET, STORE, Matrix
 from kmatrix.matrix.simulation import HIDEABLE, OLDEST_BASE, not_hideable
 from kmatrix.matrix.sources import AnySource, SourceModel
 
@@ -187,6 +189,7 @@ class _FileModel(Strict):
     mirrors: dict[str, str] = {}
     features: dict[str, DefinitionModel] = {}
     kernels: dict[Annotated[str, AfterValidator(lambda name: _check_name(name))], _KernelModel] = {}
+    hosts: dict[Annotated[str, AfterValidator(lambda name: _check_name(name, "host"))], HostModel] = {}
 
     @field_validator("mirrors")
     @classmethod
@@ -199,9 +202,11 @@ class _FileModel(Strict):
         return value
 
 
-def _check_name(name: str) -> str:
-    if not _NAME.fullmatch(name) or any(name.endswith(f"-{arch}") for arch in ARCHES) or name == "all":
-        raise ValueError(f"{name!r} cannot name a kernel: letters, digits, '.', '_' and '-', not ending in an arch, not 'all'")
+def _check_name(name: str, what: str = "kernel") -> str:
+    if not _NAME.fullmatch(name) or any(name.endswith(f"-{arch}") for arch in ARCHES) or name in ("all", STORE):
+        raise ValueError(
+            f"{name!r} cannot name a {what}: letters, digits, '.', '_' and '-', not ending in an arch, not 'all' or 'store'"
+        )
     return name
 
 
@@ -235,6 +240,7 @@ def parse(*documents: Document) -> Matrix:
     mirrors: dict[str, str] = {}
     defined: dict[str, Definition] = {}
     circumstances: dict[str, Circumstance] = {}
+    hosts: dict[str, Host] = {}
     for number, (where, data) in enumerate(documents):
         model = validate(_FileModel, data, where=where)
         if not model.extends:
@@ -244,15 +250,17 @@ def parse(*documents: Document) -> Matrix:
         set_in |= dict.fromkeys(model.sets, where)
         mirrors |= model.mirrors
         circumstances |= {name: _circumstance(name, entry) for name, entry in model.circumstances.items()}
+        hosts |= {name: entry.value(name, where) for name, entry in model.hosts.items()}
         defined = define(model.features, defined, where)
     kernels = _derive(declared)
     last = documents[-1].where
     for name, members in sets.items():
         _check_set(name, members, kernels, last if name in kernels else set_in[name])
+    check_names(hosts, {*kernels, *sets})
     if DEFAULT_SET not in sets:
         sets[DEFAULT_SET] = tuple(kernels)
     ordered = dict(sorted(kernels.items(), key=lambda item: (item[1].distribution is not None, item[1].version, item[0])))
-    return Matrix(ordered, sets, mirrors, last, defined=defined, circumstances=circumstances)
+    return Matrix(ordered, sets, mirrors, last, defined=defined, circumstances=circumstances, hosts=hosts)
 
 
 def _circumstance(name: str, entry: _CircumstanceModel) -> Circumstance:

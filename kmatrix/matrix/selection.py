@@ -13,6 +13,7 @@ from kmatrix.host.nearest import did_you_mean
 from kmatrix.matrix import circumstances
 from kmatrix.matrix.arch import ARCHES, parse_arch, parse_arches
 from kmatrix.matrix.circumstances import Known
+from kmatrix.matrix.hosts import Host
 from kmatrix.matrix.kernel import FLAVOURS, Kernel, Target, Variation, vary
 from kmatrix.matrix.lockfile import Lock
 from kmatrix.matrix.parameters import Definitions
@@ -41,6 +42,8 @@ class Matrix:
     """The project's own names for features: [features.NAME]."""
     circumstances: Known = field(default_factory=dict)
     """What a kernel can be run under: [circumstances.NAME]."""
+    hosts: Mapping[str, Host] = field(default_factory=dict)
+    """Real machines: [hosts.NAME]. No set, range or wildcard means one; which kernel it runs, only the machine can tell (kmatrix.vm.boards)."""
 
     def find(self, name: str) -> Kernel | None:
         """The kernel of that name; None where there is none.
@@ -92,7 +95,9 @@ class Matrix:
 
     def _is_term(self, text: str) -> bool:
         base = circumstances.parts(text)[0]
-        return base in (*self.sets, "all", STORE) or re.match(r"[<>=\d]", text) is not None or self.find(base) is not None
+        return (
+            base in (*self.sets, *self.hosts, "all", STORE) or re.match(r"[<>=\d]", text) is not None or self.find(base) is not None
+        )
 
     def targets(self, kernels: str, arches: str, *, where: str = "--kernels") -> tuple[Target, ...]:
         """Every target of the kernels × arches selected by the two expressions."""
@@ -124,17 +129,29 @@ class Matrix:
         """The kernel of that name; raises InputError with the nearest names."""
         if (found := self.find(name)) is not None:
             return found
+        if name.partition(circumstances.SEPARATOR)[0] in self.hosts:
+            raise self._not_a_kernel(name, where)
         if circumstances.SEPARATOR in name and not any(name.endswith(f"-{arch}") for arch in ARCHES):
             return self._under(name, where)
         if (target := self.as_target(name)) is not None:
             option = "--kernels=" if where == "--kernels" else ""
             fix = f"write {option}{target.kernel.name} --arch={target.arch}"
             raise InputError(f"{name!r} is a target (kernel × arch), and a kernel is wanted", where=where, fix=fix)
-        known = [*self.kernels, *self.sets, *_words(where)]
+        known = [*self.kernels, *self.sets, *self.hosts, *_words(where)]
         fix = self._choices(where)
         if re.fullmatch(r"\d+\.\d+", name):
             fix = f'to add it, declare [kernels."{name}"] with its sources in a kernels.toml of your own (docs/kernels-toml.md); known are {fix}'
         raise InputError(f"unknown kernel {name!r}{did_you_mean(name, known)}", where=where, fix=fix)
+
+    def _not_a_kernel(self, name: str, where: str) -> InputError:
+        host, _, under = name.partition(circumstances.SEPARATOR)
+        if under:
+            what = f"{host} is a real machine, and no circumstance can be made there: {under} is a VM's"
+            return InputError(what, where=where, fix=f"write --kernels={host}, or name a kernel with +{under}")
+        fix = "name a kernel; kmatrix run, kmatrix features and pytest run on real machines (docs/how-to/boards.md)"
+        return InputError(
+            f"{host} is a real machine ([hosts.{host}]), and this takes kernels that are booted", where=where, fix=fix
+        )
 
     def _term(self, term: str, where: str) -> Iterable[str]:
         if term == "all":

@@ -35,10 +35,18 @@ _TOLD = "kmatrix_record"
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """The options' long names; `pytest_load_initial_conftests` adds the short ones."""
     options.add_long(parser)
+    options.add_dist(parser)
     if pluginmanager._conftest_plugins:  # a conftest names this plugin: that hook is under way already
         config = pluginmanager.get_plugin("pytestconfig")
         assert config is not None, "pytest registers it first"
         options.add_short(config, parser)
+
+
+def pytest_plugin_registered(plugin_name: str, manager: pytest.PytestPluginManager) -> None:
+    """pytest-xdist may come after this plugin: what it adds is added to then."""
+    config = manager.get_plugin("pytestconfig")
+    if plugin_name.startswith("xdist") and config is not None:
+        options.add_dist(config._parser)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -63,6 +71,23 @@ def pytest_configure(config: pytest.Config) -> None:
         _die_with_parent()
     if options.given(config):
         _session().configure(config)
+    if _is_far(config):
+        _session().send_records(config)
+    elif getattr(config.option, "dist", "no") == options.DIST and config.option.tx and not config.option.collectonly:
+        _session().distribute(config)
+
+
+def _is_far(config: pytest.Config) -> bool:
+    """Whether this is a worker on another machine, under --dist kmatrix."""
+    return bool(getattr(config, "workerinput", {}).get("kmatrix", {}).get("far"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
+    """Before pytest-xdist reads its options."""
+    if getattr(config.option, "dist", "no") == options.DIST and not config.option.usepdb:
+        options.add_workers_here(config)
+    return (yield)
 
 
 def _session() -> Any:

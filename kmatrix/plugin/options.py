@@ -20,7 +20,7 @@ _GROUP = "kmatrix", "eBPF collectors over a kernel × arch matrix"
 _SHORT: Mapping[str, Mapping[str, Any]] = {
     "--kernels": {
         "metavar": "EXPR",
-        "help": "kernels: 5.4,6.1 | '>=5.8' | 5.4..6.1 | a set of kernels.toml | store (what is on this machine) | all; "
+        "help": "kernels: 5.4,6.1 | '>=5.8' | 5.4..6.1 | a set of kernels.toml | store (what is on this machine) | all | a real machine of [hosts]; "
         "default: what can be had of the set default",
     },
     "--arch": {"metavar": "ARCH", "help": "x86_64, arm64 or all (default)"},
@@ -114,6 +114,40 @@ def add_long(parser: pytest.Parser) -> None:
     group.addoption(
         "--kmatrix-dir", metavar="DIR", default=DEFAULT_DIRECTORY, help=f"where records and consoles go ({DEFAULT_DIRECTORY})"
     )
+
+
+DIST = "kmatrix"
+"""The value of pytest-xdist's --dist that has kmatrix distribute."""
+
+
+def add_dist(parser: pytest.Parser) -> None:
+    """Have pytest-xdist's --dist take `kmatrix`, once xdist has added it. (It has no public way; its scheduler's hook is public.)"""
+    for group in parser._groups:
+        for option in group.options:
+            if "--dist" in option.names():
+                choices = option.attrs().get("choices")
+                if choices is not None and DIST not in choices:
+                    choices.append(DIST)
+
+
+_RESTARTS = "16"
+"""How often workers that died are started again, where workers are elsewhere and nothing else is said."""
+
+
+def add_workers_here(config: pytest.Config) -> None:
+    """Under --dist kmatrix, `-n 2` adds two workers here to those that --tx names. (By itself, xdist takes the one or the other.)"""
+    option = config.option
+    if not option.tx:
+        return
+    if (
+        option.maxworkerrestart is None
+    ):  # xdist has a limit for -n alone: one that dies whenever it starts must not be started for ever
+        option.maxworkerrestart = _RESTARTS
+    if count := option.numprocesses:
+        if isinstance(count, str):
+            count = config.hook.pytest_xdist_auto_num_workers(config=config)
+        count = min(count, option.maxprocesses or count)
+        option.tx, option.numprocesses = [f"{count}*popen", *option.tx], None
 
 
 def add_short(config: pytest.Config, parser: pytest.Parser) -> None:

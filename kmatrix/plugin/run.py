@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +13,17 @@ import pytest
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.progress import Quiet, Step, Terminal
+from kmatrix.host.toml import nearest_above
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.libraries import Library
 from kmatrix.matrix.arch import parse_arches
 from kmatrix.matrix.kernel import Target
-from kmatrix.matrix.load import load_matrix
+from kmatrix.matrix.load import TRIED_FILE, load_matrix, lock_path, own_kernels_file
 from kmatrix.matrix.selection import Matrix, asked_for
 from kmatrix.plugin import options, sharding
 from kmatrix.runs import spare
 from kmatrix.runs.machine_room import MachineRoom, refuse_missing
+from kmatrix.runs.workers.ready import pinned
 from kmatrix.vm import loaders
 
 
@@ -32,6 +34,9 @@ class Run:
         self.config = config
         self.directory = (config.invocation_params.dir / config.option.kmatrix_dir).resolve()
         self.is_worker = hasattr(config, "workerinput")
+        self.told: Mapping[str, Any] = getattr(config, "workerinput", {}).get("kmatrix", {})
+        """What the controller told this worker, under --dist kmatrix: `beside` (workers of this machine), and `targets`, `pins`
+        and `seconds`, as far as they are not to be found here."""
         self.explicit = options.value(config, "--kernels") is not None or options.value(config, "--arch") is not None
         self.collected: dict[str, Path] = {}
         """The collectors found, by name (of xdist's controller: what its workers found)."""
@@ -50,12 +55,34 @@ class Run:
     @cached_property
     def matrix(self) -> Matrix:
         """kernels.toml, as found from where pytest was called."""
+        matrix = load_matrix(self.config.invocation_params.dir, file=self._given_file)
+        return pinned(matrix, self.told["pins"]) if "pins" in self.told else matrix
+
+    @property
+    def _given_file(self) -> Path | None:
         given = options.value(self.config, "--kernels-file")
-        return load_matrix(self.config.invocation_params.dir, file=Path(given) if given else None)
+        return Path(given) if given else None
+
+    @property
+    def kernels_file(self) -> Path | None:
+        """The project's own kernels.toml, by its whole path; None where there is none."""
+        own = own_kernels_file(self.config.invocation_params.dir, file=self._given_file)
+        return self.config.invocation_params.dir / own if own is not None else None
+
+    @property
+    def matrix_files(self) -> list[Path]:
+        """The files of the project that the matrix in force was read from."""
+        start = self.config.invocation_params.dir
+        found = [self.kernels_file, lock_path(start, file=self._given_file), nearest_above(start, TRIED_FILE)]
+        if self.kernels_file is not None:
+            found.append(self.kernels_file.with_name(TRIED_FILE))
+        return [start / path for path in found if path is not None and (start / path).is_file()]
 
     @cached_property
     def selected(self) -> tuple[Target, ...]:
         """The targets asked for, whether or not they can be had."""
+        if "targets" in self.told:
+            return tuple(self.matrix.target(name) for name in self.told["targets"])
         return self.room.targets(options.value(self.config, "--kernels"), self.arch)
 
     @property
@@ -86,11 +113,15 @@ class Run:
     @property
     def spares(self) -> bool:
         """Whether a core is idle while a cell runs, so that the next one's machine can be restored meanwhile."""
+        if "beside" in self.told:  # of this machine's workers, where others are elsewhere
+            return spare.allowed(self.told["beside"])
         return spare.allowed(self.config.workerinput["workercount"] if self.is_worker else 1)  # type: ignore[attr-defined]
 
     @cached_property
     def unavailable(self) -> dict[str, str]:
         """The targets selected that cannot be had, and why."""
+        if "targets" in self.told:
+            return {}
         fetch = not self.config.getoption("collectonly")
         return self.room.unavailable(self.selected, asked=self.asked is not None, fetch=fetch)
 
@@ -111,7 +142,7 @@ class Run:
     @cached_property
     def shard(self) -> sharding.Asked | None:
         """What --shard asks for; None for a whole run. Raises InputError."""
-        return sharding.asked(self.config)
+        return sharding.asked(self.config, self.told.get("seconds"))
 
     def wants(self, collector: Collector) -> bool:
         """Whether --collectors lets this one run."""

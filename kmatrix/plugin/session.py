@@ -23,7 +23,7 @@ from kmatrix.manifest.load import load_collector
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects import compiled
 from kmatrix.objects.described import described
-from kmatrix.plugin import WARNING, guest_tests, options, sharding, summary
+from kmatrix.plugin import TEST_RECORD, WARNING, guest_tests, options, sharding, summary
 from kmatrix.plugin.guest_tests import TestItem
 from kmatrix.plugin.run import Run
 from kmatrix.plugin.summary import RECORD, SKIPPED
@@ -206,6 +206,20 @@ def configure(config: pytest.Config) -> None:
             record_files.check_directory(run.directory)
     except KmatrixError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def distribute(config: pytest.Config) -> None:
+    """Have this run's workers be those of --dist kmatrix."""
+    from kmatrix.plugin.fleet import Fleet  # here, and not above: it takes pytest-xdist, and what other machines take
+
+    config.pluginmanager.register(Fleet(config, started(config)), "kmatrix-fleet")
+
+
+def send_records(config: pytest.Config) -> None:
+    """Have this worker, on another machine, send with its reports what the tests leave."""
+    from kmatrix.plugin.far import Sender
+
+    config.pluginmanager.register(Sender(started(config).directory, (RECORD, TEST_RECORD)), "kmatrix-sender")
 
 
 def check_items(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -42,10 +42,15 @@ class Chosen:
         return f"kmatrix: shard {self.shard} has {self.items} of {self.of} tests, cut {by}"
 
 
-def asked(config: pytest.Config) -> Asked | None:
-    """What --shard and --shard-durations ask for; None where there is no --shard. Raises InputError."""
+def asked(config: pytest.Config, told: Mapping[str, float] | None = None) -> Asked | None:
+    """What --shard and --shard-durations ask for; None where there is no --shard. `told` are durations that the controller knows.
+
+    Raises InputError.
+    """
     text, given = options.value(config, "--shard"), options.value(config, "--shard-durations")
     shard = shards.parse(text) if text is not None else None
+    if shard is not None and told is not None:
+        return Asked(shard, told)
     folder = config.invocation_params.dir / Path(given) if given is not None else None
     seconds = shards.durations(folder) if shard is not None or folder is not None else {}
     return Asked(shard, seconds) if shard is not None else None

@@ -9,7 +9,7 @@ from typing import Any
 
 from kmatrix.report import causes
 from kmatrix.report.grid import LOG_LINES
-from kmatrix.report.names import shorten, target_key
+from kmatrix.report.names import machine, shorten, target_key
 from kmatrix.report.reds import MOVES
 from kmatrix.runs.cell_records import Record, path_of
 from kmatrix.verdict.diagnosis import UNCLASSIFIED
@@ -47,6 +47,8 @@ def _lines(record: Record, directory: Path, *, logs: bool) -> Iterator[str]:
     yield f"  observed  {record.observed or 'none of the four behaviours'}"
     if record.simulated is not None:
         yield f"  simulated {simulation(record.simulated)}"
+    if record.machine is not None:
+        yield f"  a real machine: {machine(record.machine)}"
     yield from (f"  {line}" for line in words(record, directory, logs=logs))
     if loader := record.versions.get("loader"):
         yield f"  loader    {loader}"
@@ -65,6 +67,9 @@ def simulation(account: Mapping[str, Any]) -> str:
 
 def look_in(record: Record) -> str:
     """The command that opens a shell where the cell ran. It works where `reproduce` does: where pytest was called."""
+    if record.machine is not None:
+        address = str(record.machine["ssh"]).removeprefix("ssh://")
+        return f"ssh ssh://{address}"
     words = shlex.split(record.reproduce)
     manifest, sign, _ = words[1].partition("::") if len(words) > 1 else ("", "", "")
     collector = str(Path(manifest).parent) if sign else record.collector

@@ -11,7 +11,7 @@ from kmatrix.host.errors import InputError
 from kmatrix.matrix.arch import ARCHES
 from kmatrix.report import causes, reds, table, tests
 from kmatrix.report.explain import explain
-from kmatrix.report.names import target_key
+from kmatrix.report.names import marked, target_key
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.guest_test_records import TestRecord
 
@@ -37,6 +37,8 @@ def _lines(records: Sequence[Record], directory: Path, bad: Sequence[InputError]
     simulated = {record.kernel: table.simulated(record.kernel, record.simulated) for record in records if record.simulated}
     if simulated:
         yield from ("", *(f"{plain(line)}  " for line in simulated.values()))
+    if machines := {record.kernel: table.real(record.kernel, record.machine) for record in records if record.machine}:
+        yield from ("", *(f"{plain(line)}  " for line in machines.values()))
     yield from (f"\nNot read: {plain(str(error.where))}: {plain(error.message)}" for error in bad)
     if told := [*causes.told_once([record for record in records if record.red])]:
         yield from ("", "Why, by cause:", "", *fenced("\n".join(told)))
@@ -62,7 +64,9 @@ def _matrix(arch: str, records: Sequence[Record]) -> Iterator[str]:
     marks = {(record.collector, record.kernel): _mark(record) for record in records}
     rows = [[name, *(marks.get((name, kernel), "") for kernel in kernels)] for name in dict.fromkeys(r.collector for r in records)]
     yield ""
-    yield from table_of([arch, *(f"~{kernel}" if kernel in simulated else kernel for kernel in kernels)], rows)
+    real = {record.kernel for record in records if record.machine}
+    heads = [marked(kernel, simulated=kernel in simulated, real=kernel in real) for kernel in kernels]
+    yield from table_of([arch, *heads], rows)
 
 
 def _mark(record: Record) -> str:

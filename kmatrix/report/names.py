@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kmatrix.host.version import natural
 from kmatrix.matrix.arch import ARCHES
@@ -14,10 +15,22 @@ def target_key(target: str) -> tuple[int, list[tuple[int, int, str]]]:
     return [*ARCHES].index(arch) if arch in ARCHES else len(ARCHES), natural(kernel)
 
 
-def head(target: str, *, simulated: bool) -> str:
-    """A target as the head of its column; a simulated one has a tilde."""
+def head(target: str, *, simulated: bool, real: bool = False) -> str:
+    """A target as the head of its column, with its mark."""
     kernel, _, arch = target.rpartition("-")
-    return f"{'~' if simulated else ''}{kernel}\n{arch}"
+    return f"{marked(kernel, simulated=simulated, real=real)}\n{arch}"
+
+
+def marked(kernel: str, *, simulated: bool, real: bool) -> str:
+    """A kernel's name in a table: a simulated one has a tilde, a real machine an at sign."""
+    return f"{'~' if simulated else '@' if real else ''}{kernel}"
+
+
+def machine(account: Mapping[str, Any], *, address: bool = True) -> str:
+    """A real machine in a few words, of a record's account of it."""
+    release = f"kernel {account['release']}" if account.get("release") else ""
+    where = account["ssh"] if address else ""
+    return ", ".join(part for part in (account.get("model") or account.get("node"), release, where) if part)
 
 
 def shorten(targets: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from kmatrix.report import causes
 from kmatrix.report.contract import paragraphs
 from kmatrix.report.grid import LOG_LINES, Column
+from kmatrix.report.names import machine
 from kmatrix.report.reds import heading
 from kmatrix.report.table import GREEN, RED, RESET, YELLOW, across, missing
 from kmatrix.runs.object_run import GOOD, NOT_JUDGED, Outcome, State, state
@@ -31,10 +32,11 @@ def render(
     labels = [Column("program", names), Column("section", [sections.get(name) or "" for name in names])]
     simulated = [outcome.target for outcome in outcomes if outcome.simulated is not None]
     cells = {outcome.target: [_cell(outcome, name, colour) for name in names] for outcome in outcomes}
-    parts = [across(labels, cells, simulated, width)]
+    parts = [across(labels, cells, simulated, width, [outcome.target for outcome in outcomes if outcome.machine])]
     parts += [*_failures(outcomes, logs=logs, colour=colour), *paragraphs(outcomes)] if why else []
     parts += _only_loaded(outcomes)
     parts += [f"~ {outcome.target} is simulated: {outcome.simulated}" for outcome in outcomes if outcome.simulated]
+    parts += [f"@ {outcome.target} is a real machine: {machine(outcome.machine)}" for outcome in outcomes if outcome.machine]
     if unavailable:
         parts.append(missing(unavailable))
     return "\n\n".join(parts)
@@ -54,13 +56,15 @@ def render_many(
     targets = list(dict.fromkeys(outcome.target for outcomes in objects.values() for outcome in outcomes))
     by_target = {path: {outcome.target: outcome for outcome in outcomes} for path, outcomes in objects.items()}
     simulations = {outcome.target: outcome.simulated for each in objects.values() for outcome in each if outcome.simulated}
+    machines = {outcome.target: outcome.machine for each in objects.values() for outcome in each if outcome.machine}
     cells = {target: [_score(found.get(target), colour) for found in by_target.values()] for target in targets}
-    parts = [across([Column("object", [labels[path] for path in by_target])], cells, simulations, width)]
+    parts = [across([Column("object", [labels[path] for path in by_target])], cells, simulations, width, machines)]
     parts += _many_failures(objects, labels, logs=logs, colour=colour) if why else []
     for path, outcomes in objects.items() if why else ():
         if said := [*paragraphs(outcomes, brief=True)]:
             parts.append("\n".join([f"{labels[path]}:", *(f"  {line}" for each in said for line in each.splitlines())]))
     parts += [f"~ {target} is simulated: {account}" for target, account in simulations.items()]
+    parts += [f"@ {target} is a real machine: {machine(account)}" for target, account in machines.items()]
     if unavailable:
         parts.append(missing(unavailable))
     return "\n\n".join(parts)

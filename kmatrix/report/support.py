@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from kmatrix.manifest.types import BEHAVIOURS
 from kmatrix.matrix.arch import ARCHES
 from kmatrix.report import markdown, table
-from kmatrix.report.names import shorten, target_key
+from kmatrix.report.names import machine, marked, shorten, target_key
 from kmatrix.runs.cell_records import Record
 
 _WORDS = {
@@ -50,7 +50,9 @@ def _of_arch(arch: str, records: Sequence[Record]) -> Iterator[str]:
     words = {(record.collector, record.kernel): _word(record) for record in records}
     rows = [[name, *(words.get((name, kernel), "") for kernel in kernels)] for name in dict.fromkeys(r.collector for r in records)]
     yield from ("", f"## {arch}", "")
-    yield from markdown.table_of(["collector", *(f"~{kernel}" if kernel in simulated else kernel for kernel in kernels)], rows)
+    real = {record.kernel for record in records if record.machine}
+    heads = [marked(kernel, simulated=kernel in simulated, real=kernel in real) for kernel in kernels]
+    yield from markdown.table_of(["collector", *heads], rows)
 
 
 def _word(record: Record) -> str:
@@ -80,10 +82,15 @@ def _kernels(records: Sequence[Record]) -> Iterator[str]:
         name, release = record.kernel, record.versions.get("release", "")
         if record.simulated:
             name, release = f"~{record.kernel}", f"simulated: {record.simulated['base']}, {_hidden(record)}"
+        if record.machine:
+            name, release = (
+                f"@{record.kernel}",
+                f"a real machine: {machine(record.machine, address=False)}",
+            )  # the page is for everybody
         if release and release not in releases.setdefault(name, []):
             releases[name].append(release)
     if releases:
-        names = sorted(releases, key=lambda name: target_key(f"{name.removeprefix('~')}-{ARCHES[0]}"))
+        names = sorted(releases, key=lambda name: target_key(f"{name.lstrip('~@')}-{ARCHES[0]}"))
         yield from ("", "## Kernels", "")
         yield from markdown.table_of(["kernel", "release"], [[name, ", ".join(releases[name])] for name in names])
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kmatrix.matrix.arch import ARCHES
 from kmatrix.report import causes, reds
 from kmatrix.report.grid import BARE, Column, folded, prose
-from kmatrix.report.names import head, shorten, target_key
+from kmatrix.report.names import head, machine, shorten, target_key
 from kmatrix.runs.machine_room import by_reason
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def render(
         simulations = {record.kernel: record.simulated for record in found if record.simulated}
         if simulations:
             parts.append("\n".join(simulated(name, account) for name, account in simulations.items()))
+        if machines := {record.kernel: real(record.kernel, record.machine) for record in found if record.machine}:
+            parts.append("\n".join(machines.values()))
     if failed := reds.alike(found):
         parts.append("\n".join(_failed(group, colour, brief) for group in failed))
     if warned := reds.warnings(found):
@@ -69,12 +71,22 @@ def _tables(records: Sequence[Record], skipped: Skipped, colour: bool, width: in
         {target: [cells.get((name, target), "") for name in names] for target in targets},
         simulated,
         width,
+        {record.target for record in records if record.machine},
     )
 
 
-def across(labels: Sequence[Column], by_target: Mapping[str, Sequence[str]], simulated: Collection[str], width: int) -> str:
+def across(
+    labels: Sequence[Column],
+    by_target: Mapping[str, Sequence[str]],
+    simulated: Collection[str],
+    width: int,
+    real: Collection[str] = (),
+) -> str:
     """A column a target, after `labels`: its cells by row. The arch stands under the kernel: a column is as wide as its widest line."""
-    columns = {target: Column(head(target, simulated=target in simulated), cells) for target, cells in by_target.items()}
+    columns = {
+        target: Column(head(target, simulated=target in simulated, real=target in real), cells)
+        for target, cells in by_target.items()
+    }
     groups = [[column for target, column in columns.items() if target.endswith(f"-{arch}")] for arch in ARCHES]
     return folded(labels, groups, width)
 
@@ -84,6 +96,12 @@ def simulated(kernel: str, account: Mapping[str, Any]) -> str:
     as_of = f" as of {account['as_of']}" if account["as_of"] else ""
     hidden = "" if account["as_of"] else f" with {', '.join(account['hidden'])} hidden"
     return f"~ {kernel} is simulated: {account['base']}{as_of}{hidden}"
+
+
+def real(kernel: str, account: Mapping[str, Any]) -> str:
+    """What a column with an at sign stands for."""
+    before = f"; before, its kernel was {account['changed']}" if account.get("changed") else ""
+    return f"@ {kernel} is a real machine: {machine(account)}{before}"
 
 
 def _cell(record: Record, colour: bool) -> str:

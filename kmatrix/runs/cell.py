@@ -23,7 +23,7 @@ from kmatrix.objects import compiled
 from kmatrix.objects.derived import derived
 from kmatrix.objects.described import described
 from kmatrix.objects.source_lines import SourceLines
-from kmatrix.runs import cell_records, core_btf, external_btf, library, loader_files
+from kmatrix.runs import cell_records, core_btf, external_btf, library, loader_files, real_machines
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.patience import INTERRUPTION, MARGIN
 from kmatrix.runs.request import LOADER_FOLDER, request
@@ -82,6 +82,7 @@ def run(
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     collector = derived(described(collector, [target.arch]), [target.arch])
     expectation = expected(collector, target, room.matrix)
+    real_machines.check(collector, target)
     question = request(collector, target)
     built = library.obtain(collector.library, target.arch, mirrors=room.matrix.mirrors, reporter=room.reporter)
     files = loader_files.collect(collector, target.arch, mirrors=room.matrix.mirrors, reporter=room.reporter)
@@ -299,6 +300,7 @@ class _Cell:
             boot_warnings=self.warned,
             warning=not verdict.ok and verdict.failure != "infra" and only_warns(self.collector, self.target),
             simulated=self.target.simulated.account(self.target.arch) if self.target.simulated is not None else None,
+            machine=self.room.real.account(self.target),
         )
 
 
@@ -380,7 +382,9 @@ def _trigger_fails(collector: Collector, target: Target, trigger: Mapping[str, A
     return InfraError(
         f"the trigger failed, also without the collector: {trigger.get('error') or trigger.get('exit')}",
         where=f"{collector.path}: trigger",
-        fix=f"try it in the guest: kmatrix shell {target.kernel.name} --arch {target.arch} --collector {collector.path.parent}",
+        fix=f"try it there: ssh ssh://{target.kernel.host.ssh.removeprefix('ssh://')}"
+        if target.kernel.host is not None
+        else f"try it in the guest: kmatrix shell {target.kernel.name} --arch {target.arch} --collector {collector.path.parent}",
     )
 
 

@@ -60,6 +60,9 @@ class Record:
     """What the kernel warned of when it booted, before the collector was there."""
     warning: bool = False
     """Whether what is not as promised warns of what comes, and fails nothing: on a kernel that moves on, which the manifest does not name."""
+    machine: Mapping[str, Any] | None = None
+    """Of a real machine: name, ssh, model, node, release, cpus, memory_mib, and `changed`, the kernel it had before, where that was another;
+    null for a VM."""
     schema: str = SCHEMA
 
     @property

@@ -26,6 +26,7 @@ from kmatrix.matrix.privileges import ROOT
 from kmatrix.matrix.selection import DEFAULT_SET, STORE, Matrix
 from kmatrix.predict import simulated
 from kmatrix.runs import spare, surroundings
+from kmatrix.runs.real_machines import RealMachines
 from kmatrix.vm import accel as accelerators
 from kmatrix.vm import guest_image, virtme
 from kmatrix.vm.console import boot_warnings
@@ -151,12 +152,21 @@ class MachineRoom:
         """The kernels that are here."""
         return KernelStore()
 
+    @cached_property
+    def real(self) -> RealMachines:
+        """The real machines of kernels.toml."""
+        return RealMachines(self.matrix, self.reporter)
+
     def targets(self, expression: str | None, arch: str) -> tuple[Target, ...]:
         """The targets that --kernels (None: the default set) and --arch select; `store` is all kernels whose image is on this machine.
 
-        Raises InputError, also where the store is asked for and has none.
+        A real machine is asked who it is. Raises InputError, also where the store is asked for and has none; InfraError where a real machine
+        cannot be used.
         """
         terms = self.matrix.terms(DEFAULT_SET if expression is None else expression)
+        if real := [term for term in terms if term in self.matrix.hosts]:
+            booted = ",".join(term for term in terms if term not in real)
+            return (*(self.targets(booted, arch) if booted else ()), *self.real.targets(real, arch))
         others = ",".join(term for term in terms if term != STORE)
         if STORE not in terms:
             return self.matrix.targets(others, arch)
@@ -177,7 +187,7 @@ class MachineRoom:
         A source that builds, or that nobody has tried, counts only for kernels `asked` for by name: those are fetched now, side by side.
         So are (where `fetch`) those that move on: a mirror need not have what comes, and then a run goes on without.
         """
-        chosen = {str(target): target for target in targets}
+        chosen = {str(target): target for target in targets if target.kernel.host is None}
         lock, mirrors, store = self.matrix.lock, self.matrix.mirrors, self.store
         reasons = {name: kernels.availability(t.kernel, t.arch, store, lock=lock, mirrors=mirrors) for name, t in chosen.items()}
         missing = {name: reason for name, reason in reasons.items() if reason is not None}
@@ -206,6 +216,8 @@ class MachineRoom:
         Raises Unavailable where the kernel cannot be had, InfraError where anything else of the machine room is missing.
         """
         name = str(target)
+        if target.kernel.host is not None:
+            return self.real.board(target.kernel.host).spec()
         if name not in self._specs:
             kernel = kernels.obtain(
                 target.kernel,
@@ -268,6 +280,12 @@ class MachineRoom:
         are the bytes of maps that will be made: a VM that would be short of memory for them gets more, unless mem= says how much. `shape` is what differs from the
         target's own machine; `carried` the file behind the disk for what the run brings along (virtme.carried_drive).
         """
+        if target.kernel.host is not None:
+            if serial is not None or shape is not None or carried is not None:
+                raise self.real.refused(target.kernel.host)
+            with self.real.board(target.kernel.host).machine(console) as ready:
+                yield ready
+            return
         spec = self.spec(target)
         if not circumstances.gives_memory(target.kernel.name):
             spec = replace(spec, memory_mib=memory_for(spec.memory_mib, room_for))
@@ -327,6 +345,8 @@ class MachineRoom:
 
     def boot_warnings(self, target: Target) -> tuple[str, ...]:
         """What the target's kernel warned of when the machine that was last used booted; empty where none was."""
+        if target.kernel.host is not None:
+            return ()
         return self._warned.get(_boot_of(self.spec(target)), ())
 
     def _up(self, target: Target, start: Callable[[], T]) -> T:
@@ -345,6 +365,8 @@ class MachineRoom:
     def versions(self, target: Target) -> dict[str, str]:
         """The versions that a cell's record names."""
         spec = self.spec(target)
+        if target.kernel.host is not None:
+            return self.real.versions(target.kernel.host, spec.kernel.release)
         return {
             "kmatrix": __version__,
             "host": f"{platform.node()} ({platform.machine()}, {os.cpu_count()} CPUs)",

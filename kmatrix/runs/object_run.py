@@ -58,6 +58,8 @@ class Outcome:
     target: str
     simulated: str | None = None
     """Of a simulated kernel: what it is."""
+    machine: Mapping[str, Any] | None = None
+    """Of a real machine: what it is, as a record has it (docs/record.md); None for a VM."""
     error: str | None = None
     """Why the target says nothing of the programs (the object did not open, the kernel died, the machine room failed)."""
     infra: bool = False
@@ -139,7 +141,7 @@ def run(
 
     def failed(_info: ObjectInfo, target: Target, words: str, infra: bool) -> Outcome:
         moving = target.kernel.real.moving and not infra
-        return Outcome(str(target), _account(target), error=words, infra=infra, moving=moving)
+        return Outcome(str(target), _account(target), room.real.account(target), error=words, infra=infra, moving=moving)
 
     return {info.path: [] for info in infos} | side_by_side(chosen, room, one, failed)
 
@@ -193,6 +195,7 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outc
     return Outcome(
         str(target),
         _account(target),
+        machine=room.real.account(target),
         error=error,
         programs=programs,
         maps=maps,

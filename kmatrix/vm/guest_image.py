@@ -115,6 +115,20 @@ class ImageStore:
         with self._lock(image.arch):
             cache.remove_tree(image.folder)
 
+    def put(self, arch: Arch, key: str, folder: Path) -> None:
+        """Take the image in `folder`, on the cache's file system, in place of the one that the recipe in force has here.
+
+        It was built elsewhere, by the same recipe. Raises InfraError where it is not what its manifest says.
+        """
+        brought = _open(folder)
+        if brought is None or brought.arch != arch or key != self.key(arch) or brought.key != key:
+            raise InfraError(
+                "is not the guest image that this kmatrix's recipe asks for", where=str(folder), fix="install the same kmatrix"
+            )
+        brought.verify()
+        with self._lock(arch):
+            cache.publish(self.root, folder, self._folder(arch))
+
     def _folder(self, arch: Arch) -> Path:
         return self.root / f"{arch}-{self.key(arch)[:12]}"
 

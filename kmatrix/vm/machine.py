@@ -15,18 +15,18 @@ import os
 import re
 import select
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from kmatrix import guest
 from kmatrix.host.errors import InfraError
 from kmatrix.vm.channel import Channel, pack, unpack
 from kmatrix.vm.console import FATAL, GRAVE, ConsoleLog, Splat, classify, splats, tail, worst
 from kmatrix.vm.errors import GuestError, GuestTimeout, KernelDied, VmLost
-from kmatrix.vm.process import Process
+from kmatrix.vm.parts import Engine, Talk
 from kmatrix.vm.qmp import Qmp, QmpError
 from kmatrix.vm.spec import VmSpec
 
@@ -72,32 +72,6 @@ class RunResult:
     timed_out: bool
 
 
-class Send(Protocol):
-    """Sends one message to the agent, with bytes behind it."""
-
-    def __call__(self, message: dict[str, Any], raw: bytes = b"") -> None:
-        """Send it."""
-
-
-class Talk(Protocol):
-    """The host's side of an op that goes on for long and says things meanwhile."""
-
-    def sources(self) -> Iterable[int]:
-        """Descriptors that may have something for the guest."""
-
-    def pause(self) -> float:
-        """Seconds after which `turn` wants to be called though nothing has happened."""
-
-    def patience(self) -> float:
-        """Seconds that the answer may still take."""
-
-    def turn(self, ready: Collection[int], send: Send) -> None:
-        """Say what there is to say; of the `sources`, those that are `ready` can be read."""
-
-    def take(self, message: dict[str, Any], send: Send) -> None:
-        """Hear a message of the guest's."""
-
-
 _NO_MEMORY = re.compile(r"Out of memory: Kill(?:ed)? process \d+ \((.+?)\)")
 """What the kernel says when it ends a process for want of memory (mm/oom_kill.c; "Kill process" before 5.0): here the agent, or QEMU would be there."""
 
@@ -108,7 +82,7 @@ class Machine:
     One call at a time, from any one thread. `hello` is the agent's first message where the machine was booted (not restored).
     """
 
-    def __init__(self, process: Process, channel: Channel, qmp: Qmp, log: ConsoleLog, spec: VmSpec) -> None:
+    def __init__(self, process: Engine, channel: Channel, qmp: Qmp, log: ConsoleLog, spec: VmSpec) -> None:
         self.spec = spec
         self.qmp = qmp
         self.hello: Mapping[str, Any] = {}

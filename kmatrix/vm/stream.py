@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kmatrix.vm.machine import Machine, Send
+from kmatrix.vm.machine import Machine
+from kmatrix.vm.parts import Send
 
 Sink = Callable[[bytes], object]
 """Takes output as it comes. The guest's program waits until it returns."""

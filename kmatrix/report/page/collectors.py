@@ -44,6 +44,7 @@ def _cell(record: Record, directory: Path) -> Cell:
         facts=dict(_facts(record)),
         find=" ".join([record.expected, record.failure or "", str(record.expectation.get("variant") or "")]),
         simulated=record.simulated is not None,
+        real=record.machine is not None,
     )
 
 

@@ -25,12 +25,13 @@ def build(rows: Sequence[Row], run: Sequence[tuple[str, str]] = (), bad: Sequenc
     ]
     tones = {cell.tone for row in shown for cell in row.cells}
     simulated = {cell.target for row in shown for cell in row.cells if cell.simulated}
+    real = {cell.target for row in shown for cell in row.cells if cell.real}
     return {
         "schema": SCHEMA,
         "run": run,
         "bad": bad,
         "tones": [[tone, label] for tone, label in TONES.items() if tone in tones],
-        "targets": [_target(name, name in simulated) for name in columns],
+        "targets": [_target(name, name in simulated, name in real) for name in columns],
         "rows": [{"id": row.id, "kind": row.kind, "group": row.group, "name": row.name} for row in shown],
         "cells": cells,
         "findings": findings(shown),
@@ -39,9 +40,9 @@ def build(rows: Sequence[Row], run: Sequence[tuple[str, str]] = (), bad: Sequenc
     }
 
 
-def _target(name: str, simulated: bool) -> dict[str, Any]:
+def _target(name: str, simulated: bool, real: bool) -> dict[str, Any]:
     kernel, _, arch = name.rpartition("-")
-    return {"name": name, "kernel": kernel, "arch": arch, "simulated": simulated}
+    return {"name": name, "kernel": kernel, "arch": arch, "simulated": simulated, "real": real}
 
 
 def _cell(cell: Cell, row: int, target: int, stories: Pack, logs: Pack) -> dict[str, Any]:

@@ -100,6 +100,7 @@ function start() {
   byId("foot").append(
     el("details", {}, el("summary", {}, "How this was run"), pairs({ pairs: data.run })),
     el("p", {}, data.targets.some((target) => target.simulated) && "~ is a simulated kernel: a newer one with features hidden. ",
+      data.targets.some((target) => target.real) && "@ is a real machine, and no VM. ",
       "Keys: arrows move between cells, Enter opens, Esc closes, n and p go to the next and the previous red cell, / searches."));
   byId("tools").addEventListener("submit", (event) => event.preventDefault());
   byId("tools").addEventListener("reset", () => setTimeout(filter));

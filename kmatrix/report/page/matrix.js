@@ -56,7 +56,7 @@ function heat(rows, groups) {
 // Whether a column is the first of an arch, and not the first of all.
 const begins = (groups, place) => place > 0 && groups.some((_, number) => groups.slice(0, number).flat().length === place);
 
-const kernelOf = (target) => (target.simulated ? `~${target.kernel}` : target.kernel);
+const kernelOf = (target) => `${target.simulated ? "~" : target.real ? "@" : ""}${target.kernel}`;
 
 function tile(cell) {
   if (!cell) return el("span", { class: "empty", title: "no record" }, el("span", { class: "hidden" }, "no record"));

@@ -144,6 +144,8 @@ class Cell:
     """More words that a search finds the cell by."""
     simulated: bool = False
     """Whether its target stands for an older kernel, and is none."""
+    real: bool = False
+    """Whether its target is a real machine, and no VM."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from kmatrix.host.version import series
 from kmatrix.manifest.budget import MOST_STACK
 from kmatrix.report import causes, reds
 from kmatrix.report.explain import look_in, simulation
+from kmatrix.report.names import machine
 from kmatrix.report.page.model import Commands, Finding, Log, Pairs, Part, Say, Step, Table, Tone
 from kmatrix.report.page.shared import bars, chapters, file_text, versions, wrong_tone
 from kmatrix.runs.cell_records import Record, path_of
@@ -72,6 +73,7 @@ def _expected(record: Record) -> Iterator[Part]:
         ("missing here", ", ".join(sorted(known.get("missing") or ()))),
         ("may be without", ", ".join(sorted(known.get("degradations") or ()))),
         ("simulated", simulation(record.simulated) if record.simulated else ""),
+        ("real machine", machine(record.machine) if record.machine else ""),
     ]
     if said := [(name, text) for name, text in pairs if text]:
         yield Pairs(said)

@@ -19,7 +19,7 @@ async function showStory(cell) {
       cell.red && data.cells.filter((other) => other.red).length > 1 && el("button", { type: "button", class: "quiet", on: { click: () => nextRed(1) } }, "Next red"),
       el("button", { type: "button", class: "quiet close", "aria-label": "Close the story", on: { click: close } }, "Close")),
     title,
-    el("p", { class: "verdict" }, badge(cell.tone, cell.word), target.simulated && el("small", {}, " simulated kernel")),
+    el("p", { class: "verdict" }, badge(cell.tone, cell.word), target.simulated && el("small", {}, " simulated kernel"), target.real && el("small", {}, " real machine")),
     strip(row, cell),
     steps);
   byId("story").hidden = false;
