@@ -49,7 +49,7 @@ _FIXES = {
     "root": "log in as root: loading BPF programs and clearing up after them takes it",
     "bpf": "boot a kernel with CONFIG_BPF_SYSCALL that is not locked down (lockdown=none, or no Secure Boot)",
     "busy": "wait for it, or give it more time: hosts.NAME.wait, in seconds",
-    "machine": "kmatrix needs a kernel with namespaces (mount, net, uts, ipc, cgroup) and cgroups of version 2",
+    "machine": "kmatrix needs a kernel with namespaces (mount, net, cgroup) and cgroups of version 2",
 }
 
 
