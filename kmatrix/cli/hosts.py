@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
 from kmatrix.cli import options
 from kmatrix.host.errors import InputError, KmatrixError
+from kmatrix.matrix.hosts import Host
 from kmatrix.report import grid
 from kmatrix.runs.doctor import Finding
 from kmatrix.runs.workers import address as addresses
@@ -28,22 +30,28 @@ def group() -> None:
 
 @group.command("check")
 @click.argument("hosts", nargs=-1, metavar="[HOST]...")
-@click.option("--python", metavar="PATH", help=f"The Python there that has kmatrix (default: {addresses.PYTHON}).")
+@click.option("--python", metavar="PATH", help=f"The Python of a worker that has kmatrix (default: {addresses.PYTHON}).")
+@options.KERNELS_FILE
 @options.JSON
-def check(hosts: Sequence[str], python: str | None, as_json: bool) -> None:
+def check(hosts: Sequence[str], python: str | None, kernels_file: Path | None, as_json: bool) -> None:
     """What each HOST has for working on a run, what it lacks, and what to do.
 
-    A HOST is a destination of ssh, or what pytest's --tx takes (ssh=user@host//python=/path/python). Without one, those that
-    $PYTEST_ADDOPTS names with --tx are checked. Exit status 1 where a host cannot be worked with.
+    A HOST is a real machine of kernels.toml ([hosts.NAME]), which is a target, or else a worker: a destination of ssh, or what pytest's --tx
+    takes (ssh=user@host//python=/path/python). Without one, all machines of kernels.toml are checked, and the workers that
+    $PYTEST_ADDOPTS names with --tx. Exit status 1 where a host cannot be used.
     """
-    chosen = [addresses.parse(host) for host in hosts] or addresses.in_environment()
+    matrix = options.load_matrix(kernels_file)
+    machines = matrix.hosts
+    chosen: list[Host | Address] = [machines[host] if host in machines else addresses.parse(host) for host in hosts]
+    chosen = chosen or [*machines.values(), *addresses.in_environment()]
     if not chosen:
         fix = "name a host, such as user@build1"
-        raise InputError(f"no host is named, and ${ADDOPTS} has no --tx ssh=…", where="kmatrix hosts check", fix=fix)
+        what = f"no host is named, ${ADDOPTS} has no --tx ssh=…, and kernels.toml has no [hosts.NAME]"
+        raise InputError(what, where="kmatrix hosts check", fix=fix)
     if python is not None:
-        chosen = [Address(each.ssh, python, each.config, each.env) for each in chosen]
+        chosen = [each if isinstance(each, Host) else Address(each.ssh, python, each.config, each.env) for each in chosen]
     with ThreadPoolExecutor(min(len(chosen), 16)) as pool:
-        found = [*zip(chosen, pool.map(_look, chosen), strict=True)]
+        found = [*zip(chosen, pool.map(lambda each: _look(each, matrix.mirrors), chosen), strict=True)]
     if as_json:
         click.echo(json.dumps([_as_json(each, said) for each, said in found], indent=1))
     else:
@@ -52,7 +60,14 @@ def check(hosts: Sequence[str], python: str | None, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _look(host: Address) -> list[Finding]:
+def _look(host: Host | Address, mirrors: Mapping[str, str]) -> list[Finding]:
+    if isinstance(host, Host):
+        from kmatrix.vm.boards import board  # here, and not above: only who has such a machine pays for it
+
+        said = board.check(host, mirrors=mirrors)
+        return [
+            Finding(("note" if each.fix else "ok") if each.good else "lacks", "machine", each.text, each.fix or "") for each in said
+        ]
     try:
         with Link(host) as link:
             return [*judge.findings(link.ask("describe"))]
@@ -60,10 +75,15 @@ def _look(host: Address) -> list[Finding]:
         return [Finding("lacks", "worker", error.message, error.fix or "")]
 
 
-def _as_json(host: Address, said: Sequence[Finding]) -> dict[str, object]:
-    return {"host": str(host), "python": host.python, "findings": [asdict(finding) for finding in said]}
+def _as_json(host: Host | Address, said: Sequence[Finding]) -> dict[str, object]:
+    python = None if isinstance(host, Host) else host.python
+    return {"host": _name(host), "python": python, "findings": [asdict(finding) for finding in said]}
 
 
-def _render(host: Address, said: Sequence[Finding]) -> str:
+def _name(host: Host | Address) -> str:
+    return f"{host.name} ({host.where})" if isinstance(host, Host) else str(host)
+
+
+def _render(host: Host | Address, said: Sequence[Finding]) -> str:
     rows = [[_SIGNS[f.level], f.what, f.found, f.fix if f.level != "ok" else ""] for f in said]
-    return f"{host}\n" + grid.prose(rows, grid.terminal_width(), heads=["", "what", "found", "fix"], wrap=(2, 3))
+    return f"{_name(host)}\n" + grid.prose(rows, grid.terminal_width(), heads=["", "what", "found", "fix"], wrap=(2, 3))

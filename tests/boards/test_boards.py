@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from conftest import Shell
+from kmatrix.cli.hosts import group
 from kmatrix.host.errors import InfraError
 from kmatrix.verdict.judge import BEHAVIOURS
 from kmatrix.vm.boards import board as boards
@@ -167,6 +169,12 @@ def test_what_cannot_be_used_is_said_in_one_error(board: VmBoard) -> None:
     (finding,) = boards.check(board.host(ssh='"root@127.0.0.1:1"'))
     assert (finding.good, "no connection" in finding.text) == (False, True)
     assert [each.good for each in boards.check(board.host())] == [True]
+    said = CliRunner().invoke(group, ["check", board.name, f"--kernels-file={board.write()}"])
+    assert said.exit_code == 0, said.output
+    assert f"{board.name}-{board.spec.arch}: " in said.output
+    elsewhere = board.write(ssh='"root@127.0.0.1:1"')
+    said = CliRunner().invoke(group, ["check", "--json", f"--kernels-file={elsewhere}"])
+    assert (said.exit_code, json.loads(said.output)[0]["findings"][0]["level"]) == (1, "lacks")
     board.sh("mkdir -p /run/small && mount -t tmpfs -o size=1m small /run/small")
     try:
         with pytest.raises(InfraError, match="the disk there is full"):
