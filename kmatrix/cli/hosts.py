@@ -25,7 +25,7 @@ _SIGNS = {"ok": "✓", "lacks": "✗", "note": "·"}
 
 @click.group("hosts")
 def group() -> None:
-    """The machines that a run works on beside this one."""
+    """The machines that a run works on beside this one: what each has, and what it lacks."""
 
 
 @group.command("check")
