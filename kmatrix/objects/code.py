@@ -18,17 +18,19 @@ from kmatrix.host.errors import InputError
 from kmatrix.host.later import later
 from kmatrix.objects.btf import Btf, Relocation
 from kmatrix.objects.compiled import ObjectInfo, inspect
-from kmatrix.objects.elf import read
 from kmatrix.objects.lines import Line, lines
 
 if TYPE_CHECKING:
     from elftools.elf import elffile
     from elftools.elf import relocation as elf_relocation
     from elftools.elf import sections as elf_sections
+
+    from kmatrix.objects import elf as taken_apart
 else:
     elffile = later("elftools.elf.elffile")
     elf_relocation = later("elftools.elf.relocation")
     elf_sections = later("elftools.elf.sections")
+    taken_apart = later("kmatrix.objects.elf")
 
 _SHF_EXECINSTR = 0x4
 CALL, LD_IMM64, EXIT = 0x85, 0x18, 0x95
@@ -79,7 +81,7 @@ class Code:
 
     def __init__(self, path: Path, data: bytes | None = None) -> None:
         """Read the object at `path`, or `data` that was read from there. Raises InputError for what is not a whole BPF object."""
-        self.info: ObjectInfo = inspect(path) if data is None else read(path, data)
+        self.info: ObjectInfo = inspect(path) if data is None else taken_apart.read(path, data)
         elf = elffile.ELFFile(BytesIO(self.info.data))
         self._sections = list(elf.iter_sections())
         table = next((s for s in self._sections if isinstance(s, elf_sections.SymbolTableSection)), None)

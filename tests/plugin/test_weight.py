@@ -55,3 +55,9 @@ def test_what_the_entry_point_repeats_is_what_it_stands_for() -> None:
     """It cannot import these: that is what it is light for."""
     assert plugin.COLLECTOR_FILE == load.COLLECTOR_FILE
     assert options.DEFAULT_DIRECTORY == record_files.DEFAULT_DIRECTORY
+
+
+def test_a_run_of_cells_imports_no_reader_of_elf_and_no_client() -> None:
+    """Objects that were parsed before are not read again, and nothing is fetched where all is here."""
+    code = "import sys, kmatrix.plugin.session; print([name for name in ('elftools', 'requests', 'paramiko', 'jinja2') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
