@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--workers", default="1,2,4", help="workers of the runs that are measured (default: %(default)s)")
     parser.add_argument("--only", action="append", choices=tuple(_PARTS), metavar="PART", help=f"one of {', '.join(_PARTS)}")
     parser.add_argument("--all", action="store_true", help="every target in the cache")
-    parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE}")
+    parser.add_argument("--write", action="store_true", help=f"put the tables of cells, vng, scale and memory into {PAGE}")
     options = parser.parse_args()
     wanted = set(options.targets) or {"6.1-x86_64", "6.1-arm64"}
     there = vm.available()
@@ -47,7 +47,7 @@ def main() -> None:
         table = tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True)
         where = _where(before)
         print(f"\n{title}\n\n{table}\n\n{where}", flush=True)
-        if options.write:
+        if options.write and part in _WRITTEN:
             document.write(PAGE, part, f"{table}\n\n{where}", by="make bench")
 
 
@@ -59,7 +59,7 @@ def _where(load: float) -> str:
     arch = host_arch()
     qemu = virtme.qemu_version(arch) if arch is not None else "?"
     today = datetime.date.today()
-    return f"{today:%-d %B %Y}; {model}, {os.cpu_count()} CPUs, {memory_gib} GiB; load {load:.1f} before; {qemu}; Linux {platform.release()}."
+    return f"{today:%-d %B %Y}; {model}, {os.cpu_count()} CPUs, {memory_gib} GiB; load {load:.1f} before; {qemu}."
 
 
 def _cells(options: argparse.Namespace) -> Iterable[Sequence[str]]:
@@ -94,6 +94,8 @@ _PARTS: dict[str, _Part] = {
     ),
 }
 """What is measured: title, heads, and what measures it."""
+_WRITTEN = ("cells", "vng", "scale", "memory")
+"""The parts that have their place in the page."""
 
 
 if __name__ == "__main__":
