@@ -18,6 +18,7 @@ import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kmatrix.objects.btf import (
@@ -85,8 +86,18 @@ def roots(btf: bytes, ext: bytes) -> tuple[str, ...] | None:
     return tuple(sorted(found))
 
 
+@contextmanager
+def _as_btf() -> Iterator[None]:
+    """What cannot be read as BTF is a ValueError that says so."""
+    try:
+        yield
+    except (struct.error, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"not (whole) BTF ({error})") from None
+
+
 class KernelBtf:
-    """A kernel's BTF in a file, of which few types are read. Raises OSError, and ValueError for what is not (whole, little-endian) BTF."""
+    """A kernel's BTF in a file, of which few types are read. Each method raises ValueError for what is not (whole, little-endian) BTF, and to
+    open it OSError too."""
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
@@ -98,6 +109,7 @@ class KernelBtf:
             raise ValueError("not (whole) BTF")
         self._types_at, self._strings_at, self._strings_end = header + types, header + strings, header + strings + size
 
+    @_as_btf()
     def index(self) -> bytes:
         """Where each type is, and which types have a name: made once and kept beside the file."""
         places, named = array("I", [0]), array("Q")
@@ -115,6 +127,7 @@ class KernelBtf:
             at += 12 + after[kind] + each[kind] * (info & 0xFFFF)
         return struct.pack("<II", len(places), len(named)) + places.tobytes() + array("Q", sorted(named)).tobytes()
 
+    @_as_btf()
     def minimal(self, names: Iterable[str], index: bytes) -> bytes | None:
         """BTF with the types of these names, and what they hold by value. None where the kernel itself has no type of one of the names:
         a module may have it."""

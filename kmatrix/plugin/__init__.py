@@ -260,8 +260,9 @@ def _say_where_collectors_are(terminalreporter: Any, config: pytest.Config) -> N
 # -- side by side, with pytest-xdist (whose hooks are there only where it is loaded) --------------------------------------------
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """What runs next is known: its machine can be made ready."""
+    """What runs next is known: its machine can be made ready. First, since whoever runs the item asks nobody after itself."""
     if _begun(item.config):
         _session().next_item(item.config, nextitem)
 

@@ -61,3 +61,9 @@ def test_a_run_of_cells_imports_no_reader_of_elf_and_no_client() -> None:
     """Objects that were parsed before are not read again, and nothing is fetched where all is here."""
     code = "import sys, kmatrix.plugin.session; print([name for name in ('elftools', 'requests', 'paramiko', 'jinja2') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_whether_a_source_can_fetch_is_told_without_a_client() -> None:
+    """Every run asks that of kernels that are not in the store, and rarely does one fetch."""
+    code = "import sys, kmatrix.kernels.sources.mainline, kmatrix.kernels.sources.oci; print('requests' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

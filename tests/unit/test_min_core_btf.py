@@ -141,6 +141,20 @@ def test_a_file_that_is_no_btf(data: bytes, tmp_path: Path) -> None:
         KernelBtf(tmp_path / "btf")
 
 
+def test_types_that_are_cut_short_and_an_index_of_another_file_are_said_to_be_no_btf(tmp_path: Path) -> None:
+    kernel = Maker()
+    kernel.structure("task", ("x", kernel.integer("int")))
+    (tmp_path / "btf").write_bytes(kernel.data())
+    index = KernelBtf(tmp_path / "btf").index()
+    for wrong in (b"", index[:-1], index.replace(struct.pack("<I", 24), struct.pack("<I", 1 << 20))):
+        with pytest.raises(ValueError, match="BTF"):
+            KernelBtf(tmp_path / "btf").minimal(["task"], wrong)
+    kernel.types += b"\0\0\0"  # half a type
+    (tmp_path / "btf").write_bytes(kernel.data()[: -len(kernel.strings)])
+    with pytest.raises(ValueError, match="BTF"):
+        KernelBtf(tmp_path / "btf").index()
+
+
 def relocated(maker: Maker, *records: tuple[int, str, int]) -> bytes:
     """.BTF.ext with relocations of these types, accesses and kinds."""
     body = b"".join(struct.pack("<IIII", 0, type_, maker.text(access), kind) for type_, access, kind in records)
