@@ -9,22 +9,19 @@ from __future__ import annotations
 import shlex
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bench import vng
 from kmatrix.manifest.load import load_collector
 from kmatrix.matrix.arch import INFO, host_arch
 from kmatrix.matrix.load import load_matrix
 from kmatrix.runs import cell
 from kmatrix.runs.machine_room import MachineRoom
-from kmatrix.vm.spec import VmSpec
 
 COLUMNS = ("what", "median", "min", "max", "of a warm cell")
-_SAID = "all-was-done"
 
 
 def measure(kernel: str, collector: str = "openat", variant: str = "ringbuf", *, rounds: int, boots: int) -> Iterator[list[str]]:
@@ -52,8 +49,8 @@ def measure(kernel: str, collector: str = "openat", variant: str = "ringbuf", *,
     ways = [
         ("kmatrix, a warm cell", warm),
         ("kmatrix, a cold cell (--cold)", _times(lambda: one(cold_room), boots)),
-        ("vng --exec true", _times(lambda: _vng(spec, f"echo {_SAID}"), boots)),
-        ("vng --exec, bpftool loads", _times(lambda: _vng(spec, _script(built)), boots)),
+        ("vng --exec true", _times(lambda: vng.run(spec), boots)),
+        ("vng --exec, bpftool loads", _times(lambda: vng.run(spec, _script(built)), boots)),
     ]
     base = statistics.median(warm)
     for name, taken in ways:
@@ -76,28 +73,5 @@ def _script(built: Path) -> str:
         "cat /etc/hostname",
         f"{bpftool} prog show",
         f"{bpftool} map show",
-        f"echo {_SAID}",
     ]
     return " && ".join(steps)
-
-
-def _vng(spec: VmSpec, script: str) -> float:
-    command = [
-        str(Path(sys.executable).with_name("vng")),
-        "--run",
-        str(spec.kernel.image),
-        "--force-9p",
-        "--busybox",
-        str(spec.image.busybox),
-    ]
-    command += ["--disable-kvm"] if spec.accel == "tcg" else []
-    # --verbose shows the console, which is how we know that the script came to its end: vng loses exit statuses where there is no udev.
-    command += ["--verbose", "--memory", f"{spec.memory_mib}M", "--cpus", str(spec.cpus), "--exec", script]
-    environ = {"PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(Path.home())}
-    start = time.perf_counter()
-    done = subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=300, check=False)
-    taken = time.perf_counter() - start
-    lines = (done.stdout + done.stderr).decode(errors="replace").splitlines()
-    if not any(line.strip().endswith(_SAID) and "echo" not in line for line in lines):
-        raise RuntimeError("vng did not run the script to its end:\n" + "\n".join(lines[-20:]))
-    return taken

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import vng
 from kmatrix.kernels.store import KernelStore
-from kmatrix.matrix.arch import Arch, host_arch
+from kmatrix.matrix.arch import Arch
 from kmatrix.vm import Machine, SnapshotStore, VmSpec, boot, choose
 from kmatrix.vm.guest_image import ImageStore
 
@@ -104,36 +103,8 @@ def _restored(restore: Callable[[Path], Machine], console: Path) -> tuple[float,
 
 
 def _vng(spec: VmSpec, times: int) -> float | None:
-    """Median of `vng --exec true`: the host's own root over 9p for the host's arch, our image as its disk for the other."""
-    command: list[str] = [str(Path(sys.executable).with_name("vng")), "--run", str(spec.kernel.image), "--force-9p"]
-    if spec.accel == "tcg":
-        command.append("--disable-kvm")
-    if spec.arch != host_arch():
-        command += [
-            "--arch",
-            spec.arch,
-            "--root-disk",
-            str(spec.image.path),
-            "--root-fstype",
-            "ext4",
-            "--busybox",
-            str(spec.image.busybox),
-        ]
-    # -v shows the console, which is how we know that it came to run the script: vng loses exit statuses where there is no udev.
-    command += ["--verbose", "--memory", f"{spec.memory_mib}M", "--cpus", str(spec.cpus), "--exec", "echo it-ran"]
-    return _median_of(command, times)
-
-
-def _median_of(command: Sequence[str], times: int) -> float | None:
-    taken = []
-    environ = {"PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(Path.home())}
-    for _ in range(times):
-        start = time.perf_counter()
-        try:
-            done = subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=180, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        if b"it-ran" not in done.stdout + done.stderr:
-            return None
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+    """Median of `vng --exec true`; None where it fails."""
+    try:
+        return statistics.median(vng.run(spec) for _ in range(times))
+    except RuntimeError:
+        return None
