@@ -14,6 +14,7 @@ from kmatrix.cli import options
 from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.matrix.hosts import Host
 from kmatrix.report import grid
+from kmatrix.runs import real_machines
 from kmatrix.runs.doctor import Finding
 from kmatrix.runs.workers import address as addresses
 from kmatrix.runs.workers import judge
@@ -62,12 +63,7 @@ def check(hosts: Sequence[str], python: str | None, kernels_file: Path | None, a
 
 def _look(host: Host | Address, mirrors: Mapping[str, str]) -> list[Finding]:
     if isinstance(host, Host):
-        from kmatrix.vm.boards import board  # here, and not above: only who has such a machine pays for it
-
-        said = board.check(host, mirrors=mirrors)
-        return [
-            Finding(("note" if each.fix else "ok") if each.good else "lacks", "machine", each.text, each.fix or "") for each in said
-        ]
+        return real_machines.findings(host, mirrors)
     try:
         with Link(host) as link:
             return [*judge.findings(link.ask("describe"))]

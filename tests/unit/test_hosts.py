@@ -141,6 +141,13 @@ def test_a_machine_that_does_not_come_back_is_lost(reboot: str | None, said: str
     assert error.value.fix
 
 
+def test_a_machine_out_of_reach_is_one_finding() -> None:
+    (finding,) = real_machines.findings(Host("gone", "root@127.0.0.1:1", connect_timeout=5), {})
+    assert (finding.level, finding.what) == ("lacks", "machine")
+    assert "gone (root@127.0.0.1:1): no connection" in finding.found
+    assert finding.fix
+
+
 def test_kernel_messages_are_as_on_a_console() -> None:
     record = b"4,1234,12345678,-;WARNING: CPU: 0 PID: 1 at kernel/x.c:1\n SUBSYSTEM=net\n"
     assert _console_line(record) == b"[   12.345678] WARNING: CPU: 0 PID: 1 at kernel/x.c:1\n"

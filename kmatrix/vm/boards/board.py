@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from kmatrix.host import paths
-from kmatrix.host.errors import InfraError, KmatrixError
+from kmatrix.host.errors import InfraError
 from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.matrix.arch import parse_arch
 from kmatrix.matrix.hosts import Host
@@ -326,32 +326,6 @@ class Board:
             said = self._connected().run("cat /sys/fs/pstore/dmesg-* 2>/dev/null | tail -c 20000").out
             return re.sub(r"^<\d+>", "", said, flags=re.MULTILINE)
         return ""
-
-
-class Finding(NamedTuple):
-    """Something that is to be known of a machine."""
-
-    good: bool
-    text: str
-    fix: str | None = None
-
-
-def check(host: Host, *, reporter: Reporter | None = None, mirrors: Mapping[str, str] | None = None) -> list[Finding]:
-    """Whether the machine can be used: what it is, or what is in the way. It is reached, and probed where its kernel is not known yet."""
-    board = Board(host, reporter=reporter, mirrors=mirrors)
-    try:
-        target = board.target()
-    except KmatrixError as error:
-        return [Finding(False, error.message, error.fix)]
-    finally:
-        board.close()
-    found = [Finding(True, f"{target}: {target.kernel.summary}")]
-    if board.changed is not None:
-        found.append(Finding(True, f"its kernel is another one than at the last run: then it was {board.changed}"))
-    if host.reboot is None:
-        fix = f"add reboot = a command, or empty where it starts again by itself, to {host.where}"
-        found.append(Finding(True, "after a panic nothing more runs there: nothing says how it starts again", fix))
-    return found
 
 
 def upload(connection: Connection, host: Host, pack: carried.Pack, reporter: Reporter) -> None:
