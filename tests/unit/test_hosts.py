@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,14 @@ def test_a_machine_has_what_was_probed_there_and_nothing_by_its_version() -> Non
     assert pi4.has("helper:bpf_loop") is None, "6.1 implies it, and a vendor's kernel need not have it"
     declared = target(features={"ringbuf": True, "helper:bpf_loop": True})
     assert (declared.has("ringbuf"), declared.has("helper:bpf_loop")) == (True, True)
+
+
+def test_a_machines_release_says_its_series() -> None:
+    host = matrix().hosts["pi4"]
+    for release, version in {"6.1.21-v8+": (6, 1), "5.10-rc1": (5, 10), "6.12-custom": (6, 12)}.items():
+        assert replace(SEEN, release=release).target(host).kernel.version == version
+    with pytest.raises(InfraError, match="'mine' is no kernel's release"):
+        replace(SEEN, release="mine").target(host)
 
 
 def test_a_trigger_that_no_machine_has_is_refused(tmp_path: Path) -> None:

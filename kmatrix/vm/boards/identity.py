@@ -68,21 +68,21 @@ class Identity:
         return parse_arch(self.machine, where=f"{host.where} ({host.ssh})")
 
     def target(self, host: Host) -> Target:
-        """The target: its features are what was probed, unless kernels.toml says otherwise."""
+        """The target: its features are what was probed, unless kernels.toml says otherwise. Raises InfraError, and InputError for its arch."""
+        series = versions.series(self.release)
+        if series is None:
+            raise InfraError(f"{host.name}: {self.release!r} is no kernel's release", where=host.where)
         found = {name: there for name, there in self.probe.get("features", {}).items() if there is not None}
-        major, minor = self.release.split(".")[:2]
-        with suppress(ValueError):
-            kernel = Kernel(
-                host.name,
-                versions.parse(f"{int(major)}.{int(''.join(c for c in minor if c.isdigit()) or 0)}"),
-                summary=f"a real machine: {self.told(host)}",
-                overrides={**found, **host.overrides},
-                declared_in=host.declared_in,
-                distribution="of the machine",
-                host=host,
-            )
-            return Target(kernel, self.arch(host))
-        raise InfraError(f"{host.name}: {self.release!r} is no kernel's release", where=host.where)
+        kernel = Kernel(
+            host.name,
+            series,
+            summary=f"a real machine: {self.told(host)}",
+            overrides={**found, **host.overrides},
+            declared_in=host.declared_in,
+            distribution="of the machine",
+            host=host,
+        )
+        return Target(kernel, self.arch(host))
 
     def told(self, host: Host) -> str:
         """The machine in a line."""
