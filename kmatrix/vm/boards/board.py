@@ -30,6 +30,7 @@ from kmatrix.vm.boards.machine import RealMachine
 from kmatrix.vm.boards.session import STUB, Session, There
 from kmatrix.vm.console import Splat
 from kmatrix.vm.errors import GuestError, KernelDied, KernelFails, VmLost
+from kmatrix.vm.machine import agent_digest
 from kmatrix.vm.spec import VmSpec
 
 _UPLOAD = 600.0
@@ -167,7 +168,7 @@ class Board:
         assert self._known is not None, "noted before"
         if not self._known.probed:
             found = vm.call("probe", timeout=180)
-            self._known = replace(self._known, probe=found, agent=identity.agent_digest())
+            self._known = replace(self._known, probe=found, agent=agent_digest())
         identity.write(self.host, self._known)
         return self._known.probe
 
@@ -206,7 +207,7 @@ class Board:
 
     def _bring(self, connection: Connection) -> There:
         """Have what is carried on the machine. Raises InfraError."""
-        folder, code = self.host.folder, f"{self.host.folder}/agent-{identity.agent_digest()}"
+        folder, code = self.host.folder, f"{self.host.folder}/agent-{agent_digest()[:16]}"
         said = connection.run(
             "uname -r; uname -v; uname -m; id -u; cat /proc/sys/kernel/random/boot_id; "
             f"echo folder $(ls -ldn {folder} 2>/dev/null); test ! -d {code} || echo code; "

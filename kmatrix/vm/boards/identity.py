@@ -19,7 +19,7 @@ from kmatrix.kernels.entry import KernelEntry
 from kmatrix.matrix.arch import Arch, parse_arch
 from kmatrix.matrix.hosts import Host
 from kmatrix.matrix.kernel import Kernel, Target
-from kmatrix.vm.machine import agent
+from kmatrix.vm.machine import agent_digest
 
 _SCHEMA = 1
 
@@ -99,11 +99,6 @@ class Identity:
         given = config if self.config is not None else None
         manifest = {"files": [], "release": self.release}
         return KernelEntry(digest, folder, self.arch(host), self.release, source, btf, folder, None, None, given, manifest)
-
-
-def agent_digest() -> str:
-    """Of the agent's code."""
-    return hashlib.sha256(agent()).hexdigest()[:16]
 
 
 def folder() -> Path:
