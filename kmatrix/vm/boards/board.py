@@ -92,10 +92,7 @@ class Board:
         with self._turn:
             if self._spec is None:
                 self.target()
-                assert self._known is not None, "seen to by target"
-                entry = self._known.entry(self.host, identity.folder())
-                image = guest_image.obtain(entry.arch, mirrors=self._mirrors, reporter=self._reporter)
-                self._spec = RealSpec(entry, image, memory_mib=self._known.memory_mib, cpus=1, host=self.host.name)
+                self._spec = self._as_vm()
             return self._spec
 
     @property
@@ -120,7 +117,7 @@ class Board:
                 raise self._lost
             session = self._session()
             self._note(session.machine)
-            with RealMachine(session, self._spec or self._provisional(), console, self._after) as vm:
+            with RealMachine(session, self._spec or self._as_vm(), console, self._after) as vm:
                 vm.seconds = 0.0
                 try:
                     probe = self._probe(vm)
@@ -172,12 +169,12 @@ class Board:
         identity.write(self.host, self._known)
         return self._known.probe
 
-    def _provisional(self) -> RealSpec:
-        """The spec of a machine that was not probed yet."""
+    def _as_vm(self) -> RealSpec:
+        """What is known of it now, in the terms of a VM."""
         assert self._known is not None, "noted before"
         entry = self._known.entry(self.host, identity.folder())
         image = guest_image.obtain(entry.arch, mirrors=self._mirrors, reporter=self._reporter)
-        return RealSpec(entry, image, host=self.host.name)
+        return RealSpec(entry, image, memory_mib=self._known.memory_mib, host=self.host.name)
 
     # -- the way there --------------------------------------------------------------------------------------------------------------
 
