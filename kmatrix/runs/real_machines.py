@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kmatrix import __version__
 from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.host.progress import Reporter
 from kmatrix.matrix.arch import parse_arches
@@ -59,15 +56,6 @@ class RealMachines:
     def account(self, target: Target) -> Mapping[str, Any] | None:
         """What a record says of the machine; None for a VM."""
         return None if target.kernel.host is None else self.board(target.kernel.host).account
-
-    def versions(self, host: Host, release: str) -> dict[str, str]:
-        """The versions that a record names."""
-        return {
-            "kmatrix": __version__,
-            "host": f"{platform.node()} ({platform.machine()}, {os.cpu_count()} CPUs)",
-            "release": release,
-            "machine": f"{host.name}, a real machine ({host.ssh})",
-        }
 
 
 def check(collector: Collector, target: Target) -> None:
