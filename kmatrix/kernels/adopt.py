@@ -28,6 +28,7 @@ from kmatrix.host.progress import Reporter
 from kmatrix.kernels import layout
 from kmatrix.kernels.entry import StagedKernel
 from kmatrix.matrix.arch import Arch, parse_arch
+from kmatrix.matrix.hosts import ADDRESS
 
 _CONNECT = 30.0
 """Seconds that a connection may take, and each answer on it."""
@@ -192,9 +193,6 @@ def fingerprint(key: paramiko.PKey) -> str:
     return f"SHA256:{base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip('=')}"
 
 
-_ADDRESS = re.compile(r"(?:ssh://)?(?:(?P<user>[^@/\s]+)@)?(?P<host>\[[0-9A-Fa-f:]+\]|[^@:/\s]+)(?::(?P<port>\d+))?/?")
-
-
 @contextlib.contextmanager
 def connected(
     address: str,
@@ -207,10 +205,11 @@ def connected(
 ) -> Iterator[Remote]:
     """The machine at `ssh://user@host:port`, by the user's agent and keys, with what ~/.ssh/config says of the host.
 
-    Each step has `timeout` seconds. Without `sftp`, commands run there and no files are read: a machine need not have it. `host_key` is a fingerprint for a host that known_hosts does not have. Raises InputError for an unknown host key or an address that is none,
-    InfraError where there is no connection, or the host has another key than the one that is known.
+    Each step has `timeout` seconds. Without `sftp`, commands run there and no files are read: a machine need not have it. `host_key` is a
+    fingerprint for a host that known_hosts does not have. Raises InputError for an unknown host key or an address that is none, InfraError
+    where there is no connection, or the host has another key than the one that is known.
     """
-    match = _ADDRESS.fullmatch(address)
+    match = ADDRESS.fullmatch(address)
     if match is None:
         raise InputError(f"{address!r} is no address", where="adopt", fix="write ssh://user@host, ssh://host:port, or local")
     host = match["host"].strip("[]")

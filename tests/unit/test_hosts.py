@@ -48,6 +48,7 @@ def test_an_entry_is_read() -> None:
     assert (host.identity, host.known_hosts) == (Path("/project/key"), Path("/etc/known"))
     assert (host.reboot, host.wait, host.folder) == ("", 5, "/var/lib/kmatrix")
     assert matrix().hosts["pi4"].reboot is None
+    assert matrix(ssh="ssh://root@[2001:db8::1]/", port=22).hosts["pi4"].ssh == "ssh://root@[2001:db8::1]:22"
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,7 @@ def test_an_entry_is_read() -> None:
     [
         ({"ssh": "root@"}, "is no address"),
         ({"ssh": "root@192.0.2.1:22", "port": 22}, "the port is given twice"),
+        ({"ssh": "root@[2001:db8::1]:22", "port": 22}, "the port is given twice"),
         ({"features": {"ringbuff": True}}, "ringbuff"),
         ({"folder": "here; rm -r /"}, "folder"),
         ({"silence": 0}, "silence"),
