@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import zlib
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from queue import Queue
+from threading import Thread
+from typing import Any, cast
 
 import pytest
 
 from kmatrix.host.errors import InfraError, InputError
+from kmatrix.host.progress import Quiet
 from kmatrix.runs.workers import address, judge, link
 from kmatrix.runs.workers.address import Address
-from kmatrix.runs.workers.link import Lost
+from kmatrix.runs.workers.deliver import Delivery
+from kmatrix.runs.workers.link import Link, Lost
 from kmatrix.runs.workers.project import Project, gather
 from kmatrix.runs.workers.take import Taking
+from kmatrix.runs.workers.there import _There
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +72,7 @@ def send(project: Project, *, into: Taking | None = None, stop_after: int | None
                 if stop_after is not None and sent >= stop_after:
                     return sent
                 packed = zlib.compress(piece)
-                takes.add(packed, file=number, at=at, n=len(packed), z=True, size=len(piece))
+                takes.add(packed, file=number, at=at, z=True)
                 sent += len(piece)
                 at += len(piece)
         takes.finish()
@@ -90,6 +98,43 @@ def test_a_project_is_brought_once_and_a_changed_file_alone(here: Path) -> None:
     assert (there / "c/collector.toml").read_bytes() == b"x"  # a run that goes on still has what it began with
 
 
+class Straight:
+    """A link to a worker of this process, whose ssh is a pipe."""
+
+    address = Address("straight")
+
+    def __init__(self, stack: ExitStack) -> None:
+        near, far = os.pipe()
+        self._answers: Queue[Any] = Queue()
+        serving = Thread(target=_There(stack.enter_context(os.fdopen(near, "rb")), self._answers.put).serve)
+        serving.start()
+        stack.callback(serving.join)
+        self._pipe = stack.enter_context(os.fdopen(far, "wb"))
+
+    def say(self, line: Mapping[str, Any], data: bytes = b"") -> None:
+        self._pipe.write(json.dumps(line).encode() + b"\n" + data)
+        self._pipe.flush()
+
+    def ask(self, op: str, **arguments: Any) -> Any:
+        self.say({"op": op, **arguments})
+        return self._answers.get(timeout=20)
+
+    def has_answer(self) -> bool:
+        return not self._answers.empty()
+
+
+def test_the_two_sides_understand_each_other(here: Path) -> None:
+    parcel = gather([here], []).parcel
+    with ExitStack() as stack:
+        delivery = Delivery(cast(Link, Straight(stack)))
+        assert delivery.lacks([parcel]) == {parcel.id}
+        place = Path(delivery.bring(parcel, Quiet()))
+        assert (delivery.lacks([parcel]), delivery.brought) == (set(), ["project 6 files"])
+        assert delivery.sent > 3 << 20
+        assert Path(delivery.bring(parcel, Quiet())) == place
+    assert (place / "c/prog.bpf.o").read_bytes() == (here / "c/prog.bpf.o").read_bytes()
+
+
 def test_a_cut_transfer_goes_on_where_it_ended(here: Path) -> None:
     project = gather([here], [])
     whole = sum(file[1] for file in project.parcel.files if len(file) > 2)
@@ -108,7 +153,7 @@ def test_what_arrives_damaged_is_refused_and_not_kept(here: Path) -> None:
         number, _ = wanted["pieces"][0]
         size = takes.files[number][1]
         with pytest.raises(InfraError, match="arrived damaged"):
-            takes.add(b"?" * size, file=number, at=0, n=size, z=False, size=size)
+            takes.add(b"?" * size, file=number, at=0, z=False)
         with pytest.raises(InfraError, match="did not arrive"):
             takes.finish()
     with taking(project).wanted() as again:
@@ -121,7 +166,7 @@ def test_holes_stay_holes() -> None:
     with takes.wanted():
         for at in range(0, len(data), 1 << 20):
             piece = data[at : at + (1 << 20)]
-            takes.add(piece, file=0, at=at, n=len(piece), z=False, size=len(piece))
+            takes.add(piece, file=0, at=at, z=False)
         place = Path(takes.finish())
     assert (place / "image").read_bytes() == data
     assert (place / "image").stat().st_blocks * 512 < 1 << 20
