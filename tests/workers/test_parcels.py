@@ -21,6 +21,8 @@ from kmatrix.runs.workers import address, judge, link
 from kmatrix.runs.workers.address import Address
 from kmatrix.runs.workers.deliver import Delivery
 from kmatrix.runs.workers.link import Link, Lost
+from kmatrix.runs.workers.muster import Luggage, Worker, equip
+from kmatrix.runs.workers.plan import Host
 from kmatrix.runs.workers.project import Project, gather
 from kmatrix.runs.workers.take import Taking
 from kmatrix.runs.workers.there import _There
@@ -133,6 +135,18 @@ def test_the_two_sides_understand_each_other(here: Path) -> None:
         assert delivery.sent > 3 << 20
         assert Path(delivery.bring(parcel, Quiet())) == place
     assert (place / "c/prog.bpf.o").read_bytes() == (here / "c/prog.bpf.o").read_bytes()
+
+
+def test_a_worker_that_runs_no_target_gets_the_project_and_it_is_said(here: Path) -> None:
+    luggage = Luggage([], {}, {}, gather([here], []), [])
+    can = judge.able(described())
+    with ExitStack() as stack:
+        link = cast(Link, Straight(stack))
+        worker = Worker(link, {"free": 1 << 30, "cache": "/cache"}, can, Host("straight", can.arches))
+        equip(worker, luggage, Quiet())
+    assert (Path(worker.tree) / "c/prog.bpf.o").is_file()
+    assert worker.account.startswith("straight: 3.0 MiB sent (project 6 files)")
+    assert worker.host.can(None, None)
 
 
 def test_a_cut_transfer_goes_on_where_it_ended(here: Path) -> None:
