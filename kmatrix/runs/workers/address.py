@@ -31,11 +31,6 @@ class Address:
         return self.ssh
 
     @property
-    def destination(self) -> str:
-        """The words' last: who and where."""
-        return self.ssh.split()[-1]
-
-    @property
     def key(self) -> tuple[object, ...]:
         """What makes two addresses one worker's: the same machine, Python and cache."""
         return self.ssh, self.python, self.config, tuple(sorted(self.env.items()))
