@@ -265,6 +265,7 @@ def test_what_ssh_says_is_told_with_what_to_do(status: int, said: str, what: str
     assert error.where == "u@h"
     assert error.fix
     assert isinstance(error, Lost) is (status == 1 or "No route" in said)
+    assert isinstance(error, InputError) is (status == 127 or what in ("not known: refused", "with a password at most"))
 
 
 def described(**other: Any) -> dict[str, Any]:
