@@ -353,5 +353,4 @@ def address_of(spec: Any) -> Address:
 
 
 def _local_arches() -> frozenset[Arch]:
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    return frozenset(arch for arch in ARCHES if shutil.which(INFO[arch].qemu, path=path))
+    return frozenset(arch for arch in ARCHES if shutil.which(INFO[arch].qemu))
