@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from . import bpf, observe, real, rooms
+from . import bpf, namespaces, observe, real, rooms
 from .processes import PR_SET_CHILD_SUBREAPER
 
 _OWN_PROBES = re.compile(r"[pr]\d*:(?:\w+/)?(?:libbpf_|ebpf_)")
@@ -230,16 +230,16 @@ class _Session:
     def _become_agent(self, port: socket.socket, root: str, code: str) -> None:
         """The agent's life: from here on it is the one process that the room is for."""
         try:
-            rooms.die_with_parent()
+            namespaces.die_with_parent()
             os.setsid()
             os.close(self._lock)
             os.close(self._guard)
             self._port.close()
             self._cgroup.enter()
-            rooms.unshare("mnt", "net")
+            namespaces.unshare(["mnt", "net"])
             for kind in ("uts", "ipc"):
                 with suppress(OSError):  # what a cell changes of these harms nobody
-                    rooms.unshare(kind)
+                    namespaces.unshare([kind])
             room = f"{self._folder}/room"
             os.makedirs(room, exist_ok=True)
             rooms.move_in(root, room, {code: _CODE})
