@@ -33,7 +33,6 @@ from .processes import PR_SET_CHILD_SUBREAPER
 
 _OWN_PROBES = re.compile(r"[pr]\d*:(?:\w+/)?(?:libbpf_|ebpf_)")
 """Kprobes and uprobes of tracefs as libbpf and cilium/ebpf name them."""
-_LINK_DETACH, _MAP_DELETE_ELEM = 34, 3
 _CODE = "/run/kmatrix/agent"
 """Where the agent finds its code."""
 _AGENT = "import sys; sys.path.insert(0, '{code}'); import agent; agent.main({port})"
@@ -335,11 +334,11 @@ class _Session:
                 if kind == "links":
                     fd = real.by_id(kind, ident)
                     try:
-                        bpf.bpf(_LINK_DETACH, fd.to_bytes(4, sys.byteorder) + bytes(4))
+                        bpf.bpf(bpf.LINK_DETACH, fd.to_bytes(4, sys.byteorder) + bytes(4))
                     finally:
                         os.close(fd)
                 elif kind == "maps":
-                    real.unregister(ident, _MAP_DELETE_ELEM)
+                    real.unregister(ident)
 
     def _remove_probes(self) -> list[str]:
         left = []
