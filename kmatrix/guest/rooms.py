@@ -16,37 +16,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from . import bpf, real
+from .mounts import MS_BIND, MS_MOVE, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, mount
 from .namespaces import loopback_up, unshare
 
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = (
-    1,
-    2,
-    4,
-    8,
-    32,
-    4096,
-    8192,
-    16384,
-    1 << 18,
-)
 _PSEUDO = MS_NOSUID | MS_NODEV | MS_NOEXEC
 _MNT_DETACH = 2
 CGROUP = "kmatrix-host"
 """What the cgroups of agents are called, with a number behind it."""
-
-
-def mount(what: str, where: str, kind: str, flags: int = 0, options: str = "") -> None:
-    """mount(2). Raises OSError, which names the place."""
-    result = bpf.libc.mount(what.encode(), where.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode() or None)
-    if result != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"mount {kind or what} on {where}: {os.strerror(code)}")
-
-
-def hide_mounts() -> None:
-    """Go to a mount namespace of one's own, from which no mount gets out."""
-    unshare(["mnt"])
-    mount("none", "/", "", MS_REC | MS_PRIVATE)
 
 
 class Cgroup:

@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from . import bpf, namespaces, observe, real, rooms
+from . import bpf, mounts, namespaces, observe, real, rooms
 from .processes import PR_SET_CHILD_SUBREAPER
 
 _OWN_PROBES = re.compile(r"[pr]\d*:(?:\w+/)?(?:libbpf_|ebpf_)")
@@ -183,11 +183,11 @@ class _Session:
 
     def __init__(self, request: Mapping[str, Any], lock: int) -> None:
         prepare(request)
-        rooms.hide_mounts()
+        mounts.hide()
         self._folder, self._lock = str(request["folder"]), lock
         self._hierarchy = f"{self._folder}/cgroups"
         os.makedirs(self._hierarchy, exist_ok=True)
-        rooms.mount("cgroup2", self._hierarchy, "cgroup2")
+        mounts.mount("cgroup2", self._hierarchy, "cgroup2")
         for name in os.listdir(
             self._hierarchy
         ):  # of one that was killed together with its guard: the lock says that nobody is in it
