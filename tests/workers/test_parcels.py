@@ -44,6 +44,7 @@ def here(tmp_path: Path) -> Path:
         "c/prog.bpf.o": os.urandom(3 << 20),
         "c/empty": b"",
         ".git/HEAD": b"ref",
+        ".env": b"",
         "venv/pyvenv.cfg": b"",
         "venv/lib.py": b"",
         "c/__pycache__/x.pyc": b"",
