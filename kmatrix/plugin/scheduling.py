@@ -126,7 +126,7 @@ class TargetScheduling:
         crashed = left[0]
         self._crashes[crashed] = self._crashes.get(crashed, 0) + 1
         again = self._crashes[crashed] < TRIES
-        self.plan.put_back(left if again else left[1:])
+        self.plan.put_back(left)
         if not again:
             self.plan.give_up(crashed)
         self.feed()
