@@ -83,6 +83,7 @@ def send(project: Project, *, into: Taking | None = None, stop_after: int | None
 
 
 def test_a_project_is_brought_once_and_a_changed_file_alone(here: Path) -> None:
+    (here / "c/prog.bpf.o").chmod(0o755)
     project = gather([here], [])
     names = {file[0] for file in project.parcel.files}
     assert names == {"kernels.toml", "c/collector.toml", "c/prog.bpf.o", "c/empty", "big/data", "c/link"}
@@ -92,6 +93,7 @@ def test_a_project_is_brought_once_and_a_changed_file_alone(here: Path) -> None:
     there = Path(place)
     assert (there / "c/prog.bpf.o").read_bytes() == (here / "c/prog.bpf.o").read_bytes()
     assert (there / "c/prog.bpf.o").stat().st_mtime_ns == (here / "c/prog.bpf.o").stat().st_mtime_ns
+    assert (there / "c/prog.bpf.o").stat().st_mode & 0o777 == 0o755
     assert (there / "c/link/data").read_bytes() == b"d"
     assert send(project) == 0
     (here / "c/collector.toml").write_bytes(b"other")
@@ -173,6 +175,23 @@ def test_what_arrives_damaged_is_refused_and_not_kept(here: Path) -> None:
             takes.finish()
     with taking(project).wanted() as again:
         assert [number, 0] in again["pieces"]
+
+
+def test_what_was_cut_long_ago_is_removed(here: Path, cache: Path) -> None:
+    long_ago, lately = cache / "incoming/project-old", cache / "incoming/project-new"
+    for folder in (long_ago, lately):
+        folder.mkdir(parents=True)
+    os.utime(long_ago, (0, 0))
+    send(gather([here], []))
+    assert (long_ago.exists(), lately.exists()) == (False, True)
+
+
+def test_what_is_none_of_the_project_stays_here(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {file[0] for file in gather([here], [], leave=[here / "big"]).parcel.files}
+    assert names == {"kernels.toml", "c/collector.toml", "c/prog.bpf.o", "c/empty", "c/link"}
+    monkeypatch.setattr("kmatrix.runs.workers.project.MANY", 1 << 20)
+    with pytest.raises(InputError, match="files to bring to workers"):
+        gather([here], [])
 
 
 def test_holes_stay_holes() -> None:
