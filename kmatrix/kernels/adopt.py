@@ -16,7 +16,7 @@ import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -88,15 +88,13 @@ class Remote:
     """A machine that SSH leads to."""
 
     client: paramiko.SSHClient
-    sftp: paramiko.SFTPClient | None
-    """None where files are not read."""
     where: str
     _listed: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def _files(self) -> paramiko.SFTPClient:
-        assert self.sftp is not None, "asked for files of a connection without"
-        return self.sftp
+        """Asked for where files are read: a machine that only runs commands need not have it."""
+        return self.client.open_sftp()
 
     def uname(self) -> tuple[str, str]:
         """As the machine says it."""
@@ -201,13 +199,11 @@ def connected(
     identity: Path | None = None,
     known_hosts: Path | None = None,
     timeout: float = _CONNECT,
-    sftp: bool = True,
 ) -> Iterator[Remote]:
     """The machine at `ssh://user@host:port`, by the user's agent and keys, with what ~/.ssh/config says of the host.
 
-    Each step has `timeout` seconds. Without `sftp`, commands run there and no files are read: a machine need not have it. `host_key` is a
-    fingerprint for a host that known_hosts does not have. Raises InputError for an unknown host key or an address that is none, InfraError
-    where there is no connection, or the host has another key than the one that is known.
+    Each step has `timeout` seconds. `host_key` is a fingerprint for a host that known_hosts does not have. Raises InputError for an unknown
+    host key or an address that is none, InfraError where there is no connection, or the host has another key than the one that is known.
     """
     match = ADDRESS.fullmatch(address)
     if match is None:
@@ -230,7 +226,6 @@ def connected(
                 banner_timeout=timeout,
                 auth_timeout=timeout,
             )
-            remote = Remote(client, client.open_sftp() if sftp else None, address)
         except paramiko.BadHostKeyException as error:
             raise InfraError(
                 f"the host key is {fingerprint(error.key)}, and known_hosts has {fingerprint(error.expected_key)}",
@@ -240,7 +235,7 @@ def connected(
         except (OSError, EOFError, paramiko.SSHException) as error:
             fix = "check that `ssh` gets there without a password: kmatrix uses your agent and keys (--identity FILE)"
             raise InfraError(f"no connection: {error or type(error).__name__}", where=address, fix=fix) from None
-        yield remote
+        yield Remote(client, address)
 
 
 # --- what is taken
