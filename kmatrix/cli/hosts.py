@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -50,7 +50,7 @@ def check(hosts: Sequence[str], python: str | None, kernels_file: Path | None, a
         what = f"no host is named, ${ADDOPTS} has no --tx ssh=…, and kernels.toml has no [hosts.NAME]"
         raise InputError(what, where="kmatrix hosts check", fix=fix)
     if python is not None:
-        chosen = [each if isinstance(each, Host) else Address(each.ssh, python, each.config, each.env) for each in chosen]
+        chosen = [each if isinstance(each, Host) else replace(each, python=python) for each in chosen]
     with ThreadPoolExecutor(min(len(chosen), 16)) as pool:
         found = [*zip(chosen, pool.map(lambda each: _look(each, matrix.mirrors), chosen), strict=True)]
     if as_json:

@@ -252,8 +252,9 @@ def test_what_is_no_address(text: str) -> None:
 
 
 def test_workers_of_the_environment() -> None:
-    words = "-q --tx '2*ssh=a//python=p' --tx=ssh=b --tx 3*popen --tx '2*ssh=a//python=p'"
-    assert address.in_environment({"PYTEST_ADDOPTS": words}) == [Address("a", "p"), Address("b")]
+    words = "-q --tx '2*ssh=a//python=p' --tx=ssh=b --tx 3*popen --tx '2*ssh=a//python=p' --tx 'ssh=c//env:X=*'"
+    found = [Address("a", "p"), Address("b"), Address("c", env={"X": "*"})]
+    assert address.in_environment({"PYTEST_ADDOPTS": words}) == found
 
 
 @pytest.mark.parametrize(
