@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -14,6 +14,7 @@ from kmatrix.cli import options
 from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.matrix.hosts import Host
 from kmatrix.report import grid
+from kmatrix.runs import real_machines
 from kmatrix.runs.doctor import Finding
 from kmatrix.runs.workers import address as addresses
 from kmatrix.runs.workers import judge
@@ -49,7 +50,7 @@ def check(hosts: Sequence[str], python: str | None, kernels_file: Path | None, a
         what = f"no host is named, ${ADDOPTS} has no --tx ssh=…, and kernels.toml has no [hosts.NAME]"
         raise InputError(what, where="kmatrix hosts check", fix=fix)
     if python is not None:
-        chosen = [each if isinstance(each, Host) else Address(each.ssh, python, each.config, each.env) for each in chosen]
+        chosen = [each if isinstance(each, Host) else replace(each, python=python) for each in chosen]
     with ThreadPoolExecutor(min(len(chosen), 16)) as pool:
         found = [*zip(chosen, pool.map(lambda each: _look(each, matrix.mirrors), chosen), strict=True)]
     if as_json:
@@ -62,12 +63,7 @@ def check(hosts: Sequence[str], python: str | None, kernels_file: Path | None, a
 
 def _look(host: Host | Address, mirrors: Mapping[str, str]) -> list[Finding]:
     if isinstance(host, Host):
-        from kmatrix.vm.boards import board  # here, and not above: only who has such a machine pays for it
-
-        said = board.check(host, mirrors=mirrors)
-        return [
-            Finding(("note" if each.fix else "ok") if each.good else "lacks", "machine", each.text, each.fix or "") for each in said
-        ]
+        return real_machines.findings(host, mirrors)
     try:
         with Link(host) as link:
             return [*judge.findings(link.ask("describe"))]

@@ -26,7 +26,6 @@ CORE_BTF_FILE = "/tmp/kmatrix-core.btf"
 
 PERF_EVENT_ARRAY = bpf.MAP_TYPES.index("perf_event_array")
 _PER_CPU = ("percpu_hash", "percpu_array", "lru_percpu_hash", "percpu_cgroup_storage")
-MAP_UPDATE_ELEM = 2
 
 
 class Contract:
@@ -254,7 +253,7 @@ def _value(opened: Opened, name: str, content: Mapping[str, Any], terms: Terms, 
 def _update(fd: int, key: bytes, value: bytes) -> None:
     """bpf_map_update_elem, whatever is there."""
     keys, held = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value, len(value))
-    bpf.bpf(MAP_UPDATE_ELEM, struct.pack("=IIQQQ", fd, 0, ctypes.addressof(keys), ctypes.addressof(held), 0))
+    bpf.bpf(bpf.MAP_UPDATE_ELEM, struct.pack("=IIQQQ", fd, 0, ctypes.addressof(keys), ctypes.addressof(held), 0))
 
 
 def _unpin(path: str) -> None:

@@ -45,30 +45,40 @@ def numbers(names: Iterable[str]) -> dict[str, int | None]:
     return found
 
 
+def unshare(names: Iterable[str]) -> None:
+    """Go on in new namespaces of these kinds, as unshare(2) has it. Raises OSError where the kernel has no such kind."""
+    if bpf.libc.unshare(sum(NAMESPACES[name] for name in names)) != 0:
+        code = ctypes.get_errno()
+        lacking = [name for name, number in numbers(names).items() if number is None]
+        why = f"the kernel has no namespaces of the kind {', '.join(lacking)}" if lacking else os.strerror(code)
+        raise OSError(code, f"unshare({', '.join(names)}): {why}")
+
+
 def enter(names: Iterable[str]) -> int | None:
     """Go on in new namespaces of these kinds. Raises OSError where the kernel has no such kind.
 
     A process gets a new pid namespace by being born in it: then a child goes on, and the caller, whose pid is returned to the child, waits
     for its end and ends as it did. In a new net namespace, the loopback interface is up.
     """
-    if bpf.libc.unshare(sum(NAMESPACES[name] for name in names)) != 0:
-        code = ctypes.get_errno()
-        lacking = [name for name, number in numbers(names).items() if number is None]
-        why = f"the kernel has no namespaces of the kind {', '.join(lacking)}" if lacking else os.strerror(code)
-        raise OSError(code, f"unshare({', '.join(names)}): {why}")
+    unshare(names)
     if "net" in names:
-        _loopback_up()
+        loopback_up()
     if "pid" not in names:
         return None
     parent = own_pid()
     child = os.fork()
     if child == 0:
-        bpf.libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        die_with_parent()
         return parent
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status < 0:
         os.kill(os.getpid(), -status)
     os._exit(status)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the one that made it ends."""
+    bpf.libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 def own_pid() -> int:
@@ -81,7 +91,8 @@ def own_tid() -> int:
     return int(os.path.basename(os.readlink("/proc/thread-self")))
 
 
-def _loopback_up() -> None:
+def loopback_up() -> None:
+    """Bring the loopback interface up in the calling process's net namespace. Raises OSError."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         request = bytearray(b"lo".ljust(40, b"\0"))  # struct ifreq: name[16], then the flags
         fcntl.ioctl(sock, _SIOCGIFFLAGS, request)

@@ -6,7 +6,6 @@ Its files are bound to their places, so nothing is copied, and pages come in as 
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import fnmatch
@@ -15,7 +14,8 @@ import shutil
 from contextlib import suppress
 from typing import Any
 
-from . import bpf, netdev
+from . import netdev
+from .mounts import MS_BIND, MS_NODEV, MS_REC, mount
 from .observe import RUNS_ARE_COUNTED
 from .sysctl import file_of
 
@@ -26,7 +26,6 @@ BACK = f"{DISK}/back"
 _UNDER = "/run/kmatrix/under"
 
 BLKFLSBUF = 0x1261
-MS_NODEV, MS_BIND, MS_REC = 4, 4096, 16384
 
 
 def prepare(
@@ -107,7 +106,7 @@ def _mount_disk() -> None:
     finally:
         os.close(handle)
     os.makedirs(DISK, exist_ok=True)
-    _mount(device, DISK, "ext4", MS_NODEV)
+    mount(device, DISK, "ext4", MS_NODEV)
 
 
 def _device() -> str:
@@ -128,7 +127,7 @@ def _bind(source: str, target: str) -> None:
             os.unlink(target)
         with open(target, "ab"):
             pass
-    _mount(source, target, "", MS_BIND)
+    mount(source, target, "", MS_BIND)
 
 
 def _make(folder: str) -> None:
@@ -152,8 +151,8 @@ def _writable(folder: str) -> None:
     folder = os.path.realpath(folder)
     under = f"{_UNDER}/{len(os.listdir(_UNDER)) if os.path.isdir(_UNDER) else 0}"
     os.makedirs(under)
-    _mount(folder, under, "", MS_BIND | MS_REC)
-    _mount("tmpfs", folder, "tmpfs", 0, "mode=755")
+    mount(folder, under, "", MS_BIND | MS_REC)
+    mount("tmpfs", folder, "tmpfs", 0, "mode=755")
     for name in os.listdir(under):
         os.symlink(f"{under}/{name}", f"{folder}/{name}")
 
@@ -172,10 +171,3 @@ def _set(name: str, value: str) -> str | None:
 def _write(path: str, text: str) -> None:
     with open(path, "wb", buffering=0) as file:
         file.write(text.encode())
-
-
-def _mount(what: str, where: str, kind: str, flags: int, options: str = "") -> None:
-    arguments = (what.encode(), where.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode() or None)
-    if bpf.libc.mount(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"cannot mount {what} on {where}: {os.strerror(number)}")

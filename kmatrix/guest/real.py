@@ -28,7 +28,6 @@ _COMMANDS = {
     "links": (bpf.LINK_GET_NEXT_ID, bpf.LINK_GET_FD_BY_ID),
 }
 _KINDS = tuple(_COMMANDS)
-_OBJ_GET = 7
 
 _before: dict[str, set[int]] = {}
 _probes: list[str] = []
@@ -137,7 +136,7 @@ def _pinned(pins: str) -> set[tuple[str, int]]:
 def _identity(path: str) -> set[tuple[str, int]]:
     """What is pinned at a path: (kind, id). What it is, the kernel says in the fdinfo of an open one."""
     name = create_string_buffer(path.encode())
-    fd = bpf.bpf(_OBJ_GET, struct.pack("=QII", addressof(name), 0, 0))
+    fd = bpf.bpf(bpf.OBJ_GET, struct.pack("=QII", addressof(name), 0, 0))
     try:
         return {(kind, ident) for kind, ids in held(os.getpid(), {fd: ""}).items() for ident in ids}
     finally:
@@ -161,12 +160,12 @@ def maps_of(program: int) -> list[int]:
     return []
 
 
-def unregister(map_id: int, delete: int) -> None:
+def unregister(map_id: int) -> None:
     """Unregister a struct_ops without a link, which holds itself (BPF_STRUCT_OPS, 27ae7997a661, 5.6). Raises OSError."""
     fd = by_id("maps", map_id)
     try:
         if bpf.map_info(fd).type == "struct_ops":
             key = create_string_buffer(4)
-            bpf.bpf(delete, struct.pack("=I4xQ", fd, addressof(key)))
+            bpf.bpf(bpf.MAP_DELETE_ELEM, struct.pack("=I4xQ", fd, addressof(key)))
     finally:
         os.close(fd)

@@ -16,50 +16,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from . import bpf, real
-from .namespaces import NAMESPACES, _loopback_up
+from .mounts import MS_BIND, MS_MOVE, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, mount
+from .namespaces import loopback_up, unshare
 
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = (
-    1,
-    2,
-    4,
-    8,
-    32,
-    4096,
-    8192,
-    16384,
-    1 << 18,
-)
 _PSEUDO = MS_NOSUID | MS_NODEV | MS_NOEXEC
 _MNT_DETACH = 2
-_PR_SET_PDEATHSIG = 1
 CGROUP = "kmatrix-host"
 """What the cgroups of agents are called, with a number behind it."""
-
-
-def mount(what: str, where: str, kind: str, flags: int = 0, options: str = "") -> None:
-    """mount(2). Raises OSError, which names the place."""
-    result = bpf.libc.mount(what.encode(), where.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode() or None)
-    if result != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"mount {kind or what} on {where}: {os.strerror(code)}")
-
-
-def unshare(*kinds: str) -> None:
-    """Go on in new namespaces. Raises OSError where the kernel has no such kind."""
-    if bpf.libc.unshare(sum(NAMESPACES[kind] for kind in kinds)) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"unshare({', '.join(kinds)}): {os.strerror(code)}")
-
-
-def hide_mounts() -> None:
-    """Go to a mount namespace of one's own, from which no mount gets out."""
-    unshare("mnt")
-    mount("none", "/", "", MS_REC | MS_PRIVATE)
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the one that made it ends."""
-    bpf.libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 class Cgroup:
@@ -75,7 +38,7 @@ class Cgroup:
         """
         os.makedirs(f"{self.path}/agent")
         _write(f"{self.path}/cgroup.procs", "0")
-        unshare("cgroup")
+        unshare(["cgroup"])
         _write(f"{self.path}/agent/cgroup.procs", "0")
         with suppress(OSError):
             _write(f"{self.path}/cgroup.subtree_control", "+memory")
@@ -138,7 +101,7 @@ def move_in(carried: str, room: str, more: Mapping[str, str]) -> None:
         os.chroot(".")
     os.chdir("/root")
     with suppress(OSError):
-        _loopback_up()
+        loopback_up()
 
 
 def _show(folder: str, place: str) -> None:

@@ -24,9 +24,10 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from . import bpf, kernel, libbpf, seccomp
+from . import bpf, kernel, libbpf, mounts, seccomp
 from .errand import Errand
 from .memory import read_memory, write_memory
+from .mounts import MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT, mount
 from .past import EINVAL, ENOENT, Past
 from .seccomp import ALLOW, ARG0, AT_LEAST, EQUAL, ERRNO, LOAD, NOTIFY, RETURN, Instruction, native
 from .table_hidden import BTF_FOLDER, TRACEFS
@@ -37,8 +38,6 @@ NR_UNAME = {"x86_64": 63, "aarch64": 160}.get(platform.machine(), -1)
 SPEC_ALLOW, NEW_LISTENER = 1 << 2, 1 << 3
 NOTIF_RECV, NOTIF_SEND, CONTINUE = 0xC0502100, 0xC0182101, 1
 
-CLONE_NEWNS = 0x20000
-MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 UTS_FIELD = 65
 OLDEST = (5, 5)
 """Before it seccomp cannot let a call go on (SECCOMP_USER_NOTIF_FLAG_CONTINUE, fb3c5386b382)."""
@@ -320,31 +319,19 @@ class _Supervisor:
 # -- files -------------------------------------------------------------------------------------------------------------------
 
 
-def _mount(what: str, where: str, kind: str | None, flags: int, options: str | None = None) -> None:
-    if (
-        bpf.libc.mount(what.encode(), where.encode(), kind and kind.encode(), ctypes.c_ulong(flags), options and options.encode())
-        != 0
-    ):
-        code = ctypes.get_errno()
-        raise OSError(code, f"mount {what} on {where}: {os.strerror(code)}")
-
-
 def _own_mounts() -> None:
     """A mount namespace for this thread, with stand-ins in place for what says the release: still with the real one's content."""
-    if bpf.libc.unshare(CLONE_NEWNS) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"unshare: {os.strerror(code)}")
-    _mount("none", "/", None, MS_REC | MS_PRIVATE)
+    mounts.hide()
     os.makedirs(SCRATCH, exist_ok=True)
     for path in RELEASE_FILES:
         with open(path) as file:
             _write(path, file.read())
-        _mount(f"{SCRATCH}/{os.path.basename(path)}", path, None, MS_BIND)
+        mount(f"{SCRATCH}/{os.path.basename(path)}", path, "", MS_BIND)
     release = _text(_real().uts.raw, 2)
     if os.path.isdir(f"/lib/modules/{release}"):
         os.makedirs(f"{SHELF}/{release}", exist_ok=True)
-        _mount(f"/lib/modules/{release}", f"{SHELF}/{release}", None, MS_BIND)
-        _mount(SHELF, "/lib/modules", None, MS_BIND | MS_REC)
+        mount(f"/lib/modules/{release}", f"{SHELF}/{release}", "", MS_BIND)
+        mount(SHELF, "/lib/modules", "", MS_BIND | MS_REC)
 
 
 def _write(path: str, content: str) -> None:
@@ -359,11 +346,11 @@ def _cover(past: Past, real: _Real) -> None:
     """Cover what is hidden: folders by empty ones, files by an empty one that cannot be written."""
     for path in (*past.masks, CONFIG):
         if os.path.isdir(path):
-            _mount("none", path, "tmpfs", MS_RDONLY, "size=4k")
+            mount("none", path, "tmpfs", MS_RDONLY, "size=4k")
         elif os.path.exists(path):
             _write("nothing", "")
-            _mount(f"{SCRATCH}/nothing", path, None, MS_BIND)
-            _mount("none", path, None, MS_REMOUNT | MS_BIND | MS_RDONLY)
+            mount(f"{SCRATCH}/nothing", path, "", MS_BIND)
+            mount("none", path, "", MS_REMOUNT | MS_BIND | MS_RDONLY)
     _cover_tracepoints(past)
     if "btf" not in past.hidden and os.path.isdir(BTF_FOLDER):
         _cover_btf(past)
@@ -382,9 +369,9 @@ def _cover_tracepoints(past: Past) -> None:
     if not folders:
         return
     for path in folders:
-        _mount("none", path, "tmpfs", MS_RDONLY, "size=4k")
+        mount("none", path, "tmpfs", MS_RDONLY, "size=4k")
     if os.path.isdir(f"{inner}/events"):
-        _mount(own, inner, None, MS_BIND | MS_REC)
+        mount(own, inner, "", MS_BIND | MS_REC)
 
 
 def _text(uts: bytes, field: int) -> str:
@@ -398,7 +385,7 @@ def _cover_btf(past: Past) -> None:
     with open(kept := f"{SCRATCH}/vmlinux", "wb") as file:
         file.write(past.without_names(types))
     if "btf_modules" in past.hidden:
-        _mount("none", BTF_FOLDER, "tmpfs", 0, "size=4k")
+        mount("none", BTF_FOLDER, "tmpfs", 0, "size=4k")
         with open(f"{BTF_FOLDER}/vmlinux", "wb"):
             pass
-    _mount(kept, f"{BTF_FOLDER}/vmlinux", None, MS_BIND)
+    mount(kept, f"{BTF_FOLDER}/vmlinux", "", MS_BIND)

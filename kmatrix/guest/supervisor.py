@@ -28,12 +28,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from . import bpf, observe, real, rooms
+from . import bpf, mounts, namespaces, observe, real, rooms
 from .processes import PR_SET_CHILD_SUBREAPER
 
 _OWN_PROBES = re.compile(r"[pr]\d*:(?:\w+/)?(?:libbpf_|ebpf_)")
 """Kprobes and uprobes of tracefs as libbpf and cilium/ebpf name them."""
-_LINK_DETACH, _MAP_DELETE_ELEM = 34, 3
 _CODE = "/run/kmatrix/agent"
 """Where the agent finds its code."""
 _AGENT = "import sys; sys.path.insert(0, '{code}'); import agent; agent.main({port})"
@@ -184,11 +183,11 @@ class _Session:
 
     def __init__(self, request: Mapping[str, Any], lock: int) -> None:
         prepare(request)
-        rooms.hide_mounts()
+        mounts.hide()
         self._folder, self._lock = str(request["folder"]), lock
         self._hierarchy = f"{self._folder}/cgroups"
         os.makedirs(self._hierarchy, exist_ok=True)
-        rooms.mount("cgroup2", self._hierarchy, "cgroup2")
+        mounts.mount("cgroup2", self._hierarchy, "cgroup2")
         for name in os.listdir(
             self._hierarchy
         ):  # of one that was killed together with its guard: the lock says that nobody is in it
@@ -230,16 +229,16 @@ class _Session:
     def _become_agent(self, port: socket.socket, root: str, code: str) -> None:
         """The agent's life: from here on it is the one process that the room is for."""
         try:
-            rooms.die_with_parent()
+            namespaces.die_with_parent()
             os.setsid()
             os.close(self._lock)
             os.close(self._guard)
             self._port.close()
             self._cgroup.enter()
-            rooms.unshare("mnt", "net")
+            namespaces.unshare(["mnt", "net"])
             for kind in ("uts", "ipc"):
                 with suppress(OSError):  # what a cell changes of these harms nobody
-                    rooms.unshare(kind)
+                    namespaces.unshare([kind])
             room = f"{self._folder}/room"
             os.makedirs(room, exist_ok=True)
             rooms.move_in(root, room, {code: _CODE})
@@ -335,11 +334,11 @@ class _Session:
                 if kind == "links":
                     fd = real.by_id(kind, ident)
                     try:
-                        bpf.bpf(_LINK_DETACH, fd.to_bytes(4, sys.byteorder) + bytes(4))
+                        bpf.bpf(bpf.LINK_DETACH, fd.to_bytes(4, sys.byteorder) + bytes(4))
                     finally:
                         os.close(fd)
                 elif kind == "maps":
-                    real.unregister(ident, _MAP_DELETE_ELEM)
+                    real.unregister(ident)
 
     def _remove_probes(self) -> list[str]:
         left = []

@@ -16,7 +16,7 @@ import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from kmatrix.host.progress import Reporter
 from kmatrix.kernels import layout
 from kmatrix.kernels.entry import StagedKernel
 from kmatrix.matrix.arch import Arch, parse_arch
+from kmatrix.matrix.hosts import ADDRESS
 
 _CONNECT = 30.0
 """Seconds that a connection may take, and each answer on it."""
@@ -87,15 +88,13 @@ class Remote:
     """A machine that SSH leads to."""
 
     client: paramiko.SSHClient
-    sftp: paramiko.SFTPClient | None
-    """None where files are not read."""
     where: str
     _listed: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def _files(self) -> paramiko.SFTPClient:
-        assert self.sftp is not None, "asked for files of a connection without"
-        return self.sftp
+        """Asked for where files are read: a machine that only runs commands need not have it."""
+        return self.client.open_sftp()
 
     def uname(self) -> tuple[str, str]:
         """As the machine says it."""
@@ -192,9 +191,6 @@ def fingerprint(key: paramiko.PKey) -> str:
     return f"SHA256:{base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip('=')}"
 
 
-_ADDRESS = re.compile(r"(?:ssh://)?(?:(?P<user>[^@/\s]+)@)?(?P<host>\[[0-9A-Fa-f:]+\]|[^@:/\s]+)(?::(?P<port>\d+))?/?")
-
-
 @contextlib.contextmanager
 def connected(
     address: str,
@@ -203,14 +199,13 @@ def connected(
     identity: Path | None = None,
     known_hosts: Path | None = None,
     timeout: float = _CONNECT,
-    sftp: bool = True,
 ) -> Iterator[Remote]:
     """The machine at `ssh://user@host:port`, by the user's agent and keys, with what ~/.ssh/config says of the host.
 
-    Each step has `timeout` seconds. Without `sftp`, commands run there and no files are read: a machine need not have it. `host_key` is a fingerprint for a host that known_hosts does not have. Raises InputError for an unknown host key or an address that is none,
-    InfraError where there is no connection, or the host has another key than the one that is known.
+    Each step has `timeout` seconds. `host_key` is a fingerprint for a host that known_hosts does not have. Raises InputError for an unknown
+    host key or an address that is none, InfraError where there is no connection, or the host has another key than the one that is known.
     """
-    match = _ADDRESS.fullmatch(address)
+    match = ADDRESS.fullmatch(address)
     if match is None:
         raise InputError(f"{address!r} is no address", where="adopt", fix="write ssh://user@host, ssh://host:port, or local")
     host = match["host"].strip("[]")
@@ -231,7 +226,6 @@ def connected(
                 banner_timeout=timeout,
                 auth_timeout=timeout,
             )
-            remote = Remote(client, client.open_sftp() if sftp else None, address)
         except paramiko.BadHostKeyException as error:
             raise InfraError(
                 f"the host key is {fingerprint(error.key)}, and known_hosts has {fingerprint(error.expected_key)}",
@@ -241,7 +235,7 @@ def connected(
         except (OSError, EOFError, paramiko.SSHException) as error:
             fix = "check that `ssh` gets there without a password: kmatrix uses your agent and keys (--identity FILE)"
             raise InfraError(f"no connection: {error or type(error).__name__}", where=address, fix=fix) from None
-        yield remote
+        yield Remote(client, address)
 
 
 # --- what is taken

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +10,9 @@ from pydantic import Field, field_validator
 
 from kmatrix.host.errors import InputError
 from kmatrix.host.validation import Strict
-from kmatrix.matrix.hosts import FOLDER, Host
+from kmatrix.matrix.hosts import ADDRESS, Host
 from kmatrix.matrix.parameters import feature
 
-_SSH = re.compile(r"(?:ssh://)?(?:[^@/\s]+@)?(?:\[[0-9A-Fa-f:]+\]|[^@:/\s]+)(?::\d+)?")
 _Seconds = Annotated[float, Field(gt=0, le=86400, strict=False)]
 
 
@@ -25,18 +23,18 @@ class HostModel(Strict):
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     identity: str | None = None
     known_hosts: str | None = None
-    folder: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._-]+)+$")] = FOLDER
+    folder: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._-]+)+$")] = Host.folder
     reboot: str | None = None
-    reboot_timeout: _Seconds = 300.0
-    connect_timeout: _Seconds = 30.0
-    silence: _Seconds = 20.0
-    wait: _Seconds = 1800.0
+    reboot_timeout: _Seconds = Host.reboot_timeout
+    connect_timeout: _Seconds = Host.connect_timeout
+    silence: _Seconds = Host.silence
+    wait: _Seconds = Host.wait
     features: dict[str, bool] = {}
 
     @field_validator("ssh")
     @classmethod
     def _is_an_address(cls, value: str) -> str:
-        if not _SSH.fullmatch(value):
+        if not ADDRESS.fullmatch(value):
             raise ValueError(f"{value!r} is no address; write it as user@host or user@host:port, such as root@192.0.2.1")
         return value
 
@@ -49,8 +47,9 @@ class HostModel(Strict):
 
     def value(self, name: str, where: str) -> Host:
         """The host that it describes. Paths are seen from the file's folder. Raises InputError."""
-        has_port = re.search(r"[^:\]]:\d+$|\]:\d+$", self.ssh) is not None
-        if self.port is not None and has_port:
+        address = ADDRESS.fullmatch(self.ssh)
+        assert address is not None, "the model has seen to it"
+        if self.port is not None and address["port"] is not None:
             raise InputError("the port is given twice", where=f"{where}: hosts.{name}", fix="give it in ssh, or as port")
 
         def path(text: str | None) -> Path | None:
@@ -58,7 +57,7 @@ class HostModel(Strict):
 
         return Host(
             name,
-            self.ssh if self.port is None else f"{self.ssh}:{self.port}",
+            self.ssh if self.port is None else f"{self.ssh.rstrip('/')}:{self.port}",
             identity=path(self.identity),
             known_hosts=path(self.known_hosts),
             folder=self.folder,

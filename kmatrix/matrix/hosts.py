@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FOLDER = "/var/lib/kmatrix"
-"""Where kmatrix keeps what it brings to a machine."""
+ADDRESS = re.compile(r"(?:ssh://)?(?:(?P<user>[^@/\s]+)@)?(?P<host>\[[0-9A-Fa-f:]+\]|[^@:/\s]+)(?::(?P<port>\d+))?/?")
+"""Where SSH leads, as kmatrix takes it: `user@host:port`, with `ssh://` before it or without."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Host:
     """A private key. Without one, the user's agent and keys are tried."""
     known_hosts: Path | None = None
     """The file that has its host key; None for the user's own."""
-    folder: str = FOLDER
+    folder: str = "/var/lib/kmatrix"
+    """Where kmatrix keeps what it brings to the machine."""
     reboot: str | None = None
     """The command, run here, that has the machine start again; empty where it does so by itself; None where nobody can tell."""
     reboot_timeout: float = 300.0

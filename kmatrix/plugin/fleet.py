@@ -31,7 +31,6 @@ from kmatrix.plugin.summary import RECORD
 from kmatrix.runs import record_files, shards
 from kmatrix.runs.workers import address, link, muster, project, ready
 from kmatrix.runs.workers.address import ADDOPTS, Address
-from kmatrix.runs.workers.deliver import Delivery
 from kmatrix.runs.workers.muster import Luggage, Worker
 from kmatrix.runs.workers.plan import Host
 
@@ -135,10 +134,7 @@ class Fleet:
                     self._note(f"{worker.address} gets no cells of {arch}: {why}")
 
     def _equip(self, worker: Worker, luggage: Luggage) -> None:
-        if luggage.targets:
-            muster.equip(worker, luggage, self._run.room.reporter)
-        else:
-            worker.tree = Delivery(worker.link).bring(luggage.project.parcel, self._run.room.reporter)
+        muster.equip(worker, luggage, self._run.room.reporter)
         file = Path(self._kernels_file) if self._kernels_file else None
         muster.look_for_snapshots(worker, luggage, self._cwd, file, options.value(self._config, "--accel"))
 
@@ -357,5 +353,4 @@ def address_of(spec: Any) -> Address:
 
 
 def _local_arches() -> frozenset[Arch]:
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    return frozenset(arch for arch in ARCHES if shutil.which(INFO[arch].qemu, path=path))
+    return frozenset(arch for arch in ARCHES if shutil.which(INFO[arch].qemu))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from kmatrix.matrix.arch import Arch
 from kmatrix.runs.workers.plan import Host, Plan
@@ -18,25 +18,6 @@ DEPTH = 2
 """Tests that a worker has at a time: the one that runs, and the next."""
 TRIES = 2
 """Workers that a test may take along before it is said to have crashed them."""
-
-
-class Node(Protocol):
-    """What of xdist's WorkerController is used."""
-
-    gateway: Any
-
-    @property
-    def shutting_down(self) -> bool:
-        """Whether it takes no more."""
-        ...
-
-    def send_runtest_some(self, indices: Sequence[int]) -> None:
-        """Have it run these tests after those that it has."""
-        ...
-
-    def shutdown(self) -> None:
-        """Have it end after what it has."""
-        ...
 
 
 class TargetScheduling:
@@ -145,7 +126,7 @@ class TargetScheduling:
         crashed = left[0]
         self._crashes[crashed] = self._crashes.get(crashed, 0) + 1
         again = self._crashes[crashed] < TRIES
-        self.plan.put_back(left if again else left[1:])
+        self.plan.put_back(left)
         if not again:
             self.plan.give_up(crashed)
         self.feed()

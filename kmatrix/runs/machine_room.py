@@ -365,12 +365,14 @@ class MachineRoom:
     def versions(self, target: Target) -> dict[str, str]:
         """The versions that a cell's record names."""
         spec = self.spec(target)
-        if target.kernel.host is not None:
-            return self.real.versions(target.kernel.host, spec.kernel.release)
-        return {
+        said = {
             "kmatrix": __version__,
             "host": f"{platform.node()} ({platform.machine()}, {os.cpu_count()} CPUs)",
             "release": spec.kernel.release,
+        }
+        if (host := target.kernel.host) is not None:
+            return said | {"machine": f"{host.name}, a real machine ({host.ssh})"}
+        return said | {
             "kernel": spec.kernel.digest,
             "image": spec.image.digest,
             "accel": str(self._accels[target.arch]),

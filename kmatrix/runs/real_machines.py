@@ -1,15 +1,12 @@
-"""The real machines of a run: which of kernels.toml's are targets, what may run on them, and what records say of them."""
+"""The real machines of a run: which of kernels.toml's are targets, what may run on them, and what records and `hosts check` say of them."""
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kmatrix import __version__
-from kmatrix.host.errors import InputError
+from kmatrix.host.errors import InputError, KmatrixError
 from kmatrix.host.progress import Reporter
 from kmatrix.matrix.arch import parse_arches
 from kmatrix.matrix.hosts import Host
@@ -18,6 +15,7 @@ from kmatrix.matrix.selection import Matrix
 
 if TYPE_CHECKING:
     from kmatrix.manifest.collector import Collector
+    from kmatrix.runs.doctor import Finding
     from kmatrix.vm.boards.board import Board
 
 NOT_THERE: Mapping[str, str] = {
@@ -59,15 +57,6 @@ class RealMachines:
         """What a record says of the machine; None for a VM."""
         return None if target.kernel.host is None else self.board(target.kernel.host).account
 
-    def versions(self, host: Host, release: str) -> dict[str, str]:
-        """The versions that a record names."""
-        return {
-            "kmatrix": __version__,
-            "host": f"{platform.node()} ({platform.machine()}, {os.cpu_count()} CPUs)",
-            "release": release,
-            "machine": f"{host.name}, a real machine ({host.ssh})",
-        }
-
 
 def check(collector: Collector, target: Target) -> None:
     """Raises InputError where the collector takes what no real machine has; before anything runs."""
@@ -82,3 +71,24 @@ def check(collector: Collector, target: Target) -> None:
                 where=f"{collector.path}: trigger",
                 fix="name kernels without it, which are booted in VMs; or write a trigger of kind command",
             )
+
+
+def findings(host: Host, mirrors: Mapping[str, str]) -> list[Finding]:
+    """What `kmatrix hosts check` says of the machine. It is reached, and probed where its kernel is not known yet."""
+    from kmatrix.runs.doctor import Finding  # here, and not above: a run of cells has no use for either
+    from kmatrix.vm.boards.board import Board
+
+    board = Board(host, mirrors=mirrors)
+    try:
+        target = board.target()
+    except KmatrixError as error:
+        return [Finding("lacks", "machine", error.message, error.fix or "")]
+    finally:
+        board.close()
+    found = [Finding("ok", "machine", f"{target}: {target.kernel.summary}")]
+    if board.changed is not None:
+        found.append(Finding("ok", "machine", f"its kernel is another one than at the last run: then it was {board.changed}"))
+    if host.reboot is None:
+        fix = f"add reboot = a command, or empty where it starts again by itself, to {host.where}"
+        found.append(Finding("note", "machine", "after a panic nothing more runs there: nothing says how it starts again", fix))
+    return found

@@ -9,6 +9,7 @@ noticed when they happen.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -58,6 +59,12 @@ def boot_timeout() -> float:
 def agent() -> bytes:
     """The agent's code, read once: what a guest is given is what its snapshot's key was made of."""
     return guest.bundle()
+
+
+@lru_cache(maxsize=1)
+def agent_digest() -> str:
+    """sha256 of the agent's code."""
+    return hashlib.sha256(agent()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from kmatrix.objects.min_core_btf import KernelBtf
 from kmatrix.vm import virtme
 from kmatrix.vm.errors import GuestTimeout, KernelDied, VmLost
 from kmatrix.vm.launch import boot_plan, launch
-from kmatrix.vm.machine import Machine, agent, boot_timeout
+from kmatrix.vm.machine import Machine, agent_digest, boot_timeout
 from kmatrix.vm.spec import VmSpec
 
 SCHEMA = 1
@@ -270,11 +270,6 @@ class SnapshotStore:
 
 
 @lru_cache(maxsize=1)
-def _agent_digest() -> str:
-    return hashlib.sha256(agent()).hexdigest()
-
-
-@lru_cache(maxsize=1)
 def _host_cpu() -> str:
     """What a KVM guest sees of the host's CPU: its state fits no other."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
@@ -288,7 +283,7 @@ def key(spec: VmSpec) -> str:
         "format": [virtme.FORMAT, SCHEMA],
         "kernel": [spec.kernel.digest, str(spec.kernel.image), str(spec.kernel.modules_image)],
         "image": [spec.image.digest, str(spec.image.path)],
-        "agent": _agent_digest(),
+        "agent": agent_digest(),
         "qemu": virtme.qemu_identity(spec.arch),
         "virtme": virtme.virtme_version(),
         "machine": [spec.accel, spec.memory_mib, spec.cpus, virtme.cmdline(spec)],

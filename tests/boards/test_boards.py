@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from conftest import Shell
 from kmatrix.cli.hosts import group
 from kmatrix.host.errors import InfraError
+from kmatrix.runs import real_machines
 from kmatrix.verdict.judge import BEHAVIOURS
-from kmatrix.vm.boards import board as boards
 from kmatrix.vm.boards import identity
 from kmatrix.vm.boards.board import Board
 from kmatrix.vm.boards.connection import Connection
@@ -166,9 +166,9 @@ def test_what_cannot_be_used_is_said_in_one_error(board: VmBoard) -> None:
     with pytest.raises(InfraError, match=r"the host key of .* is not known: ssh-ed25519 SHA256:") as error:
         Board(board.host(known_hosts='"nothing"')).target()
     assert "compare the fingerprint" in str(error.value.fix)
-    (finding,) = boards.check(board.host(ssh='"root@127.0.0.1:1"'))
-    assert (finding.good, "no connection" in finding.text) == (False, True)
-    assert [each.good for each in boards.check(board.host())] == [True]
+    (finding,) = real_machines.findings(board.host(ssh='"root@127.0.0.1:1"'), {})
+    assert (finding.level, "no connection" in finding.found) == ("lacks", True)
+    assert [each.level for each in real_machines.findings(board.host(), {})] == ["ok"]
     said = CliRunner().invoke(group, ["check", board.name, f"--kernels-file={board.write()}"])
     assert said.exit_code == 0, said.output
     assert f"{board.name}-{board.spec.arch}: " in said.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def test_an_entry_is_read() -> None:
     assert (host.identity, host.known_hosts) == (Path("/project/key"), Path("/etc/known"))
     assert (host.reboot, host.wait, host.folder) == ("", 5, "/var/lib/kmatrix")
     assert matrix().hosts["pi4"].reboot is None
+    assert matrix(ssh="ssh://root@[2001:db8::1]/", port=22).hosts["pi4"].ssh == "ssh://root@[2001:db8::1]:22"
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,7 @@ def test_an_entry_is_read() -> None:
     [
         ({"ssh": "root@"}, "is no address"),
         ({"ssh": "root@192.0.2.1:22", "port": 22}, "the port is given twice"),
+        ({"ssh": "root@[2001:db8::1]:22", "port": 22}, "the port is given twice"),
         ({"features": {"ringbuff": True}}, "ringbuff"),
         ({"folder": "here; rm -r /"}, "folder"),
         ({"silence": 0}, "silence"),
@@ -105,6 +108,14 @@ def test_a_machine_has_what_was_probed_there_and_nothing_by_its_version() -> Non
     assert (declared.has("ringbuf"), declared.has("helper:bpf_loop")) == (True, True)
 
 
+def test_a_machines_release_says_its_series() -> None:
+    host = matrix().hosts["pi4"]
+    for release, version in {"6.1.21-v8+": (6, 1), "5.10-rc1": (5, 10), "6.12-custom": (6, 12)}.items():
+        assert replace(SEEN, release=release).target(host).kernel.version == version
+    with pytest.raises(InfraError, match="'mine' is no kernel's release"):
+        replace(SEEN, release="mine").target(host)
+
+
 def test_a_trigger_that_no_machine_has_is_refused(tmp_path: Path) -> None:
     source = Path(__file__).parents[2] / "collectors" / "openat"
     text = (source / "collector.toml").read_text()
@@ -139,6 +150,13 @@ def test_a_machine_that_does_not_come_back_is_lost(reboot: str | None, said: str
         board._reboot()
     assert said in error.value.message
     assert error.value.fix
+
+
+def test_a_machine_out_of_reach_is_one_finding() -> None:
+    (finding,) = real_machines.findings(Host("gone", "root@127.0.0.1:1", connect_timeout=5), {})
+    assert (finding.level, finding.what) == ("lacks", "machine")
+    assert "gone (root@127.0.0.1:1): no connection" in finding.found
+    assert finding.fix
 
 
 def test_kernel_messages_are_as_on_a_console() -> None:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import zlib
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from queue import Queue
+from threading import Thread
+from typing import Any, cast
 
 import pytest
 
 from kmatrix.host.errors import InfraError, InputError
+from kmatrix.host.progress import Quiet
 from kmatrix.runs.workers import address, judge, link
 from kmatrix.runs.workers.address import Address
-from kmatrix.runs.workers.link import Lost
+from kmatrix.runs.workers.deliver import Delivery
+from kmatrix.runs.workers.link import Link, Lost
+from kmatrix.runs.workers.muster import Luggage, Worker, equip
+from kmatrix.runs.workers.plan import Host
 from kmatrix.runs.workers.project import Project, gather
 from kmatrix.runs.workers.take import Taking
+from kmatrix.runs.workers.there import _There
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +44,7 @@ def here(tmp_path: Path) -> Path:
         "c/prog.bpf.o": os.urandom(3 << 20),
         "c/empty": b"",
         ".git/HEAD": b"ref",
+        ".env": b"",
         "venv/pyvenv.cfg": b"",
         "venv/lib.py": b"",
         "c/__pycache__/x.pyc": b"",
@@ -64,7 +75,7 @@ def send(project: Project, *, into: Taking | None = None, stop_after: int | None
                 if stop_after is not None and sent >= stop_after:
                     return sent
                 packed = zlib.compress(piece)
-                takes.add(packed, file=number, at=at, n=len(packed), z=True, size=len(piece))
+                takes.add(packed, file=number, at=at, z=True)
                 sent += len(piece)
                 at += len(piece)
         takes.finish()
@@ -72,6 +83,7 @@ def send(project: Project, *, into: Taking | None = None, stop_after: int | None
 
 
 def test_a_project_is_brought_once_and_a_changed_file_alone(here: Path) -> None:
+    (here / "c/prog.bpf.o").chmod(0o755)
     project = gather([here], [])
     names = {file[0] for file in project.parcel.files}
     assert names == {"kernels.toml", "c/collector.toml", "c/prog.bpf.o", "c/empty", "big/data", "c/link"}
@@ -81,6 +93,7 @@ def test_a_project_is_brought_once_and_a_changed_file_alone(here: Path) -> None:
     there = Path(place)
     assert (there / "c/prog.bpf.o").read_bytes() == (here / "c/prog.bpf.o").read_bytes()
     assert (there / "c/prog.bpf.o").stat().st_mtime_ns == (here / "c/prog.bpf.o").stat().st_mtime_ns
+    assert (there / "c/prog.bpf.o").stat().st_mode & 0o777 == 0o755
     assert (there / "c/link/data").read_bytes() == b"d"
     assert send(project) == 0
     (here / "c/collector.toml").write_bytes(b"other")
@@ -88,6 +101,55 @@ def test_a_project_is_brought_once_and_a_changed_file_alone(here: Path) -> None:
     assert changed.parcel.id != project.parcel.id
     assert send(changed) == len(b"other")
     assert (there / "c/collector.toml").read_bytes() == b"x"  # a run that goes on still has what it began with
+
+
+class Straight:
+    """A link to a worker of this process, whose ssh is a pipe."""
+
+    address = Address("straight")
+
+    def __init__(self, stack: ExitStack) -> None:
+        near, far = os.pipe()
+        self._answers: Queue[Any] = Queue()
+        serving = Thread(target=_There(stack.enter_context(os.fdopen(near, "rb")), self._answers.put).serve)
+        serving.start()
+        stack.callback(serving.join)
+        self._pipe = stack.enter_context(os.fdopen(far, "wb"))
+
+    def say(self, line: Mapping[str, Any], data: bytes = b"") -> None:
+        self._pipe.write(json.dumps(line).encode() + b"\n" + data)
+        self._pipe.flush()
+
+    def ask(self, op: str, **arguments: Any) -> Any:
+        self.say({"op": op, **arguments})
+        return self._answers.get(timeout=20)
+
+    def has_answer(self) -> bool:
+        return not self._answers.empty()
+
+
+def test_the_two_sides_understand_each_other(here: Path) -> None:
+    parcel = gather([here], []).parcel
+    with ExitStack() as stack:
+        delivery = Delivery(cast(Link, Straight(stack)))
+        assert delivery.lacks([parcel]) == {parcel.id}
+        place = Path(delivery.bring(parcel, Quiet()))
+        assert (delivery.lacks([parcel]), delivery.brought) == (set(), ["project 6 files"])
+        assert delivery.sent > 3 << 20
+        assert Path(delivery.bring(parcel, Quiet())) == place
+    assert (place / "c/prog.bpf.o").read_bytes() == (here / "c/prog.bpf.o").read_bytes()
+
+
+def test_a_worker_that_runs_no_target_gets_the_project_and_it_is_said(here: Path) -> None:
+    luggage = Luggage([], {}, {}, gather([here], []), [])
+    can = judge.able(described())
+    with ExitStack() as stack:
+        link = cast(Link, Straight(stack))
+        worker = Worker(link, {"free": 1 << 30, "cache": "/cache"}, can, Host("straight", can.arches))
+        equip(worker, luggage, Quiet())
+    assert (Path(worker.tree) / "c/prog.bpf.o").is_file()
+    assert worker.account.startswith("straight: 3.0 MiB sent (project 6 files)")
+    assert worker.host.can(None, None)
 
 
 def test_a_cut_transfer_goes_on_where_it_ended(here: Path) -> None:
@@ -108,11 +170,28 @@ def test_what_arrives_damaged_is_refused_and_not_kept(here: Path) -> None:
         number, _ = wanted["pieces"][0]
         size = takes.files[number][1]
         with pytest.raises(InfraError, match="arrived damaged"):
-            takes.add(b"?" * size, file=number, at=0, n=size, z=False, size=size)
+            takes.add(b"?" * size, file=number, at=0, z=False)
         with pytest.raises(InfraError, match="did not arrive"):
             takes.finish()
     with taking(project).wanted() as again:
         assert [number, 0] in again["pieces"]
+
+
+def test_what_was_cut_long_ago_is_removed(here: Path, cache: Path) -> None:
+    long_ago, lately = cache / "incoming/project-old", cache / "incoming/project-new"
+    for folder in (long_ago, lately):
+        folder.mkdir(parents=True)
+    os.utime(long_ago, (0, 0))
+    send(gather([here], []))
+    assert (long_ago.exists(), lately.exists()) == (False, True)
+
+
+def test_what_is_none_of_the_project_stays_here(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {file[0] for file in gather([here], [], leave=[here / "big"]).parcel.files}
+    assert names == {"kernels.toml", "c/collector.toml", "c/prog.bpf.o", "c/empty", "c/link"}
+    monkeypatch.setattr("kmatrix.runs.workers.project.MANY", 1 << 20)
+    with pytest.raises(InputError, match="files to bring to workers"):
+        gather([here], [])
 
 
 def test_holes_stay_holes() -> None:
@@ -121,7 +200,7 @@ def test_holes_stay_holes() -> None:
     with takes.wanted():
         for at in range(0, len(data), 1 << 20):
             piece = data[at : at + (1 << 20)]
-            takes.add(piece, file=0, at=at, n=len(piece), z=False, size=len(piece))
+            takes.add(piece, file=0, at=at, z=False)
         place = Path(takes.finish())
     assert (place / "image").read_bytes() == data
     assert (place / "image").stat().st_blocks * 512 < 1 << 20
@@ -173,8 +252,9 @@ def test_what_is_no_address(text: str) -> None:
 
 
 def test_workers_of_the_environment() -> None:
-    words = "-q --tx '2*ssh=a//python=p' --tx=ssh=b --tx 3*popen --tx '2*ssh=a//python=p'"
-    assert address.in_environment({"PYTEST_ADDOPTS": words}) == [Address("a", "p"), Address("b")]
+    words = "-q --tx '2*ssh=a//python=p' --tx=ssh=b --tx 3*popen --tx '2*ssh=a//python=p' --tx 'ssh=c//env:X=*'"
+    found = [Address("a", "p"), Address("b"), Address("c", env={"X": "*"})]
+    assert address.in_environment({"PYTEST_ADDOPTS": words}) == found
 
 
 @pytest.mark.parametrize(
@@ -206,6 +286,7 @@ def test_what_ssh_says_is_told_with_what_to_do(status: int, said: str, what: str
     assert error.where == "u@h"
     assert error.fix
     assert isinstance(error, Lost) is (status == 1 or "No route" in said)
+    assert isinstance(error, InputError) is (status == 127 or what in ("not known: refused", "with a password at most"))
 
 
 def described(**other: Any) -> dict[str, Any]:

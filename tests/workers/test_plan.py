@@ -82,6 +82,20 @@ def test_an_arm64_host_takes_arm64_cells_first_and_leaves_them_to_no_emulator() 
     assert drain(other, pc)[:2] == ["6.1-x86_64", "5.4-x86_64"]
 
 
+def test_a_host_without_an_arch_of_its_own_leaves_to_others_what_is_theirs() -> None:
+    odd, pc = Host("odd", BOTH, None, workers=1), Host("pc", BOTH, "x86_64", workers=1)
+    made = plan(["6.1-x86_64", "6.1-arm64"], odd, pc)
+    assert drain(made, odd) == ["6.1-arm64", "6.1-x86_64"]
+
+
+def test_a_target_whose_snapshot_was_made_goes_on_before_another_is_begun() -> None:
+    host = Host("a", X86, "x86_64", workers=2)
+    made = plan(["5.4-x86_64", "6.1-x86_64", "5.4-x86_64", "6.1-x86_64", "6.12-x86_64"], host)
+    assert [made.take(host), made.take(host)] == [0, 1]
+    made.finish(1, host)
+    assert [made.take(host) for _ in range(3)] == [3, 4, 2]
+
+
 def test_what_few_can_run_comes_first() -> None:
     both = Host("both", BOTH, None, workers=1)
     made = plan(["6.1-x86_64", "6.1-arm64"], both, Host("x86", X86, None, workers=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,11 +32,6 @@ class Address:
         return self.ssh
 
     @property
-    def destination(self) -> str:
-        """The words' last: who and where."""
-        return self.ssh.split()[-1]
-
-    @property
     def key(self) -> tuple[object, ...]:
         """What makes two addresses one worker's: the same machine, Python and cache."""
         return self.ssh, self.python, self.config, tuple(sorted(self.env.items()))
@@ -58,8 +54,7 @@ def in_environment(environment: Mapping[str, str] = os.environ) -> list[Address]
     """The workers that $PYTEST_ADDOPTS names with --tx, each once. Raises InputError."""
     found = {}
     for spec in _tx(shlex.split(environment.get(ADDOPTS, ""))):
-        _, star, one = spec.rpartition("*")
-        spec = one if star else spec
+        spec = re.sub(r"^\d+\*", "", spec)
         if spec.startswith("ssh="):
             address = parse(spec)
             found[address.key] = address

@@ -63,7 +63,7 @@ class Delivery:
                 packed = zlib.compress(data, _FAST)
                 smaller = len(packed) < len(data) * 0.9
                 sent = packed if smaller else data
-                line = {"op": "data", "file": number, "at": at, "n": len(sent), "z": smaller, "size": len(data)}
+                line = {"op": "data", "file": number, "at": at, "n": len(sent), "z": smaller}
                 self.link.say(line, sent)
                 self.sent += len(sent)
                 at += len(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -49,8 +48,8 @@ def _qemu(arch: Arch) -> str | None:
 
 def _virtme() -> str | None:
     try:
-        return importlib.metadata.version("virtme-ng")
-    except importlib.metadata.PackageNotFoundError:
+        return virtme.virtme_version()
+    except InfraError:
         return None
 
 

@@ -106,7 +106,7 @@ class Link:
         return self.answer(patience)
 
     def say(self, line: Mapping[str, Any], data: bytes = b"") -> None:
-        """Send a line, with its data, to which there is no answer yet. Raises what the worker has answered meanwhile, and Lost."""
+        """Send a line, with its data, to which there is no answer yet. Raises Lost where the connection has ended."""
         assert self._ssh.stdin is not None
         try:
             self._ssh.stdin.write(json.dumps(line).encode() + b"\n" + data)
@@ -189,33 +189,35 @@ class Link:
         return why_ended(self.address, status, said)
 
 
-_KNOWN: Sequence[tuple[tuple[str, ...], str, str]] = (
+_KNOWN: Sequence[tuple[tuple[str, ...], type[KmatrixError], str, str]] = (
     (
         ("IDENTIFICATION HAS CHANGED", "differs from the key for the IP"),
+        InfraError,
         "its host key is not the one in known_hosts: refused",
         "find out which machine answers there; if its key was changed on purpose, `ssh-keygen -R HOST` forgets the old one",
     ),
     (
         ("host key is known for", "Host key verification failed"),
+        InputError,
         "its host key is not known: refused",
         "connect once by `ssh HOST`, and compare the fingerprint with what `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` says there",
     ),
     (
         ("Permission denied", "Too many authentication failures"),
+        InputError,
         "SSH lets you in with a password at most, and kmatrix gives none",
         "put your public key there (ssh-copy-id HOST), or start an agent that has it",
     ),
 )
-"""Words of ssh's, what they mean, and what to do."""
+"""Words of ssh's, whose error it is, what they mean, and what to do."""
 
 
 def why_ended(address: Address, status: int, said: str) -> KmatrixError:
     """The error for an ssh that ended with `status` and said `said` on standard error."""
     where, last = str(address), (said.splitlines() or ["no reason given"])[-1]
     if status == 255:
-        for words, what, fix in _KNOWN:
+        for words, kind, what, fix in _KNOWN:
             if any(word in said for word in words):
-                kind = InputError if "password" in what or "not known" in what else InfraError
                 return kind(what, where=where, fix=fix.replace("HOST", address.ssh))
         return Lost(f"cannot be reached: {last}", where=where, fix=f"see whether `ssh {address.ssh} true` gets there")
     if status in (126, 127):

@@ -143,9 +143,9 @@ def pack(room: MachineRoom, targets: Sequence[Target], project: Project, reporte
 
 
 def equip(worker: Worker, luggage: Luggage, reporter: Reporter) -> None:
-    """Have at the worker what it needs for the targets that it can run, as far as its disk has room.
+    """Have at the worker the project, and what it needs for the targets that it can run, as far as its disk has room.
 
-    Raises InfraError where it has room for none, and what fails on the way.
+    Raises InfraError where it has room for none of them, and what fails on the way.
     """
     delivery = Delivery(worker.link)
     wanted = [target for target in luggage.targets if target.arch in worker.able.arches]
@@ -160,7 +160,7 @@ def equip(worker: Worker, luggage: Luggage, reporter: Reporter) -> None:
         # Where the kernel has been for a while its snapshot is there too.
         takes.append((str(target), [*parts, (f"snapshot of {target}", judge.SNAPSHOT if kernel.id in sizes else 0)]))
     fit, worker.left = judge.fitting(free, takes)
-    if not fit:
+    if wanted and not fit:
         cache = worker.description["cache"]
         fix = f"free some there, or give it a cache on a larger disk: --tx ssh={worker.address}//env:KMATRIX_CACHE=/path"
         said = f"its disk is full: {max(free, 0) >> 20} MiB are free for {cache}, and no target fits"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +42,7 @@ def of_kernel(name: str, entry: KernelEntry) -> Parcel:
         "name": name,
         "arch": entry.arch,
         "release": entry.release,
-        "source": json.loads(json.dumps(dict(entry.source))),
+        "source": dict(entry.source),
         "btf": manifest["btf"],
         "btf_found": manifest.get("btf_found", ""),
         "notes": list(manifest.get("notes", ())),

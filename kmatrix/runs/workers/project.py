@@ -1,8 +1,8 @@
 """The project's files: what a worker must have of them, and where each stands there.
 
 That is the folder that pytest runs in (its rootdir), what the command line names outside of it, and the kernels.toml in force with its
-lock. Objects are among them whether or not git has them: a collector is nothing without them. What no run reads is left out: folders
-with a dot before their name, virtual environments, and what --rsyncignore (or the ini file's rsyncignore) names.
+lock. Objects are among them whether or not git has them: a collector is nothing without them. What no run reads is left out: files and
+folders with a dot before their name, virtual environments, and what --rsyncignore (or the ini file's rsyncignore) names.
 """
 
 from __future__ import annotations

@@ -57,8 +57,8 @@ class Taking:
             known = _contents() if self.kind == "project" else {}
             yield {"there": False, "place": None, "pieces": [*self._missing(known)]}
 
-    def add(self, data: bytes, file: int, at: int, n: int, z: bool, size: int) -> None:  # noqa: ARG002
-        """The next piece of a file: `size` bytes, `z` packed by zlib. Raises InfraError where the file is then whole, and not what was announced."""
+    def add(self, data: bytes, file: int, at: int, z: bool) -> None:
+        """The next piece of a file, `z` packed by zlib. Raises InfraError where the file is then whole, and not what was announced."""
         path, whole, digest, *_ = self.files[file]
         part = self._part(path)
         data = zlib.decompress(data) if z else data

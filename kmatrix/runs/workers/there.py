@@ -31,11 +31,13 @@ class _There:
         with self._held:
             for line in iter(self._source.readline, b""):
                 asked = json.loads(line)
-                data = self._source.read(asked["n"]) if asked["op"] == "data" else b""
-                if len(data) < asked.get("n", 0) and asked["op"] == "data":
-                    return  # cut: what came before is kept, and gone on with the next time
+                if asked["op"] == "data":
+                    size = asked.pop("n")
+                    asked["data"] = self._source.read(size)
+                    if len(asked["data"]) < size:
+                        return  # cut: what came before is kept, and gone on with the next time
                 try:
-                    answer = getattr(self, f"_{asked.pop('op')}")(data, **asked)
+                    answer = getattr(self, f"_{asked.pop('op')}")(**asked)
                 except (KmatrixError, OSError) as error:
                     self._give_up()
                     answer = {"error": _said(error)}
@@ -48,13 +50,13 @@ class _There:
         if self._taking is not None:
             self._taking.forget()
 
-    def _describe(self, data: bytes) -> Mapping[str, Any]:  # noqa: ARG002
+    def _describe(self) -> Mapping[str, Any]:
         return describe()
 
-    def _has(self, data: bytes, parcels: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:  # noqa: ARG002
+    def _has(self, parcels: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         return {"has": [Taking(files=(), **parcel).place is not None for parcel in parcels]}
 
-    def _want(self, data: bytes, **parcel: Any) -> Mapping[str, Any]:  # noqa: ARG002
+    def _want(self, **parcel: Any) -> Mapping[str, Any]:
         self._held.close()
         self._taking, self._failed = Taking(**parcel), False
         wanted = self._held.enter_context(self._taking.wanted())
@@ -62,18 +64,18 @@ class _There:
             self._held.close()
         return wanted
 
-    def _data(self, data: bytes, **piece: Any) -> None:
+    def _data(self, **piece: Any) -> None:
         if self._taking is not None and not self._failed:
-            self._taking.add(data, **piece)
+            self._taking.add(**piece)
 
-    def _finish(self, data: bytes) -> Mapping[str, Any] | None:  # noqa: ARG002
+    def _finish(self) -> Mapping[str, Any] | None:
         if self._taking is None or self._failed:
             return None
         place = self._taking.finish()
         self._held.close()
         return {"place": place}
 
-    def _ready(self, data: bytes, **asked: Any) -> Mapping[str, Any]:  # noqa: ARG002
+    def _ready(self, **asked: Any) -> Mapping[str, Any]:
         from kmatrix.runs.workers.ready import ready  # here, and not above: it takes the whole machine room
 
         return {"ready": ready(**asked)}

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from kmatrix.host import paths
-from kmatrix.host.errors import InfraError, KmatrixError
+from kmatrix.host.errors import InfraError
 from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.matrix.arch import parse_arch
 from kmatrix.matrix.hosts import Host
@@ -30,6 +30,7 @@ from kmatrix.vm.boards.machine import RealMachine
 from kmatrix.vm.boards.session import STUB, Session, There
 from kmatrix.vm.console import Splat
 from kmatrix.vm.errors import GuestError, KernelDied, KernelFails, VmLost
+from kmatrix.vm.machine import agent_digest
 from kmatrix.vm.spec import VmSpec
 
 _UPLOAD = 600.0
@@ -91,10 +92,7 @@ class Board:
         with self._turn:
             if self._spec is None:
                 self.target()
-                assert self._known is not None, "seen to by target"
-                entry = self._known.entry(self.host, identity.folder())
-                image = guest_image.obtain(entry.arch, mirrors=self._mirrors, reporter=self._reporter)
-                self._spec = RealSpec(entry, image, memory_mib=self._known.memory_mib, cpus=1, host=self.host.name)
+                self._spec = self._as_vm()
             return self._spec
 
     @property
@@ -119,7 +117,7 @@ class Board:
                 raise self._lost
             session = self._session()
             self._note(session.machine)
-            with RealMachine(session, self._spec or self._provisional(), console, self._after) as vm:
+            with RealMachine(session, self._spec or self._as_vm(), console, self._after) as vm:
                 vm.seconds = 0.0
                 try:
                     probe = self._probe(vm)
@@ -167,16 +165,16 @@ class Board:
         assert self._known is not None, "noted before"
         if not self._known.probed:
             found = vm.call("probe", timeout=180)
-            self._known = replace(self._known, probe=found, agent=identity.agent_digest())
+            self._known = replace(self._known, probe=found, agent=agent_digest())
         identity.write(self.host, self._known)
         return self._known.probe
 
-    def _provisional(self) -> RealSpec:
-        """The spec of a machine that was not probed yet."""
+    def _as_vm(self) -> RealSpec:
+        """What is known of it now, in the terms of a VM."""
         assert self._known is not None, "noted before"
         entry = self._known.entry(self.host, identity.folder())
         image = guest_image.obtain(entry.arch, mirrors=self._mirrors, reporter=self._reporter)
-        return RealSpec(entry, image, host=self.host.name)
+        return RealSpec(entry, image, memory_mib=self._known.memory_mib, host=self.host.name)
 
     # -- the way there --------------------------------------------------------------------------------------------------------------
 
@@ -206,7 +204,7 @@ class Board:
 
     def _bring(self, connection: Connection) -> There:
         """Have what is carried on the machine. Raises InfraError."""
-        folder, code = self.host.folder, f"{self.host.folder}/agent-{identity.agent_digest()}"
+        folder, code = self.host.folder, f"{self.host.folder}/agent-{agent_digest()[:16]}"
         said = connection.run(
             "uname -r; uname -v; uname -m; id -u; cat /proc/sys/kernel/random/boot_id; "
             f"echo folder $(ls -ldn {folder} 2>/dev/null); test ! -d {code} || echo code; "
@@ -326,32 +324,6 @@ class Board:
             said = self._connected().run("cat /sys/fs/pstore/dmesg-* 2>/dev/null | tail -c 20000").out
             return re.sub(r"^<\d+>", "", said, flags=re.MULTILINE)
         return ""
-
-
-class Finding(NamedTuple):
-    """Something that is to be known of a machine."""
-
-    good: bool
-    text: str
-    fix: str | None = None
-
-
-def check(host: Host, *, reporter: Reporter | None = None, mirrors: Mapping[str, str] | None = None) -> list[Finding]:
-    """Whether the machine can be used: what it is, or what is in the way. It is reached, and probed where its kernel is not known yet."""
-    board = Board(host, reporter=reporter, mirrors=mirrors)
-    try:
-        target = board.target()
-    except KmatrixError as error:
-        return [Finding(False, error.message, error.fix)]
-    finally:
-        board.close()
-    found = [Finding(True, f"{target}: {target.kernel.summary}")]
-    if board.changed is not None:
-        found.append(Finding(True, f"its kernel is another one than at the last run: then it was {board.changed}"))
-    if host.reboot is None:
-        fix = f"add reboot = a command, or empty where it starts again by itself, to {host.where}"
-        found.append(Finding(True, "after a panic nothing more runs there: nothing says how it starts again", fix))
-    return found
 
 
 def upload(connection: Connection, host: Host, pack: carried.Pack, reporter: Reporter) -> None:

@@ -1,7 +1,7 @@
 """What is brought to a real machine once: Python, libbpf and a shell of the guest image, packed, so that it is the same everywhere.
 
 A machine's own Python may be old, or not there at all. So none of it is used: what is carried starts by its own dynamic linker, and needs of
-the machine a kernel, a shell and `cat`. A static busybox unpacks it there, and says whether it arrived whole.
+the machine a kernel, a shell and its usual commands. A static busybox unpacks it there, and says whether it arrived whole.
 """
 
 from __future__ import annotations

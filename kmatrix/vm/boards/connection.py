@@ -39,9 +39,7 @@ class Connection:
             )
         try:
             remote = self._resources.enter_context(
-                adopt.connected(
-                    host.ssh, identity=host.identity, known_hosts=host.known_hosts, timeout=host.connect_timeout, sftp=False
-                )
+                adopt.connected(host.ssh, identity=host.identity, known_hosts=host.known_hosts, timeout=host.connect_timeout)
             )
         except InputError as error:  # an unknown key: nothing was wrong with the request itself
             known = host.known_hosts or Path("~/.ssh/known_hosts")

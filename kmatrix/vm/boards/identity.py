@@ -19,7 +19,7 @@ from kmatrix.kernels.entry import KernelEntry
 from kmatrix.matrix.arch import Arch, parse_arch
 from kmatrix.matrix.hosts import Host
 from kmatrix.matrix.kernel import Kernel, Target
-from kmatrix.vm.machine import agent
+from kmatrix.vm.machine import agent_digest
 
 _SCHEMA = 1
 
@@ -68,21 +68,21 @@ class Identity:
         return parse_arch(self.machine, where=f"{host.where} ({host.ssh})")
 
     def target(self, host: Host) -> Target:
-        """The target: its features are what was probed, unless kernels.toml says otherwise."""
+        """The target: its features are what was probed, unless kernels.toml says otherwise. Raises InfraError, and InputError for its arch."""
+        series = versions.series(self.release)
+        if series is None:
+            raise InfraError(f"{host.name}: {self.release!r} is no kernel's release", where=host.where)
         found = {name: there for name, there in self.probe.get("features", {}).items() if there is not None}
-        major, minor = self.release.split(".")[:2]
-        with suppress(ValueError):
-            kernel = Kernel(
-                host.name,
-                versions.parse(f"{int(major)}.{int(''.join(c for c in minor if c.isdigit()) or 0)}"),
-                summary=f"a real machine: {self.told(host)}",
-                overrides={**found, **host.overrides},
-                declared_in=host.declared_in,
-                distribution="of the machine",
-                host=host,
-            )
-            return Target(kernel, self.arch(host))
-        raise InfraError(f"{host.name}: {self.release!r} is no kernel's release", where=host.where)
+        kernel = Kernel(
+            host.name,
+            series,
+            summary=f"a real machine: {self.told(host)}",
+            overrides={**found, **host.overrides},
+            declared_in=host.declared_in,
+            distribution="of the machine",
+            host=host,
+        )
+        return Target(kernel, self.arch(host))
 
     def told(self, host: Host) -> str:
         """The machine in a line."""
@@ -99,11 +99,6 @@ class Identity:
         given = config if self.config is not None else None
         manifest = {"files": [], "release": self.release}
         return KernelEntry(digest, folder, self.arch(host), self.release, source, btf, folder, None, None, given, manifest)
-
-
-def agent_digest() -> str:
-    """Of the agent's code."""
-    return hashlib.sha256(agent()).hexdigest()[:16]
 
 
 def folder() -> Path:
