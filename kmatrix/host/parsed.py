@@ -10,6 +10,7 @@ import hashlib
 import os
 import pickle
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -59,15 +60,15 @@ def _is_ours(status: os.stat_result) -> bool:
 
 @cache
 def _code() -> bytes:
-    """What tells this kmatrix from every other: an installed one has new files, an edited one has new times."""
+    """What tells this kmatrix, in this Python, from every other: an installed one has new files, an edited one has new times."""
     root = Path(__file__).parents[1]
     told = []
-    for folder in ("matrix", "manifest", "objects", "vm", "guest", "host"):
+    for folder in ("matrix", "manifest", "objects", "vm", "guest", "guest/triggers", "host"):
         with os.scandir(root / folder) as entries:
             told += [
                 (entry.name, entry.stat().st_mtime_ns, entry.stat().st_size) for entry in entries if entry.name.endswith(".py")
             ]
-    return f"{root} {sorted(told)}".encode()
+    return f"{root} {sys.implementation.cache_tag} {sorted(told)}".encode()
 
 
 def _sweep(folder: Path) -> None:

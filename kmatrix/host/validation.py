@@ -14,7 +14,8 @@ from kmatrix.host.nearest import did_you_mean
 class Strict(BaseModel):
     """A frozen part of a user's file; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # What checks a model is built when the first one is checked: what was read before (kmatrix.host.parsed) is not checked again.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class Wrong(ValueError):

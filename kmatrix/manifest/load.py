@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import pydantic
+
 from kmatrix.host.errors import InputError
 from kmatrix.host.nearest import did_you_mean
-from kmatrix.host.toml import read_toml
+from kmatrix.host.parsed import parsed
+from kmatrix.host.toml import parse_toml, read_file
 from kmatrix.manifest.collector import Collector
-from kmatrix.manifest.schema import parse
 from kmatrix.matrix.load import load_definitions
 from kmatrix.matrix.parameters import Definitions
 
@@ -23,7 +25,14 @@ def load_collector(path: Path, defined: Definitions | None = None) -> Collector:
     `defined` are the names for features of the kernels.toml in force; not given, they are those of the one nearest above the manifest.
     """
     file = path / COLLECTOR_FILE if path.is_dir() else path
-    return parse(read_toml(file), path=file, defined=load_definitions(file.parent) if defined is None else defined)
+    text, names = read_file(file), load_definitions(file.parent) if defined is None else defined
+
+    def read() -> Collector:
+        from kmatrix.manifest.schema import parse  # here, and not above: a manifest that is known needs no model of its file
+
+        return parse(parse_toml(text, file), path=file, defined=names)
+
+    return parsed("collector", (str(file).encode(), text, repr([*names.items()]).encode(), pydantic.VERSION.encode()), read)
 
 
 def find_collector(named: Path, defined: Definitions | None = None) -> Collector:

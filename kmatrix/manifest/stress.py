@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
-from kmatrix.guest import triggers
+from kmatrix.host.later import later
 from kmatrix.host.validation import Strict, Wrong
 from kmatrix.manifest.event import Event
 from kmatrix.manifest.trigger import Trigger
+
+if TYPE_CHECKING:
+    from kmatrix.guest import triggers
+else:
+    triggers = later("kmatrix.guest.triggers")
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 

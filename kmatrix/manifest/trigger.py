@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from kmatrix.guest import triggers
 from kmatrix.guest.namespaces import NAMESPACES
+from kmatrix.host.later import later
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.host.validation import Strict, Wrong
 from kmatrix.manifest.event import Event
 from kmatrix.manifest.types import Names
+
+if TYPE_CHECKING:
+    from kmatrix.guest import triggers
+else:
+    triggers = later("kmatrix.guest.triggers")  # what they do is for the guest; of their names ask only those who check a manifest
 
 COMPOSED = "compose"
 """The kind of a trigger that is several, one after the other."""
