@@ -67,3 +67,14 @@ def test_whether_a_source_can_fetch_is_told_without_a_client() -> None:
     """Every run asks that of kernels that are not in the store, and rarely does one fetch."""
     code = "import sys, kmatrix.kernels.sources.mainline, kmatrix.kernels.sources.oci; print('requests' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_kmatrix_is_imported_as_it_stands_and_tests_are_rewritten(run_in: Shell, tmp_path: Path) -> None:
+    """pytest would read and hash the source of each module of kmatrix, to explain asserts that are no test's."""
+    (tmp_path / "test_loaders.py").write_text(
+        "import sys\n\nfor name in ('kmatrix.plugin.session', 'kmatrix.runs.cell'):\n"
+        "    assert 'rewrite' not in type(sys.modules[name].__loader__).__module__\n"
+        "assert 'rewrite' in type(__loader__).__module__\n"
+    )
+    done = run_in("pytest", "--kernels=6.1", "--collect-only", "-q")
+    assert (done.returncode, "1 error" in done.stdout) == (5, False), done.stdout
