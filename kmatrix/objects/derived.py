@@ -6,18 +6,22 @@ release are taken from an object. That one kernel has no such function or type i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from kmatrix.host.later import later
+from kmatrix.host.parsed import parsed
 from kmatrix.matrix import history
 from kmatrix.objects import compiled
-from kmatrix.objects.code import Code
-from kmatrix.objects.needs import OLDEST, Need, feature_of, hook_features, needs, often_taken
 
 if TYPE_CHECKING:
     from kmatrix.manifest.collector import Collector
     from kmatrix.manifest.variant import Variant
     from kmatrix.matrix.arch import Arch
+    from kmatrix.objects import code as codes
+    from kmatrix.objects import needs
+else:  # most manifests say what their variants need
+    codes, needs = later("kmatrix.objects.code"), later("kmatrix.objects.needs")
 
 
 def derived(collector: Collector, arches: Iterable[Arch]) -> Collector:
@@ -39,16 +43,10 @@ def derived(collector: Collector, arches: Iterable[Arch]) -> Collector:
 
 def _needs(collector: Collector, variant: Variant, arch: Arch) -> list[str]:
     """What the variant's required programs need on `arch`, the newest first; of programs that exclude each other, what all forms need."""
-    code = Code(compiled.locate(collector, variant, arch))
-    found = needs(code)
+    found = _features(compiled.inspect(compiled.locate(collector, variant, arch)), arch)
 
     def of(programs: Iterable[str]) -> dict[str, None]:
-        names: dict[str, None] = {}
-        for name in programs:
-            if name in found:
-                names |= dict.fromkeys(feature_of(need) for need in found[name] if _counts(need, arch))
-                names |= dict.fromkeys((*hook_features(code.info.programs[name]), *often_taken(code, code.programs[name])))
-        return names
+        return dict.fromkeys(feature for name in programs for feature in found.get(name, ()))
 
     contract = variant.contract
     decided = contract.in_groups if contract is not None else frozenset()
@@ -56,9 +54,30 @@ def _needs(collector: Collector, variant: Variant, arch: Arch) -> list[str]:
     for group in contract.one_of if contract is not None else ():
         forms = [of(form.programs) for form in group]
         names |= {name: None for name in forms[0] if all(name in each for each in forms)}
-    return sorted(names, key=lambda name: (history.first(name, arch) or OLDEST, name), reverse=True)
+    return sorted(names, key=lambda name: (history.first(name, arch) or needs.OLDEST, name), reverse=True)
 
 
-def _counts(need: Need, arch: Arch) -> bool:
+def _features(info: compiled.ObjectInfo, arch: Arch) -> Mapping[str, tuple[str, ...]]:
+    """What each program of an object needs on `arch`, by its name; an object that was read before is not read again."""
+
+    def read() -> dict[str, tuple[str, ...]]:
+        code = codes.Code(info.path, info.data)
+        return {
+            name: tuple(
+                dict.fromkeys(
+                    (
+                        *(needs.feature_of(need) for need in found if _counts(need, arch)),
+                        *needs.hook_features(code.info.programs[name]),
+                        *needs.often_taken(code, code.programs[name]),
+                    )
+                )
+            )
+            for name, found in needs.needs(code).items()
+        }
+
+    return parsed("features", (str(info.path).encode(), info.data, arch.encode()), read)
+
+
+def _counts(need: needs.Need, arch: Arch) -> bool:
     since = history.first(need.name, arch)
-    return not need.optional and since is not None and since > OLDEST
+    return not need.optional and since is not None and since > needs.OLDEST

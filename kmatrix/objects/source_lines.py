@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING
 from kmatrix.host.errors import InputError
 from kmatrix.host.later import later
 from kmatrix.objects.btf import Btf, Relocation
-from kmatrix.objects.code import CALL, PSEUDO_CALL, Code
 from kmatrix.objects.lines import Line, lines
-from kmatrix.objects.reach import Known, context_reads
 
 if TYPE_CHECKING:
     from elftools.common import exceptions as elf_exceptions
     from elftools.elf import elffile
     from elftools.elf import relocation as elf_relocation
     from elftools.elf import sections as elf_sections
-else:
+
+    from kmatrix.objects import code as codes
+    from kmatrix.objects import reach
+else:  # most runs ask for the lines of no object
+    codes, reach = later("kmatrix.objects.code"), later("kmatrix.objects.reach")
     elf_exceptions = later("elftools.common.exceptions")
     elffile = later("elftools.elf.elffile")
     elf_relocation = later("elftools.elf.relocation")
@@ -116,16 +118,16 @@ class SourceLines:
         _, functions = self._table
         section, start, count = functions.get(program, ("", 0, 0))
         code = self._code(section)[start * _INSN : (start + count) * _INSN]
-        return any(code[at] == CALL and code[at + 1] >> 4 == PSEUDO_CALL for at in range(0, len(code), _INSN))
+        return any(code[at] == codes.CALL and code[at + 1] >> 4 == codes.PSEUDO_CALL for at in range(0, len(code), _INSN))
 
     def context_reads(self, program: str) -> list[tuple[int, int, str | None]]:
         """The reads of `program` from its context at a constant place: the first byte, the byte after the last, and the line of each."""
         try:
-            code = Code(_UNNAMED, self._data)
+            code = codes.Code(_UNNAMED, self._data)
         except InputError:
             return []
         function = code.programs.get(program)
-        reads = context_reads(code, function, Known()) if function is not None else {}
+        reads = reach.context_reads(code, function, reach.Known()) if function is not None else {}
         found = [(at, at + size, code.line(function, index)) for index, (at, size) in sorted(reads.items()) if function is not None]
         return [(first, end, str(line) if line is not None else None) for first, end, line in found]
 

@@ -11,29 +11,36 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kmatrix.fetch import network
 from kmatrix.host.errors import InputError, KmatrixError
+from kmatrix.host.later import later
 from kmatrix.host.toml import read_toml
 from kmatrix.manifest.collector import Collector
 from kmatrix.manifest.load import load_collector
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects import compiled
 from kmatrix.objects.described import described
-from kmatrix.plugin import TEST_RECORD, WARNING, guest_tests, options, sharding, summary
-from kmatrix.plugin.guest_tests import TestItem
+from kmatrix.plugin import TEST_RECORD, WARNING, options, sharding, summary
 from kmatrix.plugin.run import Run
 from kmatrix.plugin.summary import RECORD, SKIPPED
 from kmatrix.report.causes import classes, headlines
-from kmatrix.report.explain import explain
 from kmatrix.runs import cell as cells
-from kmatrix.runs import cell_records, guest_test, record_files, shards
+from kmatrix.runs import cell_records, record_files, shards
 from kmatrix.runs.cell_records import Record
 from kmatrix.runs.record_files import DEFAULT_DIRECTORY
 from kmatrix.vm.machine import Machine
+
+if TYPE_CHECKING:
+    from kmatrix.plugin import guest_tests
+    from kmatrix.report import explain
+    from kmatrix.runs import guest_test
+else:  # a run of cells that are as promised needs none of them
+    guest_tests, guest_test = later("kmatrix.plugin.guest_tests"), later("kmatrix.runs.guest_test")
+    explain = later("kmatrix.report.explain")
 
 _RUN = pytest.StashKey[Run]()
 
@@ -62,9 +69,10 @@ class CollectorFile(pytest.File):
                     self.warn(pytest.PytestWarning(old))
                 for each in run.loaded(collector) if collector.variants else ():
                     yield from [CellItem.from_parent(self, collector=each, target=target) for target in run.targets]
-                if (test := guest_test.of_collector(collector, run.config.invocation_params.dir)) is not None:
+                if collector.test is not None:
+                    test = guest_test.of_collector(collector, run.config.invocation_params.dir)
                     for target in run.targets:
-                        yield TestItem.from_parent(self, test=test, target=target, run=lambda: run)
+                        yield guest_tests.TestItem.from_parent(self, test=test, target=target, run=lambda: run)
         except KmatrixError as error:
             raise self.CollectError(f"{error}{self._opt_out(run)}") from None
 
@@ -78,7 +86,9 @@ class CollectorFile(pytest.File):
 
 
 def _leaves_records(item: pytest.Item) -> bool:
-    return isinstance(item, CellItem | TestItem) or {"cell", "vm"} & set(getattr(item, "fixturenames", ())) != set()
+    if isinstance(item, CellItem) or {"cell", "vm"} & set(getattr(item, "fixturenames", ())):
+        return True
+    return isinstance(item, guest_tests.TestItem)
 
 
 class CellItem(pytest.Item):
@@ -138,7 +148,7 @@ class CellItem(pytest.Item):
         """A failed cell explains itself."""
         if isinstance(excinfo.value, CellFailed):
             run = started(self.config)
-            return explain(excinfo.value.record, run.directory, logs=self.config.option.verbose > 1)
+            return explain.explain(excinfo.value.record, run.directory, logs=self.config.option.verbose > 1)
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:

@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kmatrix.host.errors import KmatrixError
-from kmatrix.plugin import TEST_RECORD, options, reds
+from kmatrix.host.later import later
+from kmatrix.plugin import TEST_RECORD, options
 from kmatrix.plugin.run import Run
-from kmatrix.report import differences, grid, table
-from kmatrix.report import tests as test_report
-from kmatrix.runs import cell_records, guest_test_records, shards
+from kmatrix.report import grid, table
+from kmatrix.runs import cell_records, shards
 from kmatrix.runs.cell_records import Record
+
+if TYPE_CHECKING:
+    from kmatrix.plugin import reds
+    from kmatrix.report import differences
+    from kmatrix.report import tests as test_report
+    from kmatrix.runs import guest_test_records
+else:  # what only reds, tests in guests, or several loaders need
+    reds, differences = later("kmatrix.plugin.reds"), later("kmatrix.report.differences")
+    test_report, guest_test_records = later("kmatrix.report.tests"), later("kmatrix.runs.guest_test_records")
 
 RECORD = "kmatrix_record"
 """The property that carries a record's path from an xdist worker to the terminal."""
@@ -26,6 +35,8 @@ _FOLDED = pytest.StashKey[dict[str, list[Any]]]()
 
 def fold_reds(terminalreporter: Any, config: pytest.Config, directory: Path) -> None:
     """Have pytest tell once of cells that fail alike (with -vv, of each)."""
+    if not {"failed", "error"} & terminalreporter.stats.keys():
+        return
     each = config.option.verbose >= 2
     config.stash[_FOLDED] = reds.fold(terminalreporter.stats, _record_of, directory, each=each)
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kmatrix.host.later import later
 from kmatrix.manifest.libraries import LIBRARIES
 from kmatrix.report.causes import one_line
 from kmatrix.report.grid import prose
 from kmatrix.report.names import shorten, target_key
 from kmatrix.report.table import mark
-from kmatrix.runs.object_run import GOOD, NOT_JUDGED, Outcome, state
 from kmatrix.verdict.words import last_words
 from kmatrix.vm.loaders import TITLES
 
 if TYPE_CHECKING:
+    from kmatrix.runs import object_run
     from kmatrix.runs.cell_records import Record
+    from kmatrix.runs.object_run import Outcome
+else:
+    object_run = later("kmatrix.runs.object_run")  # the differences of cells need none of it
 
 NONE = "the loaders do not differ"
 
@@ -89,8 +93,8 @@ def _state(outcome: Outcome, name: str) -> tuple[str, str]:
     if program is None:
         error = (outcome.diagnosis or {}).get("headline") or outcome.error
         return ("error" if outcome.error else "absent"), error or f"{outcome.loader} finds no such program in the object"
-    found = state(program)
-    return found, "" if found in (*GOOD, *NOT_JUDGED) else _why(program)
+    found = object_run.state(program)
+    return found, "" if found in (*object_run.GOOD, *object_run.NOT_JUDGED) else _why(program)
 
 
 def _state_of_map(outcome: Outcome, name: str) -> tuple[str, str]:

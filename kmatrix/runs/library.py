@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from kmatrix.guest.library import PACKED
+from kmatrix.host.later import later
 from kmatrix.host.progress import Reporter
 from kmatrix.matrix.arch import Arch
-from kmatrix.vm.loaders import TITLES, build
-from kmatrix.vm.loaders.build import Built
+from kmatrix.vm.loaders import TITLES
 from kmatrix.vm.machine import Machine
+
+if TYPE_CHECKING:
+    from kmatrix.vm.loaders import build
+    from kmatrix.vm.loaders.build import Built
+else:
+    build = later("kmatrix.vm.loaders.build")  # the guest image has libbpf
 
 
 def obtain(library: str, arch: Arch, *, mirrors: Mapping[str, str] | None = None, reporter: Reporter | None = None) -> Built | None:

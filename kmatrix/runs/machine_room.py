@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from kmatrix import __version__, kernels
 from kmatrix.host.errors import InfraError, InputError, KmatrixError
+from kmatrix.host.later import later
 from kmatrix.host.paths import scratch_console
 from kmatrix.host.progress import Quiet, Reporter
 from kmatrix.kernels.store import KernelStore
@@ -24,7 +25,6 @@ from kmatrix.matrix.arch import Arch, parse_arches
 from kmatrix.matrix.kernel import Target
 from kmatrix.matrix.privileges import ROOT
 from kmatrix.matrix.selection import DEFAULT_SET, STORE, Matrix
-from kmatrix.predict import simulated
 from kmatrix.runs import spare, surroundings
 from kmatrix.runs.real_machines import RealMachines
 from kmatrix.vm import accel as accelerators
@@ -35,6 +35,11 @@ from kmatrix.vm.launch import boot
 from kmatrix.vm.machine import Machine
 from kmatrix.vm.snapshot import SnapshotStore
 from kmatrix.vm.spec import DEFAULT_MEMORY_MIB, VmSpec
+
+if TYPE_CHECKING:
+    from kmatrix.predict import simulated
+else:
+    simulated = later("kmatrix.predict.simulated")  # what is known of a kernel's profiles, for those that are simulated
 
 T = TypeVar("T")
 

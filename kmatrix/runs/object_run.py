@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from kmatrix.guest import limit
 from kmatrix.guest.limit import SECONDS as LOAD_TIMEOUT
 from kmatrix.host.errors import InputError
+from kmatrix.host.later import later
 from kmatrix.host.nearest import did_you_mean
 from kmatrix.matrix.arch import INFO
 from kmatrix.objects.source_lines import SourceLines
-from kmatrix.predict import simulated
 from kmatrix.runs.core_btf import minimal
 from kmatrix.runs.library import bring, obtain
 from kmatrix.runs.pairs import fit, machine_for, pairs, side_by_side
@@ -24,8 +24,11 @@ from kmatrix.vm.channel import pack
 if TYPE_CHECKING:
     from kmatrix.matrix.kernel import Target
     from kmatrix.objects.compiled import ObjectInfo
+    from kmatrix.predict import simulated
     from kmatrix.runs.machine_room import MachineRoom
     from kmatrix.vm.loaders.build import Built
+else:
+    simulated = later("kmatrix.predict.simulated")
 
 State = Literal["not loaded", "not attached", "placeholder", "differs", "off", "loaded", "attached"]
 """How far a program came. `placeholder`: its section names a target that its loader replaces, so that nothing was tried. `differs`: the
@@ -187,7 +190,7 @@ def _try(info: ObjectInfo, target: Target, room: MachineRoom, how: _How) -> Outc
         answer["programs"], answer.get("maps", {}), version, target.arch, lines, probe.get("surroundings")
     )
     error = (answer.get("error") or {}).get("text")
-    if (differing := simulated.difference(target)) is not None:
+    if target.simulated is not None and (differing := simulated.difference(target)) is not None:
         programs = differing.marked(programs)
     cause = diagnosis.of_opening(error, version, target.arch) if error else None
     if splat is not None:

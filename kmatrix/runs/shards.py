@@ -14,14 +14,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
 from kmatrix.host import paths
 from kmatrix.host.errors import InputError
-from kmatrix.runs import cell_records, guest_test_records
+from kmatrix.host.later import later
+from kmatrix.runs import cell_records
 from kmatrix.runs.cell_records import Record
-from kmatrix.runs.guest_test_records import TestRecord
+
+if TYPE_CHECKING:
+    from kmatrix.runs import guest_test_records
+    from kmatrix.runs.guest_test_records import TestRecord
+else:
+    guest_test_records = later("kmatrix.runs.guest_test_records")
 
 OPTION = "--shard"
 SCHEMA = "kmatrix.shard/1"
@@ -211,11 +218,8 @@ def read_account(directory: Path) -> Account | None:
     """The account in the kmatrix directory; None where its run was whole. Raises InputError."""
     path = directory / FILE
     try:
-        return _ACCOUNT.validate_json(path.read_bytes())
+        return TypeAdapter(Account).validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
         raise InputError("not a shard's account of itself", where=str(path), fix="run the shard again") from error
-
-
-_ACCOUNT = TypeAdapter(Account)

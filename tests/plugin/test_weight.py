@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from conftest import Shell
 from kmatrix import plugin
 from kmatrix.manifest import load
 from kmatrix.plugin import options
 from kmatrix.runs import record_files
+from tests.cells import broken
 
 HEAVY = ("pydantic", "requests", "elftools", "jinja2", "rich", "tabulate", "kmatrix.matrix", "kmatrix.runs", "kmatrix.vm")
 
@@ -78,3 +82,39 @@ def test_kmatrix_is_imported_as_it_stands_and_tests_are_rewritten(run_in: Shell,
     )
     done = run_in("pytest", "--kernels=6.1", "--collect-only", "-q")
     assert (done.returncode, "1 error" in done.stdout) == (5, False), done.stdout
+
+
+FOR_OTHERS = {
+    "a manifest that was not read before": ("kmatrix.manifest.schema",),
+    "a [test]": ("kmatrix.plugin.guest_tests", "kmatrix.runs.guest_test", "kmatrix.report.tests", "kmatrix.verdict.suites"),
+    "what is red": (
+        "kmatrix.report.explain",
+        "kmatrix.plugin.reds",
+        "kmatrix.verdict.diagnosis.rows",
+        "kmatrix.verdict.diagnosis.own_words",
+    ),
+    "an object that was not read before": ("elftools", "kmatrix.objects.code", "kmatrix.objects.needs"),
+    "simulated kernels, and predictions": ("kmatrix.predict",),
+    "`kmatrix run`": ("kmatrix.runs.object_run",),
+    "what is fetched, and other machines": ("requests", "paramiko", "kmatrix.fetch.apt", "kmatrix.fetch.download"),
+    "an HTML report": ("jinja2",),
+}
+
+
+@pytest.mark.usefixtures("both_of_6_1")
+def test_a_cell_that_is_as_promised_imports_nothing_that_others_need(run_in: Shell, tmp_path: Path) -> None:
+    broken.write(tmp_path, "sound")
+    (tmp_path / "conftest.py").write_text(
+        "import json, sys\nfrom pathlib import Path\n\n"
+        "def pytest_unconfigure():\n    Path('imported.json').write_text(json.dumps(sorted(sys.modules)))\n"
+    )
+    arguments = ("--kernels=6.1", "--arch=x86_64", "-q")
+    assert run_in("pytest", *arguments).returncode == 0  # what it reads is kept now
+    done = run_in("pytest", *arguments)
+    assert "1 passed" in done.stdout, done.stdout
+    imported = json.loads((tmp_path / "imported.json").read_text())
+    found = {
+        why: [name for name in imported for unwanted in names if name == unwanted or name.startswith(f"{unwanted}.")]
+        for why, names in FOR_OTHERS.items()
+    }
+    assert {why: names for why, names in found.items() if names} == {}

@@ -6,20 +6,25 @@ import errno
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kmatrix.guest import verifier_log
 from kmatrix.guest.bpf import MAP_TYPES
+from kmatrix.host.later import later
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.features import Version
-from kmatrix.objects.source_lines import SourceLines
-from kmatrix.verdict.diagnosis import attaching, hooks, own_words, rights
 from kmatrix.verdict.diagnosis.cause import PAGE, Diagnosis, Failing, first_line, where
 from kmatrix.verdict.diagnosis.classes import UNCLASSIFIED
-from kmatrix.verdict.diagnosis.maps import of_map
-from kmatrix.verdict.diagnosis.opening import of_object
-from kmatrix.verdict.diagnosis.rows import ROWS
 from kmatrix.verdict.words import last_words
+
+if TYPE_CHECKING:
+    from kmatrix.objects.source_lines import SourceLines
+    from kmatrix.verdict.diagnosis import attaching, hooks, maps, opening, own_words, rights, rows
+else:  # only what failed is looked up
+    attaching, hooks = later("kmatrix.verdict.diagnosis.attaching"), later("kmatrix.verdict.diagnosis.hooks")
+    maps, opening = later("kmatrix.verdict.diagnosis.maps"), later("kmatrix.verdict.diagnosis.opening")
+    own_words, rights = later("kmatrix.verdict.diagnosis.own_words"), later("kmatrix.verdict.diagnosis.rights")
+    rows = later("kmatrix.verdict.diagnosis.rows")
 
 Reports = Mapping[str, Mapping[str, Any]]
 """What the guest reports of the programs or maps of an object, by name (docs/protocol.md)."""
@@ -39,18 +44,18 @@ def diagnose(failing: Failing) -> Diagnosis | None:
     if (right := rights.cause(failing)) is not None:
         return right
     if failing.stage == "map":
-        return of_map(failing)
+        return maps.of_map(failing)
     if failing.stage == "open":
-        return of_object(failing)
+        return opening.of_object(failing)
     if (told := _own_words(failing)) is not None:
         return told
     text = f"{failing.error}\n{failing.log}"
-    for pattern, row in ROWS:
+    for pattern, row in rows.ROWS:
         if (match := re.search(pattern, text)) and (found := row(failing, match)) is not None:
             return found
     if failing.stage == "attach":
         return attaching.attach(failing) or (hooks.too_new(failing) if failing.errno == errno.EINVAL else None)
-    return hooks.too_new(failing) or hooks.not_permitted(failing) or of_object(failing)
+    return hooks.too_new(failing) or hooks.not_permitted(failing) or opening.of_object(failing)
 
 
 def _own_words(failing: Failing) -> Diagnosis | None:
