@@ -92,6 +92,11 @@ def config_of(path: Path | None) -> dict[str, str] | None:
     return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE))
 
 
+def _image_of(target: Target) -> tuple[str, Arch]:
+    """What decides on whether its kernel can be had."""
+    return target.kernel.image_of.name, target.arch
+
+
 def _boot_of(spec: VmSpec) -> tuple[object, ...]:
     """What decides on what a kernel says at boot."""
     return spec.kernel.digest, spec.arch, spec.cmdline, spec.simulate
@@ -194,8 +199,10 @@ class MachineRoom:
         """
         chosen = {str(target): target for target in targets if target.kernel.host is None}
         lock, mirrors, store = self.matrix.lock, self.matrix.mirrors, self.store
-        reasons = {name: kernels.availability(t.kernel, t.arch, store, lock=lock, mirrors=mirrors) for name, t in chosen.items()}
-        missing = {name: reason for name, reason in reasons.items() if reason is not None}
+        # Targets that are only set up differently boot one image: it is asked for once.
+        images = {_image_of(target): target for target in chosen.values()}
+        reasons = {image: kernels.availability(t.kernel, t.arch, store, lock=lock, mirrors=mirrors) for image, t in images.items()}
+        missing = {name: reason for name, t in chosen.items() if (reason := reasons[_image_of(t)]) is not None}
         tried: list[Target] = []
         if asked:
             tried = [

@@ -69,8 +69,12 @@ def test_a_run_of_cells_imports_no_reader_of_elf_and_no_client() -> None:
 
 def test_whether_a_source_can_fetch_is_told_without_a_client() -> None:
     """Every run asks that of kernels that are not in the store, and rarely does one fetch."""
-    code = "import sys, kmatrix.kernels.sources.mainline, kmatrix.kernels.sources.oci; print('requests' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    code = (
+        "import sys; from kmatrix import kernels\n"
+        "for kind in ('debian', 'oci', 'mainline', 'tarball'): assert kernels.by_kind()[kind].fetches\n"
+        "print([name for name in ('requests', 'tarfile', 'debian.deb822', 'kmatrix.fetch.apt', 'kmatrix.kernels.build') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_kmatrix_is_imported_as_it_stands_and_tests_are_rewritten(run_in: Shell, tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kmatrix import kernels
 from kmatrix.host.errors import InputError
 from kmatrix.kernels.store import KernelStore
+from kmatrix.matrix.arch import Arch
+from kmatrix.matrix.kernel import Kernel
 from kmatrix.matrix.load import load_matrix
 from kmatrix.matrix.selection import asked_for
 from kmatrix.runs.machine_room import MachineRoom, refuse_missing
@@ -59,6 +63,28 @@ def test_store_is_what_is_on_this_machine(tmp_path: Path, monkeypatch: pytest.Mo
     assert [str(target) for target in room.targets("store", "x86_64")] == ["6.12-x86_64"]
     assert [str(target) for target in room.targets("6.1, store", "arm64")] == ["5.4-arm64", "6.12-arm64", "6.1-arm64"]
     assert room.targets(None, "all") == load_matrix().targets("default", "all")
+
+
+def test_an_image_that_several_targets_boot_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KMATRIX_CACHE", str(tmp_path))
+    store = KernelStore()
+    store.add("6.1", "arm64", lambda folder: staged(folder, release="6.1.1"))
+    asked: list[str] = []
+    availability = kernels.availability
+
+    def counted(kernel: Kernel, arch: Arch, *others: Any, **options: Any) -> str | None:
+        asked.append(f"{kernel.image_of.name}-{arch}")
+        return availability(kernel, arch, *others, **options)
+
+    monkeypatch.setattr(kernels, "availability", counted)
+    matrix = load_matrix()
+    targets = matrix.targets("6.1, 6.1-cgroup1, 5.4-sim, 5.15, 5.15-nobtf", "arm64")
+    missing = MachineRoom(matrix).unavailable(targets, fetch=False)
+    alone = {str(t): availability(t.kernel, t.arch, store, mirrors=matrix.mirrors) for t in targets}
+    assert missing == {name: reason for name, reason in alone.items() if reason is not None}
+    assert "5.15-nobtf-arm64" in missing  # which is not built as 5.15 is
+    assert {"6.1-arm64", "6.1-cgroup1-arm64"}.isdisjoint(missing)
+    assert len(asked) == len(set(asked)) < len(targets)
 
 
 @pytest.mark.parametrize(("written", "asked"), [(None, None), ("default", None), (" default ", None), ("5.4", "5.4"), ("", "")])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from debian.debian_support import NativeVersion as Version
 
-from kmatrix.fetch import apt, archive
 from kmatrix.host.errors import Unavailable, without_credentials
+from kmatrix.host.later import later
 from kmatrix.host.progress import Reporter
 from kmatrix.kernels import layout
 from kmatrix.kernels.entry import StagedKernel
@@ -18,6 +18,11 @@ from kmatrix.kernels.identity import is_version
 from kmatrix.kernels.trust import Artifact, provenance
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
+
+if TYPE_CHECKING:
+    from kmatrix.fetch import apt, archive
+else:  # most runs ask only what the source is
+    apt, archive = later("kmatrix.fetch.apt"), later("kmatrix.fetch.archive")
 
 Package = Mapping[str, str]
 _IMAGES = "linux-(image|base|binary|modules)-(.*-)?{0}(-16k)?"
@@ -85,9 +90,13 @@ class DebianSource:
     fetches = True
     slow = False
 
-    def __init__(self, mirror: str | None = None, root: Path = apt.APT_ROOT) -> None:
+    def __init__(self, mirror: str | None = None, root: Path | None = None) -> None:
+        """`root` is a folder like /etc/apt in the place of the host's."""
         self._mirror = mirror
         self._root = root
+
+    def _suite(self, name: str) -> apt.Suite:
+        return apt.open_suite(name, mirror=self._mirror, root=self._root or apt.APT_ROOT)
 
     def hint(self, spec: SourceSpec, kernel: Kernel, arch: Arch) -> str:  # noqa: ARG002 - the protocol's arguments
         """The command that gets this kernel."""
@@ -101,7 +110,7 @@ class DebianSource:
         """The point releases of the source's series that its suite has. Raises Unavailable, and InfraError for a bad signature."""
         suite_name, series = spec.options["suite"], str(spec.options["series"])
         with reporter.step(f"Debian {suite_name}'s package index ({arch})") as step:
-            suite = apt.open_suite(suite_name, mirror=self._mirror, root=self._root)
+            suite = self._suite(suite_name)
             found = suite.find(INFO[arch].debian, _IMAGES.format(INFO[arch].debian), advance=step.advance)
         return point_releases(found, series, INFO[arch].debian, spec.options.get("flavour"))
 
@@ -115,7 +124,7 @@ class DebianSource:
         suite_name, series = spec.options["suite"], spec.options.get("series")
         version, flavour = spec.options.get("version"), spec.options.get("flavour")
         with reporter.step(f"{label}: Debian {suite_name}'s package index") as step:
-            suite = apt.open_suite(suite_name, mirror=self._mirror, root=self._root)
+            suite = self._suite(suite_name)
             found = suite.find(debian_arch, _IMAGES.format(debian_arch), advance=step.advance)
         chosen = select(found, series, debian_arch, version, flavour)
         if chosen is None:

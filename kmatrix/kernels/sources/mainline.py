@@ -10,18 +10,23 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urljoin
 
-from kmatrix.fetch import archive, download
 from kmatrix.fetch.gpgv import Keys, verify
 from kmatrix.host.errors import InfraError, Unavailable
+from kmatrix.host.later import later
 from kmatrix.host.progress import Reporter
 from kmatrix.host.version import natural
 from kmatrix.kernels import layout, trust
 from kmatrix.kernels.entry import StagedKernel
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
+
+if TYPE_CHECKING:
+    from kmatrix.fetch import archive, download
+else:  # most runs ask only what the source is
+    archive, download = later("kmatrix.fetch.archive"), later("kmatrix.fetch.download")
 
 _LOOKED_AT = 10
 """Releases tried, newest first: some builds failed for one arch, a whole series' worth did not."""

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kmatrix.fetch import archive, download
 from kmatrix.host.errors import InfraError, InputError, Unavailable
 from kmatrix.host.later import later
 from kmatrix.host.progress import Reporter
@@ -24,14 +23,16 @@ from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.trust import Artifact
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
-from kmatrix.matrix.sources import REFERENCE
 
 if TYPE_CHECKING:
     import requests
 
-    from kmatrix.fetch import session
+    from kmatrix.fetch import archive, download, session
+    from kmatrix.matrix import sources
 else:
     requests, session = later("requests"), later("kmatrix.fetch.session")
+    archive, download = later("kmatrix.fetch.archive"), later("kmatrix.fetch.download")
+    sources = later("kmatrix.matrix.sources")
 
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
@@ -64,7 +65,7 @@ class Reference:
 
 def parse(text: str, where: str) -> Reference:
     """The reference that `text` is; InputError when it is none."""
-    match = REFERENCE.fullmatch(text)
+    match = sources.REFERENCE.fullmatch(text)
     if match is None or not (match["tag"] or match["digest"]):
         fix = "write REGISTRY/REPOSITORY:TAG, or REGISTRY/REPOSITORY@sha256:…"
         raise InputError(f"{text!r} names no image in a registry", where=where, fix=fix)

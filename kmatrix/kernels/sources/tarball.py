@@ -11,20 +11,27 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
-from kmatrix.fetch import archive, download
 from kmatrix.fetch.gpgv import Keys, verify
 from kmatrix.host import version as versions
 from kmatrix.host.errors import InfraError, InputError, Unavailable
+from kmatrix.host.later import later
 from kmatrix.host.progress import Reporter
-from kmatrix.kernels import build, trust
+from kmatrix.kernels import trust
 from kmatrix.kernels.entry import StagedKernel
 from kmatrix.kernels.trust import Artifact
 from kmatrix.matrix.arch import Arch
 from kmatrix.matrix.kernel import Kernel, SourceSpec
-from kmatrix.matrix.sources import ARCHIVE
+
+if TYPE_CHECKING:
+    from kmatrix.fetch import archive, download
+    from kmatrix.kernels import build
+    from kmatrix.matrix import sources
+else:  # most runs ask only what the source is
+    archive, download = later("kmatrix.fetch.archive"), later("kmatrix.fetch.download")
+    build, sources = later("kmatrix.kernels.build"), later("kmatrix.matrix.sources")
 
 _FIX = "try again later; the key is kernels.toml's"
 
@@ -85,7 +92,7 @@ def _fetch(spec: SourceSpec, kernel: Kernel, file: Path, label: str, reporter: R
     keys, digests = trust.keys(spec, kernel), spec.options.get("sha256", ())
     if more or len(digests) > 1:
         raise InputError("a tarball source has one url and one sha256", where=where, fix="write one source for each")
-    is_folder = ARCHIVE.fullmatch(url) is None
+    is_folder = sources.ARCHIVE.fullmatch(url) is None
     if not (keys or trust.first_use(spec) or (digests and not is_folder)):
         raise trust.refuse(url, where)
     if is_folder:
@@ -106,7 +113,7 @@ def _fetch(spec: SourceSpec, kernel: Kernel, file: Path, label: str, reporter: R
         listed = {}
     if name in listed:
         return _get(url, file, label, reporter, listed[name], "the signed sha256sums.asc")
-    signature = download.get(re.sub(ARCHIVE, r"\1.sign", url), 1 << 16)
+    signature = download.get(re.sub(sources.ARCHIVE, r"\1.sign", url), 1 << 16)
     artifact = _get(url, file, label, reporter, None, "the archive's signature")
     plain = file.with_suffix(".plain")
     with reporter.step(f"{label}: verifying"), archive.sound(url, "archive"):
