@@ -12,6 +12,7 @@ import sys
 import click
 
 from kmatrix import __version__
+from kmatrix.host import garbage
 from kmatrix.host.errors import InputError, KmatrixError
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -98,7 +99,9 @@ class Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         module, _, name = VERBS[cmd_name][0].partition(":")
-        found: click.Command = getattr(importlib.import_module(f"kmatrix.cli.{module}"), name)
+        with garbage.paused():
+            found: click.Command = getattr(importlib.import_module(f"kmatrix.cli.{module}"), name)
+        garbage.keep()
         return found
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
@@ -142,6 +145,7 @@ def _as_json(message: str, where: str | None = None, fix: str | None = None) -> 
 
 def main() -> None:
     """The console script."""
+    garbage.keep_at_exit()
     try:
         # Not standalone: click then returns an Exit's code, and errors are ours to say.
         status = cli.main(standalone_mode=False)

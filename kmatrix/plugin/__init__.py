@@ -7,6 +7,7 @@ one of its fixtures is used.
 from __future__ import annotations
 
 import fnmatch
+import importlib
 import os
 import signal
 import sys
@@ -47,6 +48,7 @@ WARNING = "warning"
 """The property that says what of a cell is no failure, but a warning of what comes."""
 _TOLD = "kmatrix_record"
 """What a worker's output holds for the controller."""
+_SESSION = "kmatrix.plugin.session"
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -109,14 +111,18 @@ def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
 
 def _session() -> Any:
     """kmatrix.plugin.session, imported."""
-    from kmatrix.plugin import session
+    if _SESSION not in sys.modules:
+        from kmatrix.host import garbage
 
-    return session
+        garbage.keep_at_exit()  # pytest itself looks for what tests left, before
+        with garbage.paused():
+            importlib.import_module(_SESSION)
+    return sys.modules[_SESSION]
 
 
 def _begun(config: pytest.Config) -> bool:
     """Whether this run has to do with kmatrix so far."""
-    loaded = sys.modules.get("kmatrix.plugin.session")
+    loaded = sys.modules.get(_SESSION)
     return loaded is not None and loaded.is_begun(config)
 
 
@@ -162,6 +168,7 @@ def pytest_kmatrix_choose_shard(config: pytest.Config, items: list[pytest.Item])
     """After `-k`, `-m` and the like: of what is left, this shard's part."""
     if _begun(config):
         _session().choose_shard(config, items)
+        _session().settle(items)
 
 
 # -- fixtures ----------------------------------------------------------------------------------------------------------------

@@ -122,3 +122,14 @@ def test_a_cell_that_is_as_promised_imports_nothing_that_others_need(run_in: She
         for why, names in FOR_OTHERS.items()
     }
     assert {why: names for why, names in found.items() if names} == {}
+
+
+def test_only_a_run_of_cells_alone_keeps_the_collector_from_what_stands(run_in: Shell, tmp_path: Path) -> None:
+    """A test of somebody's own may look through all objects, or leave garbage that pytest is to find."""
+    broken.write(tmp_path, "sound")
+    (tmp_path / "test_own.py").write_text("def test_own(): pass\n")
+    (tmp_path / "conftest.py").write_text(
+        "import gc\n\ndef pytest_collection_finish():\n    print('kept', gc.get_freeze_count() > 0, gc.isenabled())\n"
+    )
+    for selected, said in (("sound or test_own", "kept False True"), ("sound", "kept True True")):
+        assert said in run_in("pytest", "--collect-only", "-s", "-k", selected).stdout
