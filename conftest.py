@@ -58,6 +58,13 @@ Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 AMBIENT = ("PYTEST", "CI", "BUILD_NUMBER")
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """hypothesis' plugin imports all of hypothesis for its part of the summary: a run whose tests have not used it, such as of cells, has none."""
+    manager = session.config.pluginmanager
+    if session.items and "hypothesis" not in sys.modules and manager.has_plugin("hypothesispytest"):
+        manager.unregister(name="hypothesispytest")
+
+
 def pytest_xdist_auto_num_workers() -> int | None:
     """These tests boot VMs too, though no collector.toml stands among them."""
     return plugin.workers_here()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +134,20 @@ def test_only_a_run_of_cells_alone_keeps_the_collector_from_what_stands(run_in: 
     )
     for selected, said in (("sound or test_own", "kept False True"), ("sound", "kept True True")):
         assert said in run_in("pytest", "--collect-only", "-s", "-k", selected).stdout
+
+
+@pytest.mark.parametrize(("imports", "said"), [("sys", "False"), ("hypothesis", "True")])
+def test_here_hypothesis_is_imported_for_tests_that_use_it(tmp_path: Path, imports: str, said: str) -> None:
+    """By this repository's conftest.py: cells are run beside its plugin."""
+    (tmp_path / "test_plain.py").write_text(f"import {imports}\n\ndef test_plain(): pass\n")
+    code = "import pytest, sys; pytest.main(['-q', '-p', 'conftest', 'test_plain.py']); print('hypothesis' in sys.modules)"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == said, done.stdout + done.stderr
