@@ -175,6 +175,12 @@ def map_info(fd: int) -> Map:
     return Map(ident, _text(raw[24:40]), name_of(MAP_TYPES, kind))
 
 
+def map_form(fd: int) -> tuple[int, ...]:
+    """Type (its number), bytes of keys and values, entries at most and flags of the map behind `fd`."""
+    kind, _, *rest = struct.unpack_from("=IIIIII", _info(fd))
+    return (kind, *rest)
+
+
 def map_shape(fd: int) -> tuple[str, int, int]:
     """The type of the map behind `fd`, and the bytes of its keys and values."""
     kind, _, key_size, value_size = struct.unpack_from("=IIII", _info(fd))

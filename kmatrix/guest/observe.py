@@ -106,7 +106,7 @@ def settled(before: Inventory, *, within: float = 5.0) -> Inventory:
         now = inventory()
         if _all_were_there(before, now) or time.monotonic() >= deadline:
             return now
-        time.sleep(0.02)
+        time.sleep(0.005)
 
 
 def _all_were_there(before: Inventory, now: Inventory) -> bool:

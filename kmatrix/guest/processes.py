@@ -119,13 +119,18 @@ def bpf_files(pid: int) -> dict[int, str]:
     return found
 
 
+def fdinfo(pid: int, fd: int) -> dict[str, str]:
+    """What the kernel says of an open file of a process (proc(5), fdinfo), by its keys. Raises OSError where it is closed."""
+    lines = (line.partition(":") for line in read_text(f"/proc/{pid}/fdinfo/{fd}").splitlines())
+    return {key: value.strip() for key, _, value in lines}
+
+
 def held(pid: int, files: dict[int, str]) -> dict[str, list[int]]:
     """The ids of the programs, maps and links that a process holds open, as far as the kernel tells (fdinfo)."""
     ids: dict[str, set[int]] = {"programs": set(), "maps": set(), "links": set()}
     for fd in files:
         with suppress(OSError, ValueError):
-            for line in read_text(f"/proc/{pid}/fdinfo/{fd}").splitlines():
-                key, _, value = line.partition(":")
+            for key, value in fdinfo(pid, fd).items():
                 kind = {"prog_id": "programs", "map_id": "maps", "link_id": "links"}.get(key)
                 if kind is not None:
                     ids[kind].add(int(value))

@@ -16,7 +16,7 @@ from typing import cast
 
 from . import bpf, observe
 from .cell_facts import Entry, Inventory
-from .processes import bpf_files, held
+from .processes import bpf_files, fdinfo, held
 
 MARK = "KMATRIX_REAL"
 """The environment variable by which the agent knows where it is."""
@@ -97,7 +97,7 @@ def _had_by(processes: Iterable[int], pins: str, among: set[tuple[str, int]]) ->
     if among - had:
         _held.clear()
         had = _with_maps(pinned | _open_in(pids), among)
-    return had
+    return had | _alike(pids, among - had)
 
 
 def _open_in(pids: Iterable[int]) -> set[tuple[str, int]]:
@@ -108,6 +108,40 @@ def _open_in(pids: Iterable[int]) -> set[tuple[str, int]]:
                 _held[pid, fd] = frozenset((name, ident) for name, ids in held(pid, {fd: kind}).items() for ident in ids)
             found |= _held[pid, fd]
     return found
+
+
+def _alike(pids: Iterable[int], among: set[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Of `among`, what is like something that these processes hold open and the kernel does not name.
+
+    4.14 does not say the id of what a descriptor is (4.19 does), but the form of a map, and the tag of a program. What is ours is taken for
+    theirs then where it is of the same form.
+    """
+    forms: set[tuple[object, ...]] = set()
+    for pid in pids if among else ():
+        for fd in bpf_files(pid):
+            with suppress(OSError, ValueError):
+                said = fdinfo(pid, fd)
+                if "map_type" in said and "map_id" not in said:
+                    forms.add(("maps", *(int(said[key], 0) for key in _FORM)))
+                elif "prog_tag" in said and "prog_id" not in said:
+                    forms.add(("programs", said["prog_tag"]))
+    return {each for each in among if forms and _form(*each) in forms}
+
+
+_FORM = ("map_type", "key_size", "value_size", "max_entries", "map_flags")
+
+
+def _form(kind: str, ident: int) -> tuple[object, ...] | None:
+    """The form of what has an id; None where it is gone, or is a link (which came in 5.7, with ids)."""
+    if kind == "links":
+        return None
+    with suppress(OSError):
+        fd = by_id(kind, ident)
+        try:
+            return ("maps", *bpf.map_form(fd)) if kind == "maps" else ("programs", bpf.prog_info(fd).tag)
+        finally:
+            os.close(fd)
+    return None
 
 
 def _with_maps(had: set[tuple[str, int]], among: set[tuple[str, int]]) -> set[tuple[str, int]]:
@@ -138,6 +172,11 @@ def _identity(path: str) -> set[tuple[str, int]]:
     name = create_string_buffer(path.encode())
     fd = bpf.bpf(bpf.OBJ_GET, struct.pack("=QII", addressof(name), 0, 0))
     try:
+        said = fdinfo(os.getpid(), fd)
+        if "map_type" in said:  # a map and a program say their own ids: 4.14's fdinfo does not
+            return {("maps", bpf.map_info(fd).id)}
+        if "prog_type" in said:
+            return {("programs", bpf.prog_info(fd).id)}
         return {(kind, ident) for kind, ids in held(os.getpid(), {fd: ""}).items() for ident in ids}
     finally:
         os.close(fd)
