@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 _PACKAGE = "kmatrix_guest"
@@ -14,18 +15,22 @@ _ENTRY = f"from {_PACKAGE}.agent import main\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's first moment
 
 
-def bundle() -> bytes:
-    """The agent as a zip: put it on sys.path, then `import agent; agent.main(port)`.
-
-    The same sources give the same bytes, whatever machine, clock and file modes: a snapshot's key holds their digest.
-    """
+def sources() -> dict[str, str]:
+    """The agent's modules: the name of each in the zip, and its text."""
     here = Path(__file__).parent
     members = {
         f"{_PACKAGE}/{path.relative_to(here).as_posix()}": path.read_text(encoding="utf-8")
         for path in here.rglob("*.py")
         if path.relative_to(here).as_posix() not in ("__init__.py", "init.py")
     }
-    members |= {"agent.py": _ENTRY, f"{_PACKAGE}/__init__.py": '"""The guest agent."""\n'}
+    return members | {"agent.py": _ENTRY, f"{_PACKAGE}/__init__.py": '"""The guest agent."""\n'}
+
+
+def bundle(members: Mapping[str, str]) -> bytes:
+    """The agent as a zip of its `sources`: put it on sys.path, then `import agent; agent.main(port)`.
+
+    The same sources give the same bytes, whatever machine, clock and file modes.
+    """
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name in sorted(members):

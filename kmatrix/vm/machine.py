@@ -56,15 +56,21 @@ def boot_timeout() -> float:
 
 
 @lru_cache(maxsize=1)
+def _agent_sources() -> dict[str, str]:
+    """Read once: what a guest is given is what its snapshot's key was made of."""
+    return guest.sources()
+
+
+@lru_cache(maxsize=1)
 def agent() -> bytes:
-    """The agent's code, read once: what a guest is given is what its snapshot's key was made of."""
-    return guest.bundle()
+    """The agent's code, as a guest is given it."""
+    return guest.bundle(_agent_sources())
 
 
 @lru_cache(maxsize=1)
 def agent_digest() -> str:
-    """sha256 of the agent's code."""
-    return hashlib.sha256(agent()).hexdigest()
+    """sha256 of the agent's code. A warm cell asks for no more than that: its zip is made for a guest that boots."""
+    return hashlib.sha256(json.dumps(_agent_sources(), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

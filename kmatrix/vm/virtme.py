@@ -20,6 +20,7 @@ from pathlib import Path
 
 from kmatrix.guest.triggers.block import SCRATCH
 from kmatrix.host.errors import InfraError
+from kmatrix.host.parsed import parsed
 from kmatrix.matrix.arch import INFO, Arch
 from kmatrix.vm.spec import VmSpec
 
@@ -125,9 +126,18 @@ def qemu_identity(arch: Arch) -> str:
 
 @lru_cache(maxsize=4)
 def qemu_version(arch: Arch) -> str:
-    """QEMU's first line of --version."""
-    result = subprocess.run([qemu(arch), "--version"], capture_output=True, text=True, timeout=_TIMEOUT, check=False)
-    return result.stdout.partition("\n")[0].strip()
+    """QEMU's first line of --version; empty where it cannot say it. It is asked once, and not in each process."""
+
+    def asked() -> str:
+        result = subprocess.run([qemu(arch), "--version"], capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+        if not (said := result.stdout.partition("\n")[0].strip()):
+            raise ValueError("no version")  # nothing to keep: a library that it lacks may come
+        return said
+
+    try:
+        return parsed("qemu", [qemu_identity(arch).encode()], asked)
+    except ValueError:
+        return ""
 
 
 @lru_cache(maxsize=1)

@@ -19,10 +19,10 @@ SOURCES = sorted(path for path in Path(guest.__file__).parent.rglob("*.py") if p
 
 
 def test_the_same_bytes_at_another_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = guest.bundle()
+    first = guest.bundle(guest.sources())
     monkeypatch.setattr(time, "time", lambda: 2e9)
     monkeypatch.setenv("TZ", "Pacific/Auckland")
-    assert guest.bundle() == first
+    assert guest.bundle(guest.sources()) == first
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -42,7 +42,7 @@ def test_only_the_standard_library_is_imported(path: Path) -> None:
 def test_it_starts_from_the_zip_alone(tmp_path: Path) -> None:
     """`import agent; agent.main(port)` in an isolated interpreter: says hello, answers, survives nonsense."""
     archive = tmp_path / "agent.zip"
-    archive.write_bytes(guest.bundle())
+    archive.write_bytes(guest.bundle(guest.sources()))
     ours, theirs = socket.socketpair()
     # The warm-up is the guest's affair: on a developer's machine it would change settings and make cgroups.
     code = (
