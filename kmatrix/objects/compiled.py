@@ -74,6 +74,8 @@ def inspect(path: Path) -> ObjectInfo:
     """What the object at `path` holds; raises InputError where it is not a (whole, little-endian) BPF object."""
     try:
         data = path.read_bytes()
+    except IsADirectoryError as error:
+        raise InputError(error.strerror or str(error), where=str(path), fix=f"name the objects in it: {path / '*.o'}") from None
     except OSError as error:
         raise InputError(error.strerror or str(error), where=str(path), fix="compile it, or correct the path") from None
 

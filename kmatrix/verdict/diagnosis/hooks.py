@@ -14,15 +14,21 @@ TRAMPOLINE = r"f(entry|exit|mod_ret)"
 ENOTSUPP = 524
 """The kernel's own errno, which C libraries do not know."""
 _OPTIONAL = "give such kernels another program, or make this one optional"
+_IN_ITS_PLACE = {"fentry": "use a kprobe there", "fexit": "use a kretprobe there", "fmod_ret": _OPTIONAL}
+"""What older kernels have at the same place. They have nothing for a program that changes what a function returns."""
 _PLACEHOLDERS = r"dummy|placeholder|^foo$"
 
 
 def placeholder(failing: Failing, name: str) -> Diagnosis:
     """A target that nobody means: the loader sets another one."""
+    where = "PATH:FUNCTION" if re.match(r"u(ret)?probe", failing.section) else "FUNCTION"
+    fix = f"name the target by --attach-to PROGRAM={where}, by attach_to under [programs.PROGRAM] in X.contract.toml (docs/contract.md), or in SEC()"
+    if failing.section.startswith("freplace"):
+        fix = "attach it by its own loader, or name the function in SEC() and put the program that it extends into the same object"
     return Diagnosis(
         "placeholder",
         f"{name} stands for a target that the loader chooses",
-        "attach it by its own loader, or name the function in SEC()",
+        fix,
         None,
         first_line(failing),
     )
@@ -46,9 +52,9 @@ def no_trampoline(failing: Failing, _: re.Match[str] | None = None) -> Diagnosis
     if failing.version >= since:
         return None
     if kind[0] in ("lsm", "freplace", "struct_ops"):
-        what, fix = f"{kind[0]} programs on {failing.arch}", "give such kernels another program, or make this one optional"
+        what, fix = f"{kind[0]} programs on {failing.arch}", _OPTIONAL
     else:
-        what, fix = kind[0], "use a kprobe there"
+        what, fix = kind[0], _IN_ITS_PLACE[kind[0]]
     if failing.arch == "arm64":
         what = f"no {what.partition(' on ')[0]} on arm64 before {release(since)}"
     return Diagnosis("attach-type", what, fix, release(since), first_line(failing))

@@ -73,8 +73,17 @@ def _no_size(failing: Failing) -> Diagnosis:
     return Diagnosis(
         "map-size",
         f"map {failing.name} has max_entries = 0",
-        "its loader sets the size before it loads the object: give one in the source, or set it there too",
+        f"give one in the source, or, where the object's own loader sets it, {_as_loader(failing, 'max_entries', 'N')}",
     )
+
+
+def _as_loader(failing: Failing, key: str, value: str) -> str:
+    """How kmatrix is told what the object's own loader sets of the map: by the contract's key, and by the option where there is one."""
+    outer = failing.name.removesuffix(".inner")
+    if outer != failing.name:
+        return f"say the inner map's {key} by the key inner under [maps.{outer}] in X.contract.toml (docs/contract.md)"
+    contract = f"{key} = {value} under [maps.{outer}] in X.contract.toml beside X.bpf.o (docs/contract.md)"
+    return f"say so: --max-entries {outer}={value}, or {contract}" if key == "max_entries" else f"say so: {contract}"
 
 
 def _flag(failing: Failing, kind: str) -> Diagnosis | None:
@@ -161,15 +170,24 @@ def _shape(failing: Failing, kind: str) -> Diagnosis | None:
     elif kind == "stack_trace" and (value < (unit := _entry(failing)) or value % unit or value > unit * STACK_DEPTH):
         entries = "addresses of 8 bytes" if unit == 8 else "build IDs with offsets of 32 bytes (struct bpf_stack_build_id)"
         what = f"value_size = {value}: a stack trace is 1 to {STACK_DEPTH} {entries}"
+        if value == 0:
+            fix = _sized_by_loader(failing, "value_size", str(unit * STACK_DEPTH))
     elif kind == "lpm_trie" and not 5 <= key <= 260:
         what = f"key_size = {key}: the key of an lpm_trie is 4 bytes of prefix length, and 1 to 256 of data"
     elif kind in _CGROUP_STORAGES and failing.max_entries:
         what, fix = f"a map of type {kind} has no max_entries", "leave it out of the map's definition"
     elif "hash" in kind and key == 0:
-        what = "key_size = 0"
+        what, fix = "key_size = 0", _sized_by_loader(failing, "key_size", "N")
     elif value == 0 and kind not in ("ringbuf", "user_ringbuf", "arena", "struct_ops"):
-        what = "value_size = 0"
+        what, fix = "value_size = 0", _sized_by_loader(failing, "value_size", "N")
     return _wrong(failing, what, fix, "map-size") if what else None
+
+
+def _sized_by_loader(failing: Failing, key: str, value: str) -> str:
+    told = _as_loader(failing, key, value)
+    if failing.max_entries == 0:  # the next thing that the kernel would not take
+        told = told.replace(f"{key} = {value}", f"{key} = {value} and max_entries = N", 1)
+    return f"give the map a {key} in the source, or, where the object's own loader sets it, {told}"
 
 
 def _entry(failing: Failing) -> int:
