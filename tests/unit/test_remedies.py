@@ -78,3 +78,39 @@ def test_a_folder_is_no_object_and_its_objects_are_named(tmp_path: Path) -> None
     with pytest.raises(InputError) as raised:
         inspect(tmp_path)
     assert raised.value.fix == f"name the objects in it: {tmp_path}/*.o"
+
+
+def test_a_function_that_is_nowhere_is_told_alike_for_each_kind_of_program() -> None:
+    absent = "prog 'p': failed to find kernel BTF type ID of 'md_flush_request': -3"
+    fentry = cause("load", absent, section="fentry/md_flush_request", errno=3)
+    hook = {"symbol": {"name": "md_flush_request", "there": False, "alike": []}}
+    kprobe = cause("attach", "prog 'p': failed to attach", section="kprobe/md_flush_request", errno=2, btf=hook)
+    assert fentry.fix == kprobe.fix
+    assert "a function of a module is there once the module is loaded" in kprobe.fix
+    assert fentry.what == "btf:func/md_flush_request is not in this kernel, nor in a module that is loaded"
+    assert kprobe.what == "symbol md_flush_request: this kernel has no such function, nor has a module that is loaded"
+    older = cause("load", absent, (5, 10), section="fentry/md_flush_request", errno=3)
+    assert "module" not in older.what
+    assert "a function of a module takes a kprobe before 5.11" in older.fix
+    hook["symbol"] |= {"there": True}
+    unprobed = cause(
+        "attach", "prog 'p': failed to create kprobe 'x' perf event", section="kprobe/md_flush_request", errno=22, btf=hook
+    )
+    assert "module" not in unprobed.fix
+
+
+@pytest.mark.parametrize(
+    ("line", "number", "clause"),
+    [
+        ("bpf_probe_read_user_str(&it, 8, at)", 45, "bpf_probe_read_str (libbpf put it in the place of bpf_probe_read_user_str,"),
+        ("bpf_probe_read_user(&it, 8, at)", 4, "bpf_probe_read (libbpf put it in the place of bpf_probe_read_user,"),
+        ("bpf_probe_read_str(&it, 8, at)", 45, "bpf_probe_read_str: this kernel is locked down"),
+        ("bpf_probe_read_user(&it, 8, at)", 45, "bpf_probe_read_str: this kernel is locked down"),
+    ],
+)
+def test_a_helper_that_libbpf_put_in_the_place_of_a_newer_one(line: str, number: int, clause: str) -> None:
+    said = "prog 'p': BPF program load failed: Invalid argument"
+    log = f"; {line}\n5: (85) call unknown#{number}\nunknown func it#{number}\n"
+    found = cause("load", said, section="kprobe/x", errno=22, log=log, wants={"type": "kprobe"})
+    assert found.kind == "lockdown"
+    assert found.what.startswith(f"helper {clause}")

@@ -10,7 +10,17 @@ from typing import Any
 from kmatrix.matrix.features import Version
 from kmatrix.verdict.diagnosis import contexts
 from kmatrix.verdict.diagnosis.cause import Diagnosis, Failing, first_line, release, since_on
-from kmatrix.verdict.diagnosis.hooks import ENOTSUPP, TRAMPOLINE, built_without, is_placeholder, placeholder, too_new
+from kmatrix.verdict.diagnosis.hooks import (
+    ANOTHER_FUNCTION,
+    ENOTSUPP,
+    OTHERWISE,
+    TRAMPOLINE,
+    built_without,
+    is_placeholder,
+    not_there,
+    placeholder,
+    too_new,
+)
 
 
 def attach(failing: Failing) -> Diagnosis | None:
@@ -154,15 +164,15 @@ def _kprobe(failing: Failing) -> Diagnosis | None:
 def no_symbol(failing: Failing, name: str) -> Diagnosis:
     """A function that is not there, or may not be probed: which of the two, where the guest looked (kmatrix.guest.why)."""
     hook: Mapping[str, Any] = failing.btf.get("symbol") or {}
-    what = f"symbol {name}: this kernel has no such function, or it may not be probed"
+    what, fix = f"symbol {name}: this kernel has no such function, or it may not be probed", ANOTHER_FUNCTION
     if hook and not hook["there"]:
-        what = f"symbol {name}: this kernel has no such function{_alike(hook['alike'])}"
+        what = f"symbol {name}: this kernel has no such function{not_there(hook['alike'], ', nor has a module that is loaded')}"
     elif hook:
-        what = f"symbol {name}: this kernel has the function, and it may not be probed"
+        what, fix = f"symbol {name}: this kernel has the function, and it may not be probed", OTHERWISE
     return Diagnosis(
         "symbol",
         what,
-        "attach to another function on such kernels, or make the program optional; a function of a module is there once the module is loaded",
+        fix,
         None,
         first_line(failing),
     )

@@ -19,6 +19,23 @@ _IN_ITS_PLACE = {"fentry": "use a kprobe there", "fexit": "use a kretprobe there
 _PLACEHOLDERS = r"dummy|placeholder|^foo$"
 
 
+OTHERWISE = "attach to another function on such kernels, or make the program optional"
+ANOTHER_FUNCTION = (
+    f"{OTHERWISE}; a function of a module is there once the module is loaded, "
+    "and for an object kmatrix loads none but veth: a collector's own loader can run modprobe first"
+)
+"""What to do where the kernel has no such function, whatever kind of program is for it."""
+
+
+MODULES_IN_BTF = (5, 11)
+"""Since when programs at a function's entry or exit can be at one of a module (36e68442d1af, 290248a5b7d8)."""
+
+
+def not_there(alike: list[str], otherwise: str) -> str:
+    """What follows on the words that a kernel has no such function: the nearest; where there is none, that no module has it either."""
+    return f"; the nearest is {', '.join(alike)}" if alike else otherwise
+
+
 def placeholder(failing: Failing, name: str) -> Diagnosis:
     """A target that nobody means: the loader sets another one."""
     where = "PATH:FUNCTION" if re.match(r"u(ret)?probe", failing.section) else "FUNCTION"

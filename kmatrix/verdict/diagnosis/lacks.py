@@ -25,6 +25,18 @@ _LOCKED: Mapping[str, str] = {
 _TRACING = ("kprobe", "tracepoint", "raw_tracepoint", "raw_tracepoint_writable", "perf_event", "tracing")
 
 
+_NEWER = re.compile(r"\b(bpf_probe_read)_(?:user|kernel)(_str)?\b")
+"""Helpers (5.5) that libbpf replaces by the older one where its probe of bpf_probe_read_kernel fails (FEAT_PROBE_READ_KERN)."""
+
+
+def _put_in_place(name: str, at: str | None) -> str:
+    """That libbpf put the helper in the place of a newer one, where the line of source names that."""
+    newer = next((each[0] for each in _NEWER.finditer(at or "") if f"{each[1]}{each[2] or ''}" == name), None)
+    if newer is None:
+        return ""
+    return f" (libbpf put it in the place of {newer}, because its probe of bpf_probe_read_kernel failed)"
+
+
 def helper(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
     """A helper that the kernel does not have, or not for this type of program."""
     found = history.helper(int(match["number"]))
@@ -43,12 +55,13 @@ def helper(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
         return _sleeps(failing, name)
     kind = failing.wants.get("type") or "this type"
     if name in _LOCKED and kind in _TRACING:
+        at = where(failing)
         return Diagnosis(
             "lockdown",
-            f"helper {name}: this kernel is locked down, and lets no program {_LOCKED[name]}",
+            f"helper {name}{_put_in_place(name, at)}: this kernel is locked down, and lets no program {_LOCKED[name]}",
             "let the agent say that the kernel is locked down (/sys/kernel/security/lockdown), or read by BTF (fentry, tp_btf), which lockdown allows",
             None,
-            where(failing),
+            at,
         )
     only = "; it is for programs of type syscall" if name in _ONLY_SYSCALL else ""
     return Diagnosis(
@@ -220,15 +233,15 @@ def no_btf_function(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
             at,
         )
     alike = (failing.btf.get("function") or {}).get("alike") or []
-    nearest = f"; the nearest is {', '.join(alike)}" if alike else ""
-    what = "LSM hook" if section.startswith("lsm") else "iterator" if section.startswith("iter") else "btf:func/"
-    return Diagnosis(
-        "symbol",
-        f"{what}{'' if what.endswith('/') else ' '}{name} is not in this kernel{nearest}",
-        "attach to another function on such kernels, or make the program optional",
-        None,
-        at,
-    )
+    of_framework = re.match(r"lsm|iter", section)
+    if of_framework is not None:
+        what = "LSM hook" if of_framework[0] == "lsm" else "iterator"
+        nearest = f"; the nearest is {', '.join(alike)}" if alike else ""
+        return Diagnosis("symbol", f"{what} {name} is not in this kernel{nearest}", hooks.OTHERWISE, None, at)
+    modules, fix = ", nor in a module that is loaded", hooks.ANOTHER_FUNCTION
+    if failing.version < hooks.MODULES_IN_BTF:
+        modules, fix = "", f"{hooks.OTHERWISE}; a function of a module takes a kprobe before 5.11"
+    return Diagnosis("symbol", f"btf:func/{name} is not in this kernel{hooks.not_there(alike, modules)}", fix, None, at)
 
 
 def kernel_variable(failing: Failing, match: re.Match[str]) -> Diagnosis:
