@@ -103,11 +103,12 @@ class _Trial:
         functions = {each: match[1] for each in names if (match := _TRACED.match(self._report["programs"][each]["section"]))}
         absent = why.absent(set(functions.values()))
         alike = {each: function for each, function in functions.items() if function in absent}
+        known = why.of_functions(set(alike.values()))
         for each, function in alike.items():
             error = (
                 first["error"].replace(f"prog '{blamed}'", f"prog '{each}'").replace(f"ID of '{found[1]}'", f"ID of '{function}'")
             )
-            self._report["programs"][each].update(error=error, errno=first["errno"])
+            self._report["programs"][each].update(error=error, errno=first["errno"], btf=known[function])
         return set(alike)
 
     def _once(self, names: Sequence[str]) -> str | None:

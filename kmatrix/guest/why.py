@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from ctypes import c_uint32, string_at
 
-from . import confine, libbpf, simulate
+from . import confine, libbpf, simulate, spelling
 
 STRUCT, UNION, ENUM, TYPEDEF, FUNC, ENUM64 = 4, 5, 6, 8, 12, 19
 KINDS = {"struct": STRUCT, "union": UNION, "enum": ENUM, "enum64": ENUM64}
@@ -37,7 +37,7 @@ def facts(text: str) -> dict[str, object]:
     """What vmlinux's BTF has of the type or function that `text` (libbpf's lines and the verifier's) fails at.
 
     `type`: kind, name, whether it is there, names like it, and `members` like the one that is missing. `function`: name and number of
-    arguments, or names like it where it is not there.
+    arguments, or names like it where it is not there (`alike`; where there are none, `spelled`: those that are spelled nearly like it).
     """
     return confine.outside(lambda: _facts(text[-END:]))
 
@@ -61,14 +61,14 @@ def _facts(text: str) -> dict[str, object]:
         if argument:
             found["function"] = {"name": argument[1], "arguments": _arguments(btf, argument[1])}
         elif missing:
-            found["function"] = {"name": missing[1], "arguments": None, "alike": _functions_like(btf, missing[1])}
+            found["function"] = {"name": missing[1], "arguments": None, **_in_its_place(btf, missing[1])}
     return found
 
 
 def hook(section: str, code: int | None) -> dict[str, object]:
     """What the kernel has in the place of the function or tracepoint of a section that it refused; {} where that was not it.
 
-    `symbol`: whether it is there, and functions like it. `tracepoint`: those of its group that are like it. `record`: the size and fields of the
+    `symbol`: whether it is there, and functions like it, as in `facts`. `tracepoint`: those of its group that are like it. `record`: the size and fields of the
     tracepoint's record, where the kernel said EACCES: the program may read beyond it.
     """
     return confine.outside(lambda: _hook(section, code))
@@ -79,7 +79,7 @@ def _hook(section: str, code: int | None) -> dict[str, object]:
     if re.fullmatch(r"k(ret)?probe", kind) and code in (errno.ENOENT, errno.EINVAL):
         name = target.partition("+")[0]
         there = code == errno.EINVAL  # what may not be probed is EINVAL, since 4.17 (9afe33ada275)
-        return {"symbol": {"name": name, "there": there, "alike": [] if there else _symbols_like(name)}}
+        return {"symbol": {"name": name, "there": there, **({"alike": []} if there else _symbols_like(name))}}
     if kind in ("tp", "tracepoint") and code == errno.ENOENT:
         return {"tracepoint": {"name": target, "alike": _tracepoints_like(target)}}
     if kind in ("tp", "tracepoint") and code == errno.EACCES:
@@ -96,6 +96,19 @@ def _record(target: str) -> dict[str, object]:
             own = [name for name, _, _ in fields if not name.startswith("common_")]
             return {"record": {"name": target, "size": size, "fields": own}}
     return {}
+
+
+def of_functions(names: Iterable[str]) -> dict[str, dict[str, object]]:
+    """What `facts` says of each of these functions that are not there."""
+
+    def found() -> dict[str, dict[str, object]]:
+        with _vmlinux() as btf:
+            return {
+                name: {"function": {"name": name, "arguments": None, **_in_its_place(btf, name)}} if btf is not None else {}
+                for name in names
+            }
+
+    return confine.outside(found)
 
 
 def absent(functions: Iterable[str]) -> set[str]:
@@ -129,14 +142,24 @@ def _nearest(names: set[str], name: str) -> list[str]:
 
 def _strings_with(name: str) -> set[str]:
     """The strings of the kernel's BTF that contain `name`."""
+    return _strings(name.encode())
+
+
+def _strings(*parts: bytes) -> set[str]:
+    """The strings of the kernel's BTF that contain one of the `parts`; a part that begins or ends with a null is at a string's end."""
     try:
-        with open("/sys/kernel/btf/vmlinux", "rb") as file:
+        with open(f"{FOLDER}/vmlinux", "rb") as file:
             data = file.read()
     except OSError:
         return set()
-    wanted, found, at = name.encode(), set(), 0
+    return {each for part in parts for each in strings_with(data, part)}
+
+
+def strings_with(data: bytes, wanted: bytes) -> set[str]:
+    """The words between two nulls of `data` that contain `wanted`, which may have one of the nulls."""
+    found, at = set(), 0
     while (at := data.find(wanted, at)) >= 0:
-        start, end = data.rfind(b"\0", 0, at) + 1, data.find(b"\0", at)
+        start, end = data.rfind(b"\0", 0, at + 1) + 1, data.find(b"\0", at + 1)
         text = data[start:end]
         if re.fullmatch(rb"\w+", text):
             found.add(text.decode())
@@ -158,21 +181,36 @@ def _functions_like(btf: int, name: str) -> list[str]:
     return _nearest({each for each in names if libbpf.btf_find_by_name_kind(btf, each.encode(), FUNC) > 0}, name)
 
 
-def _symbols_like(name: str) -> list[str]:
+def _in_its_place(btf: int, name: str) -> dict[str, list[str]]:
+    """What may be meant by the name of a function that is not in the BTF: functions like it; where there are none, of nearly that spelling."""
+    alike = _functions_like(btf, name)
+    return {"alike": alike, "spelled": [] if alike else _functions_spelled_like(btf, name)}
+
+
+def _functions_spelled_like(btf: int, name: str) -> list[str]:
+    """Functions in the kernel's BTF whose names are spelled nearly like `name`."""
+    if len(name) < spelling.FEWEST:
+        return []
+    first, last = spelling.ends(name)
+    near = spelling.nearly(name, _strings(b"\0" + first.encode(), last.encode() + b"\0"), 2 * spelling.GIVEN)
+    return [each for each in near if libbpf.btf_find_by_name_kind(btf, each.encode(), FUNC) > 0][: spelling.GIVEN]
+
+
+def _symbols_like(name: str) -> dict[str, list[str]]:
     """Functions that may be probed in the place of `name`: what the compiler made of it, else what the BTF has with that name in it.
 
     (/proc/kallsyms would tell all, in seconds where the CPU is emulated.)
     """
     made = [name + suffix for suffix in _SUFFIXES if _may_be_probed(name + suffix)]
     if made or not name:
-        return made
+        return {"alike": made}
     bare = name.partition(".")[0]
     if bare != name and _may_be_probed(bare):
-        return [bare]
+        return {"alike": [bare]}
     if calls := [each for each in _system_call(name) if _may_be_probed(each)]:
-        return calls
+        return {"alike": calls}
     with _vmlinux() as btf:
-        return [] if btf is None else _functions_like(btf, bare)
+        return {"alike": []} if btf is None else _in_its_place(btf, bare)
 
 
 def _system_call(name: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from kmatrix.guest.fact import since
 from kmatrix.guest.facts import FACTS
+from kmatrix.guest.spelling import GIVEN
 from kmatrix.guest.table_uapi import PROG_FLAGS
 from kmatrix.host import version
 from kmatrix.predict.kernel import Kernel, Symbol
@@ -154,7 +155,8 @@ def _function(name: str, kernel: Kernel, refuse: Refuse, *, offset: bool = False
     symbol = kernel.symbol(name)
     exists = symbol is not None and "S" in symbol.flags
     alike = [] if exists else [each for each in kernel.alike("names", name) if kernel.probes(each)]
-    facts = {"name": name, "there": exists, "alike": alike}
+    spelled = [] if exists or alike else [each for each in kernel.spelled("names", name) if kernel.probes(each)][:GIVEN]
+    facts = {"name": name, "there": exists, "alike": alike, "spelled": spelled}
     return refuse(f"failed to create kprobe '{name}' perf event", errno.EINVAL if exists else errno.ENOENT, "symbol", symbol=facts)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kmatrix.guest import table_context
+from kmatrix.guest.spelling import GIVEN
 from kmatrix.guest.table_insns import FORMS
 from kmatrix.matrix import history
 from kmatrix.objects.btf import Relocation
@@ -184,7 +185,7 @@ class Judge:
         missing = attach.missing_function(program, kernel)
         if missing is not None:
             error = f"failed to find kernel BTF type ID of '{missing}'"
-            names = {"function": {"name": missing, "arguments": None, "alike": _functions_like(kernel, missing)}}
+            names = {"function": {"name": missing, "arguments": None, **_functions_like(kernel, missing)}}
             return self.writer.cause(kernel, program, "load", error, kind="symbol", code=errno.ESRCH, btf=names)
         kind = str(program.type)
         since = history.prog_type_since(kind)
@@ -306,8 +307,11 @@ def _key(asked: Relocation) -> tuple[int, str, int]:
     return asked.type, asked.access, asked.kind
 
 
-def _functions_like(kernel: Kernel, name: str) -> list[str]:
-    return [each for each in kernel.alike("names", name) if kernel.function(each) is not None]
+def _functions_like(kernel: Kernel, name: str) -> dict[str, list[str]]:
+    """Functions of the kernel's BTF with the name in theirs; where there are none, those that are spelled nearly like it."""
+    alike = [each for each in kernel.alike("names", name) if kernel.function(each) is not None]
+    spelled = [] if alike else [each for each in kernel.spelled("names", name) if kernel.function(each) is not None]
+    return {"alike": alike, "spelled": spelled[:GIVEN]}
 
 
 def predict(subject: Subject, kernels: Sequence[Kernel]) -> list[list[Prediction]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
 from kmatrix.guest.facts import FACTS
+from kmatrix.guest.spelling import GIVEN, nearly
 from kmatrix.host.version import Version
 from kmatrix.matrix import history
 from kmatrix.matrix.arch import Arch
@@ -208,6 +209,11 @@ class Kernel:
             if key.startswith(prefix) and any(mask & self.bit for mask, _ in self.pack.get(table, key))
         }
         return nearest(found - {name}, name)
+
+    def spelled(self, table: str, name: str) -> list[str]:
+        """Names of a table that are spelled nearly like `name`, of those that stand around it in the alphabet."""
+        near = nearly(name, self.pack.around(table, name), 2 * GIVEN)
+        return [each for each in near if any(mask & self.bit for mask, _ in self.pack.get(table, each))]
 
 
 class Symbol:

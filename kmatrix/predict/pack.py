@@ -95,14 +95,15 @@ class Pack:
         """The names that have `name` in them, of those that stand around it in the alphabet."""
         known = self._near.get((table, name))
         if known is None:
-            known = self._near[table, name] = [*self._around(table, name)]
+            known = self._near[table, name] = [each for each in self.around(table, name) if name in each]
         return known
 
-    def _around(self, table: str, name: str) -> Iterator[str]:
+    def around(self, table: str, name: str) -> Iterator[str]:
+        """The names that stand around `name` in the alphabet, whether it is one of them or not."""
         firsts = self._tables[table][0] if table in self._tables else []
         number = bisect_right(firsts, name) - 1
         for each in range(max(number, 0), min(number + 2, len(firsts))):
-            yield from (key for key in self._block(table, each) if name in key)
+            yield from self._block(table, each)
 
     def lines(self, table: str) -> Iterator[tuple[str, Entries]]:
         """Everything of a table, sorted by name."""

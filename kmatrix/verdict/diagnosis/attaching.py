@@ -166,7 +166,7 @@ def no_symbol(failing: Failing, name: str) -> Diagnosis:
     hook: Mapping[str, Any] = failing.btf.get("symbol") or {}
     what, fix = f"symbol {name}: this kernel has no such function, or it may not be probed", ANOTHER_FUNCTION
     if hook and not hook["there"]:
-        what = f"symbol {name}: this kernel has no such function{not_there(hook['alike'], ', nor has a module that is loaded')}"
+        what = f"symbol {name}: this kernel has no such function{not_there(hook, ', nor has a module that is loaded')}"
     elif hook:
         what, fix = f"symbol {name}: this kernel has the function, and it may not be probed", OTHERWISE
     return Diagnosis(

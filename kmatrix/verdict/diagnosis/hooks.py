@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from kmatrix.guest.facts import FACTS
 from kmatrix.matrix import history
@@ -31,9 +33,15 @@ MODULES_IN_BTF = (5, 11)
 """Since when programs at a function's entry or exit can be at one of a module (36e68442d1af, 290248a5b7d8)."""
 
 
-def not_there(alike: list[str], otherwise: str) -> str:
-    """What follows on the words that a kernel has no such function: the nearest; where there is none, that no module has it either."""
-    return f"; the nearest is {', '.join(alike)}" if alike else otherwise
+def not_there(known: Mapping[str, Any], otherwise: str) -> str:
+    """What follows on the words that a kernel has no such function: the nearest that it has (kmatrix.guest.why).
+
+    Where there is none, that no module has it either, and what is spelled nearly like it.
+    """
+    if known.get("alike"):
+        return f"; the nearest is {', '.join(known['alike'])}"
+    spelled = known.get("spelled")
+    return otherwise + (f"; the nearest in spelling is {', '.join(spelled)}" if spelled else "")
 
 
 def placeholder(failing: Failing, name: str) -> Diagnosis:

@@ -232,16 +232,16 @@ def no_btf_function(failing: Failing, match: re.Match[str]) -> Diagnosis | None:
             None,
             at,
         )
-    alike = (failing.btf.get("function") or {}).get("alike") or []
+    known = failing.btf.get("function") or {}
     of_framework = re.match(r"lsm|iter", section)
     if of_framework is not None:
         what = "LSM hook" if of_framework[0] == "lsm" else "iterator"
-        nearest = f"; the nearest is {', '.join(alike)}" if alike else ""
-        return Diagnosis("symbol", f"{what} {name} is not in this kernel{nearest}", hooks.OTHERWISE, None, at)
+        known = {"alike": known.get("alike")}  # a function that is spelled nearly like it is no hook
+        return Diagnosis("symbol", f"{what} {name} is not in this kernel{hooks.not_there(known, '')}", hooks.OTHERWISE, None, at)
     modules, fix = ", nor in a module that is loaded", hooks.ANOTHER_FUNCTION
     if failing.version < hooks.MODULES_IN_BTF:
         modules, fix = "", f"{hooks.OTHERWISE}; a function of a module takes a kprobe before 5.11"
-    return Diagnosis("symbol", f"btf:func/{name} is not in this kernel{hooks.not_there(alike, modules)}", fix, None, at)
+    return Diagnosis("symbol", f"btf:func/{name} is not in this kernel{hooks.not_there(known, modules)}", fix, None, at)
 
 
 def kernel_variable(failing: Failing, match: re.Match[str]) -> Diagnosis:

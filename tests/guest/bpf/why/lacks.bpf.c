@@ -116,6 +116,13 @@ int gone(void *ctx)
 	return 0;
 }
 
+// all: symbol: symbol tcp_v4_connekt: this kernel has no such function, nor has a module that is loaded; the nearest in spelling is tcp_v4_connect
+SEC("kprobe/tcp_v4_connekt")
+int misspelt(void *ctx)
+{
+	return 0;
+}
+
 // all: symbol: symbol notifier_call_chain: this kernel has the function, and it may not be probed
 SEC("kprobe/notifier_call_chain")
 int forbidden(void *ctx)
