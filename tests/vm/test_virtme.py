@@ -75,6 +75,13 @@ COMMANDS: list[tuple[Arch, str, AccelName, str, list[str]]] = [
 ]
 
 
+def test_emulated_cpus_take_turns(tmp_path: Path, initrd: Path) -> None:
+    spec = dataclasses.replace(a_spec("x86_64"), accel="tcg")
+    assert values(assembled(X86_TCG, spec, tmp_path, initrd), "-accel") == ["tcg,tb-size=128"]
+    several = dataclasses.replace(spec, cpus=2)
+    assert values(assembled(X86_TCG, several, tmp_path, initrd), "-accel") == ["tcg,tb-size=128,thread=single"]
+
+
 @pytest.mark.parametrize(("arch", "command", "accel", "bus", "machines"), COMMANDS)
 def test_what_stays_and_what_goes(
     arch: Arch, command: str, accel: AccelName, bus: str, machines: list[str], tmp_path: Path, initrd: Path
