@@ -100,7 +100,11 @@ class _Trial:
         first = self._report["programs"][blamed]
         if (found := _NO_FUNCTION.search(first["error"])) is None:
             return set()
-        functions = {each: match[1] for each in names if (match := _TRACED.match(self._report["programs"][each]["section"]))}
+        functions = {  # where the contract names another target than the section, that is what is looked for
+            each: (self._contract.target(each) or match[1]).rpartition(":")[2]
+            for each in names
+            if (match := _TRACED.match(self._report["programs"][each]["section"]))
+        }
         absent = why.absent(set(functions.values()))
         alike = {each: function for each, function in functions.items() if function in absent}
         known = why.of_functions(set(alike.values()))

@@ -203,6 +203,16 @@ def test_autoload_autoattach_type_and_attach_type(boot: Boot, compiled: Compiled
     assert report["together"] is True
 
 
+def test_a_program_that_is_given_a_target_does_not_fail_with_one_whose_function_is_not_there(
+    boot: Boot, compiled: Compiled, terms: Callable[..., Terms]
+) -> None:
+    guest = boot("6.12-x86_64")
+    given = terms("absent", '[programs.second]\nattach_to = "hrtimer_nanosleep"', guest.target)
+    programs = survey(guest, compiled("absent", guest.target), given)["programs"]
+    assert not programs["kmatrix_no_such_function"]["loaded"]
+    assert programs["second"]["attached"], programs["second"]["error"]
+
+
 def test_a_btf_file_in_place_of_the_kernels(boot: Boot, compiled: Compiled, tmp_path: Path) -> None:
     """An object with CO-RE relocations is loaded by the kernel's own BTF brought along, and not by a file that has none of its types."""
     guest = boot("6.1-x86_64")
