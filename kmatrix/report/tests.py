@@ -56,7 +56,9 @@ def headline(records: Sequence[TestRecord]) -> str:
     count = f"{len(records)} target{'' if len(records) == 1 else 's'}"
     warns = counted(warned)
     if red:
-        return f"failed on {red} of {count}{warns}"
+        empty = sum(record.red and record.failure == "empty" for record in records)
+        none = f"; no test was run on {'any' if empty == len(records) else empty}" if empty else ""
+        return f"failed on {red} of {count}{none}{warns}"
     return f"passed on {f'{len(records) - warned} of ' if warned else ''}{count}{warns}"
 
 

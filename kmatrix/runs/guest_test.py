@@ -245,7 +245,7 @@ class _Heard:
 
     def __init__(self, suite_format: str | None, watch: Callable[[bytes], None] | None) -> None:
         self._reader = Reader(suite_format)
-        self._errors = Lines()
+        self._errors = Lines(self._reader.aside)
         self._watch = watch
         self._suite: Suite | None = None
 

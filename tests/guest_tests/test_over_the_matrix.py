@@ -80,6 +80,7 @@ def test_a_table_a_record_and_junit(kmatrix: Kmatrix, tmp_path: Path) -> None:
         ("echo 1..2; echo ok 1 - a; kill -SEGV $$", "crash", "ended by SIGSEGV (signal 11)"),
         ("echo '=== RUN   TestHang'; sleep 100", "hang", "still at work after 2 s, while TestHang was at work"),
         ("echo '=== RUN   TestPanic'; echo c > /proc/sysrq-trigger; sleep 9", "kernel", "panic"),
+        ("echo PASS; echo 'testing: warning: no tests to run' >&2", "empty", "correct the pattern of -test.run"),
         ("head -c 400M /dev/zero > /tmp/big", "test", "/tmp was full"),
     ],
 )
