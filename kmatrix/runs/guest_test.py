@@ -22,7 +22,7 @@ from kmatrix.manifest.guest_test import filled
 from kmatrix.matrix.arch import ARCHES, Arch
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects import program
-from kmatrix.runs import command, guest_test_records
+from kmatrix.runs import bring, command, guest_test_records
 from kmatrix.runs.carried import Item
 from kmatrix.runs.command import Options, Result, Streams
 from kmatrix.runs.guest_test_records import TestRecord
@@ -37,6 +37,8 @@ _NO_FILE = re.compile(
     r"""(?:open(?:at)?|stat|exec|file) ?["'‘]?([^\s"':’]+)["'’]?: [Nn]o such file or directory|No such file or directory: ["'‘]([^"'’]+)"""
 )
 """What Go, C and Python say of a file that is not there, with its path."""
+_NO_MATCH = re.compile(r"(?i)\bno (?:such |matching |test )?(?:files?|fixtures?|objects?)\b")
+"""What tests say where their pattern of paths matches nothing (`No files given`); Go's Glob gives no error for it."""
 _MESSAGE = re.compile(r"^(panic: |fatal error: |.*(?:Segmentation fault|[Aa]ssertion .* failed)).*$", re.MULTILINE)
 
 Watch = Callable[[str, bytes], None]
@@ -208,7 +210,8 @@ def run(
         signals = stop.signals() if stop is not None else None
         result = command.run(room, target, words, Streams(heard.output, heard.error, signals=signals), options)
         judgement, infra = _judge(result, heard, test.not_counted(target), options.timeout), None
-        judgement = replace(judgement, subtests=tuple(_left_at_home(each, test.folder) for each in judgement.subtests))
+        data = bring.go_data(test.folder).left if bring.go_test(Path(words[0])) else ()
+        judgement = replace(judgement, subtests=tuple(left_at_home(each, test.folder, data) for each in judgement.subtests))
     except InfraError as error:
         result, judgement, infra = None, None, str(error)
     suite = heard.suite()
@@ -282,11 +285,19 @@ def _broken(subtest: SubTest, message: str, said: str) -> SubTest:
     return replace(subtest, message=message, output=subtest.output or said)
 
 
-def _left_at_home(subtest: SubTest, folder: Path) -> SubTest:
-    """A red sub-test that did not find a file, with how to bring it where the host has it."""
-    found = _NO_FILE.search(subtest.message) if subtest.red else None
-    if found is None:
+def left_at_home(subtest: SubTest, folder: Path, test_data: Sequence[Path] = ()) -> SubTest:
+    """A red sub-test that did not find a file, with how to bring it where the host has it.
+
+    `test_data`: folders of a Go module that were not brought. What finds no file by a pattern names none.
+    """
+    if not subtest.red:
         return subtest
+    found = _NO_FILE.search(subtest.message)
+    if found is None:
+        if not test_data or not _NO_MATCH.search(subtest.message):
+            return subtest
+        named = os.path.relpath(test_data[0], folder)
+        return replace(subtest, message=f"{subtest.message} (the host has {named}: bring it with --dir={named})")
     named = found[1] or found[2]
     path = folder / named
     if not path.exists():

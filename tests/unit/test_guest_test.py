@@ -16,7 +16,7 @@ from kmatrix.manifest.guest_test import filled
 from kmatrix.manifest.schema import parse
 from kmatrix.report import junit, tests
 from kmatrix.runs import guest_test_records
-from kmatrix.runs.guest_test import GuestTest, check_name, name_of, of_collector
+from kmatrix.runs.guest_test import GuestTest, check_name, left_at_home, name_of, of_collector
 from kmatrix.runs.guest_test_records import TestRecord
 from kmatrix.verdict.suites.again import alone
 from kmatrix.verdict.suites.judge import Ended, judge
@@ -134,6 +134,18 @@ def test_the_targets_names_in_a_word() -> None:
         == "x-arm64-arm64-aarch64-5.4-5.4-arm64-{other}"
     )
     assert filled("{goarch}", "5.4", "x86_64") == "amd64"
+
+
+def test_what_found_no_file_names_the_test_data_that_was_not_brought(tmp_path: Path) -> None:
+    """Go's Glob names no path where it finds nothing: cilium/ebpf's tests say `No files given`."""
+    red = SubTest("TestFreplace", "failed", message="tracing_test.go:14: No files given")
+    data = [tmp_path / "testdata"]
+    said = "tracing_test.go:14: No files given (the host has ../testdata: bring it with --dir=../testdata)"
+    assert left_at_home(red, tmp_path / "link", data).message == said
+    assert left_at_home(red, tmp_path / "link") == red
+    assert left_at_home(replace(red, ending="skipped"), tmp_path / "link", data).message == red.message
+    other = replace(red, message="tracing_test.go:14: no filesystem")
+    assert left_at_home(other, tmp_path / "link", data) == other
 
 
 # --- the manifest
