@@ -148,6 +148,7 @@ def run_all(
         raise InputError(f"nothing to run: {next(iter(unfit.values()), 'no target is selected')}", where=test.name)
     for target in fit:
         test.items(target)  # what is not there is said before a VM runs
+    _check_built(test, fit)
     # The VMs of one target's first run make its snapshot one at a time: the store's lock sees to it.
     stop = Stop()
     with ThreadPoolExecutor(max_workers=max(1, min(len(fit), len(os.sched_getaffinity(0))))) as pool:
@@ -156,6 +157,22 @@ def run_all(
         except BaseException:
             stop.now()
             raise
+
+
+def _check_built(test: GuestTest, targets: Sequence[Target]) -> None:
+    """Raises InputError where the program is built for some arches and not for others, which may be meant: then `--arch` says so."""
+    word = test.command[0]
+    if "/" not in word:
+        return
+    missing = [target for target in targets if not (test.folder / test.words(target)[0]).is_file()]
+    has = dict.fromkeys(target.arch for target in targets if target not in missing)
+    lacks = dict.fromkeys(target.arch for target in missing)
+    if missing and has and not has.keys() & lacks.keys():
+        raise InputError(
+            "there is no such file",
+            where=test.words(missing[0])[0],
+            fix=f"build it for {' and '.join(lacks)}, correct the path, or test {' and '.join(has)} alone: --arch={next(iter(has))}",
+        )
 
 
 class Stop:

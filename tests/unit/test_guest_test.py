@@ -148,6 +148,18 @@ def test_what_found_no_file_names_the_test_data_that_was_not_brought(tmp_path: P
     assert left_at_home(other, tmp_path / "link", data) == other
 
 
+def test_patterns_that_match_no_sub_test() -> None:
+    both = [record("5.4-arm64", PASSED), record("6.1-arm64", MIXED)]
+    assert tests.unmatched(both, ["TestA", "TestB/o*", "nothere*", "Test"]) == ["nothere*", "Test"]
+    assert tests.unmatched([record("5.4-arm64", MIXED)], ["TestB"]) == [], "it takes TestB/one"
+    assert tests.unmatched([record("6.1-arm64", suite(("TestB", "failed")))], ["TestC"]) == [], (
+        "without -v only failures have names"
+    )
+    cut = record("6.1-arm64", CUT, Ended(signal=11))
+    assert tests.unmatched([*both, cut], ["TestC"]) == [], "it may have been still to come"
+    assert tests.unmatched([record("6.1-arm64", PASSED)], ["*"]) == []
+
+
 # --- the manifest
 
 

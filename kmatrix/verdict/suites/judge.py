@@ -114,12 +114,17 @@ def _empty(suite: Suite, not_counted: Mapping[str, str]) -> Judgement:
     )
 
 
+def takes(pattern: str, name: str) -> bool:
+    """Whether a pattern takes the sub-test of that name. It takes the sub-tests of a test with it."""
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}/*")
+
+
 def _excused(subtest: SubTest, not_counted: Mapping[str, str]) -> SubTest:
-    """A red sub-test that does not count, as one that was skipped. A pattern takes the sub-tests of a test with it."""
+    """A red sub-test that does not count, as one that was skipped."""
     if not subtest.red:
         return subtest
     for pattern, why in not_counted.items():
-        if fnmatch.fnmatchcase(subtest.name, pattern) or fnmatch.fnmatchcase(subtest.name, f"{pattern}/*"):
+        if takes(pattern, subtest.name):
             return replace(subtest, ending="skipped", message=f"{subtest.ending}, does not count: {why}")
     return subtest
 
