@@ -138,6 +138,9 @@ JSON = '{"Action":"output","Package":"%s","Output":"testing: warning: no tests t
         (f"{NOTHING}\nPASS\n", "go test", NOTHING),
         (f"{NOTHING}\nPASS\nPASS\n", "go test", ""),  # a second program ran something, without -v
         (f"{NOTHING}\nPASS\n=== RUN   TestA\n--- PASS: TestA (0.00s)\nPASS\n", "go test", ""),
+        ("ok  \ta\t0.001s [no tests to run]\n?   \ta/c\t[no test files]\n", "go test", NOTHING),
+        (f"{NOTHING}\nPASS\nok  \ta\t0.001s [no tests to run]\n", "go test", NOTHING),
+        ("ok  \ta\t0.001s [no tests to run]\nok  \ta/b\t0.001s\n", "go test", ""),
         (JSON % ("p/a", "pass", "p/a"), "go test -json", NOTHING),
         (JSON % ("p/a", "pass", "p/b"), "go test -json", ""),
         (

@@ -23,6 +23,8 @@ _TOLD = 4
 _PANIC = re.compile(r"^(panic: |fatal error: )")
 NOTHING = "testing: warning: no tests to run"
 """What a test program says on standard error where no test, example or fuzz target was run and no benchmark was asked for (testing.M.Run)."""
+_PACKAGE = " [no tests to run]"
+"""The end of a package's line of `go test` that means the same."""
 _WORDS: dict[str, Ending] = {
     "PASS": "passed",
     "FAIL": "failed",
@@ -53,16 +55,23 @@ class GoTest:
         """The test whose result was the last: lines that are indented below it are its log (all logs without -v, and before Go 1.14)."""
         self._passes = self._empty = 0
         """Programs that ended well, and those of them that ran nothing: a script may run several."""
+        self._packages = self._empty_packages = 0
+        """The same by the lines of `go test`, which has no other of a package without -v."""
 
     @property
     def nothing(self) -> str:
         """Go's warning, where each program gave it."""
-        return NOTHING if self._empty and self._empty >= self._passes and not self._tests else ""
+        empty, of = (self._empty_packages, self._packages) if self._packages else (self._empty, self._passes)
+        return NOTHING if empty and empty >= of and not self._tests else ""
 
     def line(self, text: str) -> None:
         """One line."""
         text = text.replace(_MARK, "")
         self._passes += text == "PASS"
+        self._packages += text.startswith("ok  \t")
+        if text.startswith("ok  \t") and text.endswith(_PACKAGE):
+            self.recognised += 1
+            self._empty_packages += 1
         if text == NOTHING:
             self.recognised += 1
             self._empty += 1
