@@ -155,6 +155,7 @@ def main() -> None:
         _as_json(error.format_message())
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
+        click.echo("kmatrix: interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()

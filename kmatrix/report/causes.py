@@ -12,20 +12,22 @@ if TYPE_CHECKING:
 
 Cause = Mapping[str, Any]
 """An entry of a record's `causes` (docs/record.md)."""
+_NOT_BY_CAUSES = ("infra", "leftover", "budget")
+"""Failures of a cell whose programs did, or did not, load and attach as promised."""
 PLACES = 4
 """Lines of source that are shown of one cause."""
 
 
 def relevant(record: Record) -> list[Cause]:
-    """The causes that a red cell is red for: those of the expected variant and of the one that runs; all, where those have none.
+    """The causes that a red cell is red for: those of the expected variant and of the one that runs. All, where nothing runs and those have none.
 
-    What failed before them failed as promised.
+    What failed before a variant that runs failed as promised: it is no cause of a wrong value, or of events that do not come.
     """
-    if record.ok or record.failure == "infra":
+    if record.ok or record.failure in _NOT_BY_CAUSES:
         return []
     running = (record.facts or {}).get("running")
     wanted = [cause for cause in record.causes if cause["variant"] in (record.expectation.get("variant"), running)]
-    return wanted or list(record.causes)
+    return wanted if wanted or running is not None else list(record.causes)
 
 
 def classes(record: Record) -> str:

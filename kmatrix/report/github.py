@@ -23,6 +23,10 @@ _ASIDE = {".git", ".venv", "node_modules", "build", "dist", "__pycache__"}
 """Folders in which no source is looked for."""
 
 
+_BY_CAUSES = ("load", "attach", "worse", "kernel")
+"""Failures that a cause says whole; of others, such as a wrong value, what was found is said as well."""
+
+
 @dataclass(frozen=True)
 class Spot:
     """Where a finding is shown."""
@@ -63,7 +67,7 @@ def _of_group(group: Sequence[Record], root: Path, here: Path) -> Iterator[str]:
     told = False
     for cause in causes.relevant(first):
         for spot in _spots(cause, manifest, root):
-            told = True
+            told = first.failure in _BY_CAUSES
             text = f"{causes.one_line(cause)}\nof {causes.names(cause)}\nfix: {cause['fix']}\nreproduce: {first.reproduce}"
             yield _command(level, spot, reds.title(group), text)
     if not told:

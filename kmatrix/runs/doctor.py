@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kmatrix.host.errors import InputError
+from kmatrix.host.errors import InfraError, InputError
 from kmatrix.host.memory import available_mib
 from kmatrix.host.paths import cache_dir
 from kmatrix.matrix.arch import ARCHES, INFO, Arch, host_arch
@@ -132,7 +132,10 @@ def _keyring() -> Finding:
 
 def _accelerator() -> Finding:
     arch: Arch = host_arch() or ARCHES[0]
-    answer = accel.known(arch)
+    try:
+        answer = accel.known(arch)
+    except InfraError as error:  # what was found out of KVM, was found out with that QEMU; its own line says how to install it
+        return Finding("note", "acceleration", f"/dev/kvm opens; whether a guest boots under it is not known: {error.message}")
     if answer is None:
         return Finding("note", "acceleration", "/dev/kvm opens; the first run sees whether a guest boots under it")
     return Finding("ok" if answer.name == "kvm" else "note", "acceleration", str(answer), _kvm(answer.why))

@@ -116,6 +116,8 @@ def what_came(event: Event, match: str, facts: Facts) -> str | None:
         return f"{_place(event)}: {sink['error']}"
     other = int(sink.get("unmatched") or 0)
     if not other:
+        if event.sink.kind == "buffer":
+            return None if sink.get("sizes") or facts.get("lost") else _ran_for_nothing(facts)
         return f"{_place(event)} is empty" if event.sink.kind in ("map", "iter") and sink else None
     sizes = {int(size): number for size, number in (sink.get("sizes") or {}).items()}
     if event.sink.kind == "buffer" and sizes:
@@ -125,6 +127,19 @@ def what_came(event: Event, match: str, facts: Facts) -> str | None:
     return f"{came}, none with {match}" if match else came
 
 
+def _ran_for_nothing(facts: Facts) -> str | None:
+    """Which programs ran, of which nothing came; None where the kernel does not count runs (before 5.1), or none ran."""
+    running = next((each for each in facts.get("attempts", ()) if each["variant"] == facts["running"]), None)
+    runs = {name: report.get("runs") or 0 for name, report in (running["programs"] if running else {}).items()}
+    ran = [f"{name} {count}" for name, count in sorted(runs.items(), key=lambda each: -each[1]) if count]
+    if not ran:
+        return None
+    shown = ", ".join(ran[:_RAN_SHOWN]) + (f" and {len(ran) - _RAN_SHOWN} more" if len(ran) > _RAN_SHOWN else "")
+    return f"nothing came out of the buffer, though programs ran (times: {shown})"
+
+
+_RAN_SHOWN = 4
+"""Programs that are named of those that ran."""
 _WHAT_CAME = {"map": ("entry is in the map", "entries are in the map"), "iter": ("line was read", "lines were read")}
 
 

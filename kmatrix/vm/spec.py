@@ -60,7 +60,12 @@ class VmSpec:
     def __str__(self) -> str:
         told = json.loads(self.simulate) if self.simulate else {}
         as_what = f" as {told['release'] or 'a kernel with less'}" if told else ""
-        return f"{self.kernel.release}{as_what} ({self.arch}, {self.accel})"
+        unusual = [
+            *([f"{self.memory_mib} MiB"] if self.memory_mib != DEFAULT_MEMORY_MIB else []),
+            *([f"{self.cpus} CPUs"] if self.cpus > 1 else []),
+            *self.cmdline,
+        ]
+        return f"{self.kernel.release}{as_what} ({', '.join([self.arch, self.accel, *unusual])})"
 
 
 def footprint_mib(spec: VmSpec) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from kmatrix.report import causes as report
 from kmatrix.report import html, markdown, table
 from kmatrix.report.explain import explain
@@ -41,16 +43,11 @@ def red(*attempts: dict[str, Any], kernel: str = "5.10", failed: bool = True, **
     state: dict[str, Any] = (
         {"ok": False, "failure": "load", "observed": "fallback", "reason": "core: it did not load"} if failed else {}
     )
-    return record(
-        "openat",
-        kernel=kernel,
-        arch="x86_64",
-        cell=f"openat[{kernel}-x86_64]",
-        expectation={"variant": "core", "why": "so"},
-        facts={"attempts": list(attempts), "running": None if failed else "core"},
-        causes=found,
-        **(state | changes),
-    )
+    state |= {
+        "expectation": {"variant": "core", "why": "so"},
+        "facts": {"attempts": list(attempts), "running": None if failed else "core"},
+    }
+    return record("openat", kernel=kernel, arch="x86_64", cell=f"openat[{kernel}-x86_64]", causes=found, **(state | changes))
 
 
 def test_each_cause_once_with_the_programs_that_have_it() -> None:
@@ -118,6 +115,20 @@ def test_what_failed_as_promised_is_no_cause_of_the_red_one() -> None:
     assert [cause["variant"] for cause in report.relevant(red(before, after))] == ["core"]
     assert report.relevant(red(before, attempt(enter=GOOD), failed=False)) == []
     assert report.classes(red(before, after)) == "unclassified"
+
+
+@pytest.mark.parametrize("failure", ["wrong-data", "silent", "lost", "costly", "better"])
+def test_what_failed_before_the_variant_that_runs_is_no_cause(failure: str) -> None:
+    before, after = attempt(variant="newer", enter=BAD), attempt(variant="core", enter=GOOD)
+    runs = {"attempts": [before, after], "running": "core"}
+    assert report.relevant(red(before, after, failure=failure, facts=runs)) == []
+
+
+def test_of_a_refusal_every_variant_counts_and_of_a_leftover_none() -> None:
+    refused: dict[str, Any] = {"expectation": {"variant": None, "why": "so"}, "failure": "worse"}
+    variants = attempt(variant="newer", enter=BAD), attempt(variant="core", enter=STRANGE)
+    assert [cause["variant"] for cause in report.relevant(red(*variants, **refused))] == ["newer", "core"]
+    assert report.relevant(red(*variants, **refused | {"failure": "leftover"})) == []
 
 
 def test_a_cause_is_told_once_with_the_first_kernel_on_which_it_works() -> None:

@@ -56,6 +56,14 @@ def test_an_annotation_stands_at_the_line_of_source(project: Path) -> None:
     )
 
 
+def test_what_was_found_is_said_beside_a_cause_that_does_not_say_it(project: Path) -> None:
+    wrong = red(failure="wrong-data", reason="uid is 4202, should be 4201", causes=[cause("return *id; @ x.bpf.c:5")])
+    at_the_line, at_the_manifest = github.render([wrong], project).splitlines()
+    assert "file=col/openat/x.bpf.c,line=5," in at_the_line
+    assert "file=col/openat/collector.toml," in at_the_manifest
+    assert "uid is 4202, should be 4201" in at_the_manifest
+
+
 @pytest.mark.parametrize("place", ["return *other; @ x.bpf.c:5", "return *id; @ x.bpf.c:500", "y.bpf.c:5", "nonsense"])
 def test_where_the_source_is_another_it_stands_at_the_manifest(project: Path, place: str) -> None:
     said = github.render([red(causes=[cause(place)])], project)

@@ -14,7 +14,14 @@ EVENT = {"name": "open", "match": {"tgid": "known.tgid", "path": "worker"}}
 FIELDS = [{"name": "tgid", "type": "u32", "equals": "known.tgid"}, {"name": "path", "type": "char[16]"}]
 
 
-def said(samples: list[dict[str, Any]], unmatched: int | None = None, count: int = 0, lost: int = 0, **event: Any) -> str:
+def said(
+    samples: list[dict[str, Any]],
+    unmatched: int | None = None,
+    count: int = 0,
+    lost: int = 0,
+    ran: dict[str, int | None] | None = None,
+    **event: Any,
+) -> str:
     collector = demo(event=[EVENT | {"field": FIELDS} | event])
     other = len(samples) if unmatched is None else unmatched
     facts = {
@@ -23,6 +30,8 @@ def said(samples: list[dict[str, Any]], unmatched: int | None = None, count: int
         "sinks": {"buffer": {"unmatched": other, "sizes": {"24": other} if other else {}}},
         "unmatched_samples": [{"event": "open", "fields": fields, "raw": ""} for fields in samples],
         "lost": lost,
+        "running": "core",
+        "attempts": [{"variant": "core", "programs": {name: {"runs": count} for name, count in (ran or {}).items()}}],
     }
     return events._silence(collector.events[0], count, facts)
 
@@ -31,6 +40,18 @@ def test_nothing_came() -> None:
     assert said([]) == "no open event arrived after the trigger"
     assert said([], lost=3) == "no open event arrived after the trigger; 3 lost"
     assert said([], count=1, min_count=2) == "1 of 2 open events arrived after the trigger"
+
+
+def test_programs_that_ran_and_sent_nothing_are_named() -> None:
+    ran = {"enter": 5, "exit": 6, "never": 0}
+    nothing = (
+        "no open event arrived after the trigger; nothing came out of the buffer, though programs ran (times: exit 6, enter 5)"
+    )
+    assert said([], ran=ran) == nothing
+    assert said([], ran={"enter": None, "exit": 0}) == "no open event arrived after the trigger"
+    assert said([], ran=ran, lost=3) == "no open event arrived after the trigger; 3 lost"
+    assert "programs ran" not in said([{"tgid": 7, "path": "worker"}], ran=ran)
+    assert said([], ran=dict.fromkeys("abcdef", 1)).endswith("(times: a 1, b 1, c 1, d 1 and 2 more)")
 
 
 def test_of_what_came_the_nearest_is_told_with_what_differs() -> None:

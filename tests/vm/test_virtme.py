@@ -75,6 +75,13 @@ COMMANDS: list[tuple[Arch, str, AccelName, str, list[str]]] = [
 ]
 
 
+def test_emulated_cpus_take_turns(tmp_path: Path, initrd: Path) -> None:
+    spec = dataclasses.replace(a_spec("x86_64"), accel="tcg")
+    assert values(assembled(X86_TCG, spec, tmp_path, initrd), "-accel") == ["tcg,tb-size=128"]
+    several = dataclasses.replace(spec, cpus=2)
+    assert values(assembled(X86_TCG, several, tmp_path, initrd), "-accel") == ["tcg,tb-size=128,thread=single"]
+
+
 @pytest.mark.parametrize(("arch", "command", "accel", "bus", "machines"), COMMANDS)
 def test_what_stays_and_what_goes(
     arch: Arch, command: str, accel: AccelName, bus: str, machines: list[str], tmp_path: Path, initrd: Path
@@ -210,3 +217,10 @@ def test_the_footprint_grows_with_the_guest() -> None:
     small = a_spec()
     assert footprint_mib(dataclasses.replace(small, memory_mib=1024)) - footprint_mib(small) == 1024 - 256
     assert footprint_mib(small) > 256
+
+
+def test_a_machine_is_named_with_what_is_unusual_of_it() -> None:
+    usual = dataclasses.replace(a_spec("arm64"), cmdline=())
+    assert str(usual).endswith(" (arm64, tcg)")
+    unusual = dataclasses.replace(usual, memory_mib=512, cpus=2, cmdline=("lockdown=integrity",))
+    assert str(unusual).endswith(" (arm64, tcg, 512 MiB, 2 CPUs, lockdown=integrity)")
