@@ -127,6 +127,8 @@ def command(
                 click.echo(f"\n{info.path}: not tried on {each}: {reason}")
         if held is not None:
             click.echo(f"\n{held.text}")
+        elif len(libraries) == 1 and (last := report.closing({str(path): tried for path, tried in found.items()})) is not None:
+            click.echo(f"\n{last}")
     if any(outcome.infra for outcome in outcomes):
         raise click.exceptions.Exit(3)
     if held is not None:

@@ -127,6 +127,10 @@ def command(
         colour = terminal.coloured(color)
         click.echo(tests.render(records, {**missing, **unfit}, colour=colour, width=grid.terminal_width(), logs=logs))
         click.echo(f"\n{test.name} {tests.headline(records)}")
+    for pattern in tests.unmatched(records, skip):
+        click.echo(
+            f"warning: --skip {pattern!r} matches no sub-test on any target; fix: correct the pattern, or leave it out", err=True
+        )
     if any(record.failure == "infra" for record in records):
         raise click.exceptions.Exit(3)
     if any(record.red for record in records):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from kmatrix.runs.object_run import Outcome
@@ -13,11 +15,16 @@ _FORMS = {
 """Kinds of section of which a loader takes one: those with the same word stand at the same place."""
 
 
-def paragraphs(outcomes: Sequence[Outcome], *, brief: bool = False) -> Iterator[str]:
-    """One paragraph each; if `brief`, none for a group of which the first form ran everywhere."""
-    yield from _which_ran(outcomes, brief=brief)
+_COLUMNS = 110
+"""Of the lines for a contract file, which are there to be copied."""
+
+
+def paragraphs(outcomes: Sequence[Outcome], *, file: str | None = None) -> Iterator[str]:
+    """One paragraph each. Of one object among many `file` is its contract: it is named in place of options, which are for one object
+    alone, and a group of which the first form ran everywhere has no paragraph."""
+    yield from _which_ran(outcomes, brief=file is not None)
     yield from _not_whole(outcomes)
-    yield from _may_be_forms(outcomes)
+    yield from _may_be_forms(outcomes, file)
 
 
 def _which_ran(outcomes: Sequence[Outcome], *, brief: bool) -> Iterator[str]:
@@ -62,7 +69,7 @@ def _loads_without(outcome: Outcome) -> str | None:
     return f"it loads {' and '.join(parts)}" if parts else "its programs load one by one, and not all of them together"
 
 
-def _may_be_forms(outcomes: Sequence[Outcome]) -> Iterator[str]:
+def _may_be_forms(outcomes: Sequence[Outcome], file: str | None) -> Iterator[str]:
     """Programs that stand at one place by different means, where one of them failed and another is good: a loader may take one of them."""
     pairs: dict[tuple[str, ...], str] = {}
     for outcome in outcomes:
@@ -77,7 +84,29 @@ def _may_be_forms(outcomes: Sequence[Outcome]) -> Iterator[str]:
             if len(kinds) > 1 and bad and len(bad) < len(names):
                 pairs[tuple(names)] = target
     if pairs:
-        options = " ".join(f"--one-of {','.join(names)}" for names in pairs)
         listed = "; ".join(f"{' and '.join(names)} ({target})" for names, target in list(pairs.items())[:3])
         more = f"; and {len(pairs) - 3} more" if len(pairs) > 3 else ""
-        yield f"{listed}{more} stand at the same place: if the loader takes one of them, say so: {options}"
+        same = f"{listed}{more} stand at the same place: if the loader takes one of them, say so"
+        if file is None:
+            options = " ".join(f"--one-of {','.join(names)}" for names in pairs)
+            yield f"{same}: {options}"
+        else:
+            yield "\n".join(
+                [f"{same} at the top of {file}, beside the object:", *(f"    {line}" for line in one_of_lines([*pairs]))]
+            )
+
+
+def one_of_lines(groups: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of TOML that make a contract take one program of each group (kmatrix.manifest.contract.Contract.one_of)."""
+    # A group may be seen with fewer programs on another target, and a program is in one group alone.
+    whole = [group for group in groups if not any(set(group) < set(other) for other in groups)]
+    forms = [f"[{', '.join(map(json.dumps, group))}]" for group in whole]
+    if len(forms) == 1:
+        return [f"one_of = {forms[0]}"]
+    text = " ".join(f"{{ forms = {each} }},".replace(" ", _GLUE) for each in forms)
+    lines = textwrap.wrap(text, _COLUMNS - 2, break_long_words=False, break_on_hyphens=False)
+    return ["one_of = [", *(f"  {line.replace(_GLUE, ' ')}" for line in lines), "]"]
+
+
+_GLUE = "\x00"
+"""Stands for a space at which no line may end."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from kmatrix.manifest.contract_file import beside
 from kmatrix.report import causes
 from kmatrix.report.contract import paragraphs
 from kmatrix.report.grid import LOG_LINES, Column
 from kmatrix.report.names import machine
-from kmatrix.report.reds import heading
+from kmatrix.report.reds import counted, heading
 from kmatrix.report.table import GREEN, RED, RESET, YELLOW, across, missing
 from kmatrix.runs.object_run import GOOD, NOT_JUDGED, Outcome, State, state
 from kmatrix.verdict.words import last_words
@@ -61,13 +64,38 @@ def render_many(
     parts = [across([Column("object", [labels[path] for path in by_target])], cells, simulations, width, machines)]
     parts += _many_failures(objects, labels, logs=logs, colour=colour) if why else []
     for path, outcomes in objects.items() if why else ():
-        if said := [*paragraphs(outcomes, brief=True)]:
+        if said := [*paragraphs(outcomes, file=beside(Path(path)).name)]:
             parts.append("\n".join([f"{labels[path]}:", *(f"  {line}" for each in said for line in each.splitlines())]))
     parts += [f"~ {target} is simulated: {account}" for target, account in simulations.items()]
     parts += [f"@ {target} is a real machine: {machine(account)}" for target, account in machines.items()]
     if unavailable:
         parts.append(missing(unavailable))
     return "\n\n".join(parts)
+
+
+def closing(objects: Mapping[str, Sequence[Outcome]]) -> str | None:
+    """The whole run in one line; None of one object on one target, which the table tells."""
+    tried = {path: outcomes for path, outcomes in objects.items() if outcomes}
+    targets = list(dict.fromkeys(outcome.target for outcomes in tried.values() for outcome in outcomes))
+    if len(tried) < 2 and len(targets) < 2:
+        return None
+    failed = {path: [o for o in outcomes if not o.good and not o.warns] for path, outcomes in tried.items()}
+    bad = sum(map(bool, failed.values()))
+    by_target = Counter(outcome.target for outcomes in failed.values() for outcome in outcomes)
+    warned = sum(any(outcome.warns for outcome in outcomes) for outcomes in tried.values())
+    of_machines = sum(outcome.infra for outcomes in tried.values() for outcome in outcomes)
+    on = f"on {len(targets)} target{'' if len(targets) == 1 else 's'}"
+    where = ", ".join(f"{target}: {by_target[target]}" for target in targets if by_target[target])
+    machines = f"; {of_machines} of these by the machine room's fault" if of_machines else ""
+    if len(tried) == 1:
+        name = _labels(tried)[next(iter(tried))]
+        what = f"{name} {on}: good on {len(targets) - len(by_target)}" if bad else f"{name} {on}: good on all"
+        what += f", not on {', '.join(target for target in targets if by_target[target])}" if bad else ""
+        return f"{what}{machines}{counted(warned)}"
+    good = len(tried) - bad
+    all_good = f"{good} {'is' if good == 1 else 'are'} good on all"
+    parts = [all_good, *([f"{bad} {'is' if bad == 1 else 'are'} not ({where})"] if bad else [])]
+    return f"{len(tried)} objects {on}: {', '.join(parts)}{machines}{counted(warned)}"
 
 
 def _labels(paths: Iterable[str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from kmatrix.report.grid import Column, prose
 from kmatrix.report.names import shorten, target_key
@@ -11,7 +11,7 @@ from kmatrix.report.reds import counted, heading, moving
 from kmatrix.report.table import BOLD, DIM, GREEN, RED, RESET, YELLOW, across, missing, simulated
 from kmatrix.runs.guest_test_records import TestRecord
 from kmatrix.verdict.suites.again import alone
-from kmatrix.verdict.suites.judge import leaves
+from kmatrix.verdict.suites.judge import leaves, takes
 from kmatrix.verdict.suites.subtest import SubTest
 
 _SHOWN = {"passed": "passed", "failed": "✗ failed", "unfinished": "✗ unfinished", "skipped": "skipped"}
@@ -56,8 +56,20 @@ def headline(records: Sequence[TestRecord]) -> str:
     count = f"{len(records)} target{'' if len(records) == 1 else 's'}"
     warns = counted(warned)
     if red:
-        return f"failed on {red} of {count}{warns}"
+        empty = sum(record.red and record.failure == "empty" for record in records)
+        none = f"; no test was run on {'any' if empty == len(records) else empty}" if empty else ""
+        return f"failed on {red} of {count}{none}{warns}"
     return f"passed on {f'{len(records) - warned} of ' if warned else ''}{count}{warns}"
+
+
+def unmatched(records: Sequence[TestRecord], patterns: Iterable[str]) -> list[str]:
+    """The patterns that take no sub-test's name on any target. None where names are not all known: of Go without -v, of a command that broke off."""
+    names = {each.name for record in records for each in record.subtests}
+    if any(record.failure not in (None, "test") for record in records):
+        return []
+    if not any(each.ending == "passed" for record in records for each in record.subtests):
+        return []
+    return [pattern for pattern in patterns if not any(takes(pattern, name) for name in names)]
 
 
 def _table(test: str, records: Sequence[TestRecord], colour: bool, width: int) -> str:

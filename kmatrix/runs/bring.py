@@ -6,6 +6,7 @@ import fnmatch
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ _GO_OUTPUT = re.compile(
     r"--?test\.(?:coverprofile|cpuprofile|memprofile|blockprofile|mutexprofile|trace|gocoverdir|testlogfile)=(.+)"
 )
 _GO_OUTPUT_DIR = re.compile(r"--?test\.outputdir=(.+)")
+_SMALL = 32 << 20
+"""Bytes that a folder above a Go package may have to be brought unasked: copying more takes longer than a test should wait."""
 _LLVM_PART = re.compile(r"%(?:\{\w+\}|\d*[a-zA-Z])")
 """What LLVM_PROFILE_FILE has filled in when the file is written: %p, %m, %4m, %{hostname}."""
 
@@ -55,8 +58,8 @@ def plan(
     named = [path for word in argv if (path := _named(word, cwd, image)) is not None]
     items = [Item(path, str(path)) for path in named]
     first = _named(argv[0], cwd, image) if argv else None
-    if first is not None and _go_test(first) and (cwd / "testdata").is_dir():
-        items.append(Item(cwd / "testdata", str(cwd / "testdata")))
+    if first is not None and go_test(first):
+        items += [Item(folder, str(folder)) for folder in go_data(cwd).brought]
     items += files
     needed: dict[str, Path] = libraries.check(first, image) if first is not None else {}
     for item in files:
@@ -101,8 +104,43 @@ def _check_there(argv: Sequence[str], cwd: Path, image: GuestImage) -> None:
         raise InputError(what, where=word, fix=f"build it, or correct the path (from {cwd})")
 
 
-def _go_test(path: Path) -> bool:
+def go_test(path: Path) -> bool:
+    """Whether it is a compiled Go test, by its name."""
     return path.name.endswith(".test") or "/go-build" in str(path)
+
+
+@dataclass(frozen=True)
+class GoData:
+    """The `testdata` folders that a package's Go tests may read."""
+
+    brought: tuple[Path, ...]
+    left: tuple[Path, ...]
+    """Those that the tests may want and that are not brought: too large, or beside a package whose module is not known."""
+
+
+def go_data(package: Path) -> GoData:
+    """The package's own `testdata`, and those of the folders above it up to its module's root (where go.mod is), where they are small.
+
+    Packages of one module share them: `filepath.Glob("../testdata/*.elf")`.
+    """
+    own = package / "testdata"
+    root = next((folder for folder in (package, *package.parents) if (folder / "go.mod").is_file()), None)
+    above = [] if root == package else [folder for folder in package.parents if root is None or folder.is_relative_to(root)]
+    found = [folder / "testdata" for folder in (above if root is not None else above[:1]) if (folder / "testdata").is_dir()]
+    small = [folder for folder in found if root is not None and _is_small(folder)]
+    brought = [*([own] if own.is_dir() else []), *small]
+    return GoData(tuple(brought), tuple(folder for folder in found if folder not in small))
+
+
+def _is_small(folder: Path) -> bool:
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                size += Path(place, name).lstat().st_size
+            if size > _SMALL:
+                return False
+    return True
 
 
 def _back(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:

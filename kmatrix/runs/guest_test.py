@@ -22,7 +22,7 @@ from kmatrix.manifest.guest_test import filled
 from kmatrix.matrix.arch import ARCHES, Arch
 from kmatrix.matrix.kernel import Target
 from kmatrix.objects import program
-from kmatrix.runs import command, guest_test_records
+from kmatrix.runs import bring, command, guest_test_records
 from kmatrix.runs.carried import Item
 from kmatrix.runs.command import Options, Result, Streams
 from kmatrix.runs.guest_test_records import TestRecord
@@ -37,6 +37,8 @@ _NO_FILE = re.compile(
     r"""(?:open(?:at)?|stat|exec|file) ?["'‘]?([^\s"':’]+)["'’]?: [Nn]o such file or directory|No such file or directory: ["'‘]([^"'’]+)"""
 )
 """What Go, C and Python say of a file that is not there, with its path."""
+_NO_MATCH = re.compile(r"(?i)\bno (?:such |matching |test )?(?:files?|fixtures?|objects?)\b")
+"""What tests say where their pattern of paths matches nothing (`No files given`); Go's Glob gives no error for it."""
 _MESSAGE = re.compile(r"^(panic: |fatal error: |.*(?:Segmentation fault|[Aa]ssertion .* failed)).*$", re.MULTILINE)
 
 Watch = Callable[[str, bytes], None]
@@ -146,6 +148,7 @@ def run_all(
         raise InputError(f"nothing to run: {next(iter(unfit.values()), 'no target is selected')}", where=test.name)
     for target in fit:
         test.items(target)  # what is not there is said before a VM runs
+    _check_built(test, fit)
     # The VMs of one target's first run make its snapshot one at a time: the store's lock sees to it.
     stop = Stop()
     with ThreadPoolExecutor(max_workers=max(1, min(len(fit), len(os.sched_getaffinity(0))))) as pool:
@@ -154,6 +157,22 @@ def run_all(
         except BaseException:
             stop.now()
             raise
+
+
+def _check_built(test: GuestTest, targets: Sequence[Target]) -> None:
+    """Raises InputError where the program is built for some arches and not for others, which may be meant: then `--arch` says so."""
+    word = test.command[0]
+    if "/" not in word:
+        return
+    missing = [target for target in targets if not (test.folder / test.words(target)[0]).is_file()]
+    has = dict.fromkeys(target.arch for target in targets if target not in missing)
+    lacks = dict.fromkeys(target.arch for target in missing)
+    if missing and has and not has.keys() & lacks.keys():
+        raise InputError(
+            "there is no such file",
+            where=test.words(missing[0])[0],
+            fix=f"build it for {' and '.join(lacks)}, correct the path, or test {' and '.join(has)} alone: --arch={next(iter(has))}",
+        )
 
 
 class Stop:
@@ -208,7 +227,8 @@ def run(
         signals = stop.signals() if stop is not None else None
         result = command.run(room, target, words, Streams(heard.output, heard.error, signals=signals), options)
         judgement, infra = _judge(result, heard, test.not_counted(target), options.timeout), None
-        judgement = replace(judgement, subtests=tuple(_left_at_home(each, test.folder) for each in judgement.subtests))
+        data = bring.go_data(test.folder).left if bring.go_test(Path(words[0])) else ()
+        judgement = replace(judgement, subtests=tuple(left_at_home(each, test.folder, data) for each in judgement.subtests))
     except InfraError as error:
         result, judgement, infra = None, None, str(error)
     suite = heard.suite()
@@ -245,7 +265,7 @@ class _Heard:
 
     def __init__(self, suite_format: str | None, watch: Callable[[bytes], None] | None) -> None:
         self._reader = Reader(suite_format)
-        self._errors = Lines()
+        self._errors = Lines(self._reader.aside)
         self._watch = watch
         self._suite: Suite | None = None
 
@@ -282,11 +302,19 @@ def _broken(subtest: SubTest, message: str, said: str) -> SubTest:
     return replace(subtest, message=message, output=subtest.output or said)
 
 
-def _left_at_home(subtest: SubTest, folder: Path) -> SubTest:
-    """A red sub-test that did not find a file, with how to bring it where the host has it."""
-    found = _NO_FILE.search(subtest.message) if subtest.red else None
-    if found is None:
+def left_at_home(subtest: SubTest, folder: Path, test_data: Sequence[Path] = ()) -> SubTest:
+    """A red sub-test that did not find a file, with how to bring it where the host has it.
+
+    `test_data`: folders of a Go module that were not brought. What finds no file by a pattern names none.
+    """
+    if not subtest.red:
         return subtest
+    found = _NO_FILE.search(subtest.message)
+    if found is None:
+        if not test_data or not _NO_MATCH.search(subtest.message):
+            return subtest
+        named = os.path.relpath(test_data[0], folder)
+        return replace(subtest, message=f"{subtest.message} (the host has {named}: bring it with --dir={named})")
     named = found[1] or found[2]
     path = folder / named
     if not path.exists():

@@ -73,6 +73,24 @@ def test_a_test_of_go_has_its_test_data(image: GuestImage, tmp_path: Path) -> No
     assert f"{tmp_path}/testdata" not in guests(bring.plan(["./other"], tmp_path, image))
 
 
+def test_a_package_of_a_go_module_has_the_test_data_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the folder of go.mod, and where it is small; what is not brought is known, for the report."""
+    package = tmp_path / "module" / "link" / "internal"
+    package.mkdir(parents=True)
+    data = [folder / "testdata" for folder in (package, *package.parents[:3])]
+    for each in data:
+        each.mkdir()
+        (each / "x.elf").write_bytes(bytes(100))
+    own, link, module, _ = data
+    assert bring.go_data(package) == bring.GoData((own,), (link,)), "without a go.mod no folder above is the tests'"
+    (tmp_path / "module" / "go.mod").write_text("module m\n")
+    assert bring.go_data(package) == bring.GoData((own, link, module), ())
+    assert bring.go_data(tmp_path / "module") == bring.GoData((module,), ())
+    monkeypatch.setattr(bring, "_SMALL", 150)
+    (link / "y.elf").write_bytes(bytes(100))
+    assert bring.go_data(package) == bring.GoData((own, module), (link,))
+
+
 def test_coverage_and_profiles_come_back(image: GuestImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOCOVERDIR", "cov")
     monkeypatch.setenv("LLVM_PROFILE_FILE", str(tmp_path / "prof" / "x-%p-%2m.profraw"))

@@ -80,6 +80,7 @@ def test_a_table_a_record_and_junit(kmatrix: Kmatrix, tmp_path: Path) -> None:
         ("echo 1..2; echo ok 1 - a; kill -SEGV $$", "crash", "ended by SIGSEGV (signal 11)"),
         ("echo '=== RUN   TestHang'; sleep 100", "hang", "still at work after 2 s, while TestHang was at work"),
         ("echo '=== RUN   TestPanic'; echo c > /proc/sysrq-trigger; sleep 9", "kernel", "panic"),
+        ("echo PASS; echo 'testing: warning: no tests to run' >&2", "empty", "correct the pattern of -test.run"),
         ("head -c 400M /dev/zero > /tmp/big", "test", "/tmp was full"),
     ],
 )
@@ -112,8 +113,10 @@ def test_an_interrupt_ends_the_commands_on_all_targets(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("program")
 def test_what_does_not_count_on_a_target(kmatrix: Kmatrix) -> None:
     skip = "--skip=new*=attach:tcx_ingress"
-    done = kmatrix("test", "--kernels=5.10", "--arch=x86_64", "--dir=data", skip, "--", "./suite.sh")
+    done = kmatrix("test", "--kernels=5.10", "--arch=x86_64", "--dir=data", skip, "--skip=nothere*=ringbuf", "--", "./suite.sh")
     assert done.returncode == 0, done.stdout
+    assert "warning: --skip 'nothere*' matches no sub-test on any target" in done.stderr
+    assert done.stderr.count("warning: --skip") == 1
     assert "newer: failed, does not count: needs attach:tcx_ingress" in done.stdout
 
 
@@ -187,6 +190,15 @@ def test_a_go_test_program_of_each_arch(go_tests: Path) -> None:
         ("a.test", "arm64", "go test"),
     ]
     assert [each["name"] for each in records[1]["subtests"]] == ["TestKernel", "TestKernel/arch", "TestKernel/tracefs", "TestData"]
+
+
+def test_a_program_that_is_built_for_one_arch_alone(kmatrix: Kmatrix, go_tests: Path, tmp_path: Path) -> None:
+    """The arch of the file that is there is offered, and no VM runs."""
+    shutil.copy(go_tests / "a-amd64.test", tmp_path / "b-amd64.test")
+    done = kmatrix("test", "--kernels=6.1", "--", "./b-{goarch}.test")
+    assert done.returncode == 2
+    assert "./b-arm64.test: there is no such file" in done.stderr
+    assert "build it for arm64, correct the path, or test x86_64 alone: --arch=x86_64" in done.stderr
 
 
 def test_a_program_of_one_arch_leaves_the_other_out(go_tests: Path) -> None:

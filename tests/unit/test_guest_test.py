@@ -16,7 +16,7 @@ from kmatrix.manifest.guest_test import filled
 from kmatrix.manifest.schema import parse
 from kmatrix.report import junit, tests
 from kmatrix.runs import guest_test_records
-from kmatrix.runs.guest_test import GuestTest, check_name, name_of, of_collector
+from kmatrix.runs.guest_test import GuestTest, check_name, left_at_home, name_of, of_collector
 from kmatrix.runs.guest_test_records import TestRecord
 from kmatrix.verdict.suites.again import alone
 from kmatrix.verdict.suites.judge import Ended, judge
@@ -30,6 +30,7 @@ def suite(*endings: tuple[str, Ending], form: str | None = "go test") -> Suite:
 
 PASSED = suite(("TestA", "passed"), ("TestB", "skipped"))
 MIXED = suite(("TestA", "passed"), ("TestB", "failed"), ("TestB/one", "failed"), ("TestB/two", "passed"))
+EMPTY = Suite("go test", (), "", "no tests to run")
 CUT = suite(("TestA", "passed"), ("TestB", "unfinished"))
 
 
@@ -38,7 +39,23 @@ CUT = suite(("TestA", "passed"), ("TestB", "unfinished"))
     [
         (Ended(0), PASSED, None, "1 passed, 1 skipped"),
         (Ended(0), Suite(None, (), ""), None, "exit status 0; its output names no sub-tests"),
-        (Ended(0), suite(), None, "exit status 0, and not one sub-test ran"),
+        (Ended(0), suite(), None, "exit status 0; its output names no sub-tests"),
+        (
+            Ended(0),
+            EMPTY,
+            "empty",
+            "no test was run: the program said 'no tests to run'; fix: correct the pattern of -test.run or -test.skip in the command",
+        ),
+        (
+            Ended(5),
+            replace(EMPTY, format="pytest"),
+            "empty",
+            "no test was run: the program said 'no tests to run'; fix: correct the expression of -k or -m, or the paths in the command",
+        ),
+        (Ended(5), suite(("t.py::test_a", "skipped"), form="pytest"), None, "0 passed, 1 skipped"),
+        (Ended(5), suite(("t.py::test_a", "passed"), form="pytest"), "test", "exit status 5, though no sub-test failed"),
+        (Ended(1), EMPTY, "test", "exit status 1"),
+        (Ended(signal=11), EMPTY, "crash", "ended by SIGSEGV (signal 11)"),
         (Ended(3), Suite(None, (), ""), "test", "exit status 3"),
         (Ended(1), PASSED, "test", "exit status 1, though no sub-test failed"),
         (Ended(1), MIXED, "test", "1 of 3 sub-tests failed: TestB/one"),
@@ -69,6 +86,21 @@ def test_what_does_not_count() -> None:
     assert not judge(Ended(2), PASSED, {"TestB": "needs ringbuf"}).ok
     assert not judge(Ended(signal=6), MIXED, {"TestB*": "needs ringbuf"}).ok
     assert judge(Ended(0), PASSED, {"TestA": "needs ringbuf"}).subtests == PASSED.subtests, "what passes is not skipped"
+
+
+def test_a_target_on_which_nothing_has_to_run() -> None:
+    """A pattern that takes every name excuses a command that runs nothing; one that takes some names does not."""
+    excused = judge(Ended(0), EMPTY, {"Test*": "needs btf", "*": "needs ringbuf"})
+    assert (excused.ok, excused.reason) == (True, "no test was run, which does not count: needs ringbuf")
+    assert judge(Ended(0), EMPTY, {"Test*": "needs ringbuf"}).failure == "empty"
+
+
+def test_the_closing_line_of_a_run_of_nothing() -> None:
+    assert (
+        tests.headline([record("5.4-arm64", EMPTY), record("6.1-arm64", PASSED)])
+        == "failed on 1 of 2 targets; no test was run on 1"
+    )
+    assert tests.headline([record("5.4-arm64", EMPTY)]) == "failed on 1 of 1 target; no test was run on any"
 
 
 @pytest.mark.parametrize(
@@ -102,6 +134,30 @@ def test_the_targets_names_in_a_word() -> None:
         == "x-arm64-arm64-aarch64-5.4-5.4-arm64-{other}"
     )
     assert filled("{goarch}", "5.4", "x86_64") == "amd64"
+
+
+def test_what_found_no_file_names_the_test_data_that_was_not_brought(tmp_path: Path) -> None:
+    """Go's Glob names no path where it finds nothing: cilium/ebpf's tests say `No files given`."""
+    red = SubTest("TestFreplace", "failed", message="tracing_test.go:14: No files given")
+    data = [tmp_path / "testdata"]
+    said = "tracing_test.go:14: No files given (the host has ../testdata: bring it with --dir=../testdata)"
+    assert left_at_home(red, tmp_path / "link", data).message == said
+    assert left_at_home(red, tmp_path / "link") == red
+    assert left_at_home(replace(red, ending="skipped"), tmp_path / "link", data).message == red.message
+    other = replace(red, message="tracing_test.go:14: no filesystem")
+    assert left_at_home(other, tmp_path / "link", data) == other
+
+
+def test_patterns_that_match_no_sub_test() -> None:
+    both = [record("5.4-arm64", PASSED), record("6.1-arm64", MIXED)]
+    assert tests.unmatched(both, ["TestA", "TestB/o*", "nothere*", "Test"]) == ["nothere*", "Test"]
+    assert tests.unmatched([record("5.4-arm64", MIXED)], ["TestB"]) == [], "it takes TestB/one"
+    assert tests.unmatched([record("6.1-arm64", suite(("TestB", "failed")))], ["TestC"]) == [], (
+        "without -v only failures have names"
+    )
+    cut = record("6.1-arm64", CUT, Ended(signal=11))
+    assert tests.unmatched([*both, cut], ["TestC"]) == [], "it may have been still to come"
+    assert tests.unmatched([record("6.1-arm64", PASSED)], ["*"]) == []
 
 
 # --- the manifest

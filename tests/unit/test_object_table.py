@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kmatrix.manifest.contract import load_contract
 from kmatrix.report import objects
+from kmatrix.report.contract import one_of_lines
 from kmatrix.runs.object_run import Outcome, state
 
 OLD, NEW = "5.10-x86_64", "6.1-x86_64"
@@ -90,6 +93,45 @@ def test_a_target_is_good_only_where_no_object_fails_of_anything() -> None:
     y = [Outcome(OLD, programs={"run": NOT_LOADED}), Outcome(NEW, programs={"run": NOT_ATTACHED})]
     text = objects.render_many({"x.o": x, "y.o": y}, {}, colour=False, width=200)
     assert "good on" not in text.partition("symbol gone")[0]
+
+
+def test_the_closing_line() -> None:
+    good, bad = Outcome(OLD, programs={"run": ATTACHED}), Outcome(OLD, programs={"run": NOT_LOADED})
+    new, coming = Outcome(NEW, programs={"run": ATTACHED}), Outcome(NEW, programs={"run": NOT_LOADED}, moving=True)
+    assert objects.closing({"x.o": [good]}) is None, "the table says it"
+    assert objects.closing({"d/x.o": [good, new]}) == "x.o on 2 targets: good on all"
+    assert objects.closing({"d/x.o": [bad, new]}) == f"x.o on 2 targets: good on 1, not on {OLD}"
+    assert objects.closing({"x.o": [good], "y.o": [good], "z.o": []}) == "2 objects on 1 target: 2 are good on all"
+    two = {"x.o": [bad, new], "y.o": [good, coming]}
+    assert objects.closing(two) == f"2 objects on 2 targets: 1 is good on all, 1 is not ({OLD}: 1); 1 is a warning of what comes"
+    lost = Outcome(OLD, error="no kernel", infra=True)
+    said = f"2 objects on 1 target: 0 are good on all, 2 are not ({OLD}: 2); 1 of these by the machine room's fault"
+    assert objects.closing({"x.o": [lost], "y.o": [bad]}) == said
+
+
+def test_forms_of_one_object_among_many_are_lines_for_its_contract(tmp_path: Path) -> None:
+    """Options are for one object alone. What is printed is a contract that says just these groups."""
+
+    def outcome(count: int) -> Outcome:
+        programs = {
+            f"{kind}_{number}": (NOT_LOADED if kind == "fentry" else ATTACHED) | {"section": f"{kind}/function_{number}"}
+            for number in range(count)
+            for kind in ("fentry", "kprobe")
+        }
+        return Outcome(OLD, programs=programs)
+
+    text = objects.render_many({"d/many.bpf.o": [outcome(9)], "d/one.o": [outcome(1)]}, {}, colour=False, width=80)
+    assert "--one-of" not in text
+    assert "say so at the top of many.contract.toml, beside the object:" in text
+    many = text.partition("many.contract.toml, beside the object:\n")[2].partition("\n\n")[0]
+    assert max(map(len, many.splitlines())) < 120
+    (tmp_path / "many.contract.toml").write_text(f"{many}\n[variables]\n")
+    groups = load_contract(tmp_path / "many.contract.toml").one_of
+    assert [[form.programs for form in group] for group in groups] == [[(f"fentry_{n}",), (f"kprobe_{n}",)] for n in range(9)]
+    assert text.endswith('one.contract.toml, beside the object:\n      one_of = ["fentry_0", "kprobe_0"]')
+    assert one_of_lines([("a", "b"), ("a", "b", "c")]) == ['one_of = ["a", "b", "c"]']
+    alone = objects.render([outcome(1)], {}, colour=False, width=80)
+    assert alone.endswith("--one-of fentry_0,kprobe_0")
 
 
 def test_the_lines_of_source_of_all_objects_are_told() -> None:

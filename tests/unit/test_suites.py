@@ -128,6 +128,64 @@ def test_a_result_at_the_end_of_a_tests_own_line() -> None:
     assert {each.name: each.ending for each in read(text.encode()).subtests} == {"a": "passed", "b": "failed"}
 
 
+NOTHING = "testing: warning: no tests to run"
+JSON = '{"Action":"output","Package":"%s","Output":"testing: warning: no tests to run\\n"}\n{"Action":"%s","Package":"%s"}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "said"),
+    [
+        (f"{NOTHING}\nPASS\n", "go test", NOTHING),
+        (f"{NOTHING}\nPASS\nPASS\n", "go test", ""),  # a second program ran something, without -v
+        (f"{NOTHING}\nPASS\n=== RUN   TestA\n--- PASS: TestA (0.00s)\nPASS\n", "go test", ""),
+        ("ok  \ta\t0.001s [no tests to run]\n?   \ta/c\t[no test files]\n", "go test", NOTHING),
+        (f"{NOTHING}\nPASS\nok  \ta\t0.001s [no tests to run]\n", "go test", NOTHING),
+        ("ok  \ta\t0.001s [no tests to run]\nok  \ta/b\t0.001s\n", "go test", ""),
+        (JSON % ("p/a", "pass", "p/a"), "go test -json", NOTHING),
+        (JSON % ("p/a", "pass", "p/b"), "go test -json", ""),
+        (
+            "\nrunning 0 tests\n\ntest result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.00s\n",
+            "libtest",
+            "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out",
+        ),
+        ("running 2 tests\n..\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n", "libtest", ""),
+        ("1..0\n", "TAP", "1..0"),
+        ("1..0 # SKIP no hardware\n", "TAP", ""),
+        ("1..0\nBail out! no bpffs\n", "TAP", ""),
+        ("1..1\nok 1 - a\n", "TAP", ""),
+        (
+            "===== test session starts =====\ncollected 0 items\n\n===== no tests ran in 0.01s =====\n",
+            "pytest",
+            "no tests ran",
+        ),
+        ("\n3 deselected in 0.01s\n", "pytest", "3 deselected"),
+        ("===== test session starts =====\ncollected 0 items / 1 skipped\n\n===== 1 skipped in 0.01s =====\n", "pytest", ""),
+        (
+            "[==========] Running 0 tests from 0 test suites.\n[==========] 0 tests from 0 test suites ran. (0 ms total)\n[  PASSED  ] 0 tests.\n",
+            "GoogleTest",
+            "[==========] 0 tests from 0 test suites ran. (0 ms total)",
+        ),
+        ("[==========] 0 tests from 0 test suites ran. (0 ms total)\n\n  YOU HAVE 1 DISABLED TEST\n", "GoogleTest", ""),
+        ("[==========] ring: 0 test(s) run.\n", "GoogleTest", "[==========] ring: 0 test(s) run."),
+        ("[==========] 2 tests from 1 test suite ran. (0 ms total)\n", "GoogleTest", ""),  # --gtest_brief=1
+        ("Summary: 0/0 PASSED, 0 SKIPPED, 0 FAILED\n", "test_progs", "Summary: 0/0 PASSED, 0 SKIPPED, 0 FAILED"),
+        ("Summary: 0/0 PASSED, 1 SKIPPED, 0 FAILED\n", "test_progs", ""),
+    ],
+)
+def test_that_no_test_was_run(text: str, form: str, said: str) -> None:
+    suite = read(text.encode())
+    assert (suite.format, suite.nothing) == (form, said)
+
+
+def test_that_no_test_was_run_is_read_of_standard_error() -> None:
+    reader = Reader()
+    reader.feed(b"PASS\n")
+    reader.aside("some warning")
+    reader.aside(NOTHING)
+    suite = reader.end()
+    assert (suite.format, suite.nothing) == ("go test", NOTHING)
+
+
 def test_several_packages() -> None:
     lines = [
         f'{{"Action":"{action}","Package":"{package}","Test":"TestA"}}\n'

@@ -21,6 +21,10 @@ _TRACE = re.compile(r"^\s*(stack:|Error Trace:|Test:|/|[\w.-]+\.go:\d+)")
 _TOLD = 4
 """Lines that are told of what follows a place."""
 _PANIC = re.compile(r"^(panic: |fatal error: )")
+NOTHING = "testing: warning: no tests to run"
+"""What a test program says on standard error where no test, example or fuzz target was run and no benchmark was asked for (testing.M.Run)."""
+_PACKAGE = " [no tests to run]"
+"""The end of a package's line of `go test` that means the same."""
 _WORDS: dict[str, Ending] = {
     "PASS": "passed",
     "FAIL": "failed",
@@ -49,11 +53,29 @@ class GoTest:
         self._current: str | None = None
         self._ended: str | None = None
         """The test whose result was the last: lines that are indented below it are its log (all logs without -v, and before Go 1.14)."""
+        self._passes = self._empty = 0
+        """Programs that ended well, and those of them that ran nothing: a script may run several."""
+        self._packages = self._empty_packages = 0
+        """The same by the lines of `go test`, which has no other of a package without -v."""
+
+    @property
+    def nothing(self) -> str:
+        """Go's warning, where each program gave it."""
+        empty, of = (self._empty_packages, self._packages) if self._packages else (self._empty, self._passes)
+        return NOTHING if empty and empty >= of and not self._tests else ""
 
     def line(self, text: str) -> None:
         """One line."""
         text = text.replace(_MARK, "")
-        if (begins := _BEGINS.match(text)) is not None:
+        self._passes += text == "PASS"
+        self._packages += text.startswith("ok  \t")
+        if text.startswith("ok  \t") and text.endswith(_PACKAGE):
+            self.recognised += 1
+            self._empty_packages += 1
+        if text == NOTHING:
+            self.recognised += 1
+            self._empty += 1
+        elif (begins := _BEGINS.match(text)) is not None:
             self.recognised += 1
             self._ended = None
             what, name = begins.groups()
@@ -94,6 +116,14 @@ class GoJson:
     def __init__(self) -> None:
         self.recognised = 0
         self._tests: dict[tuple[str, str], _Test] = {}
+        self._passed: set[str] = set()
+        self._empty: set[str] = set()
+        """Packages that ended well, and those that ran nothing."""
+
+    @property
+    def nothing(self) -> str:
+        """Go's warning, where each package gave it."""
+        return NOTHING if self._empty >= self._passed and self._empty and not self._tests else ""
 
     def line(self, text: str) -> None:
         """One line."""
@@ -108,6 +138,7 @@ class GoJson:
         self.recognised += 1
         name = event.get("Test")
         if not isinstance(name, str):
+            self._of_package(str(event.get("Package") or ""), event)
             return
         test = self._tests.setdefault((str(event.get("Package") or ""), name), _Test())
         if event["Action"] == "output":
@@ -119,6 +150,12 @@ class GoJson:
         elif event["Action"] in _WORDS:
             test.ending = _WORDS[event["Action"]]
             test.seconds = event["Elapsed"] if isinstance(event.get("Elapsed"), int | float) else None
+
+    def _of_package(self, package: str, event: dict[str, Any]) -> None:
+        if event["Action"] == "pass":
+            self._passed.add(package)
+        elif event["Action"] == "output" and str(event.get("Output") or "").rstrip("\n") == NOTHING:
+            self._empty.add(package)
 
     def _ended_in_output(self, package: str, ends: re.Match[str]) -> None:
         """A result behind output that did not end its line: test2json takes both for output, and has no event of its own for it."""

@@ -9,7 +9,9 @@ from kmatrix.verdict.suites.subtest import Ending, Kept, SubTest
 _RUN = re.compile(r"^\[ RUN      \] (\S.*)$")
 _END = re.compile(r"^\[\s+(OK|FAILED|SKIPPED|PASSED)\s+\] (\S+)(?:, where .*?)?(?: \((\d+) ms\))?$")
 _PROGS = re.compile(r"^#(\d+(?:/\d+)?)\s+(\S.*?):(OK|FAIL|SKIP)(?:\s.*)?$")
-_PROGS_END = re.compile(r"^Summary: \d+/\d+ PASSED, \d+ SKIPPED, \d+ FAILED$")
+_RAN = re.compile(r"^\[=+\] (?:\S+: )?(\d+) (?:tests? from .* ran\b|test\(s\) run\b)")
+_DISABLED = re.compile(r"^\s*YOU HAVE \d+ DISABLED TESTS?$")
+_PROGS_END = re.compile(r"^Summary: (\d+)/(\d+) PASSED, (\d+) SKIPPED, (\d+) FAILED$")
 _WORDS: dict[str, Ending] = {"OK": "passed", "FAILED": "failed", "SKIPPED": "skipped", "FAIL": "failed", "SKIP": "skipped"}
 
 
@@ -23,6 +25,15 @@ class GoogleTest:
         self._tests: dict[str, tuple[Ending, float | None]] = {}
         self._kept: dict[str, Kept] = {}
         self._current: str | None = None
+        self._ran = ""
+        self._count = 0
+        """The last line that counts the tests that ran, and how many ran in all."""
+        self._disabled = False
+
+    @property
+    def nothing(self) -> str:
+        """The line that counts no test. Tests that are disabled in the source, and that the filter would take, were skipped by the suite."""
+        return self._ran if self._ran and not self._count and not self._tests and not self._disabled else ""
 
     def line(self, text: str) -> None:
         """One line."""
@@ -34,6 +45,11 @@ class GoogleTest:
             self.recognised += 1
             self._tests[end[2]] = (_WORDS[end[1]], int(end[3]) / 1000 if end[3] else None)
             self._current = None
+        elif (ran := _RAN.match(text)) is not None:
+            self.recognised += 1
+            self._ran, self._count = text, self._count + int(ran[1])
+        elif _DISABLED.match(text):
+            self._disabled = True
         elif self._current is not None:
             self._kept[self._current].add(text)
 
@@ -51,6 +67,13 @@ class TestProgs:
         self.recognised = 0
         self._results: dict[str, SubTest] = {}
         self._kept = Kept()
+        self._summary = ""
+        self._count = 0
+
+    @property
+    def nothing(self) -> str:
+        """The summary that counts no test."""
+        return self._summary if self._summary and not self._count and not self._results else ""
 
     def line(self, text: str) -> None:
         """One line."""
@@ -60,8 +83,9 @@ class TestProgs:
             if name not in self._results:  # failed ones are listed once more at the end
                 self._results[name] = _result(name, _WORDS[result[3]], None, self._kept)
             self._kept = Kept()
-        elif _PROGS_END.match(text):
+        elif (summary := _PROGS_END.match(text)) is not None:
             self.recognised += 1
+            self._summary, self._count = text, self._count + sum(map(int, summary.groups()))
         else:
             self._kept.add(text)
 

@@ -11,9 +11,10 @@ from typing import Literal, get_args
 from kmatrix.verdict.suites.read import Suite
 from kmatrix.verdict.suites.subtest import SubTest
 
-Failure = Literal["test", "crash", "hang", "kernel", "infra"]
+Failure = Literal["test", "empty", "crash", "hang", "kernel", "infra"]
 FAILURES: Mapping[Failure, str] = {
     "test": "a sub-test failed, or the command ended with an exit status other than 0",
+    "empty": "no test was run, and the suite did not say that it skips",
     "crash": "a signal ended the command",
     "hang": "the command took longer than its timeout",
     "kernel": "the kernel panicked, oopsed, warned or locked up",
@@ -22,6 +23,17 @@ FAILURES: Mapping[Failure, str] = {
 """The classes of what goes wrong with a test command."""
 assert set(FAILURES) == set(get_args(Failure))
 
+_CHOSEN_BY: Mapping[str | None, str] = {
+    "go test": "the pattern of -test.run or -test.skip",
+    "go test -json": "the pattern of -run or -skip",
+    "libtest": "the filter",
+    "pytest": "the expression of -k or -m, or the paths",
+    "GoogleTest": "the pattern of --gtest_filter",
+    "test_progs": "the names of -t, -a or -n",
+}
+"""By a format's name: what chooses the tests of a program that prints it."""
+_PYTEST_NOTHING = 5
+"""pytest's exit status where it collected no test (pytest.ExitCode.NO_TESTS_COLLECTED)."""
 _NAMED = 4
 """Sub-tests that one reason names."""
 
@@ -77,18 +89,42 @@ def judge(ended: Ended, suite: Suite, not_counted: Mapping[str, str], splat: str
         return Judgement(False, "crash", f"{ended}{during}", subtests)
     if reds:
         return Judgement(False, "test", _which(reds, subtests, ended), subtests)
+    nothing = suite.format == "pytest" and ended.exit == _PYTEST_NOTHING
+    if suite.nothing and (ended.exit == 0 or nothing):
+        return _empty(suite, not_counted)
+    if nothing and subtests and all(each.ending == "skipped" for each in subtests):  # while they were collected
+        return Judgement(True, None, _passed(subtests), subtests)
     if ended.exit != 0 and not excused:
         told = ", though no sub-test failed" if subtests else ""
         return Judgement(False, "test", f"{ended}{told}", subtests)
-    return Judgement(True, None, _passed(suite, subtests), subtests)
+    return Judgement(True, None, _passed(subtests), subtests)
+
+
+def _empty(suite: Suite, not_counted: Mapping[str, str]) -> Judgement:
+    """Nothing ran, which a misspelt pattern looks like. A pattern that takes every name, the empty one too, excuses it."""
+    for pattern, why in not_counted.items():
+        if fnmatch.fnmatchcase("", pattern):
+            return Judgement(True, None, f"no test was run, which does not count: {why}", suite.subtests)
+    correct = _CHOSEN_BY.get(suite.format, "what chooses the tests")
+    return Judgement(
+        False,
+        "empty",
+        f"no test was run: the program said {suite.nothing!r}; fix: correct {correct} in the command",
+        suite.subtests,
+    )
+
+
+def takes(pattern: str, name: str) -> bool:
+    """Whether a pattern takes the sub-test of that name. It takes the sub-tests of a test with it."""
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}/*")
 
 
 def _excused(subtest: SubTest, not_counted: Mapping[str, str]) -> SubTest:
-    """A red sub-test that does not count, as one that was skipped. A pattern takes the sub-tests of a test with it."""
+    """A red sub-test that does not count, as one that was skipped."""
     if not subtest.red:
         return subtest
     for pattern, why in not_counted.items():
-        if fnmatch.fnmatchcase(subtest.name, pattern) or fnmatch.fnmatchcase(subtest.name, f"{pattern}/*"):
+        if takes(pattern, subtest.name):
             return replace(subtest, ending="skipped", message=f"{subtest.ending}, does not count: {why}")
     return subtest
 
@@ -113,11 +149,9 @@ def _which(reds: Sequence[SubTest], subtests: Sequence[SubTest], ended: Ended) -
     return f"{len(reds)} of {count} sub-test{'' if count == 1 else 's'} failed: {shown}{more}{status}"
 
 
-def _passed(suite: Suite, subtests: Sequence[SubTest]) -> str:
-    if suite.format is None:
+def _passed(subtests: Sequence[SubTest]) -> str:
+    if not subtests:
         return "exit status 0; its output names no sub-tests"
     found = leaves(subtests)
     passed, skipped = (sum(each.ending == ending for each in found) for ending in ("passed", "skipped"))
-    if not passed and not skipped:
-        return "exit status 0, and not one sub-test ran"
     return f"{passed} passed" + (f", {skipped} skipped" if skipped else "")

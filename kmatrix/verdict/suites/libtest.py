@@ -11,6 +11,7 @@ _TEST = re.compile(r"^test (.+?)(?: - should panic)? \.\.\. (.*)$")
 _RESULT = re.compile(r"^(.*?)(ok|FAILED|ignored)(?:, (.*?))?(?: <(\d+(?:\.\d+)?)s>)?$")
 _SECTION = re.compile(r"^---- (.+) stdout ----$")
 _SUMMARY = re.compile(r"^test result: (ok|FAILED)\. \d+ passed;")
+_COUNT = re.compile(r"(\d+) (?:passed|failed|ignored|measured)\b")
 _WORDS: dict[str, Ending] = {"ok": "passed", "FAILED": "failed", "ignored": "skipped"}
 _PANICKED = re.compile(r"^thread '.*' (?:\(\d+\) )?panicked at (.*)$")
 _TRACE = ("stack backtrace:", "note: ")
@@ -34,6 +35,14 @@ class Libtest:
         self._listed: set[str] = set()
         """The tests of the list of failures."""
         self._finished = False
+        self._summary = ""
+        self._count = 0
+        """The last summary, and the tests of all."""
+
+    @property
+    def nothing(self) -> str:
+        """The summary, where all of them count no test."""
+        return self._summary if self._summary and not self._count and not self._endings else ""
 
     def line(self, text: str) -> None:
         """One line."""
@@ -41,6 +50,9 @@ class Libtest:
             self.recognised += 1
             self._open, self._section, self._among_failures = None, None, False
             self._finished = text.startswith("test result")
+            if self._finished:
+                self._summary = text.partition("; finished in")[0]
+                self._count += sum(int(number) for number in _COUNT.findall(text))
         elif (section := _SECTION.match(text)) is not None and section[1] in self._endings:
             self.recognised += 1
             self._section = section[1]

@@ -8,6 +8,7 @@ from kmatrix.verdict.suites.subtest import Ending, Kept, SubTest
 
 _STARTS = re.compile(r"^=+ test session starts =+$")
 _ENDS = re.compile(r"^=* ?((?:\d+ [a-z]+(?:, )?)+) in \d+\.\d+s(?: \([\d:, a-z]+\))? ?=*$")
+_NOTHING = re.compile(r"^=* ?(no tests ran|\d+ deselected(?:, \d+ warnings?)?) in \d+\.\d+s(?: \([\d:, a-z]+\))? ?=*$")
 _VERBOSE = re.compile(
     r"^(?:\[gw\d+\] \[ *\d+%\] )?(?:(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) )?(\S+::.+?)(?: (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)(?: \((.*)\))?)?(?: +\[ *\d+%\])?$"
 )
@@ -38,10 +39,21 @@ class Pytest:
         self._section: Kept | None = None
         self._summary = False
         self._session = False
+        self._nothing = ""
+
+    @property
+    def nothing(self) -> str:
+        """The last line, where it counts no test that ran."""
+        return self._nothing if not self._endings else ""
 
     def line(self, text: str) -> None:
         """One line."""
-        if _STARTS.match(text):
+        if (nothing := _NOTHING.match(text)) is not None:  # also with -q, where nothing says that a session begins
+            self.recognised += 1
+            self._nothing = nothing[1]
+            self._session = self._summary = False
+            self._section = None
+        elif _STARTS.match(text):
             self.recognised += 1
             self._session = True
         elif not self._session:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from kmatrix.verdict.suites.go import GoJson, GoTest
+from kmatrix.verdict.suites.go import NOTHING, GoJson, GoTest
 from kmatrix.verdict.suites.gtest import GoogleTest, TestProgs
 from kmatrix.verdict.suites.libtest import Libtest
 from kmatrix.verdict.suites.pytest_output import Pytest
@@ -38,6 +38,8 @@ class Suite:
     subtests: tuple[SubTest, ...]
     tail: str
     """The last lines of the whole output."""
+    nothing: str = ""
+    """The framework's own words that no test was run; empty where one was, where the suite skips by itself, and where it does not say."""
 
 
 class Lines:
@@ -88,10 +90,17 @@ class Reader:
         for each in self._formats:
             each.line(line)
 
+    def aside(self, line: str) -> None:
+        """A line of standard error. Of it, only Go's warning is read that no test was run."""
+        if line == NOTHING:
+            for each in self._formats:
+                if isinstance(each, GoTest):
+                    each.line(line)
+
     def end(self) -> Suite:
         """All was fed: the sub-tests by the format that recognised most lines."""
         tail = self._lines.end()
         best = max(self._formats, key=lambda each: each.recognised)
         if not best.recognised:
             return Suite(None, (), tail)
-        return Suite(best.name, tuple(best.results()), tail)
+        return Suite(best.name, tuple(best.results()), tail, best.nothing)

@@ -47,6 +47,10 @@ class Format(Protocol):
     def recognised(self) -> int:
         """How many lines were of this format beyond doubt."""
 
+    @property
+    def nothing(self) -> str:
+        """The framework's own words that it ran no test at all; empty where it ran one, skips by itself, or does not say. Asked for at the end."""
+
     def line(self, text: str) -> None:
         """The next line."""
 

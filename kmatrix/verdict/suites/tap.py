@@ -41,6 +41,14 @@ class Tap:
         self._count = 0
         self._bailed: str | None = None
         self._yaml = False
+        self._skips = False
+        """Whether the plan says why it is empty: `1..0 # SKIP no hardware`."""
+
+    @property
+    def nothing(self) -> str:
+        """The plan of no test."""
+        empty = self._plan == 0 and not self._skips and self._bailed is None
+        return "1..0" if empty and not self._points and not self._below else ""
 
     def line(self, text: str) -> None:
         """One line."""
@@ -51,6 +59,7 @@ class Tap:
         elif (plan := _PLAN.match(text)) is not None:
             self.recognised += 1
             self._plan = int(plan[1])
+            self._skips = self._skips or bool(plan[2])
         elif _VERSION.match(text):
             self.recognised += 1
         elif (bail := _BAIL.match(text)) is not None:
