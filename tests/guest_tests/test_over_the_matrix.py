@@ -85,7 +85,10 @@ def test_a_table_a_record_and_junit(kmatrix: Kmatrix, tmp_path: Path) -> None:
     ],
 )
 def test_how_a_command_ends(kmatrix: Kmatrix, tmp_path: Path, script: str, failure: str | None, reason: str) -> None:
-    done = kmatrix("test", *X86, "--timeout=2" if "Hang" in script else "--timeout=60", "--json", "--", "sh", "-c", script)
+    # With the usual memory, a full /tmp leaves the guest so little that it takes a minute to fill.
+    more = ("--memory=512",) if "/tmp" in script else ()
+    timeout = "--timeout=2" if "Hang" in script else "--timeout=60"
+    done = kmatrix("test", *X86, timeout, *more, "--json", "--", "sh", "-c", script)
     assert done.returncode == (0 if failure is None else 1), done.stderr
     (record,) = json.loads(done.stdout)["tests"]
     assert record["failure"] == failure
