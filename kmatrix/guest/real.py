@@ -33,7 +33,7 @@ _before: dict[str, set[int]] = {}
 _probes: list[str] = []
 _theirs: set[tuple[str, int]] = set()
 """Of what has appeared since, what was found to be somebody else's."""
-_held: dict[tuple[int, int], frozenset[tuple[str, int]]] = {}
+_held: dict[tuple[int, int], frozenset[tuple[object, ...]]] = {}
 """By process and descriptor: what it was, when it was looked at last."""
 
 
@@ -93,60 +93,60 @@ def _had_by(processes: Iterable[int], pins: str, among: set[tuple[str, int]]) ->
     What a descriptor is, is looked up once; again where something of `among` is nobody's, for a descriptor may be another thing by now.
     """
     pids, pinned = list(processes), _pinned(pins)
-    had = _with_maps(pinned | _open_in(pids), among)
-    if among - had:
+    found = _among(pinned | _open_in(pids), among)
+    if among - found:
         _held.clear()
-        had = _with_maps(pinned | _open_in(pids), among)
-    return had | _alike(pids, among - had)
-
-
-def _open_in(pids: Iterable[int]) -> set[tuple[str, int]]:
-    found: set[tuple[str, int]] = set()
-    for pid in pids:
-        for fd, kind in bpf_files(pid).items():
-            if (pid, fd) not in _held:
-                _held[pid, fd] = frozenset((name, ident) for name, ids in held(pid, {fd: kind}).items() for ident in ids)
-            found |= _held[pid, fd]
+        found = _among(pinned | _open_in(pids), among)
     return found
 
 
-def _alike(pids: Iterable[int], among: set[tuple[str, int]]) -> set[tuple[str, int]]:
-    """Of `among`, what is like something that these processes hold open and the kernel does not name.
-
-    4.14 does not say the id of what a descriptor is (4.19 does), but the form of a map, and the tag of a program. What is ours is taken for
-    theirs then where it is of the same form.
-    """
-    forms: set[tuple[object, ...]] = set()
-    for pid in pids if among else ():
-        for fd in bpf_files(pid):
-            with suppress(OSError, ValueError):
-                said = fdinfo(pid, fd)
-                if "map_type" in said and "map_id" not in said:
-                    forms.add(("maps", *(int(said[key], 0) for key in _FORM)))
-                elif "prog_tag" in said and "prog_id" not in said:
-                    forms.add(("programs", said["prog_tag"]))
-    return {each for each in among if forms and _form(*each) in forms}
+def _open_in(pids: Iterable[int]) -> set[tuple[object, ...]]:
+    """What these processes hold open: (kind, id), or its form where the kernel does not say which it is."""
+    found: set[tuple[object, ...]] = set()
+    for pid in pids:
+        for fd, kind in bpf_files(pid).items():
+            if (pid, fd) not in _held:
+                _held[pid, fd] = _told(pid, fd, kind)
+            found |= _held[pid, fd]
+    return found
 
 
 _FORM = ("map_type", "key_size", "value_size", "max_entries", "map_flags")
 
 
+def _told(pid: int, fd: int, kind: str) -> frozenset[tuple[object, ...]]:
+    """What a descriptor is. 4.14 does not say its id (4.19 does), but the form of a map and the tag of a program.
+
+    What is ours is taken for theirs then where it is of the same form.
+    """
+    with suppress(OSError, ValueError):
+        said = fdinfo(pid, fd)
+        if "map_type" in said and "map_id" not in said:
+            return frozenset([("maps", *(int(said[key], 0) for key in _FORM))])
+        if "prog_tag" in said and "prog_id" not in said:
+            return frozenset([("programs", "tag", said["prog_tag"])])
+    return frozenset((name, ident) for name, ids in held(pid, {fd: kind}).items() for ident in ids)
+
+
 def _form(kind: str, ident: int) -> tuple[object, ...] | None:
-    """The form of what has an id; None where it is gone, or is a link (which came in 5.7, with ids)."""
+    """The form of what has an id, as `_told` has it; None where it is gone, or is a link (which came in 5.7, with ids)."""
     if kind == "links":
         return None
     with suppress(OSError):
         fd = by_id(kind, ident)
         try:
-            return ("maps", *bpf.map_form(fd)) if kind == "maps" else ("programs", bpf.prog_info(fd).tag)
+            return ("maps", *bpf.map_form(fd)) if kind == "maps" else ("programs", "tag", bpf.prog_info(fd).tag)
         finally:
             os.close(fd)
     return None
 
 
-def _with_maps(had: set[tuple[str, int]], among: set[tuple[str, int]]) -> set[tuple[str, int]]:
-    programs = [ident for kind, ident in had & among if kind == "programs"]
-    return had | {("maps", each) for ident in programs for each in maps_of(ident)}
+def _among(had: set[tuple[object, ...]], among: set[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Of `among`, what is in `had` by its id or its form, and the maps that such programs use."""
+    by_form = any(len(each) > 2 for each in had)
+    found = {each for each in among if each in had or (by_form and _form(*each) in had)}
+    used = {("maps", each) for kind, ident in found if kind == "programs" for each in maps_of(ident)}
+    return found | used & among
 
 
 def _others() -> Iterator[int]:
