@@ -117,7 +117,7 @@ def what_came(event: Event, match: str, facts: Facts) -> str | None:
     other = int(sink.get("unmatched") or 0)
     if not other:
         if event.sink.kind == "buffer":
-            return None if sink.get("sizes") or facts.get("lost") else _ran_for_nothing(facts)
+            return None if sink.get("records") or facts.get("lost") else _ran_for_nothing(facts)
         return f"{_place(event)} is empty" if event.sink.kind in ("map", "iter") and sink else None
     sizes = {int(size): number for size, number in (sink.get("sizes") or {}).items()}
     if event.sink.kind == "buffer" and sizes:

@@ -27,7 +27,7 @@ def said(
     facts = {
         "known": KNOWN,
         "unmatched": other,
-        "sinks": {"buffer": {"unmatched": other, "sizes": {"24": other} if other else {}}},
+        "sinks": {"buffer": {"unmatched": other, "sizes": {"24": other} if other else {}, "records": other + count}},
         "unmatched_samples": [{"event": "open", "fields": fields, "raw": ""} for fields in samples],
         "lost": lost,
         "running": "core",
@@ -51,6 +51,7 @@ def test_programs_that_ran_and_sent_nothing_are_named() -> None:
     assert said([], ran={"enter": None, "exit": 0}) == "no open event arrived after the trigger"
     assert said([], ran=ran, lost=3) == "no open event arrived after the trigger; 3 lost"
     assert "programs ran" not in said([{"tgid": 7, "path": "worker"}], ran=ran)
+    assert "programs ran" not in said([], count=1, min_count=2, ran=ran)  # lines have no size, and came all the same
     assert said([], ran=dict.fromkeys("abcdef", 1)).endswith("(times: a 1, b 1, c 1, d 1 and 2 more)")
 
 
