@@ -23,7 +23,7 @@ _ASIDE = {".git", ".venv", "node_modules", "build", "dist", "__pycache__"}
 """Folders in which no source is looked for."""
 
 
-_BY_CAUSES = ("load", "attach", "worse", "kernel")
+_BY_CAUSES = ("load", "attach")
 """Failures that a cause says whole; of others, such as a wrong value, what was found is said as well."""
 
 
