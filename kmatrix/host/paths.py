@@ -38,11 +38,14 @@ def cache_dir(kind: str) -> Path:
     return path
 
 
+MAKE_ROOM = "free some space (kmatrix kernels gc, kmatrix kernels remove …), or set KMATRIX_CACHE to a folder on another disk"
+"""What to do where the cache's disk is full."""
+
+
 def cache_error(error: OSError, where: Path) -> StoreError | None:
     """The StoreError for a full disk, or for something in the folder `where` of the cache that cannot be written; None for another error."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = "free some space (kmatrix kernels gc, kmatrix kernels remove …)"
-        return StoreError("the disk is full", where=str(where), fix=f"{free}, or set KMATRIX_CACHE to a folder on another disk")
+        return StoreError("the disk is full", where=str(where), fix=MAKE_ROOM)
     inside = str(error.filename or "").startswith(str(where))
     if inside and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return _unwritable(error, where)

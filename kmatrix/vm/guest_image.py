@@ -197,6 +197,6 @@ def _disk_trouble(error: OSError, root: Path) -> InfraError:
         return InfraError(
             f"not enough disk space: {free} MiB free, building a guest image takes {_ROOM_MIB}",
             where=str(root),
-            fix="make room, or set KMATRIX_CACHE to a folder on another disk",
+            fix=paths.MAKE_ROOM,
         )
     return InfraError(f"the guest image cannot be written: {error}", where=str(root))

@@ -49,7 +49,6 @@ _KEEP = 30 * 86400.0
 _PROBE_TIMEOUT = 120.0
 _RESTORE_TIMEOUT = 60.0
 KERNEL_BTF = "/sys/kernel/btf/vmlinux"
-_MAKE_ROOM = "make room, or set KMATRIX_CACHE to a folder on another disk"
 _MARGIN = 64 << 20
 """Bytes that must be left on the disk beside the guest's memory."""
 
@@ -252,8 +251,8 @@ class SnapshotStore:
                     manifest = _build(spec, work) if base is None else _derive(base, spec, work, reporter)
                     cache.publish(self.root, work, path)
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise InfraError(f"the disk is full: {error}", where=str(self.root), fix=_MAKE_ROOM) from error
+                if (told := paths.cache_error(error, self.root)) is not None:
+                    raise told from error
                 raise
             self._prune(path)
             return Snapshot(spec, path, manifest, self)
@@ -322,7 +321,7 @@ def _memory(spec: VmSpec, work: Path) -> Iterator[int]:
     free = shutil.disk_usage(work).free
     if free < (spec.memory_mib << 20) + _MARGIN:
         need = spec.memory_mib + (_MARGIN >> 20)
-        raise InfraError(f"a snapshot may need {need} MiB, {free >> 20} are free", where=str(work.parent), fix=_MAKE_ROOM)
+        raise InfraError(f"a snapshot may need {need} MiB, {free >> 20} are free", where=str(work.parent), fix=paths.MAKE_ROOM)
     ram = os.memfd_create("guest-memory", os.MFD_CLOEXEC)
     try:
         yield ram
