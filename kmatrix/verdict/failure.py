@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from kmatrix.guest.cell_facts import CellFacts
+from kmatrix.guest.cell_facts import AttemptReport, CellFacts
 
 Failure = Literal[
     "worse",
@@ -51,3 +51,8 @@ class Problem:
 
     failure: Failure
     text: str
+
+
+def attempt_of(facts: Facts, variant: str | None) -> AttemptReport | None:
+    """The guest's report on its try of `variant`; None if it did not try it."""
+    return next((attempt for attempt in facts["attempts"] if attempt["variant"] == variant), None)

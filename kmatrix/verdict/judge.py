@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kmatrix.manifest.types import BEHAVIOURS
-from kmatrix.verdict.observation import Observation, attempt_of, failure_of, optional_programs
+from kmatrix.verdict.failure import attempt_of
+from kmatrix.verdict.observation import Observation, failure_of, optional_programs
 
 if TYPE_CHECKING:
     from kmatrix.manifest.collector import Collector

@@ -12,7 +12,7 @@ from kmatrix.matrix.parameters import feature, leaves
 from kmatrix.verdict.budget import judge_budget
 from kmatrix.verdict.events import judge_events
 from kmatrix.verdict.expectation import needs_of
-from kmatrix.verdict.failure import Facts, Problem
+from kmatrix.verdict.failure import Facts, Problem, attempt_of
 from kmatrix.verdict.words import last_words
 
 if TYPE_CHECKING:
@@ -156,11 +156,6 @@ def _loader_problems(facts: Facts) -> list[Problem]:
     if own["left"]:
         problems.append(Problem("leftover", f"{name} left running: {', '.join(own['left'])}"))
     return problems
-
-
-def attempt_of(facts: Facts, variant: str | None) -> AttemptReport | None:
-    """The guest's report on its try of `variant`; None if it did not try it."""
-    return next((attempt for attempt in facts["attempts"] if attempt["variant"] == variant), None)
 
 
 def _not_in_kernel(collector: Collector, variant: Variant, target: Target, attempt: AttemptReport, facts: Facts) -> list[Problem]:

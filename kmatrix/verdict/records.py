@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kmatrix.guest.events import Layout, Spec, in_buffer
 from kmatrix.manifest.event import Event, whole
-from kmatrix.verdict.failure import Facts, Problem
+from kmatrix.verdict.failure import Facts, Problem, attempt_of
 
 if TYPE_CHECKING:
     from kmatrix.manifest.collector import Collector
@@ -90,7 +90,7 @@ def _advice(event: Event, size: int, perf: bool) -> str:
 
 def _by_perf(facts: Facts) -> bool:
     """Whether the running variant's buffer is a perf buffer, by the type that the kernel gives its map."""
-    attempt = next((each for each in facts["attempts"] if each["variant"] == facts["running"]), None)
+    attempt = attempt_of(facts, facts["running"])
     return attempt is not None and any(found["type"] == "perf_event_array" for found in attempt["maps"].values())
 
 
@@ -129,7 +129,7 @@ def what_came(event: Event, match: str, facts: Facts) -> str | None:
 
 def _ran_for_nothing(facts: Facts) -> str | None:
     """Which programs ran, of which nothing came; None where the kernel does not count runs (before 5.1), or none ran."""
-    running = next((each for each in facts.get("attempts", ()) if each["variant"] == facts["running"]), None)
+    running = attempt_of(facts, facts["running"])
     runs = {name: report.get("runs") or 0 for name, report in (running["programs"] if running else {}).items()}
     ran = [f"{name} {count}" for name, count in sorted(runs.items(), key=lambda each: -each[1]) if count]
     if not ran:

@@ -105,7 +105,7 @@ def test_what_costs_too_much(changes: dict[str, Any], words: str | None) -> None
 def test_what_came_of_many(count: int, lost: int, dropped: int | None, failure: str | None) -> None:
     collector = demo(stress=STRESS).under_stress()
     facts: Any = {
-        "running": "ring", "events": [], "counts": {"open": count}, "known": {}, "lost": lost, "dropped": dropped, "unmatched_samples": [],
+        "running": "ring", "attempts": [], "events": [], "counts": {"open": count}, "known": {}, "lost": lost, "dropped": dropped, "unmatched_samples": [],
         "sinks": {}, "test_runs": {}, "unmatched": 0, "costs": COSTS,
     }  # fmt: skip
     problems, _ = judge_events(collector, load_matrix().target("6.1-x86_64"), facts)
