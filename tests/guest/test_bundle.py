@@ -14,6 +14,7 @@ import pytest
 
 from kmatrix import guest
 from kmatrix.matrix.features import FEATURES
+from kmatrix.vm import machine
 
 SOURCES = sorted(path for path in Path(guest.__file__).parent.rglob("*.py") if path != Path(guest.__file__))
 
@@ -82,3 +83,12 @@ def test_every_feature_of_the_table_has_a_probe() -> None:
     assert set(FEATURES) <= set(probe.PROBES)
     for name, function in probe.PROBES.items():
         assert function.__doc__, f"{name} says how it finds out and where the fact comes from"
+
+
+def test_the_digest_is_that_of_every_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = guest.sources()
+    digests = set()
+    for name in [None, *sources]:
+        monkeypatch.setattr(machine, "_agent_sources", lambda name=name: sources if name is None else sources | {name: "pass\n"})
+        digests.add(machine.agent_digest.__wrapped__())
+    assert len(digests) == 1 + len(sources)

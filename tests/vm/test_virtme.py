@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import shutil
 import subprocess
@@ -224,3 +225,26 @@ def test_a_machine_is_named_with_what_is_unusual_of_it() -> None:
     assert str(usual).endswith(" (arm64, tcg)")
     unusual = dataclasses.replace(usual, memory_mib=512, cpus=2, cmdline=("lockdown=integrity",))
     assert str(unusual).endswith(" (arm64, tcg, 512 MiB, 2 CPUs, lockdown=integrity)")
+
+
+def test_qemu_is_asked_for_its_version_once_and_again_where_it_could_not_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KMATRIX_CACHE", str(tmp_path / "cache"))
+    program, asked = tmp_path / "qemu-system-x86_64", tmp_path / "asked"
+    monkeypatch.setattr(virtme, "qemu", lambda _: program)
+
+    def version(words: str) -> str:
+        program.write_text(f"#!/bin/sh\necho >> {asked}\n{words}\n")
+        program.chmod(0o755)
+        os.utime(program, (1, len(words)))
+        said = [(virtme.qemu_identity.cache_clear(), virtme.qemu_version.__wrapped__("x86_64"))[1] for _ in range(2)]
+        assert said[0] == said[1]
+        return said[0]
+
+    assert version("exit 127") == ""
+    assert asked.read_text() == "\n" * 2  # a library that it lacks may have come
+    assert version("echo QEMU 7; echo more") == "QEMU 7"
+    assert asked.read_text() == "\n" * 3
+    assert version("echo QEMU 10") == "QEMU 10"
+    virtme.qemu_identity.cache_clear()
